@@ -1,0 +1,50 @@
+# The targets are the README's commands. Everything is installed into .venv, from constraints.txt.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check
+RUN = runs/digits
+# Tests of what a lab machine installs: they need a runtime, and neither torch nor onnx.
+WHEEL_TESTS = tests/test_shelf.py tests/test_detect.py tests/test_bundle.py tests/test_ledger.py \
+	tests/test_validate.py tests/records $(addprefix tests/cli/test_,main.py doctor.py profiles.py \
+	targets.py validate.py bundle.py)
+
+.PHONY: setup fit test lint wheel-test clean
+
+setup: .venv/installed
+
+# Newer than what it depends on: the second call does nothing, a changed pin installs again.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "The pinned packages need Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[fit,openvino,examples,dev]'
+	@touch $@
+
+# Starts over when a run is there: `edgeprune fit ... --resume` would go on with it instead.
+fit: setup
+	@rm -rf $(RUN)
+	.venv/bin/edgeprune fit examples/digits.py --target local --out $(RUN)
+
+test: setup
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# The wheel in a clean environment with one runtime and no torch. Tests are copied out of the checkout, so
+# that nothing here can stand in for what the wheel lacks.
+wheel-test: setup
+	@rm -rf build/wheel
+	.venv/bin/python -m build --outdir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint constraints.txt "$$(ls build/wheel/*.whl)[ort]" pytest pytest-timeout hypothesis
+	@set -e; bin=$$PWD/build/wheel/venv/bin; away=$$(mktemp -d); trap '{ set +x; rm -rf "$$away"; } 2>/dev/null' EXIT; \
+	cp -r --parents pyproject.toml tests/conftest.py tests/support $(WHEEL_TESTS) "$$away"; cd "$$away"; set -x; \
+	$$bin/python -c 'import sys, edgeprune; sys.exit("numpy" in sys.modules)'; \
+	$$bin/edgeprune --help; $$bin/edgeprune targets; $$bin/edgeprune profiles; $$bin/edgeprune doctor; \
+	$$bin/pytest $(WHEEL_TESTS)
+
+clean:
+	rm -rf .venv build dist runs

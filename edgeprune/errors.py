@@ -1,0 +1,50 @@
+"""The errors edgeprune raises on purpose.
+
+    EdgepruneError          what went wrong, and what to do about it
+    |-- InputError          the user's model, data, flag, file or bundle is wrong      exit code 2
+    |   `-- BundleError     a bundle is not what its manifest says                     exit code 2
+    |   `-- NothingToQuantise   no layer of the model can become INT8
+    |-- DeviceError         the device, its runtime or the transport failed            exit code 1
+    `-- MissingExtraError   an optional dependency is not installed                    exit code 1
+
+"Nothing fits" is a result, not an error: see `records.trial.Verdict` (exit code 3).
+"""
+
+from __future__ import annotations
+
+
+class EdgepruneError(Exception):
+    """Says `what` went wrong in one sentence and, in `hint`, the next step."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+
+class InputError(EdgepruneError):
+    """What the user gave cannot be used; nothing was written."""
+
+    exit_code = 2
+
+
+class BundleError(InputError):
+    """A bundle was refused by the numbered check `check`; nothing in it was used."""
+
+    def __init__(self, check: int, what: str, hint: str) -> None:
+        super().__init__(what, hint)
+        self.check = check
+
+
+class NothingToQuantise(InputError):
+    """No layer of the model can become INT8: a search goes on in float."""
+
+
+class DeviceError(EdgepruneError):
+    """The device, its runtime or the way to it failed while working on valid input."""
+
+
+class MissingExtraError(EdgepruneError):
+    """A library that this step needs is not installed; the hint is the line that installs it."""

@@ -1,0 +1,94 @@
+"""Writing files so that nothing is ever half-written, and saying plainly why one could not be written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgeprune.errors import InputError
+
+_HINTS = {
+    errno.ENOSPC: "The disk is full: free some space, or choose a folder on another disk.",
+    errno.EDQUOT: "Your disk quota is used up: free some space, or choose a folder on another disk.",
+    errno.EFBIG: "A file size limit was reached: raise it (ulimit -f), or choose another file system.",
+    errno.EROFS: "The file system is read-only: choose a folder that can be written.",
+    errno.EACCES: "Permission is denied: choose a folder that you may write, or change its permissions.",
+    errno.EPERM: "Permission is denied: choose a folder that you may write, or change its permissions.",
+    errno.ENOTDIR: "A file stands where a folder is needed: choose another path.",
+    errno.EEXIST: "A file stands where a folder is needed: choose another path.",
+    errno.EISDIR: "A folder stands where a file is needed: choose another path.",
+}
+# What no code above this room can cause: the place itself takes no more.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+
+
+@contextmanager
+def writing(path: Path, only: Collection[int] | None = None) -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into an `InputError`; with `only`, just those errno values."""
+    try:
+        yield
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        reason = error.strerror or str(error)
+        hint = _HINTS.get(error.errno or 0, "Choose another path, or repair this one.")
+        raise InputError(f"{path} could not be written: {reason}.", hint) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it becomes `path` on leaving, or vanishes on an error.
+
+    Raises `InputError` when the place cannot be written. `path` holds its old content or all of the new
+    one, also after a power cut.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            # mkstemp's 0600 is for secrets; a result gets what the user's umask grants.
+            temporary.chmod(0o666 & ~_umask())
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, all of it or none. Raises `InputError` when the place cannot be written."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's entries, to the disk. Raises `OSError`."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits. Raises `OSError`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

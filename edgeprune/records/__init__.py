@@ -1,0 +1,1 @@
+"""Frozen dataclasses that flow between the rooms. Standard library only."""

@@ -1,0 +1,104 @@
+"""What a bundle says of itself, and what validating it on a device found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeprune.records.machine import Budget, Precision
+from edgeprune.records.trial import Measurement, Verdict, VerdictKind
+
+SCHEMA = 1
+SUFFIX = ".edgeprune.zip"
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.sig"
+GOLDEN = "golden.npz"
+EVIDENCE = "evidence.json"
+RUNNER = "run.py"
+README = "README.txt"
+# Prefixes of the arrays in golden.npz: "in.pixels" is the model's input `pixels`.
+GOLDEN_IN = "in."
+GOLDEN_OUT = "out."
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of the model, as it is served."""
+
+    name: str
+    dtype: str  # numpy's name
+    shape: tuple[int, ...]  # dimension 0 is the batch
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    path: str  # below the bundle, with "/" between folders
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was measured when the bundle was made, and how that was judged against the budget."""
+
+    metric_name: str
+    metric: float
+    baseline_metric: float  # of the dense float model: the budget's `max_drop` counts from here
+    verdict: VerdictKind
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: everything that a device needs to serve the artefact and to check the claim."""
+
+    schema: int
+    edgeprune: str  # version that packed it
+    created: str  # when the artefact was written, UTC: so the same run always gives the same bytes
+    model: str
+    candidate: str  # name of the Report in evidence.json
+    precision: Precision
+    runtime: str  # a key of runtimes.TABLE
+    device: str  # the runtime's device string
+    threads: int
+    batch: int
+    target: str
+    profile: str
+    sensors: tuple[str, ...]
+    throttle: tuple[str, ...]
+    budget: Budget  # resolved: `latency_ms` in milliseconds
+    artefact: str  # the file that the runtime loads
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    tolerance: float  # largest |served - golden| of an output, as a share of its largest |golden|
+    claim: Claim
+    files: tuple[PackedFile, ...]  # all but manifest.json and its signature
+
+
+Outcome = Literal["passed", "failed", "inconclusive", "skipped"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One numbered check: `number` is the one in the lists of `bundle.read` and `validate`."""
+
+    number: int
+    title: str
+    outcome: Outcome
+    detail: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one device made of one bundle. `verdict` is None when it never came to a measurement."""
+
+    device: str
+    model: str
+    checks: tuple[Check, ...]
+    verdict: Verdict | None
+    measurement: Measurement | None
+    metric_name: str
+    metric: float  # carried from the manifest's claim: the golden outputs prove the same arithmetic
+    budget: Budget
+    machine: str  # architecture, processor and cores, in words; empty when the device did not answer

@@ -1,0 +1,198 @@
+"""Frozen dataclasses to JSON and back, strictly.
+
+What is written here is read by another process, perhaps of another version, perhaps after somebody's
+editor: so nothing is guessed. An unknown key, a missing key, a wrong type, a NaN: each is refused with
+the path of the value, e.g. `trials[3].measurement.latency.p90_ms`.
+
+    dataclass        object with exactly its fields as keys
+    tuple            array
+    X | None         null or X
+    Literal          one of its values
+    Any              any JSON value, as it is
+    float            number, never NaN or infinite (JSON has no such thing); an integer is a float too
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    Literal,
+    NoReturn,
+    TypeAlias,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from edgeprune.errors import InputError
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+T = TypeVar("T")
+
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", NoneType: "null"}
+
+
+def to_json(value: object, path: str = "") -> JSON:
+    """The JSON value of a record; `InputError` when a float in it is NaN or infinite."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InputError(
+                f"{path or 'The value'} is {value}, which is not a finite number.",
+                "Look for what produced it: a metric, a measurement or a budget must be finite.",
+            )
+        return float(value)
+    if isinstance(value, (tuple, list)):
+        return [to_json(item, f"{path}[{at}]") for at, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {_key(key, path): to_json(item, _below(path, key)) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_json(getattr(value, field.name), _below(path, field.name))
+            for field in fields(value)
+        }
+    raise TypeError(f"{path or 'the value'} is a {type(value).__name__}, which has no JSON form here")
+
+
+def from_json(cls: type[T], value: JSON, path: str = "") -> T:
+    """The record of type `cls` that `value` holds; `InputError` naming the path of what is wrong."""
+    return cast(T, _decode(cls, value, path))
+
+
+def dumps(value: JSON) -> str:
+    """One line of JSON text, the same for the same value."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def loads(text: str | bytes, name: str) -> JSON:
+    """The JSON value in `text`; `InputError` naming `name` for anything but one strict JSON document."""
+
+    def refuse(word: str) -> NoReturn:
+        raise ValueError(f"{word} is not a number in JSON")
+
+    def once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+        seen = dict(pairs)
+        if len(seen) != len(pairs):
+            raise ValueError("a key appears twice in one object")
+        return seen
+
+    try:
+        # json.JSONDecodeError and UnicodeDecodeError are ValueErrors.
+        return cast(JSON, json.loads(text, parse_constant=refuse, object_pairs_hook=once))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{name} is not JSON: {error}.", "Restore the file as edgeprune wrote it."
+        ) from error
+
+
+def _decode(kind: Any, value: JSON, path: str) -> object:
+    if kind is Any:
+        return value
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        return _decode_union(get_args(kind), value, path)
+    if origin is Literal:
+        # True == 1, so the type is compared as well.
+        for choice in get_args(kind):
+            if type(choice) is type(value) and choice == value:
+                return choice
+        raise _refused(path, value, _words(kind))
+    if origin is tuple:
+        return _decode_tuple(get_args(kind), value, path)
+    if is_dataclass(kind):
+        return _decode_record(cast(type, kind), value, path)
+    if kind is float and type(value) is int:
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise _refused(path, value, _words(kind)) from error
+    if kind in _WORDS:
+        if type(value) is not kind or (kind is float and not math.isfinite(cast(float, value))):
+            raise _refused(path, value, _words(kind))
+        return value
+    raise TypeError(f"{path or 'the value'}: {kind!r} has no JSON form here")
+
+
+def _decode_union(arms: tuple[Any, ...], value: JSON, path: str) -> object:
+    if value is None and NoneType in arms:
+        return None
+    others = [arm for arm in arms if arm is not NoneType]
+    if len(others) == 1:  # X | None: the error of X says more than "neither"
+        return _decode(others[0], value, path)
+    # An exact type wins, so that 1 in `int | float` stays an integer whatever the order of the arms.
+    for arm in sorted(others, key=lambda arm: arm is not type(value)):
+        try:
+            return _decode(arm, value, path)
+        except InputError:
+            continue
+    raise _refused(path, value, " or ".join(_words(arm) for arm in arms))
+
+
+def _decode_tuple(kinds: tuple[Any, ...], value: JSON, path: str) -> tuple[object, ...]:
+    if not isinstance(value, list):
+        raise _refused(path, value, "an array")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(value) != len(kinds):
+        raise _refused(path, value, f"an array of {len(kinds)}")
+    return tuple(
+        _decode(kind, item, f"{path}[{at}]") for at, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _decode_record(cls: type, value: JSON, path: str) -> object:
+    if not isinstance(value, dict):
+        raise _refused(path, value, f"an object ({cls.__name__})")
+    kinds = _kinds(cls)
+    for key in value:
+        if key not in kinds:
+            raise _wrong(
+                f"{_below(path, key)} is not a key of {cls.__name__}, whose keys are {', '.join(kinds)}."
+            )
+    for key in kinds:
+        if key not in value:
+            raise _wrong(f"{_below(path, key)} is missing.")
+    return cls(**{key: _decode(kind, value[key], _below(path, key)) for key, kind in kinds.items()})
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def _key(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"{path or 'the value'} has the key {key!r}, and JSON knows only texts as keys")
+    return key
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(json.dumps(choice) for choice in get_args(kind))
+    return _WORDS.get(kind) or str(getattr(kind, "__name__", kind))
+
+
+def _below(path: str, key: str) -> str:
+    return f"{path}.{key}" if path and not path.endswith(": ") else f"{path}{key}"
+
+
+def _refused(path: str, value: JSON, expected: str) -> InputError:
+    shown = json.dumps(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return _wrong(f"{path or 'The document'} is {shown}, expected {expected}.")
+
+
+def _wrong(what: str) -> InputError:
+    return InputError(what, "Restore the file as edgeprune wrote it, or write it again with this version.")

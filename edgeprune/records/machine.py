@@ -1,0 +1,66 @@
+"""What a machine is and what a deployment platform asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One hardware figure and where it was read: nothing unsourced enters a profile."""
+
+    value: float
+    unit: str
+    source: str  # document and date, e.g. "NVIDIA Jetson Orin Nano datasheet DS-11105-001 v1.1, 2023-01"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a model may cost. `None` means that this line does not bind.
+
+    `latency_ms` bounds the `percentile` of single-query latency; `speedup` is the same bound given
+    relative to the dense float model on the same device, and is resolved to milliseconds before a
+    search. `max_drop` is absolute, in the metric's own unit.
+    """
+
+    latency_ms: float | None = None
+    speedup: float | None = None
+    percentile: int = 90
+    memory_mib: float | None = None
+    size_mib: float | None = None
+    max_drop: float = 0.01
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One machine: what it is, how it is asked (threads, batch), and the budget it gives a model."""
+
+    name: str
+    title: str
+    architecture: str  # as `uname -m` prints it: "x86_64", "aarch64"
+    threads: int
+    budget: Budget
+    batch: int = 1
+    isa: tuple[str, ...] = ()  # INT8-relevant instruction sets, e.g. ("avx2", "avx512_vnni")
+    figures: tuple[
+        tuple[str, Figure], ...
+    ] = ()  # name -> sourced figure, e.g. ("memory", Figure(8, "GB", ...))
+    sources: tuple[str, ...] = ()  # where architecture and isa were read
+
+
+@dataclass(frozen=True)
+class Target:
+    """A deployment platform: runtime, INT8 dialect, what to watch on the device, default profile."""
+
+    name: str
+    title: str
+    runtime: str  # a key of runtimes.TABLE
+    dialect: str  # a key of quantize.dialects.TABLE
+    profile: str  # its default profile
+    channel_multiple: int
+    sensors: tuple[str, ...] = ()  # globs under /sys, or commands, read before, during and after a proof
+    throttle: tuple[str, ...] = ()  # counters and flags; any that moves marks the run
+    device: str = "CPU"  # the runtime's own device string

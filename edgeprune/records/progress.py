@@ -1,0 +1,23 @@
+"""What a long-running verb tells whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """One moment of a run.
+
+    stage: the trial or check it belongs to ("dense", "trial-02"); doing: what happens now.
+    share: how much of it is done, 0 to 1, None when unknown; seconds_left: of the whole run, likewise.
+    """
+
+    stage: str
+    doing: str
+    share: float | None = None
+    seconds_left: float | None = None
+
+
+Listen = Callable[[Event], None]

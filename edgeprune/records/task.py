@@ -1,0 +1,57 @@
+"""What the user brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+Predict = Callable[..., Any]  # numpy arrays in (one per model input), numpy out
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trained model, its data and how good it is.
+
+    model: `nn.Module` with trained weights.
+    example: a tensor, tuple or dict of tensors; dimension 0 of each is the batch.
+    calibration: re-iterable of inputs shaped like `example` (any batch size), unlabelled.
+    train: optional re-iterable of (inputs, target), for recovery training.
+    loss: optional (output, target) -> scalar tensor; cross-entropy when None.
+    evaluate: (predict) -> float, higher is better; `predict` takes and returns numpy arrays.
+    metric: what `evaluate` returns, for the reports.
+    """
+
+    model: torch.nn.Module
+    example: torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
+    calibration: Iterable[Any]
+    evaluate: Callable[[Predict], float]
+    train: Iterable[tuple[Any, Any]] | None = None
+    loss: Callable[[Any, Any], torch.Tensor] | None = None
+    metric: str = "metric"
+
+    def __post_init__(self) -> None:
+        for field, value in (("model", self.model), ("evaluate", self.evaluate)):
+            if not callable(value):
+                raise InputError(
+                    f"Task.{field} is {type(value).__name__}, which cannot be called.",
+                    "Give the nn.Module itself."
+                    if field == "model"
+                    else "Give a function (predict) -> float.",
+                )
+        if self.loss is not None and not callable(self.loss):
+            raise InputError(
+                f"Task.loss is {type(self.loss).__name__}, which cannot be called.",
+                "Give a function (output, target) -> scalar tensor, or leave it out for cross-entropy.",
+            )
+        for field, data in (("calibration", self.calibration), ("train", self.train)):
+            if data is not None and (not isinstance(data, Iterable) or iter(data) is data):
+                raise InputError(
+                    f"Task.{field} is {type(data).__name__}, which cannot be iterated more than once.",
+                    "Give a list or a DataLoader: edgeprune reads the data several times.",
+                )

@@ -1,0 +1,126 @@
+"""Candidates, what was measured of them, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeprune.records.machine import Budget, Precision, Profile, Target
+
+VerdictKind = Literal["fits", "predicted", "misses", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Distribution of single-query latency.
+
+    `bound_ms` is the early-stopping upper bound of `percentile` at 99 % confidence (MLPerf Inference
+    rules, "early stopping"), in the slowest third of the session when its reference drifted; it is None
+    when the runs are too few for one.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    percentile: int
+    bound_ms: float | None
+    runs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """What could move a latency, as read on the device: each entry is (name, text as read)."""
+
+    before: tuple[tuple[str, str], ...]
+    during: tuple[tuple[str, str], ...]  # the reading farthest from `before`, per name
+    after: tuple[tuple[str, str], ...]
+    moved: tuple[str, ...]  # throttle counters and flags that changed: they mark the run
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One artefact on one device, in a fresh process."""
+
+    latency: Latency
+    memory_mib: float  # peak resident set above an empty runner with the runtime imported
+    size_mib: float  # the artefact's files on disk
+    artefact_sha256: str
+    runtime: str  # name and version, e.g. "onnxruntime 1.32.0"
+    threads: int
+    batch: int
+    drift: float | None  # relative change of the interleaved reference, None when there was none
+    conclusive: bool  # False when a throttle flag moved, or the reference drifted by more than 2 % and the
+    # slowest third of the session was not within the budget's latency either
+    state: DeviceState
+    reference_ms: float | None = None  # median of the interleaved reference: the machine's speed just then
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A full recipe, replayable on the original weights."""
+
+    kept: tuple[tuple[str, tuple[int, ...]], ...]  # group name -> indices of the units kept, ascending
+    precision: Precision
+    calibrator: str | None = None  # a key of quantize.calibrate.TABLE; None for a float artefact
+    float_layers: tuple[str, ...] = ()  # layers that stay float in an INT8 artefact
+    reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
+    recover: str = "none"  # the highest recovery rung that is allowed
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A budget line that broke: `value` was measured where `limit` was allowed."""
+
+    line: Literal["latency_ms", "memory_mib", "size_mib", "metric"]
+    value: float
+    limit: float
+
+    @property
+    def excess(self) -> float:
+        """How far beyond the limit, in the line's own unit, as a positive number."""
+        return abs(self.value - self.limit)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    kind: VerdictKind
+    breaches: tuple[Breach, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything known of one candidate: what `--json` calls `baseline` and `chosen`."""
+
+    name: str  # "dense", "dense-int8", "trial-03", ...
+    candidate: Candidate
+    metric: float
+    measurement: Measurement
+    params: int
+    macs: int
+    kept: tuple[tuple[str, int], ...]  # width per group
+    layers_int8: int
+    layers_float: int
+    recovered: tuple[tuple[str, float, float, bool], ...]  # rung, metric before, after, kept?
+    artefact: str  # path below the run folder
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The answer of one fit. `verdict`, `budget` and `chosen` are about the same candidate."""
+
+    verdict: Verdict
+    budget: Budget  # resolved: `latency_ms` in milliseconds
+    metric: str  # name of the metric, higher is better
+    baseline: Report
+    chosen: Report
+    frontier: tuple[Report, ...]
+    trials: tuple[Report, ...]
+    seconds: float
+    bundle: str | None  # path of the bundle, None when nothing fits
+    profile: Profile
+    target: Target
+    runtime: str
+    out: str

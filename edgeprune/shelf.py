@@ -1,0 +1,212 @@
+"""The shelf: named hardware profiles and targets, one TOML file each, read strictly.
+
+    profiles/NAME.toml    what a machine is, and the budget it gives a model    -> Profile
+    targets/NAME.toml     runtime, INT8 dialect, what to watch on the device    -> Target
+
+A name is looked up among the files that edgeprune ships; a path ending in .toml is the user's own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from edgeprune import detect
+from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.records.machine import Budget, Figure, Profile, Target
+from edgeprune.toml import Table, nearest
+
+Kind: TypeAlias = Literal["profiles", "targets"]
+
+# What a figure may be, and the one unit it is given in, so that a roofline reads it without converting.
+FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "memory": ("GB", "memory size as the vendor states it"),
+        "memory_bandwidth": ("GB/s", "peak memory bandwidth"),
+        "cores": ("cores", "processor cores"),
+        "clock_max": ("GHz", "highest processor clock"),
+        "gpu_cores": ("cores", "CUDA cores"),
+        "gpu_clock_max": ("GHz", "highest GPU clock"),
+        "float32": ("TFLOPS", "peak FP32 rate of the GPU"),
+        "int8_dense": ("TOPS", "peak INT8 rate of the GPU, without sparsity"),
+    }
+)
+
+# The keys of runtimes.TABLE and quantize.dialects.TABLE, and of the rows that are still to be written: a
+# target can stand here before its runtime does. "auto" follows the profile's architecture.
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+DIALECTS = ("auto", "onnxruntime-x86", "onnxruntime-arm", "openvino", "tensorrt")
+
+
+def folder(kind: Kind) -> Path:
+    """Where the files of a kind lie: inside the package in a wheel, beside it in a checkout.
+
+    Raises `EdgepruneError` when they are in neither place.
+    """
+    package = Path(__file__).resolve().parent
+    for place in (package / "_shelf" / kind, package.parent / kind):
+        if place.is_dir():
+            return place
+    raise EdgepruneError(
+        f"edgeprune's own {kind} are missing: there is no folder {package / '_shelf' / kind}.",
+        "The installation is damaged: install edgeprune again.",
+    )
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """The names on the shelf, sorted."""
+    return tuple(sorted(path.stem for path in folder(kind).glob("*.toml")))
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """A hardware profile, by its name on the shelf or by the path of a .toml file.
+
+    Raises `InputError` when there is none, or when the file is not exactly a profile.
+    """
+    file = _open("profiles", name_or_path)
+    file.only("title", "detect", "architecture", "threads", "batch", "isa", "sources", "budget", "figures")
+    machine = _detected(file) if file.flag("detect") else _written(file)
+    return Profile(
+        name=file.path.stem,
+        title=file.text("title"),
+        architecture=machine.architecture,
+        threads=machine.threads,
+        budget=_budget(file.table("budget")),
+        batch=file.whole("batch", least=1, default=1),
+        isa=machine.isa,
+        figures=machine.figures + _figures(file.table("figures")),
+        sources=machine.sources,
+    )
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """A deployment platform, by its name on the shelf or by the path of a .toml file.
+
+    Raises `InputError` when there is none, when the file is not exactly a target, or when its default
+    profile is neither on the shelf nor a .toml file (relative paths start at the target's folder).
+    """
+    file = _open("targets", name_or_path)
+    file.only("title", "runtime", "dialect", "profile", "channel_multiple", "device", "sensors", "throttle")
+    profile = file.text("profile")
+    if profile.endswith(".toml"):
+        path = file.path.parent / profile
+        if not path.is_file():
+            raise file.error("profile", f'is "{profile}", and there is no file {path}', "Correct the path.")
+        profile = str(path)
+    elif profile not in names("profiles"):
+        raise file.error("profile", f'is "{profile}"', nearest(profile, names("profiles")))
+    return Target(
+        name=file.path.stem,
+        title=file.text("title"),
+        runtime=file.text("runtime", among=RUNTIMES),
+        dialect=file.text("dialect", among=DIALECTS),
+        profile=profile,
+        channel_multiple=file.whole("channel_multiple", least=1),
+        sensors=file.texts("sensors"),
+        throttle=file.texts("throttle"),
+        device=file.text("device", default="CPU"),
+    )
+
+
+def _open(kind: Kind, name_or_path: str | Path) -> Table:
+    text = str(name_or_path)
+    if text.endswith(".toml"):
+        return Table.read(Path(text))
+    if text not in names(kind):
+        raise InputError(
+            f'There is no {kind[:-1]} "{text}".', nearest(text, names(kind)) + " Or the path of a .toml file."
+        )
+    return Table.read(folder(kind) / f"{text}.toml")
+
+
+def _budget(table: Table) -> Budget:
+    table.only("latency_ms", "speedup", "percentile", "memory_mib", "size_mib", "max_drop")
+    if "latency_ms" in table and "speedup" in table:
+        raise table.error(
+            "speedup",
+            "stands beside latency_ms, and both bound the latency",
+            "Keep latency_ms (absolute) or speedup (relative to the dense float model).",
+        )
+
+    def line(key: str) -> float | None:
+        return table.number(key) if key in table else None
+
+    return Budget(
+        latency_ms=line("latency_ms"),
+        speedup=line("speedup"),
+        percentile=table.whole("percentile", least=1, most=99, default=90),
+        memory_mib=line("memory_mib"),
+        size_mib=line("size_mib"),
+        max_drop=table.number("max_drop", zero=True, default=0.01),
+    )
+
+
+def _figures(table: Table) -> tuple[tuple[str, Figure], ...]:
+    table.only(*FIGURES)
+    found = []
+    for name in table:
+        figure = table.table(name)
+        figure.only("value", "unit", "source")
+        found.append(
+            (
+                name,
+                Figure(
+                    value=figure.number("value"),
+                    unit=figure.text("unit", among=FIGURES[name][:1]),
+                    source=figure.text("source"),
+                ),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """The part of a profile that is either written or detected."""
+
+    architecture: str
+    threads: int
+    isa: tuple[str, ...]
+    figures: tuple[tuple[str, Figure], ...]
+    sources: tuple[str, ...]
+
+
+def _written(file: Table) -> _Machine:
+    sources = file.texts("sources")
+    if not sources:
+        raise file.error(
+            "sources", "is missing", "Name the documents that architecture and isa were read in."
+        )
+    return _Machine(
+        architecture=file.text("architecture"),
+        threads=file.whole("threads", least=1),
+        isa=file.texts("isa", among=detect.ISA),
+        figures=(),
+        sources=sources,
+    )
+
+
+def _detected(file: Table) -> _Machine:
+    for key in ("architecture", "threads", "isa", "sources"):
+        if key in file:
+            raise file.error(key, "stands beside detect = true", "Keep one: detect reads it on this machine.")
+    host = detect.host()
+    if host.cores is None:
+        raise file.error(
+            "detect",
+            "is true, but this system does not tell how many cores may be used",
+            "Write a profile of your own with architecture and threads, and give its path.",
+        )
+    source = "read on this machine when the profile was loaded: affinity mask, /proc, cgroup limits"
+    figures = [("cores", Figure(host.cores, "cores", source))]
+    if host.memory_mib is not None:
+        figures.append(("memory", Figure(round(host.memory_mib * 2**20 / 1e9, 2), "GB", source)))
+    # One core is left to the system: with all of them taken, whatever else runs lands in the latency's tail.
+    threads = max(1, host.cores - 1)
+    return _Machine(host.architecture, threads, host.isa or (), tuple(figures), (source,))
+
+
+__all__ = ["DIALECTS", "FIGURES", "RUNTIMES", "Kind", "folder", "load_profile", "load_target", "names"]

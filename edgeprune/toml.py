@@ -1,0 +1,131 @@
+"""Reading TOML that people write, strictly: a refusal names file, key, value and a way out."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from edgeprune.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "an array",
+    dict: "a table",
+}
+
+
+def nearest(word: str, among: Iterable[str]) -> str:
+    """A hint that names the valid word nearest to `word`, then all of them."""
+    folded = {choice.casefold(): choice for choice in among}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
+    meant = f'Did you mean "{folded[close[0]]}"? ' if close else ""
+    return f"{meant}Valid: {', '.join(folded.values()) or 'none'}."
+
+
+class Table:
+    """One table of a TOML file. Every method raises `InputError` when the value is not what it asks for."""
+
+    def __init__(self, path: Path, content: dict[str, Any], at: str = "") -> None:
+        self.path = path
+        self._content = content
+        self._at = at  # the table's own key, "" for the document
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """The document in a file. Raises `InputError` when it cannot be read or is not TOML."""
+        try:
+            return cls(path, tomllib.loads(path.read_text("utf-8")))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"{path} cannot be read: {reason}.", "Check the path and its permissions."
+            ) from error
+        except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+            raise InputError(f"{path} is not TOML: {error}.", "Correct the file at that place.") from error
+
+    def only(self, *keys: str) -> None:
+        """Refuse a key that is not one of `keys`: first of all, so that a misspelling is called one."""
+        for key in self._content:
+            if key not in keys:
+                raise self.error(key, "is not a known key", nearest(key, keys))
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys, in the order of the file."""
+        return iter(self._content)
+
+    def text(self, key: str, *, among: Iterable[str] = (), default: str | None = None) -> str:
+        value = cast(str, self._value(key, str, default))
+        choices = tuple(among)
+        if choices and value not in choices:
+            raise self.error(key, f'is "{value}"', nearest(value, choices))
+        if not value.strip():
+            raise self.error(key, "is an empty text", "Write one, or leave the key out if it is optional.")
+        return value
+
+    def texts(self, key: str, *, among: Iterable[str] = ()) -> tuple[str, ...]:
+        """An array of texts; empty when absent."""
+        choices = tuple(among)
+        for at, value in enumerate(cast("list[object]", self._value(key, list, []))):
+            if not isinstance(value, str) or not value.strip():
+                raise self.error(f"{key}[{at}]", f"is {value!r}, expected a text")
+            if choices and value not in choices:
+                raise self.error(f"{key}[{at}]", f'is "{value}"', nearest(value, choices))
+        return tuple(self._content.get(key, ()))
+
+    def flag(self, key: str) -> bool:
+        """true or false; false when absent."""
+        return cast(bool, self._value(key, bool, False))
+
+    def whole(self, key: str, *, least: int, most: int | None = None, default: int | None = None) -> int:
+        value = cast(int, self._value(key, int, default))
+        if value < least or (most is not None and value > most):
+            limits = f"{least} or more" if most is None else f"{least} to {most}"
+            raise self.error(key, f"is {value}, expected a whole number, {limits}")
+        return value
+
+    def number(self, key: str, *, zero: bool = False, default: float | None = None) -> float:
+        """A positive finite number; `zero` allows 0."""
+        value = float(cast(float, self._value(key, float, default)))
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            raise self.error(
+                key, f"is {value:g}, expected a {'number of 0 or more' if zero else 'positive number'}"
+            )
+        return value
+
+    def table(self, key: str) -> Table:
+        """The table under `key`; an empty one when absent."""
+        return Table(self.path, cast("dict[str, Any]", self._value(key, dict, {})), self._key(key))
+
+    def error(self, key: str, problem: str, hint: str = "Correct the file.") -> InputError:
+        """The error to raise about `key`."""
+        return InputError(f"{self.path}: {self._key(key)} {problem}.", hint)
+
+    def _value(self, key: str, kind: type, default: object) -> object:
+        if key not in self._content:
+            if default is None:
+                raise self.error(key, f"is missing, expected {_WORDS[kind]}", "Add it to the file.")
+            return default
+        value = self._content[key]
+        # A TOML integer is a number too; true and false are not, although Python counts them as integers.
+        if type(value) is kind or (kind is float and type(value) is int):
+            return value
+        shown = f'"{value}"' if isinstance(value, str) else str(value).lower()
+        raise self.error(key, f"is {shown}, expected {_WORDS[kind]}")
+
+    def _key(self, key: str) -> str:
+        return f"{self._at}.{key}" if self._at else key
+
+
+__all__ = ["Table", "nearest"]
