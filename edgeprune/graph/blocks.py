@@ -1,0 +1,298 @@
+"""Which atoms each position of a tensor stands for, and what must live or die together.
+
+An *atom* is one index of one parameter dimension. A tensor in the graph carries *blocks*: a block
+covers one or more of its dimensions and holds, for every position along them, the atom that this
+position stands for. Dimensions without a block are not prunable (batch, time, space).
+
+    conv.weight [8, 4, 3, 3]      blocks (0,): atoms 0..7     (1,): atoms 8..11
+    activation  [B, 8, H, W]      block  (1,): atoms 0..7
+    .view(B, 2, 4, H, W)          block  (1, 2): atoms 0..7 as a 2 x 4 array: a *joint* block
+
+A joint block keeps the finest grain until an operation needs one of its dimensions whole; then it is
+collapsed: all positions of one index are united. `Book` only records unions; the classes are computed
+once at the end by connected components, so the cost is linear in the number of atoms and unions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Stands for the batch size, so that views can be factored with plain integers. Prime and larger than
+# any layer's factor, hence never confused with a width.
+BATCH = 1_000_003
+
+Ids = NDArray[np.int64]
+Label = Any  # any hashable that names a dimension inside one `merge`
+
+
+@dataclass(frozen=True)
+class Block:
+    """`ids[i, j, ...]` is the atom at position i of `dims[0]`, j of `dims[1]`, ...; dims ascend."""
+
+    dims: tuple[int, ...]
+    ids: Ids
+
+
+Blocks = tuple[Block, ...]  # of one tensor; their dims are disjoint
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Atoms that may not be removed, and the operation that says so."""
+
+    ids: Ids
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor inside `merge`: one label per dimension, None where it is broadcast (size 1)."""
+
+    blocks: Blocks
+    labels: tuple[Label | None, ...]
+    weight: bool = False  # a parameter, possibly transposed: its contracted side consumes units
+
+    def labelled(self) -> list[tuple[tuple[Label, ...], Ids]]:
+        found = []
+        for block in self.blocks:
+            labels = tuple(self.labels[dim] for dim in block.dims)
+            if None not in labels:
+                found.append((labels, block.ids))
+        return found
+
+
+class Book:
+    """Records atoms, unions and freezes while the graph is walked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.frozen: list[Frozen] = []
+        self._left: list[Ids] = []
+        self._right: list[Ids] = []
+
+    def fresh(self, size: int) -> Ids:
+        """`size` new atoms."""
+        ids = np.arange(self.count, self.count + size, dtype=np.int64)
+        self.count += size
+        return ids
+
+    def unite(self, left: Ids, right: Ids) -> None:
+        """Position by position, the two must live or die together."""
+        self._left.append(np.ravel(left))
+        self._right.append(np.ravel(np.broadcast_to(right, left.shape)))
+
+    def freeze(self, ids: Ids, node: str, op: str, reason: str) -> None:
+        self.frozen.append(Frozen(np.unique(ids), node, op, reason))
+
+    def classes(self) -> Ids:
+        """For every atom, the number of the class that it belongs to."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        left = np.concatenate([*self._left, np.empty(0, np.int64)])
+        right = np.concatenate([*self._right, np.empty(0, np.int64)])
+        graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.count, self.count))
+        _, labels = connected_components(graph, directed=False)
+        return np.asarray(labels, dtype=np.int64)
+
+    def collapse(self, ids: Ids, axis: int) -> Ids:
+        """Unite all positions that share an index of `axis`; one atom for each such index."""
+        rows = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
+        self.unite(rows[:, 1:], rows[:, :1])
+        return rows[:, 0].copy()
+
+
+def merge(
+    book: Book,
+    operands: Sequence[Operand],
+    order: Sequence[Label],
+    node: str,
+    op: str,
+    *,
+    inner: bool = False,
+) -> Mapping[tuple[Label, ...], Ids]:
+    """Unite what operands have at equal labels (the einsum view of an operation).
+
+    Operands that agree on a joint block are united position by position. Where they do not, one label
+    that every operand which has it also tracks is kept (the outermost in `order`, or the innermost with
+    `inner`), and the others are given up: united where they are joint with the kept label, frozen where
+    they stand alone. Returns the blocks that result, by labels in `order`.
+    """
+    rank = {label: position for position, label in enumerate(order)}
+    result: dict[tuple[Label, ...], Ids] = {}
+    for labels in _overlapping(operands, rank):
+        involved = [operand for operand in operands if any(label in labels for label in operand.labels)]
+        pieces = [
+            [(names, ids) for names, ids in operand.labelled() if set(names) <= set(labels)]
+            for operand in involved
+        ]
+        if all(len(piece) == 1 and set(piece[0][0]) == set(labels) for piece in pieces):
+            aligned = [_transpose(names, ids, labels) for ((names, ids),) in pieces]
+            for other in aligned[1:]:
+                book.unite(aligned[0], other)
+            result[labels] = aligned[0]
+            continue
+        tracked = [{name for names, _ in piece for name in names} for piece in pieces]
+        keepable = [
+            label
+            for label in labels
+            if all(
+                label in names or label not in o.labels for o, names in zip(involved, tracked, strict=True)
+            )
+        ]
+        kept = (keepable[-1] if inner else keepable[0]) if keepable else None
+        rows = []
+        for names, ids in (entry for piece in pieces for entry in piece):
+            if kept in names:
+                rows.append(book.collapse(ids, names.index(kept)))
+            else:
+                book.freeze(ids, node, op, "meets a tensor in which this dimension cannot be cut")
+        for other in rows[1:]:
+            book.unite(rows[0], other)
+        if rows:
+            result[(kept,)] = rows[0]
+    return result
+
+
+def _overlapping(operands: Iterable[Operand], rank: Mapping[Label, int]) -> list[tuple[Label, ...]]:
+    """Labels that blocks tie together, each set in order."""
+    sets: list[set[Label]] = []
+    for operand in operands:
+        for names, _ in operand.labelled():
+            touching = [known for known in sets if known & set(names)]
+            sets = [known for known in sets if not known & set(names)]
+            sets.append(set(names).union(*touching))
+    return [tuple(sorted(labels, key=rank.__getitem__)) for labels in sets]
+
+
+def _transpose(names: tuple[Label, ...], ids: Ids, order: tuple[Label, ...]) -> Ids:
+    return ids.transpose([names.index(label) for label in order])
+
+
+def project(
+    book: Book,
+    merged: Mapping[tuple[Label, ...], Ids],
+    output: Sequence[Label | None],
+    *,
+    inner: bool = False,
+) -> Blocks:
+    """The blocks of an operation's output: contracted labels leave.
+
+    A block that is joint over kept and contracted labels (query times key: head and head dimension) is
+    collapsed on to the kept ones, or with `inner` on to the contracted ones.
+    """
+    blocks = []
+    for labels, ids in merged.items():
+        kept = [axis for axis, label in enumerate(labels) if label in output]
+        if not kept:
+            continue
+        if len(kept) < len(labels):
+            if inner:
+                gone = next(axis for axis in range(len(labels)) if axis not in kept)
+                book.collapse(ids, gone)
+                continue
+            flat = np.moveaxis(ids, kept, range(len(kept)))
+            rows = flat.reshape(*flat.shape[: len(kept)], -1)
+            book.unite(rows[..., 1:], rows[..., :1])
+            ids = rows[..., 0]
+        dims = [output.index(labels[axis]) for axis in kept]
+        order = np.argsort(dims)
+        blocks.append(Block(tuple(sorted(dims)), ids.transpose(order)))
+    return tuple(sorted(blocks, key=lambda block: block.dims))
+
+
+def reshape(
+    blocks: Blocks, old: Sequence[int], new: Sequence[int], *, inner: bool = False
+) -> tuple[Blocks, tuple[Block, ...]]:
+    """Carry blocks through a view from shape `old` to `new`; also the blocks that could not be carried.
+
+    A dimension that holds the batch times a width, [B, C] -> [B*C], carries the atoms of one sample: its
+    positions repeat them. That needs the batch to be the outer factor; otherwise the block is lost.
+    Where two blocks meet in one dimension, the outer one stays (with `inner`, the inner one).
+    """
+    if 0 in old:
+        return (), blocks
+    chunks = _chunks(old, new)
+    scattered = {n for n, sides in enumerate(chunks) if not _batch_leads(old, new, *sides)}
+    old, new = ([_per_sample(size) for size in sizes] for sizes in (old, new))
+    carried: list[Block] = []
+    lost: list[Block] = []
+    by_dims: dict[int, int] = {}  # old dim -> chunk
+    for number, (old_dims, _) in enumerate(chunks):
+        by_dims.update(dict.fromkeys(old_dims, number))
+    merged: set[int] = set()  # chunks that end in one dimension and already carry a block
+    for block in reversed(blocks) if inner else blocks:
+        touched = sorted({by_dims[dim] for dim in block.dims})
+        single = {number for number in touched if len(chunks[number][1]) == 1}
+        if (scattered | merged) & set(touched):
+            lost.append(block)
+            continue
+        merged |= single
+        old_dims = [dim for number in touched for dim in chunks[number][0]]
+        new_dims = [dim for number in touched for dim in chunks[number][1]]
+        ids = block.ids.reshape([old[dim] if dim in block.dims else 1 for dim in old_dims])
+        ids = np.broadcast_to(ids, [old[dim] for dim in old_dims]).reshape([new[dim] for dim in new_dims])
+        kept = _drop_constant(tuple(new_dims), ids)
+        if kept is None:
+            lost.append(block)
+        else:
+            carried.append(kept)
+    dims = [dim for block in carried for dim in block.dims]
+    if len(dims) != len(set(dims)):
+        return (), blocks
+    return tuple(sorted(carried, key=lambda block: block.dims)), tuple(lost)
+
+
+def _per_sample(size: int) -> int:
+    return size // BATCH if size % BATCH == 0 else size
+
+
+def _batch_leads(old: Sequence[int], new: Sequence[int], old_dims: list[int], new_dims: list[int]) -> bool:
+    """Whether the batch, where a chunk holds it, is the outermost factor before and after."""
+    for sizes, dims in ((old, old_dims), (new, new_dims)):
+        inner = [size for size in (sizes[dim] for dim in dims) if size != 1][1:]
+        if any(size % BATCH == 0 for size in inner):
+            return False
+    return True
+
+
+def _chunks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Cut both shapes into the shortest runs of dimensions with equal products."""
+    chunks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right = [], []
+        a = b = 1
+        if i < len(old):
+            left, a, i = [i], old[i], i + 1
+        if j < len(new):
+            right, b, j = [j], new[j], j + 1
+        while a != b:
+            if a < b:
+                left.append(i)
+                a, i = a * old[i], i + 1
+            else:
+                right.append(j)
+                b, j = b * new[j], j + 1
+        chunks.append((left, right))
+    return chunks
+
+
+def _drop_constant(dims: tuple[int, ...], ids: Ids) -> Block | None:
+    """Without the axes along which the atom does not change; None when nothing varies."""
+    kept = []
+    for axis, dim in enumerate(dims):
+        first = np.take(ids, [0], axis=axis)
+        if ids.shape[axis] > 1 and not np.array_equal(np.broadcast_to(first, ids.shape), ids):
+            kept.append((axis, dim))
+    if not kept:
+        return None
+    index = tuple(slice(None) if axis in [a for a, _ in kept] else 0 for axis in range(ids.ndim))
+    return Block(tuple(dim for _, dim in kept), np.ascontiguousarray(ids[index]))

@@ -1,0 +1,202 @@
+"""nn.Module -> exported graph: the single source of truth for everything that follows."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from edgeprune.errors import InputError
+
+_LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # they report on their own internals
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model as one flat ATen graph.
+
+    module: trainable `GraphModule` that is called like the original model; parameters and buffers
+        keep their qualified names; dynamic batch.
+    example: `(args, kwargs)` it is called with.
+    """
+
+    module: GraphModule
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """The example's tensors in the order of the graph's placeholders; dimension 0 is the batch."""
+        return flatten((self.args, self.kwargs))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.module.graph.nodes if node.op == "placeholder")
+
+    def run(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run on flat inputs (placeholder order); the outputs' tensors, flattened."""
+        spec = pytree.tree_structure((self.args, self.kwargs))
+        args, kwargs = pytree.tree_unflatten(list(tensors), spec)
+        return flatten(self.module(*args, **kwargs))
+
+    def with_module(self, module: GraphModule) -> Captured:
+        """The same calling convention around another graph."""
+        return Captured(module, self.args, self.kwargs)
+
+    def copy(self) -> Captured:
+        """A deep copy: own parameters, own graph."""
+        with quiet(*_LOGGERS):
+            return self.with_module(copy.deepcopy(self.module))
+
+    def program(self) -> ExportedProgram:
+        """The graph as an `ExportedProgram`, in evaluation mode, for files and exporters."""
+        return _export(self.module, self.args, self.kwargs)
+
+
+def flatten(value: Any) -> tuple[torch.Tensor, ...]:
+    """The tensors in a nested structure, in pytree order (None and plain numbers are left out)."""
+    return tuple(leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
+
+
+def capture(model: torch.nn.Module, example: Any) -> Captured:
+    """Capture `model` with `torch.export`, the batch dynamic, in evaluation mode.
+
+    example: a tensor, a tuple of tensors (positional) or a dict of tensors (keywords).
+    Raises `InputError` with torch.export's words and the line of the user's model when it does not export.
+    """
+    args, kwargs = _as_call(example)
+    for index, tensor in enumerate(flatten((args, kwargs))):
+        if tensor.dim() == 0 or tensor.shape[0] == 0:
+            raise InputError(
+                f"Example input {index} has shape {tuple(tensor.shape)}; dimension 0 must be the batch.",
+                "Give an example with a batch of one or more.",
+            )
+    was_training = model.training
+    try:
+        program = _export(model.eval(), args, kwargs)
+    finally:
+        model.train(was_training)
+    return Captured(module_of(program), args, kwargs)
+
+
+def module_of(program: ExportedProgram) -> GraphModule:
+    """A trainable module of the program, without torch.export's run-time guards (they hold the
+    example's sizes and would refuse a pruned graph)."""
+    module = program.module(check_guards=False)
+    graph = module.graph
+    for node in list(graph.nodes):
+        if (node.op == "call_module" and node.target == "_guards_fn") or _is_dead_assert(node):
+            graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+def _is_dead_assert(node: Node) -> bool:
+    return (
+        node.op == "call_function"
+        and not node.users
+        and node.target
+        in (
+            torch.ops.aten._assert_tensor_metadata.default,
+            torch.ops.aten._assert_scalar.default,
+            torch.ops.aten.sym_constrain_range_for_size.default,
+        )
+    )
+
+
+def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, torch.Tensor):
+        return (example,), {}
+    if isinstance(example, tuple | list) and example and all(isinstance(t, torch.Tensor) for t in example):
+        return tuple(example), {}
+    if isinstance(example, dict) and example and all(isinstance(t, torch.Tensor) for t in example.values()):
+        return (), dict(example)
+    raise InputError(
+        f"The example is {type(example).__name__}, not tensors.",
+        "Give a tensor, a tuple of tensors (positional) or a dict of tensors (keywords).",
+    )
+
+
+def _export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    # torch specialises a dimension of size 1, so a batch of one is captured as a batch of two.
+    args, kwargs = pytree.tree_map_only(torch.Tensor, _at_least_two, (args, kwargs))
+    try:
+        # By the names of forward's parameters: also those that `*args` or `**kwargs` gathers.
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+        shapes = pytree.tree_map(
+            lambda leaf: {0: Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, dict(bound)
+        )
+        with torch.no_grad(), quiet(*_LOGGERS), _attention_in_full():
+            return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        where = _user_line(error, model)
+        raise InputError(
+            f"The model does not export{where}: {_first_lines(str(error))}",
+            "torch.export needs control flow that does not depend on the data and a batch that may vary; "
+            "use torch.where or torch.cond there, and take sizes from x.shape. "
+            "`torch.export.export(model, args, dynamic_shapes=..., strict=False)` shows the full report.",
+        ) from error
+
+
+def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.shape[0] > 1 else torch.cat([tensor, tensor])
+
+
+def _first_lines(text: str, count: int = 3) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:count])[:600]
+
+
+def _user_line(error: BaseException, model: torch.nn.Module) -> str:
+    """` (FILE, line N: CODE)` of the deepest frame that is not torch's own, else nothing."""
+    import linecache
+    import traceback
+
+    found = ""
+    current: BaseException | None = error
+    while current is not None:
+        for frame, line in traceback.walk_tb(current.__traceback__):
+            file = frame.f_code.co_filename
+            library = "site-packages" in file or "/torch/" in file or file.startswith("<")
+            if not library and __file__ != file:
+                code = linecache.getline(file, line).strip()
+                found = f" ({file}, line {line}: {code})"
+        current = current.__cause__ or current.__context__
+    return found
+
+
+@contextmanager
+def _attention_in_full() -> Iterator[None]:
+    """nn.TransformerEncoderLayer calls one opaque inference kernel unless it is told not to."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Without warnings, and without what these loggers say below an error; errors still raise."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,159 @@
+"""Parameters and multiply-accumulates of a graph under any set of removed units, without cutting it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.fx import Node
+
+from edgeprune.graph.blocks import BATCH, Ids
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.coupling import Coupling, Kept
+from edgeprune.graph.rules import argument
+from edgeprune.graph.walk import attribute, concrete, op_name
+
+Factor = int | Ids  # a fixed size, or the classes along a dimension that can be cut
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Products of dimension sizes: one per parameter, one or two per compute operation.
+
+    macs counts the multiply-accumulates of convolutions, linear layers, matrix products and attention
+    for one sample, the convention of the field's MACs tables.
+    """
+
+    coupling: Coupling
+    parameter_terms: tuple[tuple[Factor, ...], ...]
+    mac_terms: tuple[tuple[Factor, ...], ...]
+
+    def params(self, kept: Kept) -> int:
+        return self._total(self.parameter_terms, kept)
+
+    def macs(self, kept: Kept) -> int:
+        return self._total(self.mac_terms, kept)
+
+    def _total(self, terms: Sequence[Sequence[Factor]], kept: Kept) -> int:
+        removed = self.coupling.removed(kept)
+        return sum(prod(_size(factor, removed) for factor in term) for term in terms)
+
+
+def _size(factor: Factor, removed: NDArray[np.bool_]) -> int:
+    return factor if isinstance(factor, int) else int((~removed[factor]).sum())
+
+
+def count(captured: Captured, coupling: Coupling) -> Cost:
+    """The cost model of a captured graph."""
+    parameters: list[tuple[Factor, ...]] = []
+    for use in coupling.parameters.values():
+        if use.trainable:
+            parameters.append(
+                tuple(
+                    size if atoms is None else coupling.classes[atoms]
+                    for size, atoms in zip(use.shape, use.atoms, strict=True)
+                )
+            )
+    reader = _Reader(captured, coupling)
+    macs = [term for node in captured.module.graph.nodes for term in reader.terms(node)]
+    return Cost(coupling, tuple(parameters), tuple(macs))
+
+
+class _Reader:
+    def __init__(self, captured: Captured, coupling: Coupling) -> None:
+        self._captured = captured
+        self._coupling = coupling
+
+    def terms(self, node: Node) -> list[tuple[Factor, ...]]:
+        if node.op != "call_function":
+            return []
+        name = op_name(node)
+        if name.startswith("aten.conv"):
+            return [self._convolution(node, "transpose" in name)]
+        if name == "aten.linear":
+            return [(*self._dims(node), self._dim(node.args[1], 1))]
+        if name in ("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot"):
+            return [(*self._dims(node), self._dim(node.args[0], -1))]
+        if name in ("aten.addmm", "aten.baddbmm"):
+            return [(*self._dims(node), self._dim(node.args[1], -1))]
+        if name == "aten.scaled_dot_product_attention":
+            query, key, value = node.args[:3]
+            rows = self._dims(query)[:-1]
+            keys = self._dim(key, -2)
+            return [(*rows, keys, self._dim(query, -1)), (*rows, keys, self._dim(value, -1))]
+        if name == "aten.einsum":
+            return self._einsum(node)
+        if name in ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"):
+            return self._recurrent(node)
+        return []
+
+    def _convolution(self, node: Node, transposed: bool) -> tuple[Factor, ...]:
+        """Every output (or, transposed, input) position meets one filter: [I/g, kernel] weights each."""
+        weight = self._dims(node.args[1])
+        return (*self._dims(argument(node, 0, "input") if transposed else node), *weight[1:])
+
+    def _einsum(self, node: Node) -> list[tuple[Factor, ...]]:
+        """Two operands at a time from the left; an ellipsis stands for labels of its own, numbered."""
+        left, arrow, right = str(node.args[0]).replace(" ", "").partition("->")
+        sizes: dict[str, Factor] = {}
+        operands = []
+        values: Any = node.args[1]
+        for text, value in zip(left.split(","), values, strict=True):
+            rank = len(self._shape(value))
+            labels = _labels(text, rank)
+            operands.append(labels)
+            for dim, label in enumerate(labels):
+                known = sizes.get(label, 1)
+                if isinstance(known, int) and known == 1:
+                    sizes[label] = self._dim(value, dim)
+        everywhere = [label for labels in operands for label in labels]
+        once = {label for label in everywhere if everywhere.count(label) == 1 or label.isdigit()}
+        wanted = set(_labels(right, len(self._shape(node)))) if arrow else once
+        terms, have = [], operands[0]
+        for place, labels in enumerate(operands[1:], 2):
+            have = list(dict.fromkeys([*have, *labels]))
+            terms.append(tuple(sizes[label] for label in have))
+            later = wanted.union(*operands[place:])
+            have = [label for label in have if label in later]
+        return terms
+
+    def _recurrent(self, node: Node) -> list[tuple[Factor, ...]]:
+        """Every step multiplies by every weight matrix once."""
+        values: Any = node.args[2]
+        steps = self._dim(node.args[0], 1 if argument(node, 8, "batch_first") else 0)
+        return [(steps, *self._dims(value)) for value in values if len(self._shape(value)) == 2]
+
+    def _dims(self, value: Any) -> list[Factor]:
+        return [self._dim(value, dim) for dim in range(len(self._shape(value)))]
+
+    def _dim(self, value: Any, dim: int) -> Factor:
+        shape = self._shape(value)
+        dim %= len(shape)
+        for block in self._coupling.values.get(value.name, ()):
+            if dim in block.dims:
+                # A joint block can lose units along one axis only (coupling keeps it rectangular):
+                # the one whose rows hold a single class each. Its other axes keep their size.
+                classes = self._coupling.classes[block.ids]
+                axis = block.dims.index(dim)
+                rows = np.moveaxis(classes, axis, 0).reshape(classes.shape[axis], -1)
+                if rows.shape[1] == 1 or (rows == rows[:, :1]).all():
+                    first: Ids = rows[:, 0]
+                    return first
+        size = shape[dim]
+        return size // BATCH if size % BATCH == 0 and size else size
+
+    def _shape(self, value: Any) -> tuple[int, ...]:
+        if value.op == "get_attr":
+            return tuple(attribute(self._captured.module, str(value.target)).shape)
+        return tuple(concrete(size) for size in value.meta["val"].shape)
+
+
+def _labels(text: str, rank: int) -> list[str]:
+    """The labels of one einsum operand; the dimensions under an ellipsis are counted from the right."""
+    before, dots, after = text.partition("...")
+    hidden = rank - len(before) - len(after) if dots else 0
+    return [*before, *(str(place) for place in reversed(range(hidden))), *after]

@@ -1,0 +1,269 @@
+"""Groups: what must be removed together, found from the graph alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.errors import InputError
+from edgeprune.graph import images, joining, layout, recurrent, statistics  # noqa: F401  register rules
+from edgeprune.graph.blocks import Block, Blocks, Ids
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.rules import RULES
+from edgeprune.graph.walk import ParameterUse, Rule, Walk
+
+Role = Literal["out", "in"]
+Kept = Mapping[str, Sequence[int]]  # group name -> indices of the units kept
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of one parameter as a group sees it.
+
+    positions: [units, k]: the indices of this dimension that leave with each unit.
+    role: "in" where an operation sums over the dimension, else "out".
+    """
+
+    parameter: str
+    dim: int
+    size: int
+    positions: NDArray[np.int64]
+    role: Role
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that can leave one by one, all of the same make.
+
+    classes: [units]: the number of each unit's class of atoms.
+    normed: the number of units enters a statistic (layer norm, mean over channels).
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    classes: NDArray[np.int64]
+    normed: bool
+
+    @property
+    def units(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class FrozenParameter:
+    """A parameter of which nothing can be removed, and the operation that says so."""
+
+    name: str
+    op: str
+    node: str
+    reason: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """The analysis of one graph. `classes[atom]` is the class that an atom belongs to."""
+
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenParameter, ...]
+    classes: Ids
+    values: Mapping[str, Any]  # node name -> blocks, or a list of them
+    parameters: Mapping[str, ParameterUse]
+    normed_nodes: frozenset[str]
+    unknown: tuple[str, ...]  # operations of the graph that no rule knows
+
+    def group(self, name: str) -> Group:
+        return next(group for group in self.groups if group.name == name)
+
+    def removed(self, kept: Kept) -> NDArray[np.bool_]:
+        """[classes]: True where a class leaves. A group that `kept` does not name stays whole."""
+        gone = np.zeros(int(self.classes.max(initial=-1)) + 1, dtype=bool)
+        by_name = {group.name: group for group in self.groups}
+        for name, units in kept.items():
+            if name not in by_name:
+                raise InputError(
+                    f"There is no group {name!r}.", "`edgeprune inspect MODEL` lists the groups."
+                )
+            group = by_name[name]
+            chosen = np.asarray(units, dtype=np.int64)
+            if len(chosen) == 0 or len(np.unique(chosen)) != len(chosen):
+                raise InputError(
+                    f"Group {name!r} would keep {len(chosen)} units.", "Keep at least one, each once."
+                )
+            if chosen.min() < 0 or chosen.max() >= group.units:
+                raise InputError(
+                    f"Group {name!r} has units 0 to {group.units - 1}, not {chosen.max()}.",
+                    "Give indices of its units.",
+                )
+            gone[group.classes] = True
+            gone[group.classes[chosen]] = False
+        return gone
+
+
+def analyse(
+    captured: Captured, *, inner: frozenset[str] = frozenset(), rules: Mapping[str, Rule] = RULES
+) -> Coupling:
+    """Find the groups of a captured model.
+
+    inner: nodes at which a joint dimension keeps its inner part (the head dimension) instead of its
+        outer part (whole heads).
+    """
+    walk = Walk(captured.module, inner)
+    walk.run(rules)
+    classes = _rectangular(walk)
+    owner = _owners(walk, classes)
+    normed = np.zeros(int(classes.max(initial=-1)) + 1, dtype=bool)
+    for ids, _ in walk.normed:
+        normed[classes[ids]] = True
+    return Coupling(
+        groups=_groups(walk, classes, owner, normed),
+        frozen=_frozen(walk, classes, owner),
+        classes=classes,
+        values={node.name: value for node, value in walk.values.items()},
+        parameters=walk.parameters,
+        normed_nodes=frozenset(node.name for _, node in walk.normed),
+        unknown=tuple(sorted(walk.unknown)),
+    )
+
+
+def _owners(walk: Walk, classes: Ids) -> NDArray[np.int64]:
+    """[classes]: index of the first freeze that holds a class, -1 where it is free."""
+    owner = np.full(int(classes.max(initial=-1)) + 1, -1, dtype=np.int64)
+    for index in reversed(range(len(walk.book.frozen))):
+        owner[classes[walk.book.frozen[index].ids]] = index
+    return owner
+
+
+def _rectangular(walk: Walk) -> Ids:
+    """Unite until every joint block can lose units without becoming ragged; the classes.
+
+    A joint block is safe when its class changes along one axis only. Otherwise the axis that leaves the
+    most removable classes is kept and the others are united.
+    """
+    joint: dict[tuple[bytes, tuple[int, ...]], Block] = {}
+    for value in walk.values.values():
+        for blocks in value if isinstance(value, list) else [value]:
+            for block in blocks:
+                if len(block.dims) > 1:
+                    joint.setdefault((block.ids.tobytes(), block.ids.shape), block)
+    while True:
+        classes = walk.book.classes()
+        owner = _owners(walk, classes)
+        ragged = [block for block in joint.values() if _safe_axis(classes[block.ids]) is None]
+        if not ragged:
+            return classes
+        for block in ragged:
+            values = classes[block.ids]
+            free = [_free_rows(values, axis, owner) for axis in range(values.ndim)]
+            walk.book.collapse(block.ids, int(np.argmax(free)))
+
+
+def _safe_axis(values: Ids) -> int | None:
+    for axis in range(values.ndim):
+        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+        if (rows == rows[:, :1]).all():
+            return axis
+    return None
+
+
+def _free_rows(values: Ids, axis: int, owner: NDArray[np.int64]) -> int:
+    """How many removable classes are left when the rows of `axis` are each united."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    names, flat = np.unique(rows, return_inverse=True)
+    flat = flat.reshape(rows.shape)
+    right = np.repeat(flat[:, 0], rows.shape[1])
+    edges = coo_array((np.ones(flat.size, np.int8), (flat.ravel(), right)), shape=(len(names), len(names)))
+    count, label = connected_components(edges, directed=False)
+    held = np.zeros(count, dtype=bool)
+    held[label[owner[names] >= 0]] = True
+    return int((~held).sum())
+
+
+def _groups(
+    walk: Walk, classes: Ids, owner: NDArray[np.int64], normed: NDArray[np.bool_]
+) -> tuple[Group, ...]:
+    consumed = np.zeros(walk.book.count, dtype=bool)
+    for ids in walk.consumed:
+        consumed[ids] = True
+    axes = [
+        (use, dim, atoms)
+        for use in walk.parameters.values()
+        for dim, atoms in enumerate(use.atoms)
+        if atoms is not None
+    ]
+    members: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}  # class -> (axis number, positions)
+    trainable: set[int] = set()
+    for number, (use, _, atoms) in enumerate(axes):
+        found = classes[atoms]
+        order = np.argsort(found, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(found[order]) != 0])
+        for start, positions in zip(starts, np.split(order, starts[1:]), strict=True):
+            name = int(found[order[start]])
+            if owner[name] < 0:
+                members.setdefault(name, []).append((number, positions))
+                if use.trainable:
+                    trainable.add(name)
+    signatures: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for name, parts in members.items():
+        if name in trainable:
+            signature = tuple((number, len(positions)) for number, positions in parts)
+            signatures.setdefault(signature, []).append(name)
+    groups: list[Group] = []
+    for signature, units in signatures.items():
+        units.sort(key=lambda unit: [int(positions[0]) for _, positions in members[unit]])
+        built = []
+        for place, (number, _) in enumerate(signature):
+            use, dim, atoms = axes[number]
+            positions = np.stack([members[unit][place][1] for unit in units])
+            role: Role = "in" if consumed[atoms[0]] else "out"
+            built.append(Axis(use.name, dim, use.shape[dim], positions, role))
+        chosen = np.asarray(units, dtype=np.int64)
+        name_ = _name(built, {group.name for group in groups})
+        groups.append(Group(name_, tuple(built), chosen, bool(normed[chosen].any())))
+    return tuple(groups)
+
+
+def _name(axes: Sequence[Axis], taken: set[str]) -> str:
+    """The first parameter that produces the group, without `.weight`; numbered when it makes several."""
+    first = next((axis for axis in axes if axis.role == "out"), axes[0])
+    base = first.parameter.removesuffix(".weight")
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{base}#{number}"
+    return name
+
+
+def _frozen(walk: Walk, classes: Ids, owner: NDArray[np.int64]) -> tuple[FrozenParameter, ...]:
+    found = []
+    for use in walk.parameters.values():
+        if not use.trainable:
+            continue
+        held = [owner[classes[atoms]] for atoms in use.atoms if atoms is not None]
+        if all((owners >= 0).all() for owners in held):
+            size = int(np.prod(use.shape))
+            if not held:
+                found.append(FrozenParameter(use.name, "parameter", use.name, "has a single element", size))
+                continue
+            reason = walk.book.frozen[int(held[0][0])]
+            found.append(FrozenParameter(use.name, reason.op, reason.node, reason.reason, size))
+    return tuple(found)
+
+
+def mask(blocks: Blocks, dim: int, classes: Ids, removed: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """[size]: True at the positions of `dim` that stay; None where nothing leaves."""
+    for block in blocks:
+        if dim in block.dims:
+            gone = removed[classes[block.ids]]
+            axis = block.dims.index(dim)
+            rows = np.moveaxis(gone, axis, 0).reshape(gone.shape[axis], -1)
+            stays: NDArray[np.bool_] = ~np.all(rows, axis=1)
+            return None if stays.all() else stays
+    return None

@@ -1,0 +1,61 @@
+"""What `edgeprune inspect` tells about a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edgeprune.graph.capture import capture
+from edgeprune.graph.cost import count
+from edgeprune.graph.coupling import FrozenParameter, analyse
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """unit_params, unit_macs: what leaves with one unit while all others stay."""
+
+    name: str
+    units: int
+    unit_params: int
+    unit_macs: int
+    parameters: int  # tensors that a unit has a part of
+
+
+@dataclass(frozen=True)
+class Inspection:
+    params: int
+    frozen_params: int
+    macs: int  # per sample
+    groups: tuple[GroupFacts, ...]
+    frozen: tuple[FrozenParameter, ...]
+    unknown: tuple[str, ...]  # operations without a rule
+
+
+def inspect(model: torch.nn.Module, example: Any) -> Inspection:
+    """The groups and the frozen parameters of a model. Raises `InputError` when it does not export."""
+    captured = capture(model, example)
+    coupling = analyse(captured)
+    cost = count(captured, coupling)
+    params, macs = cost.params({}), cost.macs({})
+    groups = []
+    for group in coupling.groups:
+        without_one = {group.name: range(1, group.units)}
+        groups.append(
+            GroupFacts(
+                group.name,
+                group.units,
+                params - cost.params(without_one),
+                macs - cost.macs(without_one),
+                len({axis.parameter for axis in group.axes}),
+            )
+        )
+    return Inspection(
+        params=params,
+        frozen_params=sum(each.size for each in coupling.frozen),
+        macs=macs,
+        groups=tuple(groups),
+        frozen=coupling.frozen,
+        unknown=coupling.unknown,
+    )

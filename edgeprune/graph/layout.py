@@ -1,0 +1,272 @@
+"""Rules of the operations that only move and cut positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import GraphModule, Node
+
+from edgeprune.graph.blocks import Block, Blocks, Ids
+from edgeprune.graph.rules import argument, rule
+from edgeprune.graph.walk import Walk, attribute, concrete, op_name
+
+
+@rule("getitem")
+def getitem(walk: Walk, node: Node) -> Any:
+    source = walk.values.get(argument(node, 0, "source"), ())
+    return source[argument(node, 1, "index")] if isinstance(source, list) else ()
+
+
+@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.view_as")
+def view(walk: Walk, node: Node) -> Blocks:
+    return walk.reshaped(node, node.args[0])
+
+
+@rule("aten.squeeze", "aten.unsqueeze")
+def squeeze(walk: Walk, node: Node) -> Blocks:
+    return walk.reshaped(node, node.args[0])
+
+
+def _moved(blocks: Blocks, order: Sequence[int]) -> Blocks:
+    """Output dimension i is input dimension order[i]."""
+    moved = []
+    for block in blocks:
+        dims = [order.index(dim) for dim in block.dims]
+        rank = np.argsort(dims)
+        moved.append(Block(tuple(sorted(dims)), block.ids.transpose(rank)))
+    return tuple(sorted(moved, key=lambda block: block.dims))
+
+
+def permutation(node: Node, rank: int) -> list[int]:
+    """The order in which a permuting node puts its input's dimensions."""
+    name = str(node.target)
+    order = list(range(rank))
+    if name.startswith("aten.permute"):
+        dims: Any = node.args[1]
+        return [int(dim) % rank for dim in dims]
+    if name.startswith("aten.movedim"):
+        sources, targets = (_dims(argument(node, place, ""), rank) for place in (1, 2))
+        rest = [dim for dim in order if dim not in sources]
+        for target, source in sorted(zip(targets, sources, strict=True)):
+            rest.insert(target, source)
+        return rest
+    first, second = -2, -1
+    if name.startswith(("aten.transpose", "aten.swapaxes", "aten.swapdims")):
+        first, second = argument(node, 1, "dim0"), argument(node, 2, "dim1")
+    if rank > 1:
+        order[first % rank], order[second % rank] = order[second % rank], order[first % rank]
+    return order
+
+
+def _dims(chosen: Any, rank: int) -> list[int]:
+    return [int(dim) % rank for dim in (chosen if isinstance(chosen, list | tuple) else [chosen])]
+
+
+@rule("aten.permute", "aten.transpose", "aten.t", "aten.mT", "aten.numpy_T", "aten.swapaxes", "aten.movedim")
+def permute(walk: Walk, node: Node) -> Blocks:
+    return _moved(walk.blocks(node.args[0]), permutation(node, len(walk.shape(node.args[0]))))
+
+
+@rule("aten.expand", "aten.expand_as")
+def expand(walk: Walk, node: Node) -> Blocks:
+    shift = len(walk.shape(node)) - len(walk.shape(node.args[0]))
+    return tuple(Block(tuple(d + shift for d in b.dims), b.ids) for b in walk.blocks(node.args[0]))
+
+
+@rule("aten.repeat")
+def repeat(walk: Walk, node: Node) -> Blocks:
+    """Tiling a prunable dimension repeats its atoms."""
+    shape, times = walk.shape(node.args[0]), argument(node, 1, "repeats")
+    shift = len(walk.shape(node)) - len(shape)
+    blocks = []
+    for block in walk.blocks(node.args[0]):
+        tiles = [times[dim + shift] for dim in block.dims]
+        if all(isinstance(count, int) for count in tiles):
+            blocks.append(Block(tuple(d + shift for d in block.dims), np.tile(block.ids, tiles)))
+        else:
+            walk.freeze(node, "aten.repeat", "repeated a variable number of times", (block,))
+    return tuple(blocks)
+
+
+@rule("aten.repeat_interleave")
+def repeat_interleave(walk: Walk, node: Node) -> Blocks:
+    times, dim = argument(node, 1, "repeats"), argument(node, 2, "dim")
+    value = node.args[0]
+    if dim is None or not isinstance(times, int):
+        walk.freeze(node, "aten.repeat_interleave", "repeats are not a constant", walk.blocks(value))
+        return ()
+    dim = int(dim) % len(walk.shape(value))
+    return tuple(
+        Block(b.dims, np.repeat(b.ids, times, axis=b.dims.index(dim)) if dim in b.dims else b.ids)
+        for b in walk.blocks(value)
+    )
+
+
+# Cutting -------------------------------------------------------------------------------------------
+
+
+def cut(blocks: Blocks, dim: int, index: Any) -> Blocks:
+    """The blocks of value[..., index, ...] at `dim`; `index` is a slice or an array of positions."""
+    found = []
+    for block in blocks:
+        if dim in block.dims:
+            axes = tuple(index if d == dim else slice(None) for d in block.dims)
+            block = Block(block.dims, block.ids[axes])
+        found.append(block)
+    return tuple(found)
+
+
+@rule("aten.slice", "aten.narrow")
+def slice_(walk: Walk, node: Node) -> Blocks:
+    value = node.args[0]
+    dim = int(argument(node, 1, "dim", 0)) % len(walk.shape(value))
+    start, end, step = slice_bounds(walk, node)
+    if not any(dim in block.dims for block in walk.blocks(value)):
+        return walk.blocks(value)
+    if start is None or step != 1:
+        return walk.close(node, walk.blocks(value), dim, "cut at positions that are not one constant run")
+    return cut(walk.blocks(value), dim, slice(start, end, step))
+
+
+def slice_bounds(walk: Walk, node: Node) -> tuple[int | None, int, int]:
+    """Start, end and step as non-negative integers; start is None when one of them is symbolic."""
+    value = node.args[0]
+    size = walk.shape(value)[int(argument(node, 1, "dim", 0))]
+    start, end = argument(node, 2, "start", 0), argument(node, 3, "end")
+    if str(node.target).startswith("aten.narrow"):
+        end = start + argument(node, 3, "length") if isinstance(start, int) else start
+    step = argument(node, 4, "step", 1)
+    start = 0 if start is None else start
+    end = size if end is None else end
+    if not all(isinstance(bound, int) for bound in (start, end, step)):
+        return None, size, 1
+    bounds = slice(start, end, step).indices(size)
+    return bounds[0], bounds[1], bounds[2]
+
+
+@rule("aten.select")
+def select(walk: Walk, node: Node) -> Blocks:
+    value, index = node.args[0], argument(node, 2, "index")
+    rank = len(walk.shape(value))
+    dim = int(argument(node, 1, "dim")) % rank
+    blocks = walk.blocks(value)
+    if any(dim in block.dims for block in blocks) and not isinstance(index, int):
+        blocks = walk.close(node, blocks, dim, "selected at a position that is not a constant")
+    return _selected(walk, node, blocks, dim, index)
+
+
+def _selected(walk: Walk, node: Node, blocks: Blocks, dim: int, index: Any) -> Blocks:
+    found = []
+    for block in blocks:
+        if dim in block.dims:
+            ids = block.ids.take(index, axis=block.dims.index(dim))
+            if ids.ndim == 0:
+                walk.freeze(node, "aten.select", "a single position is taken", (Block((0,), ids[None]),))
+                continue
+            block = Block(tuple(d for d in block.dims if d != dim), ids)
+        found.append(Block(tuple(d - (d > dim) for d in block.dims), block.ids))
+    return tuple(found)
+
+
+@rule("aten.unbind")
+def unbind(walk: Walk, node: Node) -> list[Blocks]:
+    value = node.args[0]
+    dim = int(argument(node, 1, "dim", 0)) % len(walk.shape(value))
+    blocks = walk.blocks(value)
+    return [_selected(walk, node, blocks, dim, index) for index in range(len(node.meta["val"]))]
+
+
+@rule("aten.split", "aten.split_with_sizes", "aten.chunk")
+def split(walk: Walk, node: Node) -> list[Blocks]:
+    value = node.args[0]
+    dim = int(argument(node, 2, "dim", 0)) % len(walk.shape(value))
+    parts = []
+    start = 0
+    for meta in node.meta["val"]:
+        size = concrete(meta.shape[dim])
+        parts.append(cut(walk.blocks(value), dim, slice(start, start + size)))
+        start += size
+    return parts
+
+
+def constant_positions(module: GraphModule, index: Any, size: int) -> Ids | None:
+    """The positions in `range(size)` that a vector of constants names; None for anything else."""
+    copies = ("aten.lift_fresh_copy", "aten.clone", "aten.detach", "aten.detach_")
+    while isinstance(index, Node) and index.op == "call_function" and op_name(index) in copies:
+        index = index.args[0]
+    if not isinstance(index, Node) or index.op != "get_attr":
+        return None
+    tensor = attribute(module, str(index.target))
+    if not isinstance(tensor, torch.Tensor) or tensor.dim() != 1 or tensor.dtype != torch.int64:
+        return None
+    return np.asarray(tensor.detach().cpu().numpy() % size, dtype=np.int64)
+
+
+def looked_up(node: Node) -> tuple[int, Any] | None:
+    """The dimension and the index of a node that looks up positions of one dimension only."""
+    if op_name(node) == "aten.index_select":
+        return int(argument(node, 1, "dim")), argument(node, 2, "index")
+    indices = argument(node, 1, "indices")
+    chosen = [dim for dim, index in enumerate(indices) if index is not None]
+    return (chosen[0], indices[chosen[0]]) if len(chosen) == 1 else None
+
+
+def _constant_rows(walk: Walk, node: Node) -> Blocks | None:
+    """What looking up constant positions leaves; None when the positions are not constants."""
+    one = looked_up(node)
+    shape = walk.shape(node.args[0])
+    if one is None:
+        return None
+    dim = one[0] % len(shape)
+    positions = constant_positions(walk.module, one[1], shape[dim])
+    return None if positions is None else cut(walk.blocks(node.args[0]), dim, positions)
+
+
+@rule("aten.index_select")
+def index_select(walk: Walk, node: Node) -> Blocks:
+    value = node.args[0]
+    dim = int(argument(node, 1, "dim")) % len(walk.shape(value))
+    constant = _constant_rows(walk, node)
+    return (
+        constant
+        if constant is not None
+        else walk.close(node, walk.blocks(value), dim, "positions are looked up by index")
+    )
+
+
+@rule("aten.index")
+def index(walk: Walk, node: Node) -> Blocks:
+    """Advanced indexing: dimensions indexed by anything but constants are frozen, the others pass.
+
+    The broadcast index dimensions stand where the indexed ones stood, or in front when those are not
+    adjacent (NumPy's rule).
+    """
+    constant = _constant_rows(walk, node)
+    if constant is not None:
+        return constant
+    value, indices = node.args[0], list(argument(node, 1, "indices"))
+    blocks = walk.blocks(value)
+    indexed = [dim for dim, chosen in enumerate(indices) if chosen is not None]
+    for dim in indexed:
+        blocks = walk.close(node, blocks, dim, "positions are looked up by index")
+    extra = len(walk.shape(node)) - (len(walk.shape(value)) - len(indexed))
+    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
+    front = indexed[0] if adjacent else 0
+    place = {}
+    rest = [dim for dim in range(len(walk.shape(value))) if dim not in indexed]
+    for number, dim in enumerate(rest):
+        place[dim] = number if number < front else number + extra
+    for chosen in indices:
+        if chosen is not None:
+            walk.freeze(node, "aten.index", "used as an index", walk.blocks(chosen))
+    return tuple(Block(tuple(place[d] for d in b.dims), b.ids) for b in blocks)
+
+
+@rule("aten.gather")
+def gather(walk: Walk, node: Node) -> Blocks:
+    for value in (node.args[0], node.args[2]):
+        walk.freeze(node, "aten.gather", "positions are looked up by index", walk.blocks(value))
+    return ()

@@ -1,0 +1,75 @@
+"""What every ONNX file of edgeprune carries: where each value and each layer came from.
+
+Ranges are calibrated on the captured graph and used on the ONNX graph, so each ONNX node says in its
+metadata which captured nodes its outputs are, and a node with weights says which layer it is. The
+exporter's own metadata (source lines, stack traces of the user's machine) does not leave the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.files import replacing
+
+VALUES = "edgeprune.values"  # captured node of each output, comma-separated, empty where there is none
+LAYER = "edgeprune.layer"  # the parameter's module: "layer1.0.conv1"
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the weight is the second input
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file with its weights. Raises `InputError` naming the file when it cannot be read."""
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # protobuf's DecodeError has no stable import path
+        raise InputError(
+            f"{path} cannot be read as ONNX: {error}", "Give a file written by export_onnx."
+        ) from error
+
+
+def save(model: onnx.ModelProto, path: Path, check: Callable[[Path], None] | None = None) -> Path:
+    """Write under a temporary name, let `check` look at it, then rename: nothing half-written is seen.
+
+    Raises `EdgepruneError` when the model does not fit one protobuf file (2 GB), `InputError` when the
+    place cannot be written.
+    """
+    with replacing(path) as temporary:
+        try:
+            content = model.SerializeToString()
+        except Exception as error:  # protobuf's EncodeError, above 2 GB, has no stable import path
+            raise EdgepruneError(
+                f"{path} cannot be written: {error}",
+                "One ONNX file holds at most 2 GB: deploy a smaller model.",
+            ) from error
+        temporary.write_bytes(content)
+        if check is not None:
+            check(temporary)
+    return path
+
+
+def metadata(node: onnx.NodeProto, key: str) -> str | None:
+    """One entry of a node's metadata, None when it has no such entry."""
+    return next((entry.value for entry in node.metadata_props if entry.key == key), None)
+
+
+def captured_names(model: onnx.ModelProto) -> dict[str, str]:
+    """ONNX value name -> name of the captured node that computes it. Graph inputs keep their names."""
+    initialisers = {tensor.name for tensor in model.graph.initializer}
+    names = {value.name: value.name for value in model.graph.input if value.name not in initialisers}
+    for node in model.graph.node:
+        sources = (metadata(node, VALUES) or "").split(",")
+        names.update({value: source for value, source in zip(node.output, sources, strict=False) if source})
+    return names
+
+
+def layers(model: onnx.ModelProto) -> dict[int, str]:
+    """Index of each node that holds weights -> the layer's name; the weight's own name when unknown."""
+    initialisers = {tensor.name for tensor in model.graph.initializer}
+    return {
+        index: metadata(node, LAYER) or node.input[1].removesuffix(".weight")
+        for index, node in enumerate(model.graph.node)
+        if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in initialisers
+    }

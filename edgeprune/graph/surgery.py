@@ -1,0 +1,95 @@
+"""Cut units out of a graph: smaller parameters, and the constants that depended on their sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule, Node
+
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.coupling import Coupling, Kept, mask
+from edgeprune.graph.rewrites import REWRITES, Mask
+from edgeprune.graph.walk import attribute, concrete, op_name
+
+
+def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
+    """A new, trainable model with only the kept units; the original is left as it was.
+
+    Every result is an ordinary `GraphModule` whose parameters keep their names.
+    """
+    result = captured.copy()
+    cutter = _Cutter(coupling, coupling.removed(kept), result.module)
+    for node in result.module.graph.nodes:
+        if node.op == "call_function" and op_name(node) in REWRITES:
+            REWRITES[op_name(node)](cutter, node)
+    _slice_parameters(result.module, cutter)
+    result.module.graph.lint()
+    result.module.recompile()
+    return result
+
+
+class _Cutter:
+    """Which positions of every value stay."""
+
+    def __init__(self, coupling: Coupling, removed: NDArray[np.bool_], module: GraphModule) -> None:
+        self._coupling = coupling
+        self._removed = removed
+        self._module = module
+
+    def mask(self, value: Any, dim: int) -> Mask | None:
+        blocks = self._coupling.values.get(value.name, ()) if isinstance(value, Node) else ()
+        return mask(blocks, dim, self._coupling.classes, self._removed)
+
+    def part_mask(self, node: Node, part: int, dim: int) -> Mask | None:
+        parts = self._coupling.values[node.name]
+        return mask(parts[part], dim, self._coupling.classes, self._removed)
+
+    def shape(self, value: Any) -> tuple[int, ...]:
+        meta = value.meta.get("val")
+        if meta is None:
+            return tuple(attribute(self._module, str(value.target)).shape)
+        return tuple(concrete(size) for size in meta.shape)
+
+    def parameter_masks(self) -> dict[str, list[Mask | None]]:
+        found = {}
+        for use in self._coupling.parameters.values():
+            gone = [
+                self._removed[self._coupling.classes[atoms]] if atoms is not None else None
+                for atoms in use.atoms
+            ]
+            masks = [~lost if lost is not None and lost.any() else None for lost in gone]
+            if any(keep is not None for keep in masks):
+                found[use.name] = masks
+        return found
+
+
+def _slice_parameters(module: GraphModule, cutter: _Cutter) -> None:
+    """Slice each tensor once and give the slice to all its names (tied weights stay tied)."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]:
+        names.setdefault(id(tensor), []).append(name)
+    for name, masks in cutter.parameter_masks().items():
+        old = attribute(module, name)
+        aliases = names.get(id(old), [name])
+        sliced = old.detach()
+        for dim, keep in enumerate(masks):
+            if keep is not None:
+                sliced = sliced.index_select(dim, torch.from_numpy(np.flatnonzero(keep)).to(sliced.device))
+        new: torch.Tensor = sliced.clone() if sliced is old.detach() else sliced
+        if isinstance(old, torch.nn.Parameter):
+            new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+        for alias in aliases:
+            owner, _, leaf = alias.rpartition(".")
+            holder = attribute(module, owner) if owner else module
+            if isinstance(old, torch.nn.Parameter):
+                setattr(holder, leaf, new)
+            elif leaf in holder._buffers:
+                holder._buffers[leaf] = new
+            else:
+                setattr(holder, leaf, new)
