@@ -1,0 +1,113 @@
+"""Where an artefact runs: one protocol, one table of transports.
+
+A device starts *sessions*: each is a fresh process on the device that runs `agent.py` (standard
+library, numpy and the runtime; nothing of edgeprune) with one artefact loaded, and answers requests
+one at a time. The host drives: it decides how many timed runs come in a block and which session runs
+next, so that a candidate and a reference can be interleaved (A/B/A) on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgeprune.devices.lab import LabDevice, find_device
+
+Feeds = Mapping[str, NDArray[Any]]  # input name -> array
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the agent found on the device."""
+
+    architecture: str  # `uname -m`
+    processor: str
+    cores: int  # that this process may use: affinity and cgroup quota respected
+    memory_mib: float  # the smaller of physical memory and the cgroup limit
+    isa: tuple[str, ...]
+    system: str
+    python: str
+    runtimes: tuple[tuple[str, str], ...]  # (name in runtimes.TABLE, version) of those that import
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a session is asked to load and how to run it."""
+
+    runtime: str  # a key of runtimes.TABLE
+    artefact: Path
+    threads: int
+    exact: bool = False  # exact INT8 arithmetic, to check what another machine will compute (ORT only)
+    device: str = "CPU"  # the runtime's device string
+
+
+class Session(Protocol):
+    """One artefact in one process on the device. A context manager: leaving it ends the process."""
+
+    runtime_version: str  # e.g. "onnxruntime 1.32.0"
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def predict(self, feeds: Feeds) -> list[NDArray[Any]]:
+        """Run once; the outputs in the model's order."""
+
+    def warm_up(self, feeds: Feeds, min_seconds: float) -> int:
+        """Run for at least `min_seconds` and until the rolling median moves < 1 %; the runs it took."""
+
+    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
+        """Synchronous single queries until both `runs` and `seconds` are reached; milliseconds each."""
+
+    def memory_mib(self) -> float:
+        """Peak resident set so far, minus the same process with the runtime imported and nothing loaded."""
+
+    def state(self) -> Mapping[str, str]:
+        """Clocks, governor, temperatures, throttle flags and load, as text, by name."""
+
+    def __enter__(self) -> Session: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Device(Protocol):
+    """A machine that artefacts can run on. Raises `DeviceError` when it cannot be reached or fails."""
+
+    name: str
+
+    def machine(self) -> Machine:
+        """What the device is."""
+
+    def start(self, load: Load, *, sensors: Sequence[str] = ()) -> Session:
+        """A fresh process on the device with the artefact loaded."""
+
+
+def _local(spec: LabDevice) -> Device:
+    from edgeprune.devices.local import LocalDevice
+
+    return LocalDevice(spec.python) if spec.python is not None else LocalDevice()
+
+
+def _ssh(spec: LabDevice) -> Device:
+    from edgeprune.devices.ssh import SshDevice
+
+    return SshDevice(spec)
+
+
+TABLE: Mapping[str, Callable[[LabDevice], Device]] = MappingProxyType({"local": _local, "ssh": _ssh})
+
+
+def open_device(name_or_address: str, *, lab: Path | None = None) -> Device:
+    """A device of the lab file by its name, or the one at an address: "local", "ssh://user@host:port".
+
+    Nothing is contacted yet. Raises `InputError` when there is no such device.
+    """
+    spec = find_device(name_or_address, lab)
+    return TABLE[spec.scheme](spec)
+
+
+__all__ = ["TABLE", "Device", "Feeds", "LabDevice", "Load", "Machine", "Session", "open_device"]

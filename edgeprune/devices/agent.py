@@ -1,0 +1,318 @@
+"""The program that runs on a device: one artefact in one process, asked over stdin and stdout.
+
+    python agent.py --serve                                     # driven by edgeprune, frame by frame
+    python agent.py --artefact model.onnx --runtime onnxruntime --golden golden.npz
+
+Standard library, numpy and the runtime; Python 3.8; nothing of edgeprune. The second form is the
+runner that a bundle carries: it answers the golden inputs, compares and prints one line of JSON.
+
+A frame is 4 bytes of magic, the header's length (unsigned 32 bit, big endian), the header (JSON, UTF-8)
+and the bytes of the arrays that the header lists under "arrays": [{name, dtype, shape}], in C order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import queue
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+PROTOCOL = 1
+MAGIC = b"epr1"
+MAX_HEADER = 1 << 24  # bytes; more than that is not one of our frames
+SESSIONS = {"onnxruntime": "ort.py", "openvino": "ov.py"}
+
+STEADY = 0.01  # warm-up ends when the rolling median moves less than this
+WINDOW_SECONDS = 0.1  # what the rolling median looks at, and never fewer than WINDOW_RUNS
+WINDOW_RUNS = 5
+WARM_UP_LIMIT = 20  # times the seconds asked for: a machine that never settles is measured, and shows it
+
+
+class NotAFrame(Exception):
+    """The stream holds something else; `seen` is how it starts."""
+
+    def __init__(self, seen: bytes) -> None:
+        super().__init__(f"not a frame: {seen!r}")
+        self.seen = seen
+
+
+def encode(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[Any]:
+    """One frame as a list of buffers to be written in order."""
+    solid: dict[str, Any] = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    listed = [{"name": n, "dtype": a.dtype.str, "shape": list(np.shape(arrays[n]))} for n, a in solid.items()]
+    text = json.dumps(dict(header, arrays=listed)).encode("utf-8")
+    bodies = [memoryview(a.reshape(-1)).cast("B") for a in solid.values() if a.size]
+    return [MAGIC + struct.pack(">I", len(text)) + text, *bodies]
+
+
+def decode(read: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Header and arrays of the next frame; `read(n)` gives exactly n bytes, or fewer at the end.
+
+    None when the stream ends before a frame begins. Raises `NotAFrame`, and EOFError inside a frame.
+    """
+    start = read(8)
+    if not start:
+        return None
+    if len(start) == 8 and start[:4] == MAGIC:
+        (length,) = struct.unpack(">I", start[4:])
+    if len(start) < 8 or start[:4] != MAGIC or length > MAX_HEADER:
+        raise NotAFrame(start)
+    header = json.loads(_exactly(read, length).decode("utf-8"))
+    arrays = {}
+    for item in header.pop("arrays"):
+        dtype = np.dtype(item["dtype"])
+        size = dtype.itemsize * int(np.prod(item["shape"], dtype=np.int64))
+        arrays[item["name"]] = np.frombuffer(_exactly(read, size), dtype).reshape(item["shape"])
+    return header, arrays
+
+
+def _exactly(read: Any, size: int) -> Any:
+    data = read(size) if size else b""
+    if len(data) < size:
+        raise EOFError(f"the stream ended inside a frame: {len(data)} of {size} bytes")
+    return data
+
+
+def sibling(file: str) -> str:
+    """The path of another device-side file: beside this one (bundle, device) or in the source tree."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    places = [os.path.join(here, file), os.path.join(here, "..", "runtimes", file)]
+    for place in places:
+        if os.path.isfile(place):
+            return os.path.normpath(place)
+    raise FileNotFoundError(f"{file} is not beside agent.py (looked in {', '.join(places)})")
+
+
+def load_module(file: str) -> Any:
+    """Import a device-side file by its path, so that no folder of ours can shadow a library."""
+    path = sibling(file)
+    spec = importlib.util.spec_from_file_location("edgeprune_device_" + file[:-3], path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def peak_mib() -> float:
+    """Highest resident set of this process so far (VmHWM counts from exec, unlike ru_maxrss)."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024.0
+    raise OSError("/proc/self/status has no VmHWM line: this kernel does not report a peak")
+
+
+class Agent:
+    """Answers requests; each method named `do_NAME` answers the request `NAME`."""
+
+    def __init__(self) -> None:
+        self._runner: Any = None
+        self._empty_mib = 0.0
+        self._sensors: list[str] = []
+
+    def answer(
+        self, header: dict[str, Any], arrays: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The reply to one request; what fails becomes an `error` that the host reports."""
+        try:
+            handle = getattr(self, "do_" + header.pop("do"))
+            result = handle(arrays, **header)
+        except ImportError as error:
+            return {"error": "missing", "what": str(error)}, {}
+        except Exception as error:  # the seam: whatever a runtime raises is told to the host in its words
+            traceback.print_exc()
+            return {"error": "failed", "what": f"{type(error).__name__}: {error}"}, {}
+        return result  # type: ignore[no-any-return]
+
+    def do_machine(self, arrays: Mapping[str, Any]) -> Any:
+        versions = {}
+        for name, file in SESSIONS.items():
+            try:
+                versions[name] = load_module(file).version()
+            except (ImportError, OSError) as error:  # not installed, or not installed whole
+                print(f"{name}: {error}", file=sys.stderr)
+        return dict(load_module("probe.py").machine(), runtimes=versions, protocol=PROTOCOL), {}
+
+    def do_load(
+        self,
+        arrays: Mapping[str, Any],
+        runtime: str,
+        artefact: str,
+        threads: int,
+        exact: bool,
+        device: str,
+        sensors: Sequence[str],
+    ) -> Any:
+        if runtime not in SESSIONS:
+            raise ValueError(f"no runtime {runtime!r} here ({', '.join(SESSIONS)})")
+        module = load_module(SESSIONS[runtime])
+        self._sensors = list(sensors)
+        self._empty_mib = peak_mib()
+        self._runner = module.Runner(artefact, threads, exact, device)
+        reply = {
+            "version": f"{runtime} {module.version()}",
+            "inputs": [list(port) for port in self._runner.inputs],
+            "outputs": [list(port) for port in self._runner.outputs],
+        }
+        return reply, {}
+
+    def do_predict(self, arrays: Mapping[str, Any]) -> Any:
+        outputs = self._runner.run(arrays)
+        return {}, {str(at): value for at, value in enumerate(outputs)}
+
+    def do_warm_up(self, arrays: Mapping[str, Any], min_seconds: float) -> Any:
+        """Run until `min_seconds` have passed and the medians of two windows in a row agree."""
+        run, clock = self._runner.run, time.perf_counter
+        times: list[float] = []
+        begin = last = clock()
+        previous, window_from, window_begin = 0.0, 0, begin
+        while last - begin < min_seconds * WARM_UP_LIMIT or len(times) < WINDOW_RUNS:
+            run(arrays)
+            now = clock()
+            times.append(now - last)
+            last = now
+            if len(times) - window_from >= WINDOW_RUNS and now - window_begin >= WINDOW_SECONDS:
+                median = float(np.median(times[window_from:]))
+                if now - begin >= min_seconds and abs(median - previous) < STEADY * median:
+                    break
+                previous, window_from, window_begin = median, len(times), now
+                last = clock()
+        return {"runs": len(times), "seconds": last - begin}, {}
+
+    def do_time(self, arrays: Mapping[str, Any], runs: int, seconds: float) -> Any:
+        return {}, {"ms": np.array(timed(self._runner, arrays, runs, seconds))}
+
+    def do_memory(self, arrays: Mapping[str, Any]) -> Any:
+        return {"mib": peak_mib() - self._empty_mib}, {}
+
+    def do_state(self, arrays: Mapping[str, Any]) -> Any:
+        found = load_module("probe.py").state(self._sensors)
+        if self._runner is not None:
+            found.update(("setting:" + name, text) for name, text in self._runner.settings().items())
+        return {"state": found}, {}
+
+
+def timed(runner: Any, feeds: Mapping[str, Any], runs: int, seconds: float) -> list[float]:
+    """Milliseconds of each single synchronous query, until both `runs` and `seconds` are reached."""
+    run, clock = runner.run, time.perf_counter
+    times: list[float] = []
+    gc.collect()
+    gc.disable()  # a collection in the middle of a query would be charged to the model
+    try:
+        begin = end = clock()
+        while len(times) < runs or end - begin < seconds:
+            start = clock()
+            run(feeds)
+            end = clock()
+            times.append((end - start) * 1e3)
+    finally:
+        gc.enable()
+    return times
+
+
+def serve() -> NoReturn:
+    """Answer frames until stdin ends, which also ends a request that is running: no orphans."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints goes to stderr and cannot corrupt the frames
+    requests: Any = queue.Queue()
+    threading.Thread(target=_listen, args=(os.fdopen(os.dup(0), "rb"), requests), daemon=True).start()
+    agent = Agent()
+    while True:
+        header, arrays = requests.get()
+        reply, results = agent.answer(header, arrays)
+        for buffer in encode(reply, results):
+            out.write(buffer)
+        out.flush()
+
+
+def _listen(stream: Any, requests: Any) -> None:
+    while True:
+        try:
+            frame = decode(stream.read)
+        except (EOFError, NotAFrame) as error:
+            print(error, file=sys.stderr)
+            frame = None
+        if frame is None:  # the host is gone: nothing may go on running here
+            sys.stderr.flush()
+            os._exit(0)
+        requests.put(frame)
+
+
+def check_golden(runner: Any, golden: str) -> dict[str, float]:
+    """Run the golden inputs (`in.NAME`) and compare with the golden outputs (`out.NAME`).
+
+    Rows are asked one at a time, or as many as the model's fixed batch takes.
+    `worst` is the largest absolute difference, relative to the largest magnitude of its golden output.
+    """
+    with np.load(golden, allow_pickle=False) as data:
+        inputs = {key[len("in.") :]: data[key] for key in data.files if key.startswith("in.")}
+        wanted = {key[len("out.") :]: data[key] for key in data.files if key.startswith("out.")}
+    names = [port[0] for port in runner.outputs]
+    if not inputs or set(wanted) != set(names):
+        raise ValueError(f"the model's outputs are {names}, the golden file's {sorted(wanted)}")
+    batch = runner.inputs[0][2][0] if isinstance(runner.inputs[0][2][0], int) else 1
+    rows = len(next(iter(inputs.values())))
+    feeds = [{name: a[at : at + batch] for name, a in inputs.items()} for at in range(0, rows, batch)]
+    answers = [runner.run(feed) for feed in feeds]
+    worst = 0.0
+    for at, name in enumerate(names):
+        got = np.concatenate([answer[at] for answer in answers]).astype(np.float64)
+        want = wanted[name].astype(np.float64)
+        if want.shape != got.shape:
+            raise ValueError(f"output {name} has shape {got.shape}, not {want.shape}")
+        gap, scale = float(np.max(np.abs(got - want))), float(np.max(np.abs(want)))
+        worst = max(worst, gap / scale if scale else gap) if np.isfinite(gap) else float("inf")
+    return {"worst": worst, "p50_ms": float(np.median(timed(runner, feeds[0], 20, 0.2)))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="agent.py", description="Run a model on this device and compare it with its golden outputs."
+    )
+    parser.add_argument("--serve", action="store_true", help="answer edgeprune's requests on stdin instead")
+    parser.add_argument("--artefact", metavar="FILE", help="the model: .onnx, or .xml with its .bin")
+    parser.add_argument("--runtime", choices=sorted(SESSIONS), default="onnxruntime")
+    parser.add_argument("--golden", metavar="FILE", help="a .npz with in.NAME and out.NAME arrays")
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--device", default="CPU", help="the runtime's device string (default: CPU)")
+    parser.add_argument(
+        "--exact", action="store_true", help="INT8 without x86 saturation, to compare machines"
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest relative difference allowed")
+    asked = parser.parse_args(arguments)
+    if asked.serve:
+        serve()
+    if not asked.artefact or not asked.golden:
+        parser.error("--artefact and --golden are both needed")
+    try:
+        module = load_module(SESSIONS[asked.runtime])
+        runner = module.Runner(asked.artefact, asked.threads, asked.exact, asked.device)
+        found = check_golden(runner, asked.golden)
+    except Exception as error:  # the program's edge: one line of JSON whatever happens
+        traceback.print_exc()
+        print(json.dumps({"ok": False, "error": f"{type(error).__name__}: {error}"}))
+        return 1
+    ok = found["worst"] <= asked.tolerance
+    runtime = f"{asked.runtime} {module.version()}"
+    print(json.dumps(dict(found, ok=ok, tolerance=asked.tolerance, runtime=runtime)))
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    # Our own folder holds files named like modules (local.py, ssh.py): libraries must not find them.
+    sys.path[:] = [
+        p for p in sys.path if os.path.abspath(p or ".") != os.path.dirname(os.path.abspath(__file__))
+    ]
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The files of an artefact: one, or several that only work together."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from edgeprune.errors import InputError
+from edgeprune.files import sha256
+
+
+def artefact_files(path: Path) -> tuple[Path, ...]:
+    """The named file first, then what it cannot be loaded without, in a fixed order.
+
+    OpenVINO IR is NAME.xml with NAME.bin; torch's exporter puts large weights into NAME.onnx.data.
+    Raises `InputError` when one of them is missing.
+    """
+    files = [path]
+    if path.suffix == ".xml":
+        files.append(path.with_suffix(".bin"))
+    elif path.suffix == ".onnx":
+        data = path.with_name(path.name + ".data")
+        files += [data] if data.is_file() else []
+    for file in files:
+        if not file.is_file():
+            raise InputError(
+                f"The artefact's file {file} does not exist.", "Check the path, or build it again."
+            )
+    return tuple(files)
+
+
+def artefact_size_mib(path: Path) -> float:
+    """Size on disk of all files of an artefact."""
+    return sum(file.stat().st_size for file in artefact_files(path)) / 2**20
+
+
+def artefact_sha256(path: Path) -> str:
+    """One file: its SHA-256. Several: the SHA-256 of their hexadecimal SHA-256 sums, joined by newlines."""
+    sums = [sha256(file) for file in artefact_files(path)]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()

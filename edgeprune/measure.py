@@ -1,0 +1,291 @@
+"""Measure one artefact on one device, and prove it: sessions, blocks, a reference, repetition.
+
+A session follows MLPerf's SingleStream: a fresh process, synchronous queries one at a time, real inputs.
+A proof also runs a reference artefact in a second process, block by block in turn (A B A B ... A). The
+reference does the same work all the time, so when it gets slower or faster the machine changed. Such a
+session still proves a fit when even its slowest third is within the budget, because a disturbance can
+only make a model look slower than it is; it never proves a miss. docs/decisions/003 has the figures.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgeprune.devices import Device, Feeds, Load, Session
+from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
+from edgeprune.errors import DeviceError, InputError
+from edgeprune.records.task import Predict
+from edgeprune.records.trial import DeviceState, Measurement
+from edgeprune.search.judge import drift, slowest_bound, summarise
+
+WARM_UP_SECONDS = 0.2
+BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
+STATE_SECONDS = 1.0  # how often the device's state is read between blocks
+MAX_DRIFT = 0.02
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a session takes: at least `runs` timed queries and at least `seconds` of them.
+
+    interleaved: with a reference in turn, as a proof needs.
+    """
+
+    runs: int
+    seconds: float
+    interleaved: bool = False
+
+
+SEARCH = Effort(runs=64, seconds=0.8)
+PROOF = Effort(runs=662, seconds=10.0, interleaved=True)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a session is, told to `listen` after each block of the artefact."""
+
+    runs: int
+    seconds: float
+    effort: Effort
+    p50_ms: float
+
+    @property
+    def share(self) -> float:
+        """Between 0 and 1."""
+        return min(1.0, self.runs / self.effort.runs, self.seconds / self.effort.seconds)
+
+
+Listen = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The last session, and all of them in order: inconclusive ones are repeated, never averaged."""
+
+    measurement: Measurement
+    tried: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Milliseconds per run, block by block in time, and the seconds that the artefact's runs took."""
+
+    artefact: list[list[float]]
+    reference: list[list[float]]
+    seconds: float
+
+
+def measure(
+    device: Device,
+    load: Load,
+    feeds: Sequence[Feeds],
+    *,
+    percentile: int,
+    effort: Effort = SEARCH,
+    latency_ms: float | None = None,
+    reference: Load | None = None,
+    sensors: Sequence[str] = (),
+    throttle: Sequence[str] = (),
+    listen: Listen | None = None,
+) -> Measurement:
+    """One session of an artefact in a fresh process on the device.
+
+    feeds: inputs by name, all of one batch size; they take turns from block to block.
+    percentile: of the budget, for the bound.
+    latency_ms: of the budget: what the slowest third of a session that drifted must keep to be conclusive.
+    reference: runs in turn with the artefact, by default (in an interleaved effort) the same artefact.
+    sensors, throttle: read before, during and after; a `throttle` reading that moved marks the session.
+    Raises `InputError` when there are no feeds, `DeviceError` when the device fails.
+    """
+    if not feeds:
+        raise InputError("There are no inputs to time the model with.", "Give at least one example input.")
+    size_mib, sha256 = artefact_size_mib(load.artefact), artefact_sha256(load.artefact)
+    if effort.interleaved and reference is None:
+        reference = load
+    with ExitStack() as stack:
+        artefact = stack.enter_context(device.start(load, sensors=(*sensors, *throttle)))
+        other = None
+        if reference is not None:
+            other = stack.enter_context(device.start(reference))
+            other.warm_up(feeds[0], WARM_UP_SECONDS)
+        artefact.warm_up(feeds[0], WARM_UP_SECONDS)
+        watch = _Watch(artefact)
+        timed = _interleave(artefact, other, feeds, effort, watch, listen)
+        state = watch.finish(throttle)
+        memory_mib = artefact.memory_mib()
+        runtime = artefact.runtime_version
+    latency = summarise([ms for block in timed.artefact for ms in block], percentile, timed.seconds)
+    moved = drift(timed.reference) if other is not None else None
+    steady = moved is None or moved <= MAX_DRIFT
+    if not steady:
+        latency = replace(latency, bound_ms=slowest_bound(timed.artefact, percentile))
+    settled = steady or (
+        latency_ms is not None and latency.bound_ms is not None and latency.bound_ms <= latency_ms
+    )
+    return Measurement(
+        latency=latency,
+        memory_mib=memory_mib,
+        size_mib=size_mib,
+        artefact_sha256=sha256,
+        runtime=runtime,
+        threads=load.threads,
+        batch=_batch(feeds[0]),
+        drift=moved,
+        conclusive=settled and not state.moved,
+        state=state,
+        reference_ms=float(np.median(np.concatenate(timed.reference))) if timed.reference else None,
+    )
+
+
+def prove(
+    device: Device,
+    load: Load,
+    feeds: Sequence[Feeds],
+    *,
+    percentile: int,
+    effort: Effort = PROOF,
+    latency_ms: float | None = None,
+    reference: Load | None = None,
+    sensors: Sequence[str] = (),
+    throttle: Sequence[str] = (),
+    listen: Listen | None = None,
+    tries: int = TRIES,
+) -> Proof:
+    """Measure until a session is conclusive, at most `tries` times; arguments as for `measure`."""
+    tried: list[Measurement] = []
+    while len(tried) < max(1, tries) and not (tried and tried[-1].conclusive):
+        tried.append(
+            measure(
+                device,
+                load,
+                feeds,
+                percentile=percentile,
+                effort=effort,
+                latency_ms=latency_ms,
+                reference=reference,
+                sensors=sensors,
+                throttle=throttle,
+                listen=listen,
+            )
+        )
+    return Proof(tried[-1], tuple(tried))
+
+
+def predictor(session: Session) -> Predict:
+    """A session as the function that `Task.evaluate` calls.
+
+    It takes one array per model input, in the model's order, or one dict of them by name; it returns the
+    output's array, or a tuple of them when the model has several.
+    """
+
+    def predict(*arrays: Any) -> Any:
+        if len(arrays) == 1 and isinstance(arrays[0], Mapping):
+            given = dict(arrays[0])
+        elif len(arrays) == len(session.input_names):
+            given = dict(zip(session.input_names, arrays, strict=True))
+        else:
+            raise InputError(
+                f"predict got {len(arrays)} arrays; the model has {len(session.input_names)} inputs: "
+                f"{', '.join(session.input_names)}.",
+                "Pass one array per input, in this order, or one dict by name.",
+            )
+        if set(given) != set(session.input_names):
+            raise InputError(
+                f"predict got {', '.join(map(str, given))}; the model's inputs are "
+                f"{', '.join(session.input_names)}.",
+                "Pass each input once, by its name.",
+            )
+        outputs = session.predict({name: np.asarray(value) for name, value in given.items()})
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    return predict
+
+
+def _interleave(
+    artefact: Session,
+    reference: Session | None,
+    feeds: Sequence[Feeds],
+    effort: Effort,
+    watch: _Watch,
+    listen: Listen | None,
+) -> _Timed:
+    """Blocks A B A B ... A until the effort is spent."""
+    blocks: list[list[float]] = []
+    reference_blocks: list[list[float]] = []
+    runs, spent = 0, 0.0
+    while runs < effort.runs or spent < effort.seconds:
+        feed = feeds[len(blocks) % len(feeds)]
+        if reference is not None and blocks:
+            reference_blocks.append(reference.time(feed, runs=1, seconds=BLOCK_SECONDS / 2))
+        seconds = min(BLOCK_SECONDS, effort.seconds)
+        block = artefact.time(feed, runs=1, seconds=seconds)
+        if not block:
+            raise DeviceError(
+                "The device answered a timing request without a single run.", "Check its agent's version."
+            )
+        blocks.append(block)
+        runs += len(block)
+        spent += sum(block) / 1e3
+        watch.glance()
+        if listen is not None:
+            listen(Progress(runs, spent, effort, float(np.median(block))))
+    return _Timed(blocks, reference_blocks, spent)
+
+
+class _Watch:
+    """Reads a session's state before, about once a second between blocks, and after."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._before = dict(session.state())
+        self._during = dict(self._before)
+        self._last = time.monotonic()
+
+    def glance(self) -> None:
+        if time.monotonic() - self._last < STATE_SECONDS:
+            return
+        for name, text in self._session.state().items():
+            before = self._before.get(name, "")
+            if _distance(before, text) > _distance(before, self._during.get(name, before)):
+                self._during[name] = text
+        self._last = time.monotonic()
+
+    def finish(self, throttle: Sequence[str]) -> DeviceState:
+        after = dict(self._session.state())
+        watched = [
+            name
+            for name in {**self._before, **after}
+            if any(name == flag or fnmatch.fnmatchcase(name, flag) for flag in throttle)
+        ]
+        moved = [
+            name
+            for name in watched
+            if not self._before.get(name) == self._during.get(name) == after.get(name)
+        ]
+        return DeviceState(
+            before=tuple(self._before.items()),
+            during=tuple(self._during.items()),
+            after=tuple(after.items()),
+            moved=tuple(moved),
+        )
+
+
+def _distance(before: str, now: str) -> float:
+    """How far a reading is from another: numbers by difference, other text by being different at all."""
+    try:
+        return abs(float(now.split()[0]) - float(before.split()[0]))
+    except (ValueError, IndexError):
+        return float(before != now)
+
+
+def _batch(feeds: Feeds) -> int:
+    first = next(iter(feeds.values()))
+    return int(first.shape[0]) if first.ndim else 1

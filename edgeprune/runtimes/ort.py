@@ -1,0 +1,64 @@
+"""ONNX Runtime on the device. Standard library, numpy and onnxruntime; Python 3.8; nothing of edgeprune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+_DTYPES = {"float": "float32", "double": "float64"}  # ORT's C names; the others are numpy's already
+
+
+def version() -> str:
+    return str(onnxruntime.__version__)
+
+
+class Runner:
+    """One model in one session: single synchronous queries on the CPU.
+
+    threads: of the intra-op pool, the calling thread included.
+    exact: compute u8*s8 without the 16-bit saturation of x86 machines that lack VNNI.
+    """
+
+    def __init__(self, path: str, threads: int, exact: bool = False, device: str = "CPU") -> None:
+        provider = device + "ExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            has = ", ".join(onnxruntime.get_available_providers())
+            raise ValueError(f"this onnxruntime has no {provider} (it has {has})")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        # A spinning pool burns a core after every query: here 40 ms of it, and a p99 of 4.5 ms instead
+        # of 0.4 ms for a model of 0.28 ms on 2 cores. It would also disturb whoever is timed next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if exact:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        self._settings = {
+            "intra_op_num_threads": str(threads),
+            "inter_op_num_threads": "1",
+            "execution_mode": "sequential",
+            "allow_spinning": "0",
+            "x64quantprecision": "1" if exact else "0",
+            "providers": ",".join(self._session.get_providers()),
+        }
+        self.inputs = [_port(node) for node in self._session.get_inputs()]
+        self.outputs = [_port(node) for node in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
+        """The outputs in the model's order, for inputs by name."""
+        outputs: list[np.ndarray[Any, Any]] = self._session.run(None, feeds)
+        return outputs
+
+    def settings(self) -> dict[str, str]:
+        """What decides speed and arithmetic, for the record."""
+        return dict(self._settings)
+
+
+def _port(node: Any) -> tuple[str, str, tuple[Any, ...]]:
+    """Name, numpy dtype, shape (a string or None where it is dynamic)."""
+    inner = str(node.type).split("(", 1)[-1].rstrip(")")  # "tensor(float)" -> "float"
+    return str(node.name), _DTYPES.get(inner, inner), tuple(node.shape)

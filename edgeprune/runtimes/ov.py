@@ -1,0 +1,88 @@
+"""OpenVINO on the device. Standard library, numpy and openvino; Python 3.8; nothing of edgeprune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import openvino
+
+_REPORTED = (
+    "PERFORMANCE_HINT",
+    "INFERENCE_NUM_THREADS",
+    "NUM_STREAMS",
+    "ENABLE_CPU_PINNING",
+    "INFERENCE_PRECISION_HINT",
+    "EXECUTION_DEVICES",
+)
+
+
+def version() -> str:
+    return str(openvino.__version__).split("-")[0]  # without the build number and the commit
+
+
+class Runner:
+    """One model compiled for one device: single synchronous queries.
+
+    A model with dynamic dimensions is compiled for the shapes of its first query, because OpenVINO runs
+    dynamic shapes slower; a query of other shapes compiles anew.
+    exact: refused, OpenVINO has no switch for it.
+    """
+
+    def __init__(self, path: str, threads: int, exact: bool = False, device: str = "CPU") -> None:
+        if exact:
+            raise ValueError("openvino has no exact INT8 mode; check this artefact with onnxruntime")
+        self._core = openvino.Core()
+        self._device = device
+        # f32 stops a machine with AMX or an ARM core from serving a float model in bf16 or f16 unasked.
+        self._config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if device == "CPU":
+            # Pinned threads cannot leave a core that something else has taken.
+            self._config.update(INFERENCE_NUM_THREADS=str(threads), NUM_STREAMS="1", ENABLE_CPU_PINNING="NO")
+        self._model = self._core.read_model(path)
+        self.inputs = [_port(port) for port in self._model.inputs]
+        self.outputs = [_port(port) for port in self._model.outputs]
+        self._dynamic = bool(self._model.is_dynamic())
+        self._shapes: tuple[tuple[int, ...], ...] | None = None
+        self._compiled: Any = None
+        self._request: Any = None
+        if not self._dynamic:
+            self._compile()
+
+    def run(self, feeds: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
+        """The outputs in the model's order, for inputs by name."""
+        if self._dynamic:
+            shapes = tuple(tuple(feeds[name].shape) for name, _, _ in self.inputs)
+            if shapes != self._shapes:
+                self._model.reshape({name: list(feeds[name].shape) for name, _, _ in self.inputs})
+                self._compile()
+                self._shapes = shapes
+        # share_inputs skips a copy that a serving program would skip too; the outputs are copied, because
+        # the next query overwrites them.
+        self._request.infer(dict(feeds), share_inputs=True)
+        return [self._request.get_output_tensor(at).data.copy() for at in range(len(self.outputs))]
+
+    def settings(self) -> dict[str, str]:
+        """What decides speed and arithmetic, as the compiled model reports it."""
+        if self._compiled is None:
+            return dict(self._config)
+        known = {str(name) for name in self._compiled.get_property("SUPPORTED_PROPERTIES")}
+        found = {name: self._compiled.get_property(name) for name in _REPORTED if name in known}
+        return {name: _text(value) for name, value in found.items()}
+
+    def _compile(self) -> None:
+        self._compiled = self._core.compile_model(self._model, self._device, self._config)
+        self._request = self._compiled.create_infer_request()
+
+
+def _port(port: Any) -> tuple[str, str, tuple[Any, ...]]:
+    """Name, numpy dtype, shape (a string or None where it is dynamic)."""
+    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
+    return str(port.any_name), str(np.dtype(port.element_type.to_dtype())), shape
+
+
+def _text(value: Any) -> str:
+    if hasattr(value, "to_string"):
+        return str(value.to_string())
+    return ",".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,139 @@
+"""Does it fit? Percentile bounds and verdicts, from numbers alone: no clock, no device, no torch.
+
+The bound is the early-stopping rule of MLPerf Inference (inference_policies, "Early Stopping
+Criterion"): nonparametric, so it holds for any distribution of latencies that are drawn alike and
+independently. Runs on a machine whose speed drifts are neither; that is what `Measurement.conclusive`
+is for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.errors import InputError
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import Breach, Latency, Measurement, Verdict
+
+CONFIDENCE = 0.99
+
+
+@lru_cache(maxsize=256)
+def early_stopping_rank(runs: int, percentile: float, confidence: float = CONFIDENCE) -> int | None:
+    """Which of `runs` sorted samples (1 = the smallest) bounds the percentile from above.
+
+    With t the largest integer for which P(Binomial(runs, 1 - percentile) <= t) <= 1 - confidence, that
+    is the (runs - t)-th. None when t < 1: below 64 runs for the p90, 130 for the p95, 662 for the p99
+    at 99 % confidence, as MLPerf asks for (with t = 0 one outlier would decide).
+    """
+    if not (0 < percentile < 100 and 0 < confidence < 1):
+        raise InputError(
+            f"Percentile {percentile} at confidence {confidence} has no bound.",
+            "Give a percentile between 0 and 100 and a confidence between 0 and 1.",
+        )
+    over = 1 - percentile / 100
+    # Logarithms, because 0.9 ** 100_000 is zero in floating point: log P(k + 1) - log P(k) for k = 0...
+    k = np.arange(runs)
+    steps = np.log(runs - k) - np.log(k + 1) + math.log(over) - math.log1p(-over)
+    log_mass = np.concatenate(([0.0], np.cumsum(steps))) + runs * math.log1p(-over)
+    log_cumulative: NDArray[np.float64] = np.logaddexp.accumulate(log_mass)
+    allowed = int(np.searchsorted(log_cumulative, math.log1p(-confidence), side="right")) - 1
+    return runs - allowed if allowed >= 1 else None
+
+
+def early_stopping_bound(
+    samples_ms: Sequence[float] | NDArray[np.float64], percentile: float, confidence: float = CONFIDENCE
+) -> float | None:
+    """Upper confidence bound of a latency percentile, in ms; None when there are too few runs for one."""
+    samples = np.asarray(samples_ms, np.float64)
+    rank = early_stopping_rank(samples.size, percentile, confidence)
+    return None if rank is None else float(np.partition(samples, rank - 1)[rank - 1])
+
+
+def summarise(samples_ms: Sequence[float], percentile: int, seconds: float) -> Latency:
+    """The distribution of `samples_ms`; percentiles are samples themselves (nearest rank).
+
+    seconds: spent on the timed runs. Raises `InputError` when there are no samples or one is not finite.
+    """
+    samples = np.asarray(samples_ms, np.float64)
+    if samples.size == 0 or not np.isfinite(samples).all():
+        raise InputError(
+            f"{samples.size} latencies cannot be summarised: none, or one is not a number.",
+            "Time at least one run.",
+        )
+    p50, p90, p99, top = np.percentile(samples, (50, 90, 99, 100), method="inverted_cdf")
+    return Latency(
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p99_ms=float(p99),
+        max_ms=float(top),
+        percentile=percentile,
+        bound_ms=early_stopping_bound(samples, percentile),
+        runs=samples.size,
+        seconds=seconds,
+    )
+
+
+def drift(blocks: Sequence[Sequence[float]]) -> float:
+    """Relative change of a reference's speed over a session: the spread of its thirds' medians.
+
+    blocks: milliseconds per run, block by block in time; the median over blocks of each block's median
+    is the speed of a third. Two blocks or less show no drift, which is 0.
+    """
+    medians = np.array([np.median(block) for block in blocks])
+    thirds = [np.median(third) for third in np.array_split(medians, 3) if third.size]
+    return float((max(thirds) - min(thirds)) / np.median(medians)) if len(thirds) > 1 else 0.0
+
+
+def slowest_bound(blocks: Sequence[Sequence[float]], percentile: int) -> float | None:
+    """The bound of the slowest third of a session, in ms; None when a third has too few runs for one.
+
+    No mixture of the thirds has a higher percentile than the slowest of them.
+    """
+    bounds = [
+        early_stopping_bound(np.concatenate([blocks[at] for at in third]), percentile) if third.size else None
+        for third in np.array_split(np.arange(len(blocks)), 3)
+    ]
+    found = [bound for bound in bounds if bound is not None]
+    return max(found) if len(found) == len(bounds) else None
+
+
+def judge(measurement: Measurement, metric: float, baseline_metric: float, budget: Budget) -> Verdict:
+    """Hold a measurement against a resolved budget: every line that broke, and by how much.
+
+    A line that broke for certain (memory, size, metric) makes it `misses` even when the session was
+    inconclusive; latency is judged only by a conclusive session with enough runs, else the verdict is
+    `inconclusive`. Raises `InputError` for a budget that is not resolved to milliseconds, or that is
+    about another percentile than the measurement.
+    """
+    if budget.latency_ms is None and budget.speedup is not None:
+        raise InputError(
+            f"The budget asks for a speed-up of {budget.speedup}, which is not resolved to milliseconds.",
+            "Measure the dense model first: latency_ms = its latency / speedup.",
+        )
+    latency = measurement.latency
+    breaches: list[Breach] = []
+    undecided = False
+    if budget.latency_ms is not None:
+        if latency.percentile != budget.percentile:
+            raise InputError(
+                f"The budget is about p{budget.percentile}, the measurement about p{latency.percentile}.",
+                "Measure again with the budget's percentile.",
+            )
+        undecided = latency.bound_ms is None or not measurement.conclusive
+        if latency.bound_ms is not None and not undecided and not latency.bound_ms <= budget.latency_ms:
+            breaches.append(Breach("latency_ms", latency.bound_ms, budget.latency_ms))
+    if budget.memory_mib is not None and not measurement.memory_mib <= budget.memory_mib:
+        breaches.append(Breach("memory_mib", measurement.memory_mib, budget.memory_mib))
+    if budget.size_mib is not None and not measurement.size_mib <= budget.size_mib:
+        breaches.append(Breach("size_mib", measurement.size_mib, budget.size_mib))
+    floor = baseline_metric - budget.max_drop
+    if not metric >= floor:  # also when the metric is not a number
+        breaches.append(Breach("metric", metric, floor))
+    if breaches:
+        return Verdict("misses", tuple(breaches))
+    return Verdict("inconclusive" if undecided else "fits")

@@ -1,0 +1,108 @@
+"""Where to build next, so that the measured cost lands just inside the budget.
+
+Pure: from the shares of work tried so far and how much of the budget each used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+LANDING = 0.97  # on a steady device, a candidate that uses this much of its budget is close enough
+SMALLEST_STEP = 0.004  # shares of work closer than this are the same candidate for practical purposes
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One build: the share of the dense work that it keeps, and the share of the budget that it uses.
+
+    `use` is the largest of measured / allowed over latency, memory and size; above 1 it does not fit.
+    """
+
+    share: float
+    use: float
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Zone:
+    """Uses of the budget that are close enough to stop at. `aim` is the one to try for."""
+
+    low: float
+    aim: float
+    high: float
+
+
+def zone(drifts: Sequence[float]) -> Zone:
+    """Where to land on a device whose sessions drifted by these shares.
+
+    A steady device gets the top 3 % of the budget. One whose speed moves by a tenth between sessions
+    would break tomorrow a budget that was met exactly today, so it leaves that tenth free.
+    """
+    noise = float(median(drifts)) if drifts else 0.0
+    aim = min((1 + LANDING) / 2, 1 / (1 + noise))
+    return Zone(low=aim - (1 - LANDING) / 2, aim=aim, high=(1 + aim) / 2)
+
+
+def landed(probes: Sequence[Probe], goal: Zone) -> bool:
+    return any(goal.low <= probe.use <= goal.high for probe in probes)
+
+
+def best(probes: Sequence[Probe], goal: Zone) -> Probe | None:
+    """The least compressed probe that fits with the zone's margin; without one, what fits most easily."""
+    fitting = [probe for probe in probes if probe.use <= goal.high]
+    if fitting:
+        return max(fitting, key=lambda probe: probe.share)
+    return min((probe for probe in probes if probe.use <= 1), key=lambda probe: probe.use, default=None)
+
+
+def next_share(probes: Sequence[Probe], smallest: float, goal: Zone) -> float | None:
+    """The share of work to try next, or None when nothing is left to learn.
+
+    smallest: the least share that any legal candidate keeps.
+    Cost over work is close to a line with an intercept (launch overhead, layers that were not cut), so
+    the step is a secant between the two probes that bracket the aim, held inside the bracket. For costs
+    that are curved, the end that stays counts half with every further probe on the other side ("Illinois",
+    Dowell and Jarratt 1971), or the secant would creep along the curve.
+    """
+    if landed(probes, goal):
+        return None
+    aim = goal.aim
+    over = min((p for p in probes if p.use > aim), key=lambda p: p.share, default=None)
+    under = max((p for p in probes if p.use <= aim), key=lambda p: p.share, default=None)
+    if over is None:  # everything fits, the whole model included
+        return None
+    if under is None:
+        if over.share <= smallest + SMALLEST_STEP:
+            return None
+        if len([p for p in probes if p.use > aim]) == 1:
+            guess = over.share * aim / over.use
+        else:
+            nearest = sorted(probes, key=lambda p: p.share)
+            guess = _secant(nearest[0], nearest[1], aim)
+        # Cost has an intercept that the first guess cannot know: go a little further, to get a bracket.
+        guess = min(guess, over.share - 0.05)
+        return max(smallest, guess)
+    if over.share - under.share <= SMALLEST_STEP:
+        return None
+    below, above = aim - under.use, over.use - aim
+    halvings = 0.5 ** (_streak(probes, aim) - 1)
+    if probes[-1].use > aim:
+        below *= halvings
+    else:
+        above *= halvings
+    width = over.share - under.share
+    return under.share + width * min(max(below / (below + above), 0.05), 0.95)
+
+
+def _streak(probes: Sequence[Probe], aim: float) -> int:
+    """How many of the last probes lie on the same side of the aim."""
+    sides = [probe.use > aim for probe in reversed(probes)]
+    return next((length for length, side in enumerate(sides) if side != sides[0]), len(sides))
+
+
+def _secant(one: Probe, other: Probe, aim: float) -> float:
+    if one.use == other.use:
+        return (one.share + other.share) / 2
+    return one.share + (aim - one.use) * (other.share - one.share) / (other.use - one.use)

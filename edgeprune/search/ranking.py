@@ -1,0 +1,94 @@
+"""Which units to keep at a given share of the dense model's work: a global ranking.
+
+Pure: no torch, no device, no clock. `Allocator` is the door through which other allocations come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Widths = Mapping[str, tuple[int, ...]]  # group name -> indices of the units kept, ascending
+Work = Callable[[Widths], float]  # multiply-accumulates of a model with these widths
+
+
+class Allocator(Protocol):
+    """Chooses units so that the work that is left is at most `share` of the dense model's."""
+
+    def keep(self, share: float) -> Widths: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One group as the allocation sees it.
+
+    scores: [units], higher is more important, comparable between groups.
+    multiple: widths are rounded up to a multiple of this, where the group is at least twice as wide.
+    """
+
+    name: str
+    scores: NDArray[np.float32]
+    multiple: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Drops the least important units of all groups together.
+
+    floor: no group keeps less than this share of its units, so that a ranking that is wrong about one
+        layer cannot cut the network in two.
+    """
+
+    choices: tuple[Choice, ...]
+    work: Work
+    floor: float = 0.1
+
+    def keep(self, share: float) -> Widths:
+        """The most units whose work is at most `share` of the dense work, or the fewest legal ones."""
+        whole = self._widths(0)
+        limit = share * self.work(whole)
+        low, high = 0, self._droppable()  # ranks: the first `n` units of the global order are dropped
+        if self.work(whole) <= limit:
+            return whole
+        while low + 1 < high:
+            middle = (low + high) // 2
+            if self.work(self._widths(middle)) <= limit:
+                high = middle
+            else:
+                low = middle
+        return self._widths(high)
+
+    def smallest(self) -> Widths:
+        """The fewest units that the floor and the multiples allow."""
+        return self._widths(self._droppable())
+
+    def _droppable(self) -> int:
+        return sum(len(choice.scores) for choice in self.choices)
+
+    def _widths(self, dropped: int) -> Widths:
+        gone = np.bincount(self._order[:dropped], minlength=len(self.choices))
+        widths = {}
+        for choice, best, lost in zip(self.choices, self._best, gone.tolist(), strict=True):
+            units = len(choice.scores)
+            wanted = max(units - lost, int(np.ceil(self.floor * units)), 1)
+            if units >= 2 * choice.multiple:
+                wanted = min(units, -(-wanted // choice.multiple) * choice.multiple)
+            widths[choice.name] = tuple(np.sort(best[:wanted]).tolist())
+        return widths
+
+    @cached_property
+    def _best(self) -> list[NDArray[np.intp]]:
+        """Per group, its units from the most to the least important."""
+        return [np.argsort(-choice.scores, kind="stable") for choice in self.choices]
+
+    @cached_property
+    def _order(self) -> NDArray[np.intp]:
+        """The group of every unit, from the least to the most important; ties by position: repeatable."""
+        scores = np.concatenate([choice.scores for choice in self.choices])
+        groups = np.repeat(np.arange(len(self.choices)), [len(choice.scores) for choice in self.choices])
+        return groups[np.argsort(scores, kind="stable")]
