@@ -1,0 +1,236 @@
+"""Captured graph -> one ONNX file, proven equal before anything else may use it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from torch.fx import Node
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.graph import onnxfile, rewrite
+from edgeprune.graph.capture import Captured, quiet
+
+TOLERANCE = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
+BATCH = "batch"
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they report on themselves
+_OPERATOR = re.compile(r"OpOverload\(op='([^']+)', overload='([^']+)'\)|call_function\[target=([^\]]+)\]")
+_TAG = "edgeprune"  # in node.meta["custom"], which torch.export carries through tracing and decomposition
+
+
+def export_onnx(captured: Captured, path: Path) -> Path:
+    """Write `captured` as ONNX and prove in ONNX Runtime that it computes the same.
+
+    The batch stays dynamic (dimension "batch"), inputs keep the placeholders' names, outputs are
+    `output`, `output_1`, ...; BatchNorm is folded into the convolutions. The file carries what
+    `graph.onnxfile` reads: the captured node of each value, the layer of each weight.
+    Raises `EdgepruneError` naming the operator that has no ONNX form, or the output that differs.
+    """
+    with _tagged(captured), quiet(*_LOGGERS):
+        program = captured.program()
+        try:
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+        except Exception as error:
+            raise EdgepruneError(
+                f"The model has no ONNX form: {_failed_operator(error)}",
+                "Write that part of the model with other operators, or check that onnxscript is up to date.",
+            ) from error
+    if exported is None or exported.exported_program is None:
+        raise EdgepruneError("torch.onnx.export returned no model.", "Install onnxscript.")
+    sources = {
+        node.name: node.meta["custom"][_TAG]
+        for node in exported.exported_program.graph.nodes
+        if _TAG in node.meta.get("custom", {}) and isinstance(node.meta.get("val"), torch.Tensor)
+    }
+    model = exported.model_proto
+    _annotate(model, sources, _layers(captured))
+    rewrite.pool_means(model)
+    rewrite.fix_reshapes(model)
+    rewrite.join_clips(model)
+    rewrite.drop_unused(model)
+    _name_ends(model, captured.input_names)
+    _name_batch(model)
+    return onnxfile.save(model, path, lambda written: prove_equal(captured, written))
+
+
+def prove_equal(captured: Captured, path: Path) -> None:
+    """Run the file and the captured graph on the example and on one more row.
+
+    Raises `EdgepruneError` when an output differs by more than 1e-4 of its largest absolute value,
+    has another shape, or is not finite where the captured graph is.
+    """
+    session = _session(path)
+    names = [value.name for value in session.get_outputs()]
+    inputs = captured.inputs
+    for tensors in (inputs, tuple(torch.cat([tensor, tensor[:1]]) for tensor in inputs)):
+        with torch.no_grad():
+            expected = captured.run(*tensors)
+        feeds = {
+            name: tensor.numpy(force=True) for name, tensor in zip(captured.input_names, tensors, strict=True)
+        }
+        found = [torch.from_numpy(array) for array in session.run(None, feeds)]
+        if len(found) != len(expected):
+            raise EdgepruneError(
+                f"The ONNX file has {len(found)} outputs where the model has {len(expected)}.",
+                "Return tensors only, each a different one.",
+            )
+        for name, one, other in zip(names, expected, found, strict=True):
+            _compare(name, one.cpu(), other)
+
+
+def _compare(name: str, expected: torch.Tensor, found: torch.Tensor) -> None:
+    if expected.shape != found.shape:
+        raise EdgepruneError(
+            f"Output {name} has shape {tuple(found.shape)} in ONNX Runtime and {tuple(expected.shape)} "
+            "in the model.",
+            "Take sizes from x.shape: a size that was written as a number does not follow the batch.",
+        )
+    reference, difference = expected.double(), (expected.double() - found.double()).abs()
+    same = (reference == found.double()) | (reference.isnan() & found.double().isnan())
+    difference = torch.where(same, 0.0, difference)  # infinities agree with themselves
+    scale = float(reference[reference.isfinite()].abs().max()) if reference.isfinite().any() else 0.0
+    error = float(difference.nan_to_num(nan=torch.inf).max()) if difference.numel() else 0.0
+    if error > TOLERANCE * max(scale, torch.finfo(torch.float32).tiny):
+        raise EdgepruneError(
+            f"Output {name} of the ONNX file differs from the model by {error:.3g} where its largest value "
+            f"is {scale:.3g} (allowed: {TOLERANCE:g} of that).",
+            "The exporter or the runtime computes this model wrongly: try other versions of onnxscript and "
+            "onnxruntime, and report the model.",
+        )
+
+
+def _session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        raise EdgepruneError(
+            f"ONNX Runtime does not load the exported model: {error}",
+            "Write the operator it names with other operators.",
+        ) from error
+
+
+def _layers(captured: Captured) -> dict[str, str]:
+    """Captured node -> the module of its weight, for every node that takes a parameter of a matrix."""
+    found = {}
+    parameters = dict(captured.module.named_parameters())
+    for node in captured.module.graph.nodes:
+        weight = next((name for name in map(_attribute, node.all_input_nodes) if name in parameters), None)
+        if node.op == "call_function" and weight is not None and parameters[weight].dim() > 1:
+            found[node.name] = weight.removesuffix(".weight")
+    return found
+
+
+def _attribute(node: Node) -> str | None:
+    return str(node.target) if node.op == "get_attr" else None
+
+
+def _annotate(model: onnx.ModelProto, sources: dict[str, str], layers: dict[str, str]) -> None:
+    """Replace the exporter's metadata by edgeprune's; `sources` maps the exporter's names to captured ones.
+
+    A decomposed operator leaves several exporter's nodes with one source; the last one is its result.
+    """
+    last = {source: name for name, source in sources.items()}
+    used: set[str] = set()
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        scopes = ast.literal_eval(onnxfile.metadata(node, "pkg.torch.onnx.name_scopes") or "[]")
+        origin = sources.get(scopes[-1]) if scopes else None
+        del node.metadata_props[:]
+        node.doc_string = ""
+        values = [
+            sources[name] if name in sources and last[sources[name]] == name else "" for name in node.output
+        ]
+        if any(values):
+            node.metadata_props.add(key=onnxfile.VALUES, value=",".join(values))
+        if node.op_type in onnxfile.WEIGHTED and len(node.input) > 1 and node.input[1] in weights:
+            named = node.input[1].removesuffix(".weight")
+            layer = named if node.input[1].endswith(".weight") else layers.get(origin or "", named)
+            node.metadata_props.add(key=onnxfile.LAYER, value=layer)
+            node.name = layer if layer not in used else f"{layer}#{len(used)}"  # a module called twice
+            used.add(node.name)
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.doc_string = graph.doc_string = ""
+
+
+def _name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
+    """The placeholders' names for the inputs; "output", "output_1", ... for the outputs."""
+    if len(model.graph.input) != len(inputs):
+        raise EdgepruneError(
+            f"The ONNX model has {len(model.graph.input)} inputs where the model has {len(inputs)}.",
+            "Remove the inputs that the model does not use.",
+        )
+    names = {value.name: name for value, name in zip(model.graph.input, inputs, strict=True)}
+    for index, value in enumerate(model.graph.output):
+        names[value.name] = f"output_{index}" if index else "output"
+    ends = set(names.values())
+    for node in model.graph.node:  # an inner value that has such a name already makes room
+        names.update({name: f"{name}.inner" for name in node.output if name in ends and name not in names})
+    for node in model.graph.node:
+        for slot in (node.input, node.output):
+            slot[:] = [names.get(name, name) for name in slot]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.name = names.get(value.name, value.name)
+
+
+def _name_batch(model: onnx.ModelProto) -> None:
+    """torch calls the batch `s77`; every symbol that is an input's dimension 0 becomes "batch"."""
+    symbols = {
+        dims[0].dim_param
+        for value in model.graph.input
+        if (dims := value.type.tensor_type.shape.dim) and dims[0].dim_param
+    }
+    if not symbols:
+        return
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = pattern.sub(BATCH, dim.dim_param)
+
+
+@contextmanager
+def _tagged(captured: Captured) -> Iterator[None]:
+    """Each captured node carries its own name through tracing, so that ONNX values can be traced back."""
+    before = [(node, node.meta.get("custom")) for node in captured.module.graph.nodes]
+    for node, custom in before:
+        node.meta["custom"] = {**(custom or {}), _TAG: node.name}
+    try:
+        yield
+    finally:
+        for node, custom in before:
+            if custom is None:
+                del node.meta["custom"]
+            else:
+                node.meta["custom"] = custom
+
+
+def _failed_operator(error: BaseException) -> str:
+    """`aten.foo.default` and the reason, from the deepest exception that names an operator."""
+    messages = []
+    current: BaseException | None = error
+    while current is not None:
+        messages.append(str(current))
+        current = current.__cause__ or current.__context__
+    for message in reversed(messages):
+        found = re.search(
+            r"OpOverload\(op='([^']+)', overload='([^']+)'\)|call_function\[target=([^\]]+)\]", message
+        )
+        if found:
+            operator = found[3] or f"{found[1]}.{found[2]}"
+            return f"operator {operator.removeprefix('torch.ops.')} cannot be translated."
+    return " ".join(messages[0].split())[:400]

@@ -1,0 +1,203 @@
+"""Give consumers the best weights for the units that are left: least squares, no labels, no training.
+
+For a consumer with inputs x (patches of them, for a convolution) and weights W, removing inputs leaves
+the set S. The weights that reproduce the dense output best on the calibration data are
+
+    W' = W G[:, S] (G[S, S] + damping)^-1,   G = sum of x x^T
+
+(the layer-wise least-squares step of ZipLM and OSSCAR). G depends on the dense model only, so one pass
+over the data serves every candidate of a search. With a bias, x gets a constant 1 and the bias follows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Interpreter, Node
+
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.coupling import Coupling, Kept
+from edgeprune.graph.rules import argument
+from edgeprune.graph.walk import attribute, op_name
+
+MAX_FEATURES = 8192  # a Gram matrix of 8192 x 8192 doubles is 512 MiB
+_PATCHES_PER_BATCH = 4096  # rows sampled from a batch: enough for a Gram matrix, little enough to be quick
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A linear layer or ungrouped convolution that sums over prunable inputs."""
+
+    node: str
+    weight: str
+    bias: str | None
+    gram: torch.Tensor  # [features (+1 with a bias)] squared, float64
+
+
+def grams(
+    captured: Captured, coupling: Coupling, batches: Iterable[tuple[torch.Tensor, ...]]
+) -> Mapping[str, Consumer]:
+    """One pass over calibration inputs: the Gram matrix of every consumer, by weight name."""
+    wanted = _consumers(captured, coupling)
+    collector = _Collector(captured, wanted)
+    with torch.no_grad():
+        for inputs in batches:
+            collector.run(*inputs)
+    return {
+        weight: Consumer(node.name, weight, bias, collector.sums[node.name])
+        for weight, (node, bias) in wanted.items()
+        if node.name in collector.sums
+    }
+
+
+def reconstruct(
+    pruned: Captured, coupling: Coupling, kept: Kept, consumers: Mapping[str, Consumer], dense: Captured
+) -> int:
+    """Set the weights of every consumer that lost inputs, in place; the number of layers changed."""
+    removed = coupling.removed(kept)
+    changed = 0
+    for consumer in consumers.values():
+        use = coupling.parameters[consumer.weight]
+        if use.atoms[1] is None:
+            continue
+        stay = torch.from_numpy(~removed[coupling.classes[use.atoms[1]]])
+        if bool(stay.all()):
+            continue
+        old = attribute(dense.module, consumer.weight).detach()
+        rows = torch.arange(old.shape[0])
+        if use.atoms[0] is not None:
+            rows = rows[torch.from_numpy(~removed[coupling.classes[use.atoms[0]]])]
+        _solve(pruned, dense, consumer, stay, rows)
+        changed += 1
+    return changed
+
+
+def _solve(
+    pruned: Captured, dense: Captured, consumer: Consumer, stay: torch.Tensor, rows: torch.Tensor
+) -> None:
+    old = attribute(dense.module, consumer.weight).detach().double()[rows]
+    kernel = old[0, 0].numel()
+    columns = stay.repeat_interleave(kernel)
+    full = old.reshape(len(rows), -1)
+    if consumer.bias is not None:
+        bias = attribute(dense.module, consumer.bias).detach().double()[rows]
+        full = torch.cat([full, bias[:, None]], dim=1)
+        columns = torch.cat([columns, torch.ones(1, dtype=torch.bool)])
+    gram = consumer.gram
+    inside = gram[columns][:, columns]
+    # Relative damping keeps dead inputs (a zero row and column) solvable without moving the others.
+    damping = 1e-4 * float(inside.diagonal().mean()) + 1e-12
+    inside = inside + damping * torch.eye(len(inside), dtype=torch.float64)
+    # Damping pulls towards the dense weights, not towards zero.
+    right = full @ gram[:, columns] + damping * full[:, columns]
+    solved = torch.linalg.solve(inside, right.T).T
+    weight = attribute(pruned.module, consumer.weight)
+    with torch.no_grad():
+        if consumer.bias is not None:
+            attribute(pruned.module, consumer.bias).copy_(solved[:, -1])
+            solved = solved[:, :-1]
+        weight.copy_(solved.reshape(weight.shape))
+
+
+def _consumers(captured: Captured, coupling: Coupling) -> dict[str, tuple[Node, str | None]]:
+    """Weight name -> (node, bias name). A weight or bias with another use, tied ones too, is left alone."""
+    module = captured.module
+    prunable = {
+        (axis.parameter, axis.dim) for group in coupling.groups for axis in group.axes if axis.role == "in"
+    }
+    canonical = {id(attribute(module, name)): name for name in coupling.parameters}
+    uses = Counter(
+        id(attribute(module, str(node.target)))
+        for node in module.graph.nodes
+        if node.op == "get_attr"
+        for _ in node.users
+    )
+    found: dict[str, tuple[Node, str | None]] = {}
+    for node in module.graph.nodes:
+        if node.op != "call_function" or op_name(node) not in _SOLVABLE:
+            continue
+        tensors = [node.args[1], argument(node, 2, "bias")]
+        parts = [tensor for tensor in tensors if tensor is not None]
+        if any(p.op != "get_attr" or uses[id(attribute(module, str(p.target)))] > 1 for p in parts):
+            continue
+        if op_name(node) != "aten.linear" and int(argument(node, 6, "groups", 1)) != 1:
+            continue
+        names = [canonical[id(attribute(module, str(part.target)))] for part in parts]
+        weight, bias = names[0], names[1] if len(names) > 1 else None
+        if (weight, 1) in prunable and attribute(module, weight)[0].numel() <= MAX_FEATURES:
+            found[weight] = (node, bias)
+    return found
+
+
+_SOLVABLE = ("aten.linear", "aten.conv2d", "aten.conv1d")
+
+
+class _Collector(Interpreter):
+    """Runs the dense graph and adds up x x^T at every consumer."""
+
+    def __init__(self, captured: Captured, wanted: Mapping[str, tuple[Node, str | None]]) -> None:
+        super().__init__(captured.module)
+        self._wanted = dict(wanted.values())
+        self._generator = torch.Generator().manual_seed(0)
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        if n in self._wanted:
+            rows = self._rows(n)
+            if self._wanted[n] is not None:
+                rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
+            product = rows.T @ rows
+            self.sums[n.name] = self.sums[n.name] + product if n.name in self.sums else product
+        return super().run_node(n)
+
+    def _rows(self, node: Node) -> torch.Tensor:
+        """[samples, features] in the order of the flattened weight."""
+        x: torch.Tensor = self.env[argument(node, 0, "input")].detach()
+        if op_name(node) == "aten.linear":
+            return self._sampled(x.reshape(-1, x.shape[-1]), _PATCHES_PER_BATCH).double()
+        kernel = self.env[argument(node, 1, "weight")].shape[2:]
+        first = _patches(node, x[:1], kernel)
+        if len(first) * len(x) <= _PATCHES_PER_BATCH:
+            return _patches(node, x, kernel).double()
+        # Image by image: all patches of a batch of large images would take gigabytes.
+        quota = -(-_PATCHES_PER_BATCH // len(x))
+        images = (_patches(node, x[at : at + 1], kernel) for at in range(len(x)))
+        return torch.cat([self._sampled(patches, quota) for patches in images]).double()
+
+    def _sampled(self, rows: torch.Tensor, most: int) -> torch.Tensor:
+        if len(rows) <= most:
+            return rows
+        return rows[torch.randperm(len(rows), generator=self._generator)[:most]]
+
+
+def _patches(node: Node, x: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
+    """[positions, I * kernel]: the patches that a convolution multiplies with its flattened filters."""
+    space = len(kernel)
+    stride = _each(argument(node, 3, "stride", 1), space)
+    dilation = _each(argument(node, 5, "dilation", 1), space)
+    x = F.pad(x, _margins(argument(node, 4, "padding", 0), kernel, dilation))
+    if space == 1:  # a convolution of height 1
+        x, kernel, stride, dilation = x[:, :, None], [1, *kernel], [1, *stride], [1, *dilation]
+    unfolded = F.unfold(x, tuple(kernel), tuple(dilation), 0, tuple(stride))
+    return unfolded.movedim(1, -1).reshape(-1, unfolded.shape[1])
+
+
+def _margins(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """What `F.pad` takes: (before, after) of each dimension, the last one first."""
+    if padding == "valid":
+        return [0, 0] * len(kernel)
+    if padding == "same":  # an odd position goes after
+        totals = [reach * (size - 1) for size, reach in zip(kernel, dilation, strict=True)]
+        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
+    return [side for side in reversed(_each(padding, len(kernel))) for _ in range(2)]
+
+
+def _each(value: Any, space: int) -> list[int]:
+    """One number per dimension: convolutions accept one for all."""
+    values = list(value) if isinstance(value, list | tuple) else [int(value)]
+    return values * space if len(values) == 1 else values

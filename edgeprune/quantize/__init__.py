@@ -1,0 +1,11 @@
+"""INT8: calibration says what ranges activations have, a dialect says where a runtime wants integers.
+
+    calibrate.py   captured graph + data -> `Ranges`, with neural-compressor's observers (TABLE: calibrators)
+    dialects.py    what each runtime turns into integer kernels (TABLE: dialects)
+    plan.py        float ONNX + ranges + dialect -> which values become integers
+    scales.py      ranges and weights -> scales, zero points, integers
+    emit.py        writes the plan: `quantise(float_onnx, ranges, dialect, path) -> Quantised`
+    kernels.py     what ONNX Runtime makes of the result: `integer_nodes(path) -> Kernels`
+
+To add a calibrator or a dialect, add a row to its table; the tests are parametrised over both.
+"""

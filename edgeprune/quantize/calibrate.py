@@ -1,0 +1,200 @@
+"""Calibration data -> the range of every activation, with neural-compressor's static PT2E path.
+
+neural-compressor's own placement observes convolution inputs only, which is not what every runtime
+fuses (see `dialects`). So its quantiser prepares the graph with its own observers, but behind every
+float activation; emission then picks the ranges that the dialect needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
+from edgeprune.graph.capture import Captured
+from edgeprune.quantize.ranges import Ranges
+
+# Calibrator -> neural-compressor's name of the algorithm that chooses a range.
+TABLE: dict[str, str] = {
+    "minmax": "minmax",  # the mean of the batches' extremes
+    "kl": "kl",  # the range that loses least of a histogram, outliers clipped
+}
+
+
+def calibrate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]], calibrator: str) -> Ranges:
+    """Run `batches` through the captured graph and choose a range for every float activation.
+
+    batches: flat inputs in placeholder order, any batch size. BatchNorm is folded first, as the exporter
+    does. An activation that is infinite or NaN where the model's output is not (an attention mask) gets
+    no range and stays float. Raises `InputError` for an unknown calibrator, for no data, for shapes that
+    are not the model's, and for NaN or infinity, naming the first layer that shows it.
+    """
+    if calibrator not in TABLE:
+        raise InputError(f'There is no calibrator "{calibrator}".', f"Use one of: {', '.join(TABLE)}.")
+    prepared = _prepare(captured, TABLE[calibrator])
+    observers = _wrap_observers(prepared, _folded(captured, prepared))
+    samples = 0
+    with torch.no_grad():
+        for index, batch in enumerate(batches):
+            _check_batch(captured, index, batch)
+            outputs = captured.with_module(prepared).run(*batch)
+            if not all(_finite(tensor) for tensor in outputs):
+                first = next((o.node for o in observers if o.broken), "the output")
+                raise InputError(
+                    f"Calibration batch {index} makes the model compute NaN or infinity, first in {first}.",
+                    "Check the model's weights and that this batch is preprocessed like the training data.",
+                )
+            samples += int(batch[0].shape[0])
+    if samples == 0:
+        raise InputError("There is no calibration data.", "Give at least one batch; 100 to 500 samples do.")
+    return Ranges({o.name: o.bounds() for o in observers if not o.broken}, calibrator, samples)
+
+
+class _Observer(torch.nn.Module):
+    """neural-compressor's observer of one activation, spared from values that it cannot bin."""
+
+    def __init__(self, inner: Any, name: str, node: str) -> None:
+        super().__init__()
+        self.inner, self.name, self.node = inner, name, node
+        self.broken = False
+        self.batches = 0
+
+    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        if not _finite(activation):
+            self.broken = True
+        elif not self.broken:
+            self.batches += 1
+            if hasattr(self.inner, "averaging_constant"):
+                # Its constant 0.01 would leave the first batch's extremes nearly unchanged.
+                self.inner.averaging_constant = 1.0 / self.batches
+            self.inner(activation)
+        return activation
+
+    def bounds(self) -> tuple[float, float]:
+        """(low, high) of the chosen scale and zero point; zero is inside."""
+        scale, zero_point = (float(value) for value in self.inner.calculate_qparams())
+        low, high = self.inner.quant_min, self.inner.quant_max
+        return (low - zero_point) * scale, (high - zero_point) * scale
+
+
+def _prepare(captured: Captured, algorithm: str) -> GraphModule:
+    """A copy of the graph, BatchNorm folded, with neural-compressor's observers in it."""
+    with _quiet():
+        try:
+            from neural_compressor.torch.algorithms.pt2e_quant.core import W8A8PT2EQuantizer
+            from neural_compressor.torch.algorithms.pt2e_quant.utility import create_quant_spec_from_config
+            from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
+        except ImportError as error:
+            raise MissingExtraError(
+                f"Calibration needs neural-compressor: {error}", "pip install 'edgeprune[fit]'"
+            ) from error
+
+        class EveryActivation(Quantizer):  # type: ignore[misc]
+            def annotate(self, model: GraphModule) -> GraphModule:
+                spec = create_quant_spec_from_config("uint8", False, "per_tensor", algorithm)
+                for node in filter(_is_activation, model.graph.nodes):
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(
+                        output_qspec=spec, _annotated=True
+                    )
+                return model
+
+            def validate(self, model: GraphModule) -> None:
+                """Every float activation may be observed."""
+
+        class Calibrator(W8A8PT2EQuantizer):  # type: ignore[misc]
+            @staticmethod
+            def update_quantizer_based_on_quant_config(quant_config: Any = None) -> Quantizer:
+                return EveryActivation()
+
+        module = copy.deepcopy(captured.module)
+        setattr(module, "_exported", True)  # noqa: B010  neural-compressor asks for what its export() sets
+        try:
+            return Calibrator().prepare(module)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise EdgepruneError(
+                f"neural-compressor cannot prepare this model for calibration: {error}",
+                "Deploy it in float32, and report the model.",
+            ) from error
+
+
+def _wrap_observers(prepared: GraphModule, folded: dict[str, str]) -> list[_Observer]:
+    """Put every observer behind an `_Observer`; in execution order."""
+    found = []
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and isinstance(node.args[0], Node):
+            source = node.args[0]
+            name = folded.get(source.name, source.name)
+            observer = _Observer(prepared.get_submodule(node.target), name, _describe(source, name))
+            setattr(prepared, node.target, observer)
+            found.append(observer)
+    return found
+
+
+def _folded(captured: Captured, prepared: GraphModule) -> dict[str, str]:
+    """Convolution -> the BatchNorm that was folded into it, whose value it now computes."""
+    left = {node.name for node in prepared.graph.nodes}
+    return {
+        node.args[0].name: node.name
+        for node in captured.module.graph.nodes
+        if "batch_norm" in str(node.target) and node.op == "call_function" and node.name not in left
+    }
+
+
+def _is_activation(node: Node) -> bool:
+    value = node.meta.get("val")
+    return (
+        node.op in ("placeholder", "call_function")
+        and isinstance(value, torch.Tensor)
+        and value.dtype == torch.float32
+        and value.dim() > 0
+    )
+
+
+def _describe(node: Node, name: str) -> str:
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    return f"{modules[-1].removeprefix('L__self__.')} ({name})" if modules else name
+
+
+def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]) -> None:
+    expected = captured.inputs
+    if len(batch) != len(expected):
+        raise InputError(
+            f"Calibration batch {index} has {len(batch)} tensors; the model takes {len(expected)}.",
+            f"Give one tensor for each of: {', '.join(captured.input_names)}.",
+        )
+    for name, tensor, example in zip(captured.input_names, batch, expected, strict=True):
+        if tensor.shape[1:] != example.shape[1:] or tensor.dtype != example.dtype:
+            raise InputError(
+                f"Calibration batch {index} gives input {name} as {tensor.dtype} {list(tensor.shape)}; the "
+                f"model takes {example.dtype} {['batch', *example.shape[1:]]}.",
+                "Preprocess the calibration data like the example input.",
+            )
+        if not _finite(tensor):
+            raise InputError(
+                f"Calibration batch {index} has NaN or infinity in input {name}.",
+                "Remove those samples: a range cannot be chosen from them.",
+            )
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """neural-compressor and torchao report on their import through loggers of many names."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,97 @@
+"""How each runtime wants its INT8 graph written.
+
+Calibration says which range a tensor has; the dialect says where quantisation is placed and in which
+types, because a runtime fuses only what it recognises: ONNX Runtime turns DequantizeLinear -> op ->
+QuantizeLinear into one integer kernel and runs everything else in float, between two conversions.
+A new runtime is one row here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeprune.errors import InputError
+
+IntegerType = Literal["uint8", "int8"]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The types and the places of quantisation that one runtime turns into integer kernels.
+
+    layers: operators with weights that have an integer kernel.
+    integer_output: the layers among them whose kernel must also write integers; the others may write
+        float, which keeps the precision of logits.
+    joins: operators over several activations that run on integers when their inputs are integers.
+    reductions: operators over one activation that run on integers and write another range.
+    followers: operators that only move or select values; their output has their input's scale.
+    integer_followers: followers to be written on the integers themselves, because the runtime would run
+        them in float between DequantizeLinear and QuantizeLinear.
+    fused: activations that disappear into the kernel that they follow.
+    """
+
+    name: str
+    activation: IntegerType
+    symmetric: bool  # activations: zero point 0 for every tensor
+    per_channel: bool  # one weight scale per output channel
+    quantised_bias: bool  # INT32, scale = activation scale * weight scale
+    layers: frozenset[str]
+    integer_output: frozenset[str]
+    joins: frozenset[str]
+    reductions: frozenset[str]
+    followers: frozenset[str]
+    integer_followers: frozenset[str]
+    fused: frozenset[str]
+
+
+def _onnxruntime(name: str, activation: IntegerType) -> Dialect:
+    return Dialect(
+        name=name,
+        activation=activation,
+        symmetric=False,
+        per_channel=True,
+        quantised_bias=True,
+        layers=frozenset({"Conv", "Gemm", "MatMul"}),
+        integer_output=frozenset({"Conv"}),
+        joins=frozenset({"Add", "Mul", "Concat"}),
+        reductions=frozenset({"AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"}),
+        followers=frozenset(
+            {"Flatten", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose"}
+            | {"Unsqueeze"}
+        ),
+        integer_followers=frozenset({"Pad"}),
+        fused=frozenset({"Relu", "Clip"}),
+    )
+
+
+# x86 kernels multiply unsigned activations with signed weights (VPMADDUBSW, VPDPBUSD); ARM kernels
+# multiply signed with signed (SMLAL, SDOT). The other combination costs a conversion or runs in C++.
+TABLE: dict[str, Dialect] = {
+    "onnxruntime-x86": _onnxruntime("onnxruntime-x86", "uint8"),
+    "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8"),
+    # OpenVINO's CPU plug-in reads the same Q/DQ graph and runs it on integers.
+    "openvino": _onnxruntime("openvino", "uint8"),
+}
+
+AUTO = "auto"
+
+
+def dialect_for(name: str, architecture: str) -> Dialect:
+    """The dialect called `name`; "auto" is ONNX Runtime's for `architecture` (as `uname -m` prints it).
+
+    Raises `InputError` naming the known dialects or architectures.
+    """
+    if name == AUTO:
+        machine = architecture.lower()
+        if machine in ("x86_64", "amd64", "i686", "i386"):
+            return TABLE["onnxruntime-x86"]
+        if machine in ("aarch64", "arm64") or machine.startswith("arm"):
+            return TABLE["onnxruntime-arm"]
+        raise InputError(
+            f'No INT8 dialect is known for architecture "{architecture}".',
+            f"Name one in the target file: {', '.join(TABLE)}.",
+        )
+    if name not in TABLE:
+        raise InputError(f'There is no INT8 dialect "{name}".', f"Use {AUTO} or one of: {', '.join(TABLE)}.")
+    return TABLE[name]

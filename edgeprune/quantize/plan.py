@@ -1,0 +1,149 @@
+"""Which values of an ONNX graph become integers in a dialect: decided on paper, written by `emit`.
+
+Integers flow: a layer starts them, joins and followers carry them on, and a value returns to float
+only where its consumer has no integer kernel.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import helper, numpy_helper
+
+from edgeprune.graph import onnxfile
+from edgeprune.quantize.dialects import Dialect
+from edgeprune.quantize.ranges import Ranges
+from edgeprune.quantize.scales import Scale, activation_scale
+
+
+@dataclass
+class Plan:
+    """The integers of one graph, by value name and node index.
+
+    layers: node index -> layer, those that become INT8.
+    written: values that their producer's kernel writes as integers; every consumer reads those.
+    read: values that stay float and are quantised for the (node, input position) pairs listed.
+    """
+
+    layers: dict[int, str] = field(default_factory=dict)
+    written: dict[str, Scale] = field(default_factory=dict)
+    read: dict[str, tuple[Scale, list[tuple[int, int]]]] = field(default_factory=dict)
+
+    def scale(self, value: str) -> Scale | None:
+        """The scale of an integer value, None while it is float."""
+        if value in self.written:
+            return self.written[value]
+        return self.read[value][0] if value in self.read else None
+
+
+class Graph:
+    """An ONNX graph with the look-ups that planning needs; nodes are known by their index."""
+
+    def __init__(self, model: onnx.ModelProto, ranges: Ranges) -> None:
+        self.nodes = list(model.graph.node)
+        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.outputs = {value.name for value in model.graph.output}
+        self.consumers: dict[str, list[int]] = defaultdict(list)
+        for index, node in enumerate(self.nodes):
+            for name in node.input:
+                self.consumers[name].append(index)
+        captured = onnxfile.captured_names(model)
+        self.bounds = {
+            value: ranges.bounds[name] for value, name in captured.items() if name in ranges.bounds
+        }
+        for node in self.nodes:
+            if node.op_type == "Sigmoid":  # inside a SiLU it is no captured node, and needs no calibration
+                self.bounds.setdefault(node.output[0], (0.0, 1.0))
+
+    def computed(self, index: int) -> list[tuple[int, str]]:
+        """(position, value) of the inputs that are computed, not stored."""
+        return [(at, name) for at, name in enumerate(self.nodes[index].input) if name not in self.weights]
+
+    def result(self, index: int, fused: frozenset[str]) -> str:
+        """What a kernel writes: the node's output, or that of the activation it swallows."""
+        value = str(self.nodes[index].output[0])
+        following = self.consumers[value]
+        if len(following) == 1 and value not in self.outputs and self.nodes[following[0]].op_type in fused:
+            return str(self.nodes[following[0]].output[0])
+        return value
+
+
+def plan(graph: Graph, dialect: Dialect, layers: dict[int, str]) -> Plan:
+    """Decide, node by node in execution order, what runs on integers; `layers` are those that may."""
+    found = Plan()
+    for index, node in enumerate(graph.nodes):
+        if index in layers:
+            _layer(graph, dialect, found, index, layers[index])
+        elif node.op_type in dialect.joins or node.op_type in dialect.reductions:
+            _join(graph, dialect, found, index)
+        elif node.op_type in dialect.followers and node.input[0] in found.written and _moves(node, graph):
+            found.written.update(dict.fromkeys(node.output, found.written[node.input[0]]))
+    return found
+
+
+def _layer(graph: Graph, dialect: Dialect, found: Plan, index: int, name: str) -> None:
+    node = graph.nodes[index]
+    value, result = str(node.input[0]), graph.result(index, dialect.fused)
+    writes = node.op_type in dialect.integer_output
+    if (
+        node.op_type not in dialect.layers
+        or not _plain(node, graph)
+        or (found.scale(value) is None and value not in graph.bounds)
+        or (writes and result not in graph.bounds)
+    ):
+        return
+    found.layers[index] = name
+    _read(graph, dialect, found, index, 0)
+    if writes:
+        found.written[result] = activation_scale(*graph.bounds[result], dialect)
+
+
+def _join(graph: Graph, dialect: Dialect, found: Plan, index: int) -> None:
+    """Integers go through when one input already is integer and the others can be made so."""
+    inputs, result = graph.computed(index), graph.result(index, dialect.fused)
+    affine = graph.nodes[index].op_type in dialect.joins and len(inputs) < len(graph.nodes[index].input)
+    if (
+        affine  # one operand is stored: such bias and scale additions stay float
+        or not any(value in found.written for _, value in inputs)
+        or any(found.scale(value) is None and value not in graph.bounds for _, value in inputs)
+        or result not in graph.bounds
+    ):
+        return
+    for at, _ in inputs:
+        _read(graph, dialect, found, index, at)
+    found.written[result] = activation_scale(*graph.bounds[result], dialect)
+
+
+def _read(graph: Graph, dialect: Dialect, found: Plan, index: int, at: int) -> None:
+    value = str(graph.nodes[index].input[at])
+    if value in found.written:
+        return
+    if value not in found.read:
+        found.read[value] = (activation_scale(*graph.bounds[value], dialect), [])
+    found.read[value][1].append((index, at))
+
+
+def _plain(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Integer kernels compute x @ W + b with a stored float32 W (and b), nothing more."""
+    weight = graph.weights[node.input[1]]
+    bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    return bool(
+        weight.data_type == onnx.TensorProto.FLOAT
+        and (bias is None or (bias in graph.weights and len(graph.weights[bias].dims) == 1))
+        and (node.op_type != "MatMul" or len(weight.dims) == 2)
+        and not attributes.get("transA", 0)
+        and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
+    )
+
+
+def _moves(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a follower's output holds nothing but its input's values (and zeros, which are exact)."""
+    if node.op_type == "Resize":
+        return all(entry.s == b"nearest" for entry in node.attribute if entry.name == "mode")
+    if node.op_type == "Pad" and len(node.input) > 2 and node.input[2]:
+        padding = graph.weights.get(node.input[2])
+        return padding is not None and not numpy_helper.to_array(padding).any()
+    return True

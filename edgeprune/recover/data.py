@@ -1,0 +1,104 @@
+"""Training data with a part held back, so that a recovery step can be judged on what it did not see."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from edgeprune.recover.train import Pair
+
+Source = Callable[[], Iterable[Pair]]  # a fresh pass over the data
+HELD_BACK = 8  # about one sample in so many is held back
+MOST_HELD_BACK = 1024  # samples; more would make the check slower than the step that it judges
+
+
+@dataclass(frozen=True)
+class Split:
+    """Batches to train on, and those that were held back.
+
+    A sample is held back by a checksum of its inputs, so the split is the same in every pass however the
+    data is shuffled. (Inputs that are augmented at random have a new checksum in each pass: an image can
+    then be in both parts, in different versions.)
+    """
+
+    source: Source
+    held_back: tuple[Pair, ...]
+    batch: int  # samples in a training batch, as in the source
+    steps: int  # batches in one pass
+    residue: int = 0  # of the checksums of the samples held back, modulo HELD_BACK
+
+    def epoch(self, number: int) -> Iterator[Pair]:
+        """The pass `number` without the samples held back, in full batches.
+
+        Every batch has the same size, since a convolution library prepares its kernels anew for each.
+        """
+        kept = (_rows(*pair, self.residue, held=False) for pair in self.source())
+        return islice(_rebatched(kept, self.batch, partial=self.steps == 1), self.steps)
+
+
+def split(source: Source) -> Split:
+    """Pass over the data and hold samples back: one or more of them wherever there are two that differ.
+
+    One pass, unless there are so few samples that a residue gets none of them or all.
+    """
+    found = [_split(source, 0)]
+    while not (found[-1].steps and found[-1].held_back) and len(found) < HELD_BACK:
+        found.append(_split(source, len(found)))
+    return next((one for one in found if one.steps and one.held_back), found[0])
+
+
+def _split(source: Source, residue: int) -> Split:
+    held: list[Pair] = []
+    batch = rows = held_rows = 0
+    for inputs, target in source():
+        part = _rows(inputs, target, residue, held=True)
+        batch = batch or len(inputs[0])
+        rows += len(inputs[0]) - len(part[0][0])
+        if len(part[0][0]) and held_rows < MOST_HELD_BACK:
+            held.append(part)
+            held_rows += len(part[0][0])
+    steps = max(1, rows // batch) if rows else 0
+    return Split(source, tuple(_rebatched(held, batch, partial=True)), batch, steps, residue)
+
+
+def _rebatched(pairs: Iterable[Pair], size: int, *, partial: bool) -> Iterator[Pair]:
+    """The same samples in batches of `size`; with `partial`, the rest that does not fill one too."""
+    waiting: list[Pair] = []
+    for pair in pairs:
+        waiting.append(pair)
+        while sum(len(inputs[0]) for inputs, _ in waiting) >= size:
+            joined = _joined(waiting)
+            yield _sliced(joined, slice(0, size))
+            waiting = [_sliced(joined, slice(size, None))]
+    if partial and waiting and sum(len(inputs[0]) for inputs, _ in waiting):
+        yield _joined(waiting)
+
+
+def _joined(pairs: Sequence[Pair]) -> Pair:
+    inputs = tuple(torch.cat(column) for column in zip(*(pair[0] for pair in pairs), strict=True))
+    targets = [target for _, target in pairs if target is not None]
+    return inputs, torch.cat(targets) if targets else None
+
+
+def _sliced(pair: Pair, rows: slice) -> Pair:
+    inputs, target = pair
+    return tuple(tensor[rows] for tensor in inputs), None if target is None else target[rows]
+
+
+def _checksum(inputs: Sequence[torch.Tensor], row: int) -> int:
+    checksum = 0
+    for tensor in inputs:
+        # As bytes, since numpy has no bfloat16.
+        flat = tensor[row].detach().reshape(-1).contiguous().view(torch.uint8)
+        checksum = zlib.crc32(flat.numpy(force=True).tobytes(), checksum)
+    return checksum
+
+
+def _rows(inputs: tuple[torch.Tensor, ...], target: torch.Tensor | None, residue: int, *, held: bool) -> Pair:
+    chosen = [r for r in range(len(inputs[0])) if (_checksum(inputs, r) % HELD_BACK == residue) == held]
+    index = torch.tensor(chosen, dtype=torch.long)
+    return tuple(tensor[index] for tensor in inputs), None if target is None else target[index]

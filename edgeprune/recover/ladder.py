@@ -1,0 +1,103 @@
+"""The recovery ladder: cheap rungs first, each kept only when it helped on held-back data."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgeprune.graph.capture import Captured
+from edgeprune.recover.data import Split
+from edgeprune.recover.train import Loss, Pair, Recipe, distance, train
+
+WORST = sys.float_info.max
+RUNGS = ("none", "reconstruct", "distill", "finetune")  # each includes those before it
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step and what it did to the held-back error (lower is better)."""
+
+    name: str
+    before: float
+    after: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The held-back error of a student: distance to the original, plus the task's loss with labels.
+
+    An error that is not finite counts as `WORST`: the ledger keeps finite numbers only.
+    wanted: the original's outputs for each held-back batch.
+    """
+
+    held_back: Sequence[Pair]
+    wanted: Sequence[tuple[torch.Tensor, ...]]
+    loss: Loss | None
+
+    def error(self, student: Captured) -> float:
+        total, rows = 0.0, 0
+        with torch.no_grad():
+            for (inputs, target), wanted in zip(self.held_back, self.wanted, strict=True):
+                given = student.run(*inputs)
+                value = float(distance(given, wanted))
+                if target is not None:
+                    value += float((self.loss or torch.nn.functional.cross_entropy)(given[0], target))
+                total += value * len(inputs[0])
+                rows += len(inputs[0])
+        return total / rows if rows and math.isfinite(total) else WORST
+
+
+def judge_of(teacher: Captured, held_back: Sequence[Pair], loss: Loss | None) -> Judge:
+    with torch.no_grad():
+        wanted = [teacher.run(*inputs) for inputs, _ in held_back]
+    return Judge(held_back, wanted, loss)
+
+
+def attempt(
+    name: str, student: Captured, judge: Judge, step: Callable[[Captured], object]
+) -> tuple[Captured, Rung]:
+    """Apply `step` to a copy of the student; the better of the two, and what was measured.
+
+    A step that does not lower the error is not kept, so nothing is when no data is held back.
+    """
+    tried = student.copy()
+    step(tried)
+    before, after = judge.error(student), judge.error(tried)
+    kept = after < before
+    return (tried if kept else student), Rung(name, before, after, kept)
+
+
+def train_rungs(
+    student: Captured,
+    teacher: Captured,
+    highest: str,
+    split: Split,
+    judge: Judge,
+    *,
+    epochs: int,
+    seed: int,
+    loss: Loss | None,
+    listen: Callable[[str, int, int], None] | None = None,
+) -> tuple[Captured, tuple[Rung, ...]]:
+    """The rungs that train: with labels one run that distils and fine-tunes together, else distillation.
+
+    seed: of dropout and of loaders that shuffle. listen: called with (rung, step, total steps).
+    """
+    if RUNGS.index(highest) < RUNGS.index("distill") or split.steps == 0 or epochs == 0:
+        return student, ()
+
+    def step(tried: Captured) -> None:
+        recipe = Recipe(epochs=epochs, supervised=highest == "finetune")
+        tell = None if listen is None else lambda at, total: listen(highest, at, total)
+        # Dropout, and a loader that shuffles, draw from torch's generator; the caller's state stays.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            train(tried, teacher, split.epoch, split.steps, recipe, loss, tell)
+
+    better, rung = attempt(highest, student, judge, step)
+    return better, (rung,)

@@ -1,0 +1,125 @@
+"""Recovery training on the exported graph: distillation from the original, fine-tuning with labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from edgeprune.errors import InputError
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.walk import op_name
+
+Pair = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]  # inputs, target
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. AdamW with a cosine schedule; gradients are clipped to norm 1."""
+
+    epochs: int
+    learning_rate: float = 1e-3
+    distillation: float = 1.0  # weight of the distillation loss; the task's loss has weight 1
+    temperature: float = 2.0
+    supervised: bool = True  # use the targets where the data has them
+
+
+@contextmanager
+def training_mode(captured: Captured) -> Iterator[None]:
+    """BatchNorm and dropout as in training; an exported graph holds these switches as arguments."""
+    switched = []
+    for node in captured.module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        place = {"aten.batch_norm": 5, "aten.dropout": 2, "aten.feature_dropout": 2}.get(op_name(node))
+        if place is not None and node.args[place] is False:
+            node.update_arg(place, True)
+            switched.append((node, place))
+    captured.module.recompile()
+    try:
+        yield
+    finally:
+        for node, place in switched:
+            node.update_arg(place, False)
+        captured.module.recompile()
+
+
+def train(
+    student: Captured,
+    teacher: Captured,
+    epochs: Callable[[int], Iterable[Pair]],
+    steps: int,
+    recipe: Recipe,
+    loss: Loss | None = None,
+    listen: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train `student` in place.
+
+    epochs: epoch number -> the batches of that epoch. steps: batches in one epoch.
+    loss: the task's (output, target) -> scalar; cross-entropy when None.
+    listen: called with (step, total steps).
+    Raises `InputError` when no output depends on the parameters in a way that has a gradient.
+    """
+    parameters = [p for p in student.module.parameters() if p.is_floating_point()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=1e-4)
+    total = max(1, steps * recipe.epochs)
+    step = 0
+    with training_mode(student):
+        for epoch in range(recipe.epochs):
+            for inputs, target in epochs(epoch):
+                for group in optimiser.param_groups:
+                    group["lr"] = recipe.learning_rate * _schedule(step, total)
+                with torch.no_grad():
+                    wanted = teacher.run(*inputs)
+                given = student.run(*inputs)
+                objective = recipe.distillation * distance(given, wanted, recipe.temperature)
+                if recipe.supervised and target is not None:
+                    objective = objective + (loss or F.cross_entropy)(given[0], target)
+                if not objective.requires_grad:
+                    raise InputError(
+                        "The model cannot be trained: its outputs, or the task's loss, have no gradient.",
+                        "Return scores instead of classes, or recover with reconstruct.",
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                objective.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimiser.step()
+                step += 1
+                if listen is not None:
+                    listen(step, total)
+
+
+def _schedule(step: int, total: int) -> float:
+    """Linear warm-up over the first twentieth, then a half cosine to zero."""
+    warm = max(1, total // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+
+def distance(
+    given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], temperature: float = 1.0
+) -> torch.Tensor:
+    """How far outputs are from the original's.
+
+    Class scores [N, C]: Kullback-Leibler divergence of the softened distributions, times temperature
+    squared (Hinton et al. 2015). Anything else: mean squared error relative to the original's energy.
+    """
+    total = torch.zeros(())
+    for ours, theirs in zip(given, wanted, strict=True):
+        if not ours.is_floating_point():
+            continue
+        if ours.dim() == 2 and ours.shape[1] > 1:
+            soft = F.log_softmax(ours / temperature, dim=1)
+            target = F.log_softmax(theirs / temperature, dim=1)
+            total = total + temperature**2 * F.kl_div(soft, target, reduction="batchmean", log_target=True)
+        else:
+            total = total + (ours - theirs).square().mean() / theirs.square().mean().clamp_min(1e-12)
+    return total
