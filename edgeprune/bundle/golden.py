@@ -1,0 +1,111 @@
+"""Golden vectors: real inputs, and the outputs that the artefact served for them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.devices import Feeds, Session
+from edgeprune.errors import InputError
+from edgeprune.files import write
+from edgeprune.records.bundle import GOLDEN_IN, GOLDEN_OUT, Port
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Arrays by the model's own names; dimension 0 of each is the row, the same number in all."""
+
+    inputs: Arrays
+    outputs: Arrays
+    rows: int
+
+    def feeds(self, batch: int) -> Iterator[Feeds]:
+        """The inputs, `batch` rows at a time; rows that do not fill a batch are left out."""
+        for start in range(0, self.rows - batch + 1, batch):
+            yield {name: array[start : start + batch] for name, array in self.inputs.items()}
+
+
+def write_golden(path: Path, inputs: Arrays, outputs: Arrays) -> Path:
+    """Write golden.npz. Raises `InputError` when it cannot be written."""
+    write(path, packed(inputs, outputs))
+    return path
+
+
+def packed(inputs: Arrays, outputs: Arrays) -> bytes:
+    """The content of golden.npz; the same arrays give the same bytes."""
+    arrays = {GOLDEN_IN + name: np.asarray(array) for name, array in inputs.items()}
+    arrays |= {GOLDEN_OUT + name: np.asarray(array) for name, array in outputs.items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez would take an input named "file" for its own
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_golden(path: Path) -> Golden:
+    """Read golden.npz. Raises `InputError` when it is missing, holds anything but arrays, or rows differ."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{path} cannot be read as golden vectors: {error}.", _HINT) from error
+    inputs = {name[len(GOLDEN_IN) :]: arrays[name] for name in arrays if name.startswith(GOLDEN_IN)}
+    outputs = {name[len(GOLDEN_OUT) :]: arrays[name] for name in arrays if name.startswith(GOLDEN_OUT)}
+    rows = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+    if not inputs or not outputs or len(inputs) + len(outputs) < len(arrays):
+        raise InputError(
+            f"{path} holds the arrays {sorted(arrays)}, expected {GOLDEN_IN}NAME and {GOLDEN_OUT}NAME.", _HINT
+        )
+    if len(rows) != 1 or 0 in rows:
+        raise InputError(f"{path}: the arrays have {sorted(rows)} rows, expected one number of them.", _HINT)
+    for name, array in {**inputs, **outputs}.items():
+        if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            raise InputError(f"{path}: the array {name} holds values that are not finite numbers.", _HINT)
+    return Golden(inputs, outputs, rows.pop())
+
+
+def serve(session: Session, golden: Golden, batch: int) -> dict[str, NDArray[Any]]:
+    """What the session answers to the golden inputs, `batch` rows at a time, by output name."""
+    answers = [session.predict(feeds) for feeds in golden.feeds(batch)]
+    return {
+        name: np.concatenate([answer[at] for answer in answers])
+        for at, name in enumerate(session.output_names)
+    }
+
+
+def worst_difference(served: Arrays, golden: Arrays) -> tuple[str, float]:
+    """The output that differs most, and by how much: largest |served - golden| over its largest |golden|.
+
+    Infinite where names, shapes or finiteness differ. The runner in a bundle computes the same.
+    """
+    if set(served) != set(golden):
+        return ", ".join(sorted(set(served) ^ set(golden))), float("inf")
+    return max(((name, _difference(served[name], golden[name])) for name in golden), key=lambda pair: pair[1])
+
+
+def ports(arrays: Arrays, batch: int) -> tuple[Port, ...]:
+    return tuple(Port(name, str(a.dtype), (batch, *a.shape[1:])) for name, a in arrays.items())
+
+
+def _difference(served: NDArray[Any], golden: NDArray[Any]) -> float:
+    if served.shape != golden.shape:
+        return float("inf")
+    wanted = golden.astype(np.float64)
+    gap = float(np.max(np.abs(served.astype(np.float64) - wanted)))
+    scale = float(np.max(np.abs(wanted)))
+    if not np.isfinite(gap):
+        return float("inf")
+    return gap / scale if scale else gap
+
+
+_HINT = "Run fit again: it writes golden.npz beside result.json."

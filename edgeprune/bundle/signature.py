@@ -1,0 +1,71 @@
+"""Signatures over a manifest, made and checked by OpenSSH's ssh-keygen.
+
+A signature says nothing by itself but that one key signed these bytes; whose key it is, an
+`allowed_signers` file says (man ssh-keygen, ALLOWED SIGNERS).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeprune.errors import BundleError, InputError, MissingExtraError
+
+NAMESPACE = "edgeprune-bundle"
+
+
+def sign(manifest: bytes, key: Path) -> bytes:
+    """An armoured signature by the private key (or by the agent that holds it, given the public one)."""
+    if not key.is_file():
+        raise InputError(f"There is no key {key}.", "Make one: ssh-keygen -t ed25519 -f KEY")
+    done = _keygen(["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], manifest)
+    if done.returncode or b"BEGIN SSH SIGNATURE" not in done.stdout:
+        raise InputError(
+            f"ssh-keygen could not sign with {key}: {_words(done)}.",
+            "Give a private SSH key, or a public one whose private half ssh-agent holds.",
+        )
+    return done.stdout
+
+
+def verify(manifest: bytes, signature: Path, signers: Path | None) -> str:
+    """Who signed `manifest`, in words. Raises `BundleError` (6) when nobody did, or nobody in `signers`."""
+    if signers is None:
+        done = _keygen(["-Y", "check-novalidate", "-n", NAMESPACE, "-s", str(signature)], manifest)
+        if done.returncode:
+            raise BundleError(6, f"The signature does not match the manifest: {_words(done)}.", _changed())
+        return f"{_words(done)}; name the keys you trust with --signers"
+    if not signers.is_file():
+        raise InputError(f"There is no file {signers}.", "Give a file in ssh's allowed_signers format.")
+    found = _keygen(["-Y", "find-principals", "-f", str(signers), "-s", str(signature)], b"")
+    names = found.stdout.decode("utf-8", "replace").split()
+    if found.returncode or not names:
+        raise BundleError(
+            6,
+            f"The manifest is signed by a key that {signers} does not list.",
+            "Add the key when you trust it, or ask for a bundle signed by one that is listed.",
+        )
+    asked = ["-Y", "verify", "-f", str(signers), "-I", names[0], "-n", NAMESPACE, "-s", str(signature)]
+    done = _keygen(asked, manifest)
+    if done.returncode:
+        raise BundleError(6, f"The signature does not match the manifest: {_words(done)}.", _changed())
+    return _words(done)
+
+
+def _keygen(arguments: Sequence[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["ssh-keygen", *arguments], input=stdin, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise MissingExtraError(
+            "ssh-keygen is not installed, so signatures can be neither made nor checked.",
+            "Install OpenSSH's client, e.g. apt-get install openssh-client",
+        ) from error
+
+
+def _words(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].rstrip(".\r") if lines else f"exit code {done.returncode}"
+
+
+def _changed() -> str:
+    return "The bundle was changed after it was signed: get it again from whoever signed it."

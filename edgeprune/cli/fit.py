@@ -1,0 +1,163 @@
+"""`edgeprune fit`: the least compressed model that provably fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgeprune.records.progress import Event, Listen
+    from edgeprune.records.trial import FitResult
+
+EXIT = {"fits": 0, "predicted": 0, "inconclusive": 1, "misses": 3}
+INTERRUPTED = 130
+
+
+@click.command("fit")
+@click.argument("model")
+@click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
+@click.option("--target", default="local", show_default=True, help="Deployment target: a name or a .toml.")
+@click.option("--profile", "profiles", multiple=True, help="Hardware profile; the target's own by default.")
+@click.option("--latency-ms", type=float, help="Budget: latency at the profile's percentile.")
+@click.option("--speedup", type=float, help="Budget: latency relative to the dense float model.")
+@click.option("--memory-mib", type=float, help="Budget: peak memory.")
+@click.option("--size-mib", type=float, help="Budget: size of the artefact's files.")
+@click.option("--max-drop", type=float, help="Budget: largest loss of the metric, in its own unit.")
+@click.option("--device", help="Where to measure: local, a URI, or a NAME of the lab.")
+@click.option("--lab", type=click.Path(path_type=Path), help="A lab.toml that names devices.")
+@click.option(
+    "--recover",
+    type=click.Choice(["none", "reconstruct", "distill", "finetune"]),
+    help="Highest recovery allowed; by default what the task's data allow.",
+)
+@click.option("--epochs", type=int, default=3, show_default=True, help="Epochs of recovery training.")
+@click.option("--criterion", default="l2", show_default=True, help="Importance: l1, l2, taylor or random.")
+@click.option("--runtime", help="Serve with this runtime instead of the target's.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.pass_context
+def command(
+    context: click.Context,
+    model: str,
+    data: Path | None,
+    target: str,
+    profiles: tuple[str, ...],
+    latency_ms: float | None,
+    speedup: float | None,
+    memory_mib: float | None,
+    size_mib: float | None,
+    max_drop: float | None,
+    device: str | None,
+    lab: Path | None,
+    recover: str | None,
+    epochs: int,
+    criterion: str,
+    runtime: str | None,
+    seed: int,
+    out: Path | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Find the least compressed version of MODEL that provably fits a device's budget.
+
+    MODEL is FILE.py[:NAME], package.module:NAME, or MODEL.pt2 with --data. Budget lines given here
+    override the profile's. Exit codes: 0 it fits; 3 nothing fits; 2 the input is wrong; 1 edgeprune or
+    the device failed, or the device was too restless to prove anything.
+    """
+    from edgeprune.cli.output import emit_json
+    from edgeprune.devices import open_device
+    from edgeprune.errors import InputError
+    from edgeprune.fitting import fit
+    from edgeprune.report import document
+    from edgeprune.tasks import load_task
+
+    if len(profiles) > 1:
+        raise InputError(
+            f"{len(profiles)} profiles were given; one fit answers one budget.",
+            "Run fit once per profile, each with its own --out.",
+        )
+    folder = out or Path("runs") / _stem(model)
+    task = load_task(model, data, seed)
+    try:
+        with _progress() as listen:
+            result = fit(
+                task,
+                target=target,
+                profile=profiles[0] if profiles else None,
+                latency_ms=latency_ms,
+                speedup=speedup,
+                memory_mib=memory_mib,
+                size_mib=size_mib,
+                max_drop=max_drop,
+                device=open_device(device, lab=lab) if device else None,
+                runtime=runtime,
+                criterion=criterion,
+                recover=recover,
+                epochs=epochs,
+                seed=seed,
+                out=folder,
+                resume=resume,
+                listen=listen,
+            )
+    except KeyboardInterrupt:
+        begun = (folder / "ledger.jsonl").exists()
+        kept = (
+            f"finished trials are kept: add --resume --out {folder} to go on"
+            if begun
+            else "nothing was written"
+        )
+        click.echo(f"interrupted; {kept}", err=True)
+        context.exit(INTERRUPTED)
+    if as_json:
+        emit_json(document(result))
+    else:
+        _show(result)
+    context.exit(EXIT[result.verdict.kind])
+
+
+def _stem(model: str) -> str:
+    """A name for the run folder: of FILE.py, of package.module:NAME, of MODEL.pt2."""
+    return Path(model.partition(":")[0]).name.removesuffix(".py").removesuffix(".pt2")
+
+
+def _show(result: FitResult) -> None:
+    from edgeprune.cli.output import console
+    from edgeprune.report import table, verdict_lines
+
+    out = console(stderr=False)
+    out.print(table(result))
+    for line in verdict_lines(result):
+        out.print(line, markup=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Listen]:
+    """A live line on a terminal's stderr; nothing anywhere else."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from edgeprune.cli.output import console
+
+    screen = console()
+    columns = (
+        TextColumn("{task.fields[stage]:<14}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        line = bar.add_task("starting", total=1.0, stage="", left="")
+
+        def listen(event: Event) -> None:
+            left = "" if event.seconds_left is None else f"about {event.seconds_left / 60:.1f} min left"
+            bar.update(
+                line, description=event.doing, stage=event.stage, left=left, completed=event.share or 0
+            )
+
+        yield listen

@@ -1,0 +1,50 @@
+"""`edgeprune inspect`: what can be pruned, and what cannot and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def command(model: str, data: Path | None, as_json: bool) -> None:
+    """List the groups of MODEL: their units, and what a unit costs in parameters and MACs; then what is
+    frozen, and the operation that holds it."""
+    from rich.markup import escape
+
+    from edgeprune.cli.output import console, emit_json, table
+    from edgeprune.graph.inspect import inspect
+    from edgeprune.tasks import load_task
+
+    task = load_task(model, data)
+    found = inspect(task.model, task.example)
+    if as_json:
+        emit_json(found)
+        return
+    out = console(stderr=False)
+    rows = [
+        (
+            escape(each.name),
+            str(each.units),
+            f"{each.unit_params:,}",
+            f"{each.unit_macs:,}",
+            str(each.parameters),
+        )
+        for each in found.groups
+    ]
+    heads = ("units", "parameters/unit", "MACs/unit", "tensors")
+    out.print(table("group", *heads, rows=rows, right=heads))
+    if found.frozen:
+        frozen = [
+            (escape(each.name), f"{each.size:,}", each.op, escape(each.reason)) for each in found.frozen
+        ]
+        out.print(table("frozen", "parameters", "by", "reason", rows=frozen, right=["parameters"]))
+    for op in found.unknown:
+        out.print(f"no rule for {op}: whatever it touches is frozen", markup=False)
+    out.print(
+        f"{found.params:,} parameters, {found.frozen_params:,} of them frozen; {found.macs:,} MACs per sample"
+    )

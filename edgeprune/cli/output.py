@@ -1,0 +1,76 @@
+"""What verbs print: one JSON document or tables on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 120  # of what goes into a pipe or a file, where there is no terminal to ask
+
+
+def emit_json(document: object) -> None:
+    """Print one JSON document on stdout.
+
+    Dataclasses become objects, tuples arrays, paths texts, NumPy scalars numbers; NaN and infinities, which
+    JSON lacks, become null. Raises `TypeError` for anything else.
+    """
+    click.echo(json.dumps(plain(document), indent=2, allow_nan=False))
+
+
+def plain(value: object) -> object:
+    """`value` in the types that `json` knows."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return plain(value.item())
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def console(*, stderr: bool = True) -> Console:
+    """A console for progress and remarks; with `stderr=False`, for results that people read."""
+    stream = sys.stderr if stderr else sys.stdout
+    measured = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream, width=None if measured else WIDTH, highlight=False)
+
+
+def table(*columns: str, rows: Iterable[Iterable[str]], right: Iterable[str] = ()) -> Table:
+    """A table of texts; the columns named in `right` are aligned to the right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and values side by side, without a header."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(name, value)
+    return made
+
+
+__all__ = ["console", "emit_json", "facts", "plain", "table"]

@@ -1,0 +1,55 @@
+"""`edgeprune prune`: pruning alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("prune")
+@click.argument("model")
+@click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
+@click.option("--criterion", default="l2", show_default=True, help="Importance: l1, l2, taylor or random.")
+@click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .pt2 file to write."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def command(
+    model: str, ratio: float, criterion: str, data: Path | None, seed: int, output: Path, as_json: bool
+) -> None:
+    """Prune MODEL to a smaller dense model, without a device or a search.
+
+    Layers that lost inputs get the least-squares best weights on the calibration data. MODEL is as for
+    `edgeprune fit`.
+    """
+    from edgeprune.cli.output import console, emit_json, table
+    from edgeprune.errors import InputError
+    from edgeprune.pruning.once import prune
+    from edgeprune.tasks import load_task
+
+    if output.suffix != ".pt2":
+        raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
+    task = load_task(model, data, seed)
+    pruned = prune(task.model, task.example, ratio, criterion, task.calibration, seed)
+    pruned.save(output)
+    if as_json:
+        emit_json(
+            {
+                "output": str(output),
+                "params": {"dense": pruned.dense_params, "pruned": pruned.params},
+                "macs": {"dense": pruned.dense_macs, "pruned": pruned.macs},
+                "kept": {name: len(units) for name, units in pruned.kept.items()},
+                "frozen": [(each.name, each.op, each.reason) for each in pruned.frozen],
+            }
+        )
+        return
+    rows = [
+        ("parameters", f"{pruned.dense_params:,}", f"{pruned.params:,}"),
+        ("MACs", f"{pruned.dense_macs:,}", f"{pruned.macs:,}"),
+    ]
+    out = console(stderr=False)
+    out.print(table("", "dense", "pruned", rows=rows, right=("dense", "pruned")))
+    out.print(f"written to {output}", markup=False)

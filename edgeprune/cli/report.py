@@ -1,0 +1,33 @@
+"""`edgeprune report`: the result of a finished run, again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the same JSON document as fit on stdout.")
+def command(run: Path, as_json: bool) -> None:
+    """Show what a fit found: RUN is its --out folder."""
+    from edgeprune.cli.output import console, emit_json
+    from edgeprune.report import document, frontier_table, table, trials_table, verdict_lines
+    from edgeprune.results import load_result
+
+    result = load_result(run)
+    if as_json:
+        emit_json(document(result))
+        return
+    out = console(stderr=False)
+    for title, part in (
+        ("Result", table(result)),
+        ("Trials", trials_table(result)),
+        ("Frontier", frontier_table(result)),
+    ):
+        if part.row_count:
+            out.print(f"[bold]{title}[/]")
+            out.print(part)
+    for line in verdict_lines(result):
+        out.print(line, markup=False)

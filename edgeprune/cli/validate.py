@@ -1,0 +1,183 @@
+"""`edgeprune validate`: prove a bundle again, here or on the devices of a lab."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgeprune.bundle import Verified
+    from edgeprune.devices import Device
+    from edgeprune.errors import BundleError
+    from edgeprune.records.bundle import Validation
+
+FITS, FAILED, MISSES = 0, 1, 3
+
+
+@click.command("validate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--device", "address", metavar="URI", help="local (the default) or ssh://user@host:port.")
+@click.option(
+    "--lab",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A lab.toml: validate on the devices NAME... of it, or on all.",
+)
+@click.option(
+    "--signers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Demand a signature by one of these keys (ssh's allowed_signers format).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the numbered checks as JUnit XML.",
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    bundle: Path,
+    names: tuple[str, ...],
+    address: str | None,
+    lab: Path | None,
+    signers: Path | None,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Check BUNDLE and repeat its proof on a device, from the bundle alone.
+
+    Exit codes: 0 it fits; 3 a device misses the budget; 1 a device failed or stayed inconclusive; 2 the
+    bundle is refused.
+    """
+    from edgeprune.bundle import open_bundle
+    from edgeprune.cli.output import emit_json
+    from edgeprune.errors import BundleError
+
+    if lab is None and names:
+        raise click.UsageError("NAME needs --lab FILE, the file that says what the name means.")
+    if lab is not None and address is not None:
+        raise click.UsageError("--device and --lab exclude each other.")
+    devices = _devices(address, lab, names)
+    try:
+        with open_bundle(bundle, signers=signers) as verified:
+            found = [_validated(device, verified, quiet=as_json) for device in devices]
+    except BundleError as error:
+        if junit is not None:
+            _write_junit(junit, [_refusal(bundle, error)])
+        raise
+    if junit is not None:
+        _write_junit(junit, found)
+    if as_json:
+        emit_json({"bundle": str(bundle), "verdict": _worst(found), "devices": [_document(v) for v in found]})
+    context.exit(_exit_code(found))
+
+
+def _devices(address: str | None, lab: Path | None, names: Sequence[str]) -> list[Device]:
+    from edgeprune.devices import open_device
+
+    if lab is None:
+        return [open_device(address or "local")]
+    from edgeprune.devices.lab import load_lab
+
+    return [open_device(name, lab=lab) for name in names or load_lab(lab)]
+
+
+def _validated(device: Device, verified: Verified, *, quiet: bool) -> Validation:
+    """One device's answer, shown as soon as it is there."""
+    from edgeprune.cli.output import console
+    from edgeprune.measure import Progress
+    from edgeprune.validate import validate_on
+
+    with console().status(f"{device.name}: checking the device") as status:
+
+        def listen(progress: Progress) -> None:
+            status.update(f"{device.name}: proof {progress.share:.0%}, p50 {progress.p50_ms:.3g} ms")
+
+        validation = validate_on(device, verified, listen=listen)
+    if not quiet:
+        _show(validation)
+    return validation
+
+
+def _show(validation: Validation) -> None:
+    from rich.markup import escape
+
+    from edgeprune.cli.output import console, table
+
+    out = console(stderr=False)
+    out.print(
+        f"{validation.model} on {validation.device} ({validation.machine or 'no answer'})", markup=False
+    )
+    rows = [
+        (f"({check.number})", check.outcome, check.title, escape(f"{check.detail}\n{check.hint}".rstrip()))
+        for check in validation.checks
+    ]
+    out.print(table("", "", "check", "found", rows=rows))
+    out.print(f"{validation.device}: {_verdict(validation)}", markup=False)
+
+
+def _verdict(validation: Validation) -> str:
+    return "failed" if validation.verdict is None else validation.verdict.kind
+
+
+def _exit_code(found: Sequence[Validation]) -> int:
+    """That of the worst device: one that could not answer says less than one that misses."""
+    return {"fits": FITS, "misses": MISSES}.get(_worst(found), FAILED)
+
+
+def _worst(found: Sequence[Validation]) -> str:
+    order = ("failed", "inconclusive", "misses", "fits")
+    return min((_verdict(validation) for validation in found), key=order.index)
+
+
+def _document(validation: Validation) -> dict[str, object]:
+    measurement = validation.measurement
+    latency = None if measurement is None else measurement.latency
+    return {
+        "device": validation.device,
+        "machine": validation.machine,
+        "verdict": _verdict(validation),
+        "breaches": validation.verdict.breaches if validation.verdict else (),
+        "budget": validation.budget,
+        "metric": {
+            "name": validation.metric_name,
+            "value": validation.metric,
+            "from": "the manifest's claim; the golden outputs prove that this device computes the same model",
+        },
+        "latency_ms": latency
+        and {
+            "p50": latency.p50_ms,
+            "p90": latency.p90_ms,
+            "p99": latency.p99_ms,
+            "bound": latency.bound_ms,
+            "runs": latency.runs,
+        },
+        "memory_mib": measurement and measurement.memory_mib,
+        "size_mib": measurement and measurement.size_mib,
+        "runtime": measurement and measurement.runtime,
+        "state": measurement and measurement.state,
+        "checks": validation.checks,
+    }
+
+
+def _refusal(bundle: Path, error: BundleError) -> Validation:
+    """A refused bundle as a validation with one failed check, so that a CI's report shows it."""
+    from edgeprune.records.bundle import Check, Validation
+    from edgeprune.records.machine import Budget
+
+    check = Check(error.check, "the bundle is accepted", "failed", error.what, error.hint)
+    return Validation(bundle.name, bundle.name, (check,), None, None, "", 0.0, Budget(), "")
+
+
+def _write_junit(path: Path, found: Sequence[Validation]) -> None:
+    from edgeprune.files import write
+    from edgeprune.report.junit import junit
+
+    write(path, junit(found))

@@ -1,0 +1,251 @@
+"""One trial: build a candidate, measure it on the device, evaluate it there; each recorded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.bundle.golden import write_golden
+from edgeprune.devices import Feeds, Load
+from edgeprune.fitting.order import Order, compared_ms
+from edgeprune.graph.capture import Captured
+from edgeprune.ledger import Ledger
+from edgeprune.make import MODEL, Workshop, recovered, widths
+from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
+from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.machine import Budget
+from edgeprune.records.progress import Event, Listen
+from edgeprune.records.trial import Candidate, Measurement, Report, Verdict, VerdictKind
+from edgeprune.recover.ladder import Rung
+from edgeprune.search.judge import judge
+from edgeprune.tasks import call_evaluate
+
+# Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
+SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
+# A burst of load in one search measurement would send the search the wrong way: measure again.
+STEADY = 0.05
+MOST_SESSIONS = 3
+GOLDEN_ROWS = 16
+USUAL_TRIALS = 7  # dense, dense INT8, a few pruned, and one that is trained
+PT2 = "model.pt2"
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What one trial found; the ledger's record. A `Report` is this, held against the budget."""
+
+    candidate: Candidate
+    metric: float
+    measurement: Measurement
+    layers_int8: tuple[str, ...]
+    layers_float: tuple[str, ...]
+    recovered: tuple[tuple[str, float, float, bool], ...]
+    seconds: float
+
+
+class Trials:
+    """Runs candidates by name in the run folder, through the ledger."""
+
+    def __init__(self, order: Order, workshop: Workshop, ledger: Ledger, listen: Listen) -> None:
+        self._order = order
+        self._workshop = workshop
+        self._ledger = ledger
+        self._listen = listen
+        self.folder = ledger.folder
+        self.tested: dict[str, Tested] = {}
+        self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
+        self._seconds: list[float] = []
+
+    def run(self, name: str, candidate: Candidate, *, train: bool = False) -> Tested:
+        """Build, measure and evaluate a candidate; `train` climbs the rungs that need training."""
+        artefact = self.folder / name / MODEL
+        files = [artefact, self.folder / name / PT2] if train else [artefact]
+        started = time.monotonic()
+        tested = self._ledger.once(name, lambda: self._test(name, candidate, train), Tested, files=files)
+        self.tested[name] = tested
+        self._seconds.append(time.monotonic() - started)
+        return tested
+
+    def prove(self, name: str, budget: Budget) -> VerdictKind:
+        """Replace the measurement of a finished trial by a proof; what it proves."""
+        proof = self._ledger.once(f"{name}-proof", lambda: self._prove(name, budget), Measurement)
+        self.tested[name] = replace(self.tested[name], measurement=proof)
+        self.proven.add(name)
+        return self.report(name, budget, self.tested["dense"].metric).verdict.kind
+
+    def report(self, name: str, budget: Budget, baseline_metric: float) -> Report:
+        """A trial held against the budget."""
+        tested = self.tested[name]
+        kept = dict(tested.candidate.kept)
+        measurement = tested.measurement
+        if name not in self.proven:  # drift disqualifies a proof; a search still learns from the number
+            measurement = replace(measurement, conclusive=True)
+        verdict = judge(measurement, tested.metric, baseline_metric, budget)
+        if verdict.kind == "fits" and name not in self.proven:
+            verdict = Verdict("inconclusive")  # a search measurement is too short to promise anything
+        return Report(
+            name=name,
+            candidate=tested.candidate,
+            metric=tested.metric,
+            measurement=tested.measurement,
+            params=self._workshop.cost.params(kept),
+            macs=self._workshop.cost.macs(kept),
+            kept=widths(self._workshop.coupling, kept),
+            layers_int8=len(tested.layers_int8),
+            layers_float=len(tested.layers_float),
+            recovered=tested.recovered,
+            artefact=f"{name}/{MODEL}",
+            verdict=verdict,
+        )
+
+    def use(self, name: str, budget: Budget) -> float:
+        """The largest share of a budget line that a trial used: above 1 it does not fit.
+
+        A proof counts as measured. A search compares at equal machine speed: the dense model ran in turn
+        with every trial, and its median then, against its median when the budget was set, says how fast
+        the machine was. On a shared machine that ratio is steadier than milliseconds by far.
+        """
+        measured, dense = self.tested[name].measurement, self.tested["dense"].measurement
+        speed = 1.0
+        if name not in self.proven and measured.reference_ms and dense.reference_ms:
+            speed = dense.reference_ms / measured.reference_ms
+        pairs = (
+            (compared_ms(measured.latency) * speed, budget.latency_ms),
+            (measured.memory_mib, budget.memory_mib),
+            (measured.size_mib, budget.size_mib),
+        )
+        return max((value / limit for value, limit in pairs if limit is not None), default=0.0)
+
+    def write_golden(self, name: str) -> Path:
+        """Real inputs, and what the artefact serves for them on the device, one batch at a time."""
+        rows = max(GOLDEN_ROWS, self._order.profile.batch)
+        rows -= rows % self._order.profile.batch
+        inputs = self._rows(rows)
+        with self._order.device.start(self._load(name)) as session:
+            answers = [session.predict(feed) for feed in self._feeds(inputs)]
+            outputs = {
+                output: np.concatenate([answer[place] for answer in answers])
+                for place, output in enumerate(session.output_names)
+            }
+        return write_golden(self.folder / GOLDEN, inputs, outputs)
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _test(self, name: str, candidate: Candidate, train: bool) -> Tested:
+        started = time.monotonic()
+        pruned, rungs = self._made(name, candidate, train)
+        self._tell(name, "building")
+        built = self._workshop.build(candidate, pruned, self.folder / name)
+        if train:
+            self._save(pruned, self.folder / name / PT2)
+        measurement = self._measure(name)
+        self._tell(name, f"evaluating {self._workshop.task.metric}")
+        with self._order.device.start(self._load(name)) as session:
+            metric = call_evaluate(self._workshop.task, predictor(session))
+        return Tested(
+            candidate=candidate,
+            metric=metric,
+            measurement=measurement,
+            layers_int8=built.layers_int8,
+            layers_float=built.layers_float,
+            recovered=recovered(rungs),
+            seconds=time.monotonic() - started,
+        )
+
+    def _measure(self, name: str) -> Measurement:
+        """A search measurement; of up to three sessions the one in which the reference drifted least."""
+        sessions: list[Measurement] = []
+        while len(sessions) < MOST_SESSIONS and all((s.drift or 0.0) > STEADY for s in sessions):
+            sessions.append(
+                measure(
+                    self._order.device,
+                    self._load(name),
+                    self._feeds(self._rows(8 * self._order.profile.batch)),
+                    percentile=self._order.budget.percentile,
+                    effort=SEARCH,
+                    reference=self._load("dense"),
+                    sensors=self._order.target.sensors,
+                    throttle=self._order.target.throttle,
+                    listen=self._measuring(name),
+                )
+            )
+        return min(sessions, key=lambda session: session.drift or 0.0)
+
+    def _made(self, name: str, candidate: Candidate, train: bool) -> tuple[Captured, tuple[Rung, ...]]:
+        if not candidate.kept:
+            return self._workshop.dense, ()
+        self._tell(name, "cutting and reconstructing")
+        pruned, rungs = self._workshop.prune(dict(candidate.kept), candidate.recover)
+        if not train:
+            return pruned, rungs
+        pruned, trained = self._workshop.train(
+            pruned,
+            candidate.recover,
+            self._order.epochs,
+            lambda rung, step, total: self._tell(name, f"recovering ({rung})", step / total),
+        )
+        return pruned, (*rungs, *trained)
+
+    def _save(self, pruned: Captured, path: Path) -> None:
+        torch.export.save(pruned.program(), path)
+
+    def _prove(self, name: str, budget: Budget) -> Measurement:
+        return prove(
+            self._order.device,
+            self._load(name),
+            self._feeds(self._rows(8 * self._order.profile.batch)),
+            percentile=budget.percentile,
+            latency_ms=budget.latency_ms,
+            reference=self._load("dense") if name != "dense" else None,
+            sensors=self._order.target.sensors,
+            throttle=self._order.target.throttle,
+            listen=self._measuring(name, "proving"),
+        ).measurement
+
+    def _load(self, name: str) -> Load:
+        return Load(
+            self._order.runtime,
+            self.folder / name / MODEL,
+            self._order.profile.threads,
+            device=self._order.target.device,
+        )
+
+    def _rows(self, count: int) -> dict[str, NDArray[Any]]:
+        """`count` calibration samples by input name, repeated when there are fewer."""
+        found = {}
+        for place, name in enumerate(self._workshop.dense.input_names):
+            rows = torch.cat([batch[place] for batch in self._workshop.calibration])
+            times = -(-count // len(rows))
+            found[name] = torch.cat([rows] * times)[:count].numpy(force=True)
+        return found
+
+    def _feeds(self, inputs: Mapping[str, NDArray[Any]]) -> list[Feeds]:
+        batch = self._order.profile.batch
+        count = len(next(iter(inputs.values())))
+        return [
+            {name: array[start : start + batch] for name, array in inputs.items()}
+            for start in range(0, count, batch)
+        ]
+
+    def _measuring(self, name: str, word: str = "measuring") -> Callable[[Progress], None]:
+        def tell(progress: Progress) -> None:
+            self._tell(name, f"{word}, median {progress.p50_ms:.2f} ms", progress.share)
+
+        return tell
+
+    def _tell(self, name: str, doing: str, share: float | None = None) -> None:
+        self._listen(Event(name, doing, share, self._seconds_left()))
+
+    def _seconds_left(self) -> float | None:
+        """A guess from what trials took so far: the usual number of them, a training and a proof."""
+        if not self._seconds:
+            return None
+        one = sum(self._seconds) / len(self._seconds)
+        return max(1, USUAL_TRIALS - len(self._seconds)) * one + 2 * PROOF.seconds

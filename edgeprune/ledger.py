@@ -1,0 +1,258 @@
+"""The append-only record of a run: kill edgeprune at any moment and lose at most the running step.
+
+`ledger.jsonl` in the run folder. The first line is what was ordered; each further line is one finished
+step: its key, its record, and the SHA-256 of the artefacts it wrote. A line is on the disk before the
+next step starts, so a run that is resumed finds its finished steps and gives the same answer.
+
+    with Ledger.open(out, {"task": fingerprint, "seed": 0}, resume=False) as ledger:
+        dense = ledger.once("dense", lambda: measure(...), Report, files=[out / "dense" / "model.onnx"])
+
+One run at a time: the folder is held by a lock that the system drops when the process ends, however it
+ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from edgeprune.errors import InputError
+from edgeprune.files import FULL, sha256, sync, writing
+from edgeprune.records.codec import JSON, dumps, from_json, loads, to_json
+
+SCHEMA = 1
+NAME = "ledger.jsonl"
+LOCK = "ledger.lock"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Header:
+    schema: int
+    order: Any  # JSON
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str  # below the run folder
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    key: str
+    record: Any  # JSON, decoded when somebody asks for it with its type
+    files: tuple[_File, ...]
+
+
+class Ledger:
+    """The steps of one run. A context manager: leaving it gives the folder free. Use `Ledger.open`."""
+
+    def __init__(self, folder: Path, lock: int, listen: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.path = folder / NAME
+        self._lock = lock
+        self._listen = listen
+        self._entries: dict[str, _Entry] = {}
+        # A forked child (a data loader's worker) shares the lock and may outlive a killed parent: it must
+        # not keep the folder from being resumed.
+        os.register_at_fork(after_in_child=_closer(weakref.ref(self)))
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        order: Mapping[str, JSON],
+        resume: bool,
+        *,
+        listen: Callable[[str], None] | None = None,
+    ) -> Ledger:
+        """Start a run in `folder`, or with `resume` go on with the one that is there.
+
+        order: all that the answer depends on; a run is resumed only with an equal order.
+        listen: gets a sentence when something recorded cannot be used and is done again.
+        Raises `InputError` when another run holds the folder, when a run is there and `resume` is False,
+        when it had another order, when the ledger is damaged, or when the folder cannot be written.
+        """
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        ledger = cls(folder, lock, listen or (lambda sentence: None))
+        try:
+            ledger._hold()
+            ledger._load(dict(order), resume)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def seen(self, key: str) -> bool:
+        """Whether the step `key` is recorded and its files are as they were written."""
+        entry = self._entries.get(key)
+        return entry is not None and self._changed(entry) is None
+
+    def once(self, key: str, work: Callable[[], T], cls: type[T], *, files: Sequence[Path] = ()) -> T:
+        """The recorded answer of the step `key`; when there is none, that of `work()`, recorded first.
+
+        cls: the record's type, as `records.codec` knows it.
+        files: what `work` leaves below the run folder. They belong to the answer: when one is missing or
+        was changed, the step is done again.
+        """
+        entry = self._entries.get(key)
+        if entry is not None:
+            changed = self._changed(entry)
+            if changed is None:
+                return self._decode(entry, cls)
+            self._listen(f"{changed}, so {key!r} is done again.")
+        with writing(self.folder, only=FULL):
+            record = to_json(work())
+        with writing(self.folder):
+            listed = tuple(_File(self._below(path), _settled(path)) for path in files)
+        entry = _Entry(key, record, listed)
+        self._append(to_json(entry))
+        self._entries[key] = entry
+        # Decoded, not handed through: a run that is resumed sees the very same value.
+        return self._decode(entry, cls)
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _hold(self) -> None:
+        try:
+            with writing(self.folder / LOCK, only={errno.ENOLCK, errno.ENOTSUP}):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip()
+            who = f"the run with process id {holder}" if holder else "another run"
+            raise InputError(
+                f"{self.folder} is in use by {who}.", "Wait for it to end, or choose another --out."
+            ) from error
+        with writing(self.folder / LOCK):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _load(self, order: JSON, resume: bool) -> None:
+        with writing(self.path):
+            text = self.path.read_bytes() if self.path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        if lines and not resume:
+            raise InputError(
+                f"{self.folder} already holds a run.",
+                "Add --resume to go on with it, or choose another --out.",
+            )
+        if lines:
+            self._check(lines[0], order)
+            for number, line in enumerate(lines[1:], 2):
+                name = f"{self.path}, line {number}"
+                entry = from_json(_Entry, loads(line, name), f"{name}: ")
+                self._entries[entry.key] = entry  # a step that was done again is there twice: the last counts
+        if len(whole) < len(text):
+            self._listen(f"The last line of {self.path} was cut off while being written, so it is dropped.")
+            self._cut(len(whole))
+        if not lines:
+            self._append(to_json(_Header(SCHEMA, order)))
+
+    def _check(self, line: bytes, order: JSON) -> None:
+        name = f"{self.path}, line 1"
+        found = loads(line, name)
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if isinstance(schema, int) and schema != SCHEMA:
+            raise InputError(
+                f"{self.path} has schema {schema}, this edgeprune writes {SCHEMA}.",
+                "Resume with the edgeprune that started the run, or choose another --out.",
+            )
+        header = from_json(_Header, found, f"{name}: ")
+        then, now = _flat(header.order), _flat(to_json(order, "order"))
+        differ = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+        if differ:
+            told = "; ".join(
+                f"{key} was {then.get(key, 'absent')}, is now {now.get(key, 'absent')}" for key in differ[:5]
+            )
+            raise InputError(
+                f"{self.folder} holds a run of another order: {told}.",
+                "Resume with the same model, data and flags, or choose another --out.",
+            )
+
+    def _append(self, value: JSON) -> None:
+        line = dumps(value).encode("ascii") + b"\n"
+        with writing(self.path):
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                before = os.fstat(handle).st_size
+                try:
+                    left = memoryview(line)
+                    while left:
+                        left = left[os.write(handle, left) :]
+                    os.fsync(handle)
+                except OSError:
+                    os.ftruncate(handle, before)  # a full disk takes half a line: leave none of it
+                    raise
+            finally:
+                os.close(handle)
+            if before == 0:
+                sync(self.folder)
+
+    def _cut(self, size: int) -> None:
+        with writing(self.path):
+            os.truncate(self.path, size)
+            sync(self.path)
+
+    def _changed(self, entry: _Entry) -> str | None:
+        for file in entry.files:
+            path = self.folder / file.path
+            if not path.is_file():
+                return f"{path} is missing"
+            if sha256(path) != file.sha256:
+                return f"{path} was changed after it was recorded"
+        return None
+
+    def _below(self, path: Path) -> str:
+        return path.resolve().relative_to(self.folder.resolve()).as_posix()
+
+    def _decode(self, entry: _Entry, cls: type[T]) -> T:
+        return from_json(cls, entry.record, f"{self.path}, {entry.key}: ")
+
+
+def _closer(ledger: weakref.ref[Ledger]) -> Callable[[], None]:
+    def close() -> None:
+        found = ledger()
+        if found is not None:
+            found.close()
+
+    return close
+
+
+def _settled(path: Path) -> str:
+    sync(path)
+    return sha256(path)
+
+
+def _flat(value: JSON, path: str = "") -> dict[str, str]:
+    """`{"budget": {"latency_ms": 5.0}}` as `{"budget.latency_ms": "5.0"}`."""
+    if isinstance(value, dict) and (value or not path):
+        below = (_flat(item, f"{path}.{key}" if path else key) for key, item in value.items())
+        return {key: text for part in below for key, text in part.items()}
+    return {path: dumps(value)}
+
+
+__all__ = ["Ledger"]

@@ -1,0 +1,185 @@
+"""Candidate -> artefact: cut, reconstruct, recover, export, calibrate, emit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeprune.errors import InputError
+from edgeprune.export import export_onnx
+from edgeprune.graph import onnxfile
+from edgeprune.graph.capture import Captured, capture
+from edgeprune.graph.cost import Cost, count
+from edgeprune.graph.coupling import Coupling, Kept, analyse
+from edgeprune.graph.surgery import cut
+from edgeprune.pruning.criteria import find_criterion, importance
+from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
+from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.dialects import Dialect
+from edgeprune.quantize.emit import quantise
+from edgeprune.records.task import Task
+from edgeprune.records.trial import Candidate
+from edgeprune.recover.data import Split, split
+from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_rungs
+from edgeprune.recover.statistics import reestimate
+from edgeprune.search.ranking import Choice, Ranking
+from edgeprune.tasks import flat_inputs
+
+MODEL = "model.onnx"
+MULTIPLE_OF = 16  # groups narrower than this (heads) are not rounded to channel multiples
+
+
+@dataclass(frozen=True)
+class Built:
+    """The artefact of a candidate; layers are named by their weight's module."""
+
+    artefact: Path
+    layers_int8: tuple[str, ...]
+    layers_float: tuple[str, ...]
+
+
+class Workshop:
+    """What all candidates of a fit share: the dense graph, its groups, the data, and what was learnt."""
+
+    def __init__(self, task: Task, dialect: Dialect, *, criterion: str = "l2", seed: int = 0) -> None:
+        self.task = task
+        self.dialect = dialect
+        find_criterion(criterion)  # scores come late, when a run has begun: a wrong name is refused here
+        self.criterion = criterion
+        self.seed = seed
+        self.dense: Captured = capture(task.model, task.example)
+        self.coupling: Coupling = analyse(self.dense)
+        self.cost: Cost = count(self.dense, self.coupling)
+        self.calibration = [flat_inputs(task.example, batch) for batch in task.calibration]
+
+    # Learnt once ------------------------------------------------------------------------------------
+
+    @cached_property
+    def split(self) -> Split:
+        """The training data, or where there is none the calibration inputs without labels."""
+        if self.task.train is None:
+            return split(lambda: [(inputs, None) for inputs in self.calibration])
+        return split(
+            lambda: ((flat_inputs(self.task.example, x), _target(y)) for x, y in self.task.train or ())
+        )
+
+    @cached_property
+    def judge(self) -> Judge:
+        return judge_of(self.dense, self.split.held_back, self.task.loss)
+
+    @cached_property
+    def consumers(self) -> Mapping[str, Consumer]:
+        return grams(self.dense, self.coupling, self.calibration)
+
+    @cached_property
+    def scores(self) -> Mapping[str, Any]:
+        labelled = (
+            self.split.epoch(0) if self.task.train is not None else ((x, None) for x in self.calibration)
+        )
+        return importance(self.dense, self.coupling, self.criterion, labelled, self.task.loss, self.seed)
+
+    def ranking(self, channel_multiple: int) -> Ranking:
+        """The allocator: a global ranking of all units by importance."""
+        choices = tuple(
+            Choice(group.name, self.scores[group.name], channel_multiple if group.units >= MULTIPLE_OF else 1)
+            for group in self.coupling.groups
+        )
+        return Ranking(choices, work=lambda widths: float(self.cost.macs(widths)))
+
+    def predict(self, *arrays: Any) -> Any:
+        """The dense model as `Task.evaluate` calls it: arrays in order, or one dict of them by name."""
+        given = arrays[0] if len(arrays) == 1 and isinstance(arrays[0], Mapping) else None
+        ordered = [given[name] for name in self.dense.input_names] if given is not None else arrays
+        with torch.no_grad():
+            outputs = self.dense.run(*(torch.as_tensor(array) for array in ordered))
+        answers = tuple(output.numpy(force=True) for output in outputs)
+        return answers[0] if len(answers) == 1 else answers
+
+    # Made per candidate -----------------------------------------------------------------------------
+
+    def prune(self, kept: Kept, recover: str) -> tuple[Captured, tuple[Rung, ...]]:
+        """Cut, and with a rung above "none" reconstruct the consumers and re-estimate BatchNorm."""
+        pruned = cut(self.dense, self.coupling, kept)
+        if recover == "none" or not self.split.held_back:
+            return pruned, ()
+        rungs = []
+        for name, step in (("reconstruct", self._reconstruct(kept)), ("statistics", self._reestimate)):
+            pruned, rung = attempt(name, pruned, self.judge, step)
+            rungs.append(rung)
+        return pruned, tuple(rungs)
+
+    def train(
+        self, pruned: Captured, recover: str, epochs: int, listen: Callable[[str, int, int], None] | None
+    ) -> tuple[Captured, tuple[Rung, ...]]:
+        """The rungs that train, up to `recover`."""
+        return train_rungs(
+            pruned,
+            self.dense,
+            recover,
+            self.split,
+            self.judge,
+            epochs=epochs,
+            seed=self.seed,
+            loss=self.task.loss,
+            listen=listen,
+        )
+
+    def build(self, candidate: Candidate, pruned: Captured, folder: Path) -> Built:
+        """Write the artefact of `pruned` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        artefact = folder / MODEL
+        if candidate.precision == "float32":
+            export_onnx(pruned, artefact)
+            return Built(artefact, (), tuple(onnxfile.layers(onnxfile.load(artefact)).values()))
+        exported = export_onnx(pruned, folder / "float.onnx")
+        ranges = calibrate(pruned, self.calibration, candidate.calibrator or "minmax")
+        written = quantise(
+            exported,
+            ranges,
+            self.dialect,
+            artefact,
+            reduce_range=candidate.reduce_range,
+            float_layers=candidate.float_layers,
+        )
+        exported.unlink()
+        return Built(artefact, written.layers_int8, written.layers_float)
+
+    def highest_rung(self, wished: str | None) -> str:
+        """The rung that was asked for, or the highest that the task's data allows."""
+        if wished is None:
+            return "finetune" if self.task.train is not None else "distill"
+        if wished not in RUNGS:
+            raise InputError(f"There is no recovery {wished!r}.", f"Choose one of: {', '.join(RUNGS)}.")
+        if wished == "finetune" and self.task.train is None:
+            raise InputError(
+                "Fine-tuning needs labelled data, and the task has no `train`.",
+                "Give Task.train, or recover with distill.",
+            )
+        return wished
+
+    def _reconstruct(self, kept: Kept) -> Callable[[Captured], object]:
+        return lambda pruned: reconstruct(pruned, self.coupling, kept, self.consumers, self.dense)
+
+    def _reestimate(self, pruned: Captured) -> object:
+        return reestimate(pruned, self.calibration)
+
+
+def _target(value: Any) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+
+
+def recovered(rungs: Iterable[Rung]) -> tuple[tuple[str, float, float, bool], ...]:
+    return tuple((rung.name, rung.before, rung.after, rung.kept) for rung in rungs)
+
+
+def widths(coupling: Coupling, kept: Kept) -> tuple[tuple[str, int], ...]:
+    return tuple((group.name, len(kept.get(group.name, range(group.units)))) for group in coupling.groups)
+
+
+def as_candidate_kept(kept: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(units)) for name, units in sorted(kept.items()))

@@ -1,0 +1,69 @@
+"""The `--json` document of a fit: its keys are a contract with the programs that read it."""
+
+from __future__ import annotations
+
+from edgeprune.records.codec import JSON, to_json
+from edgeprune.records.trial import FitResult, Report, Verdict
+
+
+def document(result: FitResult) -> dict[str, JSON]:
+    """Units are in the keys; sizes are MiB; `chosen` is the candidate that `verdict` is about."""
+    return {
+        "verdict": result.verdict.kind,
+        "breaches": _breaches(result.verdict),
+        "metric": result.metric,
+        "budget": to_json(result.budget),
+        "baseline": _measured(result.baseline),
+        "chosen": _candidate(result.chosen),
+        "frontier": [_candidate(report) for report in result.frontier],
+        "trials": [_candidate(report) for report in result.trials],
+        "seconds": result.seconds,
+        "bundle": result.bundle,
+        "profile": result.profile.name,
+        "target": result.target.name,
+        "runtime": result.runtime,
+        "out": result.out,
+    }
+
+
+def _measured(report: Report) -> dict[str, JSON]:
+    measurement = report.measurement
+    latency = measurement.latency
+    return {
+        "name": report.name,
+        "metric": report.metric,
+        "latency_ms": {
+            "p50": latency.p50_ms,
+            "p90": latency.p90_ms,
+            "p99": latency.p99_ms,
+            "bound": latency.bound_ms,
+            "runs": latency.runs,
+        },
+        "memory_mib": measurement.memory_mib,
+        "size_mib": measurement.size_mib,
+        "params": report.params,
+        "macs": report.macs,
+    }
+
+
+def _candidate(report: Report) -> dict[str, JSON]:
+    return {
+        **_measured(report),
+        "precision": {"int8": report.layers_int8, "float": report.layers_float},
+        "calibrator": report.candidate.calibrator,
+        "kept": dict(report.kept),
+        "recover": [
+            {"rung": rung, "before": before, "after": after, "kept": kept}
+            for rung, before, after, kept in report.recovered
+        ],
+        "artefact": report.artefact,
+        "verdict": report.verdict.kind,
+        "breaches": _breaches(report.verdict),
+    }
+
+
+def _breaches(verdict: Verdict) -> JSON:
+    return [
+        {"line": breach.line, "value": breach.value, "limit": breach.limit, "excess": breach.excess}
+        for breach in verdict.breaches
+    ]

@@ -1,0 +1,51 @@
+"""Validations as JUnit XML: one suite per device, one test case per numbered check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from edgeprune.records.bundle import Check, Outcome, Validation
+
+# XML 1.0 cannot hold them, not even escaped, and a device's last words may.
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ELEMENTS: dict[Outcome, str] = {"failed": "failure", "inconclusive": "error", "skipped": "skipped"}
+
+
+def junit(validations: Sequence[Validation]) -> bytes:
+    """The XML document, UTF-8. A failed check is a failure, an inconclusive one an error."""
+    root = ElementTree.Element("testsuites")
+    for validation in validations:
+        suite = ElementTree.SubElement(root, "testsuite", _counts(validation))
+        for check in validation.checks:
+            suite.append(_case(check, validation))
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def _counts(validation: Validation) -> dict[str, str]:
+    outcomes = [check.outcome for check in validation.checks]
+    return {
+        "name": _clean(validation.device),
+        "tests": str(len(outcomes)),
+        "failures": str(outcomes.count("failed")),
+        "errors": str(outcomes.count("inconclusive")),
+        "skipped": str(outcomes.count("skipped")),
+    }
+
+
+def _case(check: Check, validation: Validation) -> ElementTree.Element:
+    name = f"({check.number}) {check.title}"
+    case = ElementTree.Element("testcase", {"classname": _clean(validation.device), "name": name})
+    if check.outcome == "passed":
+        ElementTree.SubElement(case, "system-out").text = _clean(check.detail)
+    else:
+        told = ElementTree.SubElement(case, _ELEMENTS[check.outcome], {"message": _clean(check.detail)})
+        told.text = _clean(check.hint) or None
+    return case
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("?", text)

@@ -1,0 +1,126 @@
+"""The table and the sentences that `fit` and `report` end with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from edgeprune.records.trial import Breach, FitResult, Report
+
+DENSE_INT8 = "dense-int8"  # how fit's names of the dense model in INT8 begin
+
+_LINES = {
+    "latency_ms": ("latency", "ms"),
+    "memory_mib": ("peak memory", "MiB"),
+    "size_mib": ("file size", "MiB"),
+}
+
+
+def table(result: FitResult) -> Table:
+    """One row each for dense, dense INT8 and the chosen candidate; latencies in ms, sizes in MiB."""
+    return _table(result, [(_role(result, report), report) for report in _leading(result)])
+
+
+def frontier_table(result: FitResult) -> Table:
+    """The non-dominated candidates, numbered as `bundle --tier N` counts them."""
+    return _table(result, [(f"tier {at}: {one.name}", one) for at, one in enumerate(result.frontier, 1)])
+
+
+def trials_table(result: FitResult) -> Table:
+    """All that was tried, in order, each with its own verdict."""
+    return _table(result, [(f"{report.name}: {report.verdict.kind}", report) for report in result.trials])
+
+
+def verdict_lines(result: FitResult) -> list[str]:
+    """The verdict in words: what it says, which budget line broke and by how much, what came of it."""
+    chosen, kind = result.chosen, result.verdict.kind
+    lines = {
+        "fits": [f"fits: {chosen.name} is proven inside its budget on this device."],
+        "predicted": [f"predicted: {chosen.name} should fit; no device was attached to prove it."],
+        "inconclusive": [
+            f"inconclusive: the machine was too unsteady to prove {chosen.name}. Quieten it and fit again."
+        ],
+        "misses": [f"misses: nothing fits. Closest is {chosen.name}:"],
+    }[kind]
+    lines += [f"  {_broken(breach, result)}" for breach in result.verdict.breaches]
+    if kind in ("fits", "predicted"):
+        lines.append(f"  {_gained(result)}")
+    if result.bundle is not None:
+        lines.append(f"bundle: {result.bundle}")
+    return lines
+
+
+def _leading(result: FitResult) -> list[Report]:
+    """Dense, dense INT8 (of several calibrations the last, where fit stopped) and chosen, each once."""
+    int8 = [trial for trial in result.trials if trial.name.startswith(DENSE_INT8)]
+    found = [result.baseline, *int8[-1:], result.chosen]
+    return list({report.name: report for report in found}.values())
+
+
+def _role(result: FitResult, report: Report) -> str:
+    role = report.name
+    if report.name == result.baseline.name:
+        role = "dense"
+    elif report.name.startswith(DENSE_INT8):
+        role = report.name.replace(DENSE_INT8, "dense INT8", 1)
+    return f"chosen: {role}" if report.name == result.chosen.name else role
+
+
+def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
+    bound = f"p{result.budget.percentile} bound"
+    columns = (result.metric, "p50", "p90", "p99", bound, "memory", "size", "params", "MACs", "INT8")
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made.add_column("")
+    for column in columns:
+        made.add_column(escape(column), justify="right", no_wrap=True)
+    for title, report in rows:
+        latency = report.measurement.latency
+        made.add_row(
+            escape(title),
+            f"{report.metric:.4f}",
+            *(_ms(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.bound_ms)),
+            f"{report.measurement.memory_mib:.1f}",
+            f"{report.measurement.size_mib:.3f}",
+            _count(report.params),
+            _count(report.macs),
+            f"{report.layers_int8}/{report.layers_int8 + report.layers_float}",
+        )
+    made.caption = "latencies in ms, memory and size in MiB, INT8: layers in INT8 of all layers with weights"
+    return made
+
+
+def _gained(result: FitResult) -> str:
+    dense, chosen = result.baseline, result.chosen
+    speed = dense.measurement.latency.p50_ms / chosen.measurement.latency.p50_ms
+    size = chosen.measurement.size_mib / dense.measurement.size_mib
+    change = chosen.metric - dense.metric
+    return f"{speed:.2f}x the speed of the dense model, {size:.0%} of its size, {result.metric} {change:+.4f}"
+
+
+def _broken(breach: Breach, result: FitResult) -> str:
+    if breach.line == "metric":
+        return (
+            f"{result.metric} is {breach.value:.4f}, {breach.excess:.4f} below the floor of "
+            f"{breach.limit:.4f} (dense {result.baseline.metric:.4f}, max_drop {result.budget.max_drop:g})"
+        )
+    name, unit = _LINES[breach.line]
+    name = f"p{result.budget.percentile} {name}" if breach.line == "latency_ms" else name
+    more = f" ({breach.excess / breach.limit:.1%})" if breach.limit > 0 else ""
+    return (
+        f"{name} is {breach.value:.4g} {unit}, {breach.excess:.3g} {unit}{more} over the budget of "
+        f"{breach.limit:.4g} {unit}"
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _count(value: int) -> str:
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            return f"{value / scale:.3g} {letter}"
+    return str(value)

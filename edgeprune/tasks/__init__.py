@@ -1,0 +1,61 @@
+"""MODEL, as users write it on the command line, becomes a checked `Task`.
+
+FILE.py[:NAME]              NAME (default `task`) is a function that returns a Task, or a Task
+package.module:NAME         the same, imported by its module name
+MODEL.pt2 --data DATA.npz   a `torch.export` file and named arrays; no Python of the user's runs
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgeprune.errors import InputError
+from edgeprune.records.task import Task
+from edgeprune.tasks.check import call_evaluate, check_task, flat_inputs
+
+_FORMS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
+
+
+def load_task(model: str, data: Path | None = None, seed: int = 0) -> Task:
+    """The task that `model` names; `seed` draws the rows of `data` for calibration, training and evaluation.
+
+    Raises `InputError` when there is no such task or it cannot be made.
+    """
+    if Path(model).suffix == ".pt2":
+        from edgeprune.tasks.exported import task_from_export
+
+        return task_from_export(Path(model), data, seed)
+
+    from edgeprune.tasks.python import task_from_file, task_from_module
+
+    file = re.fullmatch(r"(?P<path>.+\.py)(:(?P<name>.*))?", model)
+    module = re.fullmatch(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>.*)", model)
+    found = file or module
+    if found is None:
+        raise InputError(f"{model!r} is not a MODEL that edgeprune can read.", _hint(model))
+    if data is not None:
+        raise InputError(
+            f"--data {data} was given with {model}, which brings its own data.",
+            "Leave --data out, or give a MODEL.pt2 file.",
+        )
+    name = found["name"] if found["name"] is not None else "task"
+    if not name.isidentifier():
+        raise InputError(f"{name!r} in {model!r} is not a name that Python can hold.", _FORMS)
+    if file:
+        return task_from_file(Path(file["path"]), name)
+    return task_from_module(found["module"], name)
+
+
+def _hint(model: str) -> str:
+    if Path(model).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
+        return (
+            "Weights alone hold no model: write a FILE.py whose task() builds the model and loads them, "
+            "or save the model with torch.export.save as a .pt2 file."
+        )
+    if Path(model).suffix == ".onnx":
+        return "edgeprune prunes PyTorch models: give the model that the ONNX file was exported from."
+    return _FORMS
+
+
+__all__ = ["call_evaluate", "check_task", "flat_inputs", "load_task"]

@@ -1,0 +1,34 @@
+"""Which line of the user's code raised."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+MOST_CHARACTERS = 300  # torch lists every key of a state_dict that does not load
+# Frames of Python, of installed libraries and of edgeprune itself are not the user's to correct.
+_NOT_THEIRS = tuple(
+    {str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")}
+    | {str(Path(__file__).resolve().parents[1])}
+)
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: its message (FILE, line N)`, the line being the deepest one of the user's code."""
+    place = user_line(error)
+    text = " ".join(str(error).split())
+    if len(text) > MOST_CHARACTERS:
+        text = text[:MOST_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name) + (f" ({place})" if place else "")
+
+
+def user_line(error: BaseException) -> str | None:
+    """`FILE, line N` of the deepest frame in the user's code; None when none of it was on the stack."""
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith("<") and not str(Path(file).resolve()).startswith(_NOT_THEIRS):
+            found = f"{file}, line {line}"
+    return found

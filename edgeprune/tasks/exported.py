@@ -1,0 +1,179 @@
+"""The form of MODEL without Python: a `torch.export` file and named arrays."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from edgeprune.errors import InputError
+from edgeprune.graph.capture import flatten, module_of
+from edgeprune.records.task import Task
+from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split
+from edgeprune.tasks.metrics import Batches, Metric, metric_for
+
+_DYNAMIC = (
+    "Export it with a batch that may vary: `torch.export.export(model.eval(), (x,), "
+    "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))`, with two or more rows in x."
+)
+_SAVE = "Write it with `torch.export.save(torch.export.export(model.eval(), (x,), ...), path)`."
+
+
+def task_from_export(path: Path, data: Path | None, seed: int) -> Task:
+    """The task of a .pt2 file and a .npz file: inputs by name and, optionally, `labels`.
+
+    Integer labels make the metric "top-1", float labels "negative RMSE"; without labels it is the
+    "fidelity" to the file's own outputs. The rows are shuffled by `seed` and split: no evaluation row
+    calibrates or trains. Raises `InputError`.
+    """
+    if not path.is_file():
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {problem}.", f"Give the path of a .pt2 file, seen from {Path.cwd()}.")
+    if data is None:
+        raise InputError(
+            f"{path} was given without --data.",
+            "Add --data DATA.npz: one array for each input of the model by its name and, "
+            "if you have them, `labels`.",
+        )
+    program = _load(path)
+    specs = _input_specs(program, path)
+    keywords = _called_by_keyword(program, specs, path)
+    _refuse_training_mode(program, path)
+    arrays = read_arrays(data, specs)
+    calibration, train, evaluation = split(arrays, seed)
+
+    module = _plain_module(program)
+
+    def forward(rows: Arrays) -> torch.Tensor:
+        inputs = [torch.tensor(array) for array in rows.inputs.values()]
+        with torch.no_grad():
+            result = module(**dict(zip(rows.inputs, inputs, strict=True))) if keywords else module(*inputs)
+        outputs = flatten(result)
+        if not outputs:
+            raise InputError(f"{path} returns no tensor.", "Export a model that returns tensors.")
+        return outputs[0]
+
+    metric = metric_for(forward, arrays, train, evaluation, data)
+    return _task(module, keywords, metric, calibration)
+
+
+def _task(module: GraphModule, keywords: bool, metric: Metric, calibration: Arrays) -> Task:
+    batches = Batches(calibration, keywords)
+    example = next(iter(Batches(calibration.rows(slice(0, 1)), keywords)))
+    return Task(
+        model=module,
+        example=example,
+        calibration=batches,
+        train=metric.train(keywords),
+        loss=metric.loss,
+        evaluate=metric.evaluate,
+        metric=metric.name,
+    )
+
+
+def _load(path: Path) -> ExportedProgram:
+    try:
+        with _without_pickle(), _silent("torch.export"):
+            return torch.export.load(path)
+    except Exception as error:
+        raise InputError(f"{path} is not a file that torch.export.load can read.", _SAVE) from error
+
+
+@contextmanager
+def _without_pickle() -> Iterator[None]:
+    """Make torch.load refuse code inside the file; torch.export.load itself would fall back to running it."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """torch.export.load prints the traceback of what it raises."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _input_specs(program: ExportedProgram, path: Path) -> tuple[InputSpec, ...]:
+    names = set(program.graph_signature.user_inputs)
+    specs = []
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in names:
+            continue
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"{path}: input `{node.name}` is not a tensor.", "Export a model of tensor inputs only."
+            )
+        sizes = tuple(_size(size) for size in value.shape)
+        if not sizes or sizes[0] is not None:
+            raise InputError(
+                f"{path} was exported for one fixed batch: input `{node.name}` is {list(value.shape)}.",
+                _DYNAMIC,
+            )
+        specs.append(InputSpec(node.name, sizes, str(value.dtype).removeprefix("torch.")))
+    if not specs:
+        raise InputError(f"{path} takes no inputs.", "Export a model of one tensor input or more.")
+    return tuple(specs)
+
+
+def _called_by_keyword(program: ExportedProgram, specs: tuple[InputSpec, ...], path: Path) -> bool:
+    """False for positional inputs, True for inputs by keyword."""
+    args, kwargs = pytree.tree_unflatten([spec.name for spec in specs], program.call_spec.in_spec)
+    if all(isinstance(leaf, str) for leaf in args) and not kwargs:
+        return False
+    if not args and all(name == leaf for name, leaf in kwargs.items()):
+        return True
+    raise InputError(
+        f"{path} takes nested inputs, or some by position and some by keyword.",
+        "Export it with flat inputs, all by position or all by keyword.",
+    )
+
+
+def _refuse_training_mode(program: ExportedProgram, path: Path) -> None:
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        for index, argument in enumerate(schema.arguments if schema else ()):
+            given: Any = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+            if argument.name in ("train", "training") and given is True:
+                raise InputError(
+                    f"{path} was exported in training mode: `{node.name}` behaves differently there.",
+                    "Call model.eval() before torch.export.export.",
+                )
+
+
+def _plain_module(program: ExportedProgram) -> GraphModule:
+    """A module that may be asked to train() and eval(), as any nn.Module.
+
+    torch.export makes both raise, because the flag no longer changes the graph; nothing here relies
+    on the flag.
+    """
+    module = module_of(program)
+    for method in ("train", "eval"):
+        vars(module).pop(method, None)
+    return module.eval()
+
+
+def _size(size: object) -> int | None:
+    """None for a symbolic size."""
+    return size if isinstance(size, int) else None

@@ -1,0 +1,152 @@
+"""What "good" means for a model that comes as a file: top-1, negative RMSE, or fidelity to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.errors import InputError
+from edgeprune.records.task import Predict
+from edgeprune.tasks.arrays import Arrays
+
+BATCH = 32
+
+Forward = Callable[[Arrays], torch.Tensor]
+Score = Callable[[NDArray[Any], NDArray[Any]], float]  # (outputs, targets), all rows -> higher is better
+Loss = Callable[[Any, Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Rows as a model's inputs, a batch at a time: a tuple of tensors, or a dict for keywords."""
+
+    arrays: Arrays
+    keywords: bool
+
+    def __iter__(self) -> Iterator[Any]:
+        for rows in _batches(self.arrays):
+            tensors = {name: torch.tensor(array) for name, array in rows.inputs.items()}
+            yield tensors if self.keywords else tuple(tensors.values())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows as (inputs, target), a batch at a time."""
+
+    batches: Batches
+
+    def __iter__(self) -> Iterator[tuple[Any, torch.Tensor]]:
+        for inputs, rows in zip(self.batches, _batches(self.batches.arrays), strict=True):
+            yield inputs, torch.tensor(rows.labels)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score over the evaluation rows, and what recovery trains towards.
+
+    training and evaluation: their `labels` are what the model should give: the user's labels, or the
+    original model's outputs.
+    """
+
+    name: str
+    score: Score
+    loss: Loss
+    training: Arrays
+    evaluation: Arrays
+
+    def evaluate(self, predict: Predict) -> float:
+        """The score of `predict`: numpy arrays in the model's order -> its (first) output."""
+        outputs = []
+        for rows in _batches(self.evaluation):
+            result = predict(*rows.inputs.values())
+            outputs.append(np.asarray(result[0] if isinstance(result, tuple | list) else result))
+        return self.score(np.concatenate(outputs), np.asarray(self.evaluation.labels))
+
+    def train(self, keywords: bool) -> Pairs:
+        return Pairs(Batches(self.training, keywords))
+
+
+def metric_for(forward: Forward, arrays: Arrays, training: Arrays, evaluation: Arrays, path: Path) -> Metric:
+    """The metric that the labels of `arrays` ask for. Raises `InputError` when the output cannot give it."""
+    sample = forward(arrays.rows(slice(0, 2)))
+    shape = tuple(sample.shape)
+    labels = arrays.labels
+    if labels is None:
+        training, evaluation = _taught(forward, training), _taught(forward, evaluation)
+        if len(shape) == 2 and shape[1] > 1:
+            return Metric("fidelity", same_argmax, _soft_cross_entropy, training, evaluation)
+        return Metric("fidelity", relative_closeness, _mean_square, training, evaluation)
+    if labels.dtype.kind == "f":
+        if labels[:2].size != sample.numel():
+            raise InputError(
+                f"{path}: float labels are [N{_rest(labels.shape)}], the output is [N{_rest(shape)}].",
+                "Give one value for each value that the model predicts.",
+            )
+        return Metric("negative RMSE", negative_rmse, _mean_square, training, evaluation)
+    if len(shape) < 2 or shape[1] < 2 or labels.shape[1:] != shape[2:]:
+        raise InputError(
+            f"{path}: integer labels are [N{_rest(labels.shape)}], the output is [N{_rest(shape)}].",
+            "Class numbers need an output of [N, classes]; values to predict are saved as floats.",
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= shape[1]:
+        raise InputError(
+            f"{path}: labels run from {low} to {high}, and the model has classes 0 to {shape[1] - 1}.",
+            "Number the classes as the model's output does.",
+        )
+    return Metric("top-1", top_1, torch.nn.functional.cross_entropy, training, evaluation)
+
+
+def top_1(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Share of labels that the largest output over dimension 1 gives."""
+    return float(np.mean(outputs.argmax(axis=1) == labels))
+
+
+def negative_rmse(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Minus the root of the mean squared error."""
+    error = outputs.reshape(labels.shape).astype(np.float64) - labels
+    return -float(np.sqrt(np.mean(error**2)))
+
+
+def same_argmax(outputs: NDArray[Any], original: NDArray[Any]) -> float:
+    """Share of rows in which both put the same class first."""
+    return float(np.mean(outputs.argmax(axis=1) == original.argmax(axis=1)))
+
+
+def relative_closeness(outputs: NDArray[Any], original: NDArray[Any]) -> float:
+    """1 - |outputs - original| / |original| in the L2 norm."""
+    reference = original.astype(np.float64)
+    distance = float(np.linalg.norm(outputs.astype(np.float64) - reference))
+    scale = float(np.linalg.norm(reference))
+    if scale == 0.0:
+        return 1.0 if distance == 0.0 else 0.0
+    return 1.0 - distance / scale
+
+
+def _taught(forward: Forward, arrays: Arrays) -> Arrays:
+    """`arrays` with the original model's outputs for labels."""
+    outputs = [forward(rows).numpy() for rows in _batches(arrays)]
+    return Arrays(arrays.inputs, np.concatenate(outputs))
+
+
+def _soft_cross_entropy(output: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(output, original.softmax(dim=1))
+
+
+def _mean_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.mse_loss(output, target.reshape(output.shape))
+
+
+def _batches(arrays: Arrays) -> Iterator[Arrays]:
+    for first in range(0, len(arrays), BATCH):
+        yield arrays.rows(slice(first, first + BATCH))
+
+
+def _rest(shape: tuple[int, ...]) -> str:
+    return "".join(f", {size}" for size in shape[1:])

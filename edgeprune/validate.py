@@ -1,0 +1,192 @@
+"""Validating a bundle on a device: the proof of `fit`, repeated from the bundle alone.
+
+    (1) to (6)  the bundle itself: see `bundle.read`
+    (7)  The device answers and has the bundle's runtime; another version than the claim's is reported.
+    (8)  The golden inputs, served as the budget asks (threads, batch), give the golden outputs within the
+         manifest's tolerance. So the device computes the model that was evaluated, and the metric of the
+         manifest's claim is carried over: there is no data set in a bundle.
+    (9)  Peak memory and file size are within the budget.
+    (10) The early-stopping bound of the budget's percentile is within the latency budget, in a proof as
+         `fit` makes it. A session that drifted or throttled is repeated; when it never settles, the answer
+         is "inconclusive" and not a number.
+
+Needs numpy on the host, and on the device the runtime: no torch, no onnx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeprune.bundle import Verified, open_bundle, read_golden
+from edgeprune.bundle.golden import Golden, serve, worst_difference
+from edgeprune.devices import Device, Load, Machine
+from edgeprune.errors import DeviceError
+from edgeprune.measure import PROOF, Effort, Listen, prove
+from edgeprune.records.bundle import GOLDEN, Check, Manifest, Validation
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import Measurement, Verdict
+from edgeprune.runtimes import TABLE
+from edgeprune.search.judge import judge
+
+TITLES = {
+    7: "the device has the runtime",
+    8: "golden outputs agree",
+    9: "memory and size within the budget",
+    10: "latency within the budget",
+}
+
+
+def validate(
+    bundle: Path,
+    device: Device,
+    *,
+    signers: Path | None = None,
+    effort: Effort = PROOF,
+    listen: Listen | None = None,
+) -> Validation:
+    """Verify `bundle` and repeat its proof on `device`.
+
+    signers: an `allowed_signers` file, one of whose keys must have signed the bundle.
+    Raises `BundleError` when the bundle is refused; what the device fails at is in the checks.
+    """
+    with open_bundle(bundle, signers=signers) as verified:
+        return validate_on(device, verified, effort=effort, listen=listen)
+
+
+def validate_on(
+    device: Device, verified: Verified, *, effort: Effort = PROOF, listen: Listen | None = None
+) -> Validation:
+    """Checks (7) to (10) of a bundle that passed (1) to (6); one opened bundle serves many devices."""
+    manifest = verified.manifest
+    golden = read_golden(verified.folder / GOLDEN)
+    load = Load(
+        manifest.runtime, verified.folder / manifest.artefact, manifest.threads, device=manifest.device
+    )
+    checks = list(verified.checks)
+    machine: Machine | None = None
+    measurement: Measurement | None = None
+    verdict: Verdict | None = None
+    try:
+        machine = device.machine()
+        checks.append(_check_runtime(manifest, device.name, machine))  # (7)
+        if checks[-1].outcome == "passed":
+            checks.append(_check_golden(manifest, device, load, golden))  # (8)
+        if checks[-1].outcome == "passed":
+            proof = prove(
+                device,
+                load,
+                list(golden.feeds(manifest.batch)),
+                percentile=manifest.budget.percentile,
+                effort=effort,
+                latency_ms=manifest.budget.latency_ms,
+                sensors=manifest.sensors,
+                throttle=manifest.throttle,
+                listen=listen,
+            )
+            measurement = proof.measurement
+            claim = manifest.claim
+            verdict = judge(measurement, claim.metric, claim.baseline_metric, manifest.budget)
+            checks.append(_check_room(verdict, measurement, manifest.budget))  # (9)
+            checks.append(_check_latency(measurement, manifest.budget, proof.tried))  # (10)
+    except DeviceError as error:
+        number = checks[-1].number + 1
+        checks.append(Check(number, TITLES[number], "failed", error.what, error.hint))
+    return Validation(
+        device=device.name,
+        model=manifest.model,
+        checks=(*checks, *_skipped(checks[-1].number)),
+        verdict=verdict,
+        measurement=measurement,
+        metric_name=manifest.claim.metric_name,
+        metric=manifest.claim.metric,
+        budget=manifest.budget,
+        machine="" if machine is None else _describe(machine),
+    )
+
+
+def _check_runtime(manifest: Manifest, name: str, machine: Machine) -> Check:
+    version = dict(machine.runtimes).get(manifest.runtime)
+    if version is None:
+        row = TABLE.get(manifest.runtime)
+        hint = (
+            f"On the device, run: {row.pip}" if row else "Upgrade edgeprune: it does not know this runtime."
+        )
+        return Check(7, TITLES[7], "failed", f"{name} has no {manifest.runtime}.", hint)
+    here, claimed = f"{manifest.runtime} {version}", manifest.claim.measurement.runtime
+    notes = [here if here == claimed else f"{here}; the claim was measured with {claimed}"]
+    if machine.cores < manifest.threads:
+        notes.append(f"{machine.cores} cores for {manifest.threads} threads")
+    return Check(7, TITLES[7], "passed", "; ".join(notes))
+
+
+def _check_golden(manifest: Manifest, device: Device, load: Load, golden: Golden) -> Check:
+    with device.start(load) as session:
+        served = serve(session, golden, manifest.batch)
+    name, worst = worst_difference(served, golden.outputs)
+    told = f"{name} differs by {worst:.2g} of its largest value, {manifest.tolerance:g} is allowed"
+    if not worst <= manifest.tolerance:
+        return Check(
+            8,
+            TITLES[8],
+            "failed",
+            told,
+            "This machine does not compute the model that was evaluated: an x86 without VNNI saturates in "
+            "INT8, another runtime version may round elsewhere. Fit for this machine, or use that version.",
+        )
+    claim = manifest.claim
+    return Check(8, TITLES[8], "passed", f"{told}; so {claim.metric_name} {claim.metric:.4g} is carried over")
+
+
+def _check_room(verdict: Verdict, measurement: Measurement, budget: Budget) -> Check:
+    broken = any(breach.line in ("memory_mib", "size_mib") for breach in verdict.breaches)
+    memory = _against("peak memory", measurement.memory_mib, budget.memory_mib, "MiB")
+    size = _against("file size", measurement.size_mib, budget.size_mib, "MiB")
+    return Check(9, TITLES[9], "failed" if broken else "passed", f"{memory}; {size}")
+
+
+def _check_latency(measurement: Measurement, budget: Budget, tried: Sequence[Measurement]) -> Check:
+    latency = measurement.latency
+    shown = f"p{latency.percentile} bound"
+    told = f"p50 {latency.p50_ms:.3g}, p90 {latency.p90_ms:.3g}, p99 {latency.p99_ms:.3g} ms"
+    told = f"{told} in {latency.runs} runs"
+    if latency.bound_ms is not None:
+        told = f"{_against(shown, latency.bound_ms, budget.latency_ms, 'ms')}; {told}"
+    if budget.latency_ms is None:
+        return Check(10, TITLES[10], "passed", told)
+    if latency.bound_ms is None or not measurement.conclusive:
+        return Check(
+            10,
+            TITLES[10],
+            "inconclusive",
+            f"{_unsettled(measurement)} in {len(tried)} sessions; {told}",
+            _QUIET,
+        )
+    return Check(10, TITLES[10], "passed" if latency.bound_ms <= budget.latency_ms else "failed", told)
+
+
+_QUIET = "Stop what else runs on the device, fix its clocks and power mode, let it cool, and validate again."
+
+
+def _unsettled(measurement: Measurement) -> str:
+    if measurement.state.moved:
+        return f"throttling was seen ({', '.join(measurement.state.moved)})"
+    if measurement.latency.bound_ms is None:
+        return "too few runs for a bound"
+    return f"the speed of the reference moved by {measurement.drift or 0:.1%}"
+
+
+def _against(what: str, value: float, limit: float | None, unit: str) -> str:
+    return f"{what} {value:.4g} {unit}" + (f" of {limit:.4g} allowed" if limit is not None else "")
+
+
+def _skipped(last: int) -> tuple[Check, ...]:
+    return tuple(
+        Check(number, TITLES[number], "skipped", f"check {last} did not pass")
+        for number in TITLES
+        if number > last
+    )
+
+
+def _describe(machine: Machine) -> str:
+    return f"{machine.processor}, {machine.architecture}, {machine.cores} cores, {machine.memory_mib:.0f} MiB"
