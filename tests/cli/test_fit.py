@@ -1,0 +1,205 @@
+"""`edgeprune fit`, `prune` and `inspect` as a program: exit codes, messages, documents."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeprune.cli import main
+
+TASK = """
+import torch
+import edgeprune
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Conv2d(1, 8, 3, padding=1)
+        self.two = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.two(torch.relu(self.one(x))))
+        {line}
+        return self.head(x.mean((2, 3)))
+
+def task():
+    torch.manual_seed(0)
+    data = torch.randn(32, 1, 8, 8)
+    return edgeprune.Task(
+        model=Net().eval(), example=data[:1], calibration={calibration}, evaluate={evaluate}
+    )
+"""
+
+
+def write(
+    folder: Path,
+    line: str = "pass",
+    calibration: str = "[data]",
+    evaluate: str = "lambda predict: float(predict(data.numpy()).std() > 0)",
+) -> str:
+    path = folder / "mytask.py"
+    path.write_text(TASK.format(line=line, calibration=calibration, evaluate=evaluate))
+    return str(path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.stderr
+    assert "hint: " in result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    refused(run("fit", str(tmp_path / "absent.py"), "--out", str(tmp_path / "run")), "absent.py")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_without_a_task_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.py"
+    path.write_text("x = 1\n")
+    refused(run("fit", str(path)), "task")
+
+
+def test_a_model_that_does_not_export_names_the_line(tmp_path: Path) -> None:
+    task = write(tmp_path, line="x = x * 2 if x.sum() > 0 else x")
+    refused(run("fit", task, "--out", str(tmp_path / "run")), "does not export", "mytask.py", "x.sum() > 0")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        ("[data * float('nan')]", "NaN"),
+        ("[]", "calibration"),
+        ("[torch.randn(4, 3, 8, 8)]", "3"),
+    ],
+    ids=["not a number", "empty", "another shape"],
+)
+def test_calibration_that_cannot_be_used_is_refused(tmp_path: Path, calibration: str, words: str) -> None:
+    task = write(tmp_path, calibration=calibration)
+    refused(run("fit", task, "--out", str(tmp_path / "run")), words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "words"),
+    [("lambda predict: 1 / 0", "division by zero"), ("lambda predict: float('nan')", "nan")],
+    ids=["raises", "returns NaN"],
+)
+def test_an_evaluation_that_fails_is_the_input_s_fault(tmp_path: Path, evaluate: str, words: str) -> None:
+    task = write(tmp_path, evaluate=evaluate)
+    result = run("fit", task, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert words in result.stderr.lower()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_flag_value_is_refused(tmp_path: Path) -> None:
+    assert run("fit", write(tmp_path), "--recover", "prayer").exit_code == 2
+
+
+def test_an_out_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(run("fit", write(tmp_path), "--out", str(tmp_path / "file" / "run")), "file")
+
+
+def test_a_budget_that_nothing_meets_ends_with_3_and_says_by_how_much(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run(
+        "fit", write(tmp_path), "--latency-ms", "0.000001", "--epochs", "0", "--out", str(out), "--json"
+    )
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["verdict"], document["bundle"]) == (3, "misses", None)
+    assert document["chosen"]["breaches"][0]["line"] == "latency_ms"
+    assert document["chosen"]["breaches"][0]["excess"] > 0
+    again = run("report", str(out), "--json")
+    assert json.loads(again.stdout)["chosen"] == document["chosen"]
+
+
+def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """The evaluation of the first artefact interrupts its own process: the same moment on any machine."""
+    evaluate = (
+        "lambda predict: (not __import__('os').path.exists('run/dense') or "
+        "__import__('os').path.exists('resumed') or "
+        "__import__('os').kill(__import__('os').getpid(), 2), 1.0)[1]"
+    )
+    task = write(tmp_path, evaluate=evaluate)
+    command = [
+        sys.executable,
+        "-c",
+        "from edgeprune.cli import main; main()",
+        "fit",
+        task,
+        "--latency-ms",
+        "1e4",
+    ]
+    command += ["--out", "run"]
+    # A parent that ignores SIGINT (a shell's background job) would pass that on.
+    first = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        env=_environment(),
+    )
+    assert first.returncode == 130, first.stderr
+    assert "--resume --out run" in first.stderr
+    assert (tmp_path / "run" / "ledger.jsonl").exists()
+    (tmp_path / "resumed").touch()
+    second = subprocess.run(
+        [*command, "--resume", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(),
+    )
+    assert second.returncode in (0, 1), second.stderr  # 1: the machine was too restless to prove it
+    assert json.loads(second.stdout)["verdict"] in ("fits", "inconclusive")
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def test_prune_writes_a_model_that_loads(tmp_path: Path) -> None:
+    import torch
+
+    out = tmp_path / "small.pt2"
+    result = run("prune", write(tmp_path), "--ratio", "0.4", "-o", str(out), "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    loaded = torch.export.load(out)
+    assert sum(p.numel() for _, p in loaded.named_parameters()) == document["params"]["pruned"]
+    assert document["params"]["pruned"] < document["params"]["dense"]
+
+
+@pytest.mark.parametrize("ratio", ["1.0", "-0.1", "0.999"])
+def test_prune_refuses_a_ratio_that_cannot_be(tmp_path: Path, ratio: str) -> None:
+    out = tmp_path / "small.pt2"
+    refused(run("prune", write(tmp_path), "--ratio", ratio, "-o", str(out)), "ratio")
+    assert not out.exists()
+
+
+def test_inspect_lists_groups_and_unknown_operations(tmp_path: Path) -> None:
+    task = write(tmp_path, line="x = torch.special.i0(x)")
+    document = json.loads(run("inspect", task, "--json").stdout)
+    assert {group["name"]: group["units"] for group in document["groups"]} == {"one": 8}
+    assert document["unknown"] == ["aten.special_i0"]
+    assert [each["op"] for each in document["frozen"]][:1] == ["aten.special_i0"]

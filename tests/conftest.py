@@ -1,0 +1,85 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SUPPORT = Path(__file__).parent / "support"
+
+
+def load_support(name: str) -> ModuleType:
+    """Import tests/support/NAME.py; tests are no package, so it has no import path of its own."""
+    full = f"edgeprune_tests_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, SUPPORT / f"{name}.py")
+        if spec is None or spec.loader is None:
+            raise ImportError(f"there is no tests/support/{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full] = module
+        spec.loader.exec_module(module)
+    return sys.modules[full]
+
+
+@pytest.fixture(scope="session")
+def scripted() -> ModuleType:
+    """tests/support/scripted.py: `scripted.ScriptedDevice` plays a device without a process or a clock."""
+    return load_support("scripted")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """tests/support/tiny.py: a task on real digits that fits in seconds."""
+    return load_support("tiny")
+
+
+@pytest.fixture(scope="session")
+def throwaway_sshd() -> ModuleType:
+    """tests/support/throwaway_sshd.py: an sshd of our own on the loopback interface."""
+    return load_support("throwaway_sshd")
+
+
+@pytest.fixture(scope="session")
+def small_onnx() -> ModuleType:
+    """tests/support/small_onnx.py: ONNX files made by hand, with what they compute in numpy."""
+    return load_support("small_onnx")
+
+
+@pytest.fixture(scope="session")
+def nets() -> ModuleType:
+    """tests/support/nets.py: small networks that hold what export and INT8 must carry."""
+    return load_support("nets")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets, $EDGEPRUNE_DATA or ../shared/data beside the checkout; skips without."""
+    folder = Path(os.environ.get("EDGEPRUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"shared_data: no folder of data sets at {folder} (set EDGEPRUNE_DATA)")
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Any]:
+    """`make_run(budget=...)`: a run folder as fit leaves it, of tests/support/runs.py."""
+    return lambda **options: load_support("runs").make_run(tmp_path / "tiny", **options)
+
+
+@pytest.fixture(scope="session")
+def networks() -> ModuleType:
+    """tests/support/networks.py: random small networks."""
+    return load_support("networks")
+
+
+@pytest.fixture(scope="session")
+def references() -> ModuleType:
+    """tests/support/references.py: what a cut must equal, computed on the dense graph."""
+    return load_support("references")

@@ -1,0 +1,263 @@
+"""The program on the device: frames, facts, peak memory, golden outputs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgeprune.devices import agent
+
+AGENT = str(Path(agent.__file__))
+DTYPES = st.sampled_from(["<f4", "<f8", "<i8", "|i1", "|u1", "|b1", "<f2", "<i4"])
+
+
+def frame(header: dict[str, Any], arrays: dict[str, Any]) -> bytes:
+    return b"".join(bytes(part) for part in agent.encode(header, arrays))
+
+
+@given(
+    arrays=st.dictionaries(
+        st.text(max_size=8), hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, min_side=0, max_dims=3))
+    ),
+    note=st.text(),
+)
+def test_frames_carry_any_arrays_unchanged(arrays: dict[str, Any], note: str) -> None:
+    stream = io.BytesIO(frame({"do": "x", "note": note}, arrays) + frame({"do": "y"}, {}))
+    decoded = agent.decode(stream.read)
+    assert decoded is not None
+    header, got = decoded
+    assert header == {"do": "x", "note": note}
+    assert list(got) == list(arrays)
+    for name, value in arrays.items():
+        assert got[name].dtype == value.dtype
+        assert got[name].shape == value.shape
+        assert got[name].tobytes() == value.tobytes()
+    assert agent.decode(stream.read) == ({"do": "y"}, {})
+    assert agent.decode(stream.read) is None
+
+
+def test_arrays_that_are_not_contiguous_arrive_in_order() -> None:
+    value = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    decoded = agent.decode(io.BytesIO(frame({}, {"a": value})).read)
+    assert decoded is not None
+    np.testing.assert_array_equal(decoded[1]["a"], value)
+
+
+@pytest.mark.parametrize("cut", [9, 20, -1])
+def test_a_stream_that_ends_inside_a_frame_is_an_error(cut: int) -> None:
+    data = frame({"do": "x"}, {"a": np.ones(5)})
+    with pytest.raises(EOFError, match="ended inside a frame"):
+        agent.decode(io.BytesIO(data[:cut]).read)
+
+
+@pytest.mark.parametrize(
+    "data", [b"Welcome to Ubuntu", b"ep", agent.MAGIC + b"\xff\xff\xff\xff"], ids=["banner", "short", "huge"]
+)
+def test_what_is_not_a_frame_is_refused_with_its_first_bytes(data: bytes) -> None:
+    with pytest.raises(agent.NotAFrame) as caught:
+        agent.decode(io.BytesIO(data).read)
+    assert caught.value.seen == data[:8]
+
+
+def ask(*frames: bytes, answers: int | None = None, program: str = AGENT) -> tuple[list[Any], str]:
+    """Send requests to a fresh process, read as many answers, leave; the answers, and its stderr."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, program, "--serve"], stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise OSError("no pipes")
+        process.stdin.write(b"".join(frames))
+        process.stdin.flush()
+        replies = [
+            agent.decode(process.stdout.read) for _ in range(len(frames) if answers is None else answers)
+        ]
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        words = process.stderr.read().decode()
+    assert process.returncode == 0
+    return replies, words
+
+
+def loading(path: Path, **changes: Any) -> bytes:
+    plain = {"runtime": "onnxruntime", "artefact": str(path), "threads": 1, "exact": False, "device": "CPU"}
+    return frame({"do": "load", **plain, "sensors": [], **changes}, {})
+
+
+def test_it_answers_one_request_after_the_other(small_onnx: ModuleType, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    replies, _ = ask(
+        loading(small_onnx.linear(tmp_path / "m.onnx")),
+        frame({"do": "predict"}, {"x": x}),
+        frame({"do": "warm_up", "min_seconds": 0.01}, {"x": x}),
+        frame({"do": "time", "runs": 70, "seconds": 0.001}, {"x": x}),
+        frame({"do": "memory"}, {}),
+    )
+    loaded, predicted, warm, timed, memory = replies
+    assert loaded[0]["inputs"] == [["x", "float32", ["N", 8]]]
+    np.testing.assert_allclose(predicted[1]["0"], small_onnx.linear_in_numpy(x)[0], rtol=1e-5, atol=1e-6)
+    assert warm[0]["runs"] >= agent.WINDOW_RUNS
+    assert warm[0]["seconds"] >= 0.01
+    assert timed[1]["ms"].size >= 70
+    assert (timed[1]["ms"] > 0).all()
+    assert memory[0]["mib"] > 0
+
+
+def test_a_failing_request_is_told_and_the_next_one_answered(small_onnx: ModuleType, tmp_path: Path) -> None:
+    replies, words = ask(
+        loading(tmp_path / "absent.onnx"),
+        loading(small_onnx.linear(tmp_path / "m.onnx")),
+        frame({"do": "predict"}, {"x": np.ones((1, 8), np.float32)}),
+    )
+    assert replies[0][0]["error"] == "failed"
+    assert "absent.onnx" in replies[0][0]["what"]
+    assert "Traceback" in words
+    assert "error" not in replies[2][0]
+
+
+def test_what_a_library_prints_does_not_corrupt_the_frames(small_onnx: ModuleType, tmp_path: Path) -> None:
+    # The runtime's session file is found beside a copied agent, as in a bundle: here it is a chatty one.
+    (tmp_path / "agent.py").write_text(Path(AGENT).read_text())
+    (tmp_path / "ort.py").write_text(
+        "import os\n"
+        "print('hello from python')\n"
+        "os.system('echo hello from a child')\n"
+        "def version(): return '1'\n"
+        "class Runner:\n"
+        "    inputs, outputs = [], []\n"
+        "    def __init__(self, *arguments): os.write(1, b'hello from C')\n"
+    )
+    replies, words = ask(loading(tmp_path / "m.onnx"), program=str(tmp_path / "agent.py"))
+    assert replies[0][0]["version"] == "onnxruntime 1"
+    assert words.count("hello from") == 3
+
+
+def test_it_leaves_when_its_input_ends_even_in_the_middle_of_a_request(
+    small_onnx: ModuleType, tmp_path: Path
+) -> None:
+    # A request of an hour; the host goes away (its end of stdin closes), and the agent must follow.
+    hour = frame({"do": "time", "runs": 1, "seconds": 3600.0}, {"x": np.ones((1, 8), np.float32)})
+    replies, _ = ask(loading(small_onnx.linear(tmp_path / "m.onnx")), hour, answers=1)
+    assert "error" not in replies[0][0]
+
+
+def test_sensors_are_files_globs_and_commands(tmp_path: Path) -> None:
+    probe = agent.load_module("probe.py")
+    for number in (1, 2):
+        (tmp_path / f"zone{number}").write_text(f"4{number}000\n")
+    found = probe.state([f"{tmp_path}/zone*", "echo throttled=0x0", "no-such-command-here -x"])
+    assert found[f"{tmp_path}/zone1"] == "41000"
+    assert found[f"{tmp_path}/zone2"] == "42000"
+    assert found["echo throttled=0x0"] == "throttled=0x0"
+    assert found["no-such-command-here -x"].startswith("unavailable: ")
+    assert len(found["loadavg"].split()) == 3
+
+
+CGROUPS = {
+    "version 1": {
+        "proc/self/cgroup": "4:memory:/box\n2:cpu,cpuacct:/box\n",
+        "sys/fs/cgroup/cpu/box/cpu.cfs_quota_us": "100000",
+        "sys/fs/cgroup/cpu/box/cpu.cfs_period_us": "100000",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
+        "sys/fs/cgroup/memory/box/memory.limit_in_bytes": str(512 << 20),
+    },
+    "version 2": {
+        "proc/self/cgroup": "0::/system.slice/box\n",
+        "sys/fs/cgroup/system.slice/cpu.max": "max 100000",
+        "sys/fs/cgroup/system.slice/box/cpu.max": "150000 100000",
+        "sys/fs/cgroup/system.slice/box/memory.max": str(512 << 20),
+    },
+}
+
+
+@pytest.mark.parametrize("layout", CGROUPS)
+def test_a_containers_limits_count_instead_of_the_hosts(layout: str, tmp_path: Path) -> None:
+    for name, text in {**CGROUPS[layout], "proc/meminfo": "MemTotal: 8388608 kB\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    probe = agent.load_module("probe.py")
+    assert probe.memory_mib(str(tmp_path)) == 512.0
+    assert probe.cores(str(tmp_path)) == 1
+
+
+def test_without_a_limit_the_machine_counts(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 8388608 kB\n")
+    probe = agent.load_module("probe.py")
+    assert probe.memory_mib(str(tmp_path)) == 8192.0
+    assert probe.cores(str(tmp_path)) == len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def golden(small_onnx: ModuleType, tmp_path: Path) -> tuple[str, str]:
+    """A model and the file of its golden inputs and outputs."""
+    x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    y, z = small_onnx.linear_in_numpy(x)
+    np.savez(tmp_path / "golden.npz", **{"in.x": x, "out.y": y, "out.z": z})
+    return str(small_onnx.linear(tmp_path / "m.onnx")), str(tmp_path / "golden.npz")
+
+
+def test_as_a_bundles_runner_it_confirms_the_golden_outputs(golden: tuple[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, AGENT, "--artefact", golden[0], "--golden", golden[1]],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    line = json.loads(done.stdout)
+    assert line["ok"] is True
+    assert line["worst"] <= 1e-6
+    assert line["runtime"].startswith("onnxruntime ")
+
+
+def check(golden: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    code = agent.main(["--artefact", golden[0], "--golden", golden[1]])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_other_outputs_than_the_golden_ones_fail(
+    golden: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(golden[1]) as data:
+        changed = {key: data[key] * (1.01 if key == "out.z" else 1.0) for key in data.files}
+    np.savez(golden[1], **changed)
+    code, line = check(golden, capsys)
+    assert code == 1
+    assert line["ok"] is False
+    assert line["worst"] == pytest.approx(0.01 / 1.01, rel=1e-3)
+
+
+def test_golden_outputs_of_another_model_are_an_error_with_both_names(
+    golden: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(golden[1]) as data:
+        np.savez(golden[1], **{"in.x": data["in.x"], "out.other": data["out.y"]})
+    code, line = check(golden, capsys)
+    assert code == 1
+    assert line["error"] == "ValueError: the model's outputs are ['y', 'z'], the golden file's ['other']"
+
+
+def test_an_artefact_of_a_fixed_batch_is_asked_in_batches(
+    golden: tuple[str, str], small_onnx: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_onnx.linear(Path(golden[0]), batch=3)
+    assert check(golden, capsys)[1]["ok"] is True
+
+
+def test_without_an_artefact_it_says_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        agent.main(["--golden", "golden.npz"])
+    assert caught.value.code == 2
+    assert "--artefact and --golden are both needed" in capsys.readouterr().err

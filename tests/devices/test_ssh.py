@@ -1,0 +1,163 @@
+"""A device over SSH, against an sshd of our own on the loopback interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.devices import Load, open_device
+from edgeprune.devices.artefact import artefact_sha256
+from edgeprune.devices.lab import LabDevice
+from edgeprune.devices.ssh import SshDevice
+from edgeprune.errors import DeviceError
+
+X = np.ones((1, 8), np.float32)
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory, throwaway_sshd: ModuleType) -> Iterator[Any]:
+    if throwaway_sshd.path() is None:
+        pytest.skip("sshd is not installed")
+    with throwaway_sshd.serve(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def spec(sshd: Any, tmp_path: Path) -> LabDevice:
+    """A device with a working folder of its own."""
+    return LabDevice(
+        "bench", sshd.address, python=sys.executable, workdir=str(tmp_path / "work"), ssh_config=sshd.config
+    )
+
+
+@pytest.fixture
+def load(small_onnx: ModuleType, tmp_path: Path) -> Load:
+    return Load("onnxruntime", small_onnx.linear(tmp_path / "m.onnx"), threads=1)
+
+
+def test_a_session_over_ssh_predicts_times_and_reports(
+    spec: LabDevice, load: Load, small_onnx: ModuleType
+) -> None:
+    device = SshDevice(spec)
+    assert device.machine().architecture == os.uname().machine
+    with device.start(load, sensors=("echo 1",)) as session, device.start(load) as second:
+        assert session.input_names == ("x",)
+        np.testing.assert_array_equal(session.predict({"x": X})[0], second.predict({"x": X})[0])
+        for got, want in zip(session.predict({"x": X}), small_onnx.linear_in_numpy(X), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+        assert len(session.time({"x": X}, runs=64, seconds=0.0)) == 64
+        assert session.memory_mib() > 0
+        assert session.state()["echo 1"] == "1"
+
+
+def test_files_are_copied_once_and_again_only_when_damaged(spec: LabDevice, load: Load) -> None:
+    copy = Path(spec.workdir) / "artefacts" / artefact_sha256(load.artefact) / "m.onnx"
+    with SshDevice(spec).start(load):
+        first = copy.stat().st_ino
+    with SshDevice(spec).start(load):
+        assert copy.stat().st_ino == first
+    copy.write_bytes(b"flipped")
+    with SshDevice(spec).start(load):
+        assert copy.read_bytes() == load.artefact.read_bytes()
+    assert [file.name for file in copy.parent.iterdir()] == ["m.onnx"]  # no temporary name is left
+
+
+def test_a_folder_with_spaces_and_quotes_is_no_trouble(spec: LabDevice, load: Load) -> None:
+    odd = dataclasses.replace(spec, workdir=f"{spec.workdir}/it's $HOME; a folder")
+    with SshDevice(odd).start(load) as session:
+        assert len(session.predict({"x": X})) == 2
+    assert (Path(odd.workdir) / "agents").is_dir()
+
+
+def test_a_killed_agent_is_reported_as_want_of_memory(
+    spec: LabDevice, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SshDevice(spec).start(load) as session:
+        # Found by its folder, which is the test's own: the agent tells nobody its process id.
+        agents = [
+            int(process.name)
+            for process in Path("/proc").iterdir()
+            if process.name.isdigit()
+            and _cwd(process).startswith(spec.workdir)
+            and b"timeout" not in (process / "cmdline").read_bytes()
+        ]
+        assert len(agents) == 1
+        os.kill(agents[0], signal.SIGKILL)
+        with pytest.raises(DeviceError, match="died during 'predict' with exit code 137") as caught:
+            session.predict({"x": X})
+    assert "memory" in caught.value.hint
+
+
+def _cwd(process: Path) -> str:
+    try:
+        return os.readlink(process / "cwd")
+    except OSError:  # it ended in the meantime, or belongs to somebody else
+        return ""
+
+
+def test_a_python_that_the_device_lacks_is_named(spec: LabDevice, load: Load) -> None:
+    device = SshDevice(dataclasses.replace(spec, python="/no/python"))
+    with pytest.raises(DeviceError, match=r"(?s)exit code 127:.*/no/python") as caught:
+        device.start(load)
+    assert "no such Python" in caught.value.hint
+
+
+def test_a_host_key_that_is_not_known_is_refused_in_sshs_words(
+    spec: LabDevice, load: Load, tmp_path: Path
+) -> None:
+    config = tmp_path / "strange_config"
+    known = spec.ssh_config.read_text() if spec.ssh_config is not None else ""
+    config.write_text(known.replace("known_hosts", "other_known_hosts"))
+    with pytest.raises(
+        DeviceError, match=r"bench cannot be reached at ssh://.* Host key verification failed\."
+    ):
+        SshDevice(dataclasses.replace(spec, ssh_config=config)).start(load)
+
+
+def test_a_port_where_nobody_listens_is_an_error_in_sshs_words(load: Load) -> None:
+    with pytest.raises(DeviceError, match="Connection refused") as caught:
+        open_device("ssh://127.0.0.1:1").start(load)
+    assert "try it once by hand" in caught.value.hint
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(spec: LabDevice, load: Load) -> None:
+    Path(spec.workdir).write_text("a file where the folder should be")
+    with pytest.raises(DeviceError, match="A command failed on device bench: ") as caught:
+        SshDevice(spec).start(load)
+    assert spec.workdir in caught.value.hint
+
+
+def test_an_exclusive_device_refuses_a_second_user_until_the_first_has_left(
+    spec: LabDevice, load: Load
+) -> None:
+    mine = dataclasses.replace(spec, exclusive=True)
+    first, second = SshDevice(mine), SshDevice(mine)
+    assert first.machine() == first.machine()
+    with pytest.raises(DeviceError, match="exclusive, and another edgeprune is using it"):
+        second.start(load)
+    first.close()
+    with second.start(load) as session:
+        assert len(session.predict({"x": X})) == 2
+
+
+def test_a_name_of_the_lab_file_leads_to_its_device(
+    sshd: Any, spec: LabDevice, load: Load, tmp_path: Path
+) -> None:
+    lab = tmp_path / "lab.toml"
+    lab.write_text(
+        f'[devices.bench]\naddress = "{sshd.address}"\npython = "{sys.executable}"\n'
+        f'workdir = "{spec.workdir}"\nssh_config = "{sshd.config}"\n'
+    )
+    device = open_device("bench", lab=lab)
+    assert device.name == "bench"
+    with device.start(load) as session:
+        assert session.runtime_version.startswith("onnxruntime ")

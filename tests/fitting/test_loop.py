@@ -1,0 +1,304 @@
+"""The fit on a scripted device: real models, real artefacts, made-up latencies."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import edgeprune
+from edgeprune.bundle import open_bundle
+from edgeprune.errors import DeviceError, InputError
+from edgeprune.records.trial import FitResult
+from edgeprune.results import load_result
+
+
+@pytest.fixture
+def fit(tiny: ModuleType, scripted: ModuleType, tmp_path: Path) -> Callable[..., FitResult]:
+    def run(**options: Any) -> FitResult:
+        defaults = {
+            "device": scripted.ScriptedDevice(tiny.latency_ms),
+            "out": tmp_path / "run",
+            "epochs": 2,
+        }
+        task = options.pop("task", None) or tiny.task()
+        return edgeprune.fit(task, **{**defaults, **options})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny: ModuleType, scripted: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """One fit to twice the speed that several tests look at."""
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+    out = tmp_path_factory.mktemp("pruned") / "run"
+    return edgeprune.fit(tiny.task(), speedup=2.0, max_drop=0.05, device=device, out=out, epochs=2)
+
+
+def test_a_dense_model_that_fits_is_not_compressed(fit: Callable[..., FitResult]) -> None:
+    result = fit(latency_ms=50)
+    assert (result.verdict.kind, result.chosen.name, len(result.trials)) == ("fits", "dense", 1)
+
+
+def test_int8_comes_before_pruning(fit: Callable[..., FitResult]) -> None:
+    result = fit(speedup=1.15)
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
+    assert result.chosen.params == result.baseline.params
+
+
+def test_pruning_lands_just_inside_the_budget_and_everything_holds(pruned: FitResult) -> None:
+    result = pruned
+    chosen, budget = result.chosen, result.budget
+    assert result.verdict.kind == "fits"
+    assert budget.latency_ms == pytest.approx(result.baseline.measurement.latency.bound_ms / 2)
+    bound = chosen.measurement.latency.bound_ms
+    assert bound is not None
+    assert 0.7 * budget.latency_ms <= bound <= budget.latency_ms
+    assert chosen.metric >= result.baseline.metric - budget.max_drop
+    assert chosen.measurement.latency.runs >= 662
+    assert chosen.params < result.baseline.params
+    assert chosen.macs < result.baseline.macs
+    assert sum(units for _, units in chosen.kept) == sum(len(units) for _, units in chosen.candidate.kept)
+
+
+def test_a_fit_leaves_a_bundle_that_opens_and_a_model_that_loads(pruned: FitResult) -> None:
+    result = pruned
+    assert result.bundle is not None
+    with open_bundle(Path(result.bundle)) as verified:
+        assert verified.manifest.candidate == result.chosen.name
+        assert verified.manifest.budget == result.budget
+    assert load_result(Path(result.out)) == result
+    program = torch.export.load(Path(result.out) / result.chosen.name / "model.pt2")
+    params = sum(tensor.numel() for name, tensor in program.named_parameters())
+    assert params == result.chosen.params
+
+
+def test_a_budget_that_nothing_meets_is_a_result_with_the_line_that_broke(
+    fit: Callable[..., FitResult],
+) -> None:
+    result = fit(latency_ms=0.05)
+    assert result.verdict.kind == "misses"
+    assert result.bundle is None
+    (breach, *_) = result.verdict.breaches
+    assert (breach.line, breach.limit) == ("latency_ms", 0.05)
+    fastest = min(r.measurement.latency.bound_ms or 0 for r in result.trials)
+    assert result.chosen.measurement.latency.bound_ms == fastest
+
+
+def test_memory_and_size_bind_like_latency(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType, tmp_path: Path
+) -> None:
+    device = scripted.ScriptedDevice(tiny.latency_ms, lambda artefact: artefact.stat().st_size / 2**10)
+    dense = fit(latency_ms=50, device=device, out=tmp_path / "dense").baseline.measurement
+    limit = 0.3 * dense.memory_mib
+    result = fit(latency_ms=50, memory_mib=limit, max_drop=0.2, device=device)
+    assert result.verdict.kind == "fits"
+    assert result.chosen.name != "dense"
+    assert result.chosen.measurement.memory_mib <= limit
+
+
+def test_a_metric_below_the_floor_misses_by_name(fit: Callable[..., FitResult]) -> None:
+    result = fit(speedup=3.5, max_drop=0.0, recover="none")
+    assert result.verdict.kind == "misses"
+    assert "metric" in {breach.line for breach in result.verdict.breaches}
+
+
+def test_the_same_seed_gives_the_same_candidate(fit: Callable[..., FitResult], pruned: FitResult) -> None:
+    again = fit(speedup=2.0, max_drop=0.05)
+    assert again.chosen.candidate == pruned.chosen.candidate
+    assert again.chosen.metric == pruned.chosen.metric
+
+
+KILLED = """
+import importlib.util, os, signal, sys
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+import edgeprune
+
+kill_at, tiny, scripted, out = int(sys.argv[1]), load(sys.argv[2]), load(sys.argv[3]), sys.argv[4]
+starts = 0
+
+def die(request, artefact):
+    global starts
+    starts += request == "start"
+    if starts == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+device = scripted.ScriptedDevice(tiny.latency_ms, before=die)
+edgeprune.fit(tiny.task(), speedup=2.0, max_drop=0.05, epochs=2, device=device, out=out)
+"""
+
+
+@pytest.mark.parametrize("kill_at", [3, 8])
+def test_a_run_that_was_killed_goes_on_and_gives_the_same_answer(
+    fit: Callable[..., FitResult],
+    pruned: FitResult,
+    scripted: ModuleType,
+    tiny: ModuleType,
+    tmp_path: Path,
+    kill_at: int,
+) -> None:
+    # A fresh process: torch's thread pools do not survive a fork.
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(kill_at), tiny.__file__, scripted.__file__, str(tmp_path / "run")],
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    done = _steps(tmp_path / "run")
+    resumed = fit(speedup=2.0, max_drop=0.05, resume=True)
+    assert _steps(tmp_path / "run")[: len(done)] == done
+    assert resumed.chosen.candidate == pruned.chosen.candidate
+    assert resumed.verdict == pruned.verdict
+
+
+def _steps(out: Path) -> list[str]:
+    ledger = out / "ledger.jsonl"
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    return [json.loads(line)["key"] for line in lines[1:] if line.endswith("}")]
+
+
+def test_another_order_is_not_resumed(fit: Callable[..., FitResult]) -> None:
+    fit(latency_ms=50)
+    with pytest.raises(InputError, match="latency_ms"):
+        fit(latency_ms=40, resume=True)
+
+
+def test_a_device_that_vanishes_is_a_failure_and_the_run_resumes(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
+) -> None:
+    def vanish(request: str, artefact: Path) -> None:
+        if artefact.parent.name == "dense-int8":
+            raise DeviceError("The device is gone.", "Look for it.")
+
+    with pytest.raises(DeviceError, match="gone"):
+        fit(speedup=1.15, device=scripted.ScriptedDevice(tiny.latency_ms, before=vanish))
+    assert fit(speedup=1.15, resume=True).verdict.kind == "fits"
+
+
+def test_a_session_that_drifts_never_becomes_a_lucky_fit(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
+) -> None:
+    device = scripted.ScriptedDevice(tiny.latency_ms, speed=lambda block: 1.0 + 0.4 * (block % 40 > 20))
+    result = fit(speedup=1.0, device=device)
+    bound = result.chosen.measurement.latency.bound_ms
+    assert result.budget.latency_ms is not None
+    assert bound is not None
+    assert result.verdict.kind in ("inconclusive", "fits")
+    assert result.verdict.kind == "inconclusive" or bound <= result.budget.latency_ms
+
+
+def test_a_proof_that_stays_open_is_followed_by_a_smaller_candidate(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
+) -> None:
+    """The dense model would fit but for a machine that slows down by a third in every session."""
+    device = scripted.ScriptedDevice(tiny.latency_ms, speed=lambda block: 1.0 + 0.3 * (block % 60 > 40))
+    dense = 0.1 + 1e-4 * sum(p.numel() for p in tiny.task().model.parameters() if p.dim() > 1)
+    result = fit(latency_ms=dense * 1.1, device=device, max_drop=0.05)
+    assert result.verdict.kind == "fits"
+    assert result.chosen.name != "dense"
+    assert result.chosen.measurement.latency.bound_ms <= dense * 1.1
+
+
+def test_a_model_without_a_layer_for_int8_and_without_groups_misses_instead_of_failing(
+    fit: Callable[..., FitResult], tiny: ModuleType
+) -> None:
+    class Gain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) * self.gain
+
+    task = replace(tiny.task(), model=Gain().eval(), train=None, evaluate=lambda predict: 1.0)
+    result = fit(task=task, latency_ms=1e-6)
+    assert (result.verdict.kind, result.chosen.name) == ("misses", "dense")
+
+
+def test_an_evaluation_that_fails_leaves_nothing_behind(
+    fit: Callable[..., FitResult], tiny: ModuleType, tmp_path: Path
+) -> None:
+    def evaluate(predict: Any) -> float:
+        raise ValueError("no labels")
+
+    with pytest.raises(InputError, match="no labels"):
+        fit(task=replace(tiny.task(), evaluate=evaluate))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_machine_that_is_slower_during_the_search_does_not_mislead_it(
+    fit: Callable[..., FitResult], pruned: FitResult, scripted: ModuleType, tiny: ModuleType
+) -> None:
+    """Half as fast from the second trial on, and itself again for the proof."""
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+
+    def note(request: str, artefact: Path) -> None:
+        folder = artefact.parent.name
+        slow = folder.startswith("trial") or (device.slow and folder == "dense")
+        device.slow = slow if request == "start" else device.slow
+
+    device.slow, device.before = False, note
+    device.speed = lambda block: 2.0 if device.slow else 1.0
+    result = fit(speedup=2.0, max_drop=0.05, device=device)
+    assert result.verdict.kind == "fits"
+    assert result.chosen.kept == pruned.chosen.kept
+
+
+def test_int8_that_is_slower_is_not_used(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
+) -> None:
+    def slow_int8(artefact: Path) -> float:
+        return tiny.latency_ms(artefact) * (3.0 if artefact.parent.name.startswith("dense-int8") else 1.0)
+
+    result = fit(speedup=1.5, max_drop=0.05, device=scripted.ScriptedDevice(slow_int8))
+    assert result.chosen.candidate.precision == "float32"
+    assert result.verdict.kind == "fits"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"latency_ms": -1.0}, "latency_ms is -1.0"),
+        ({"latency_ms": 1.0, "speedup": 2.0}, "Both"),
+        ({"criterion": "l3"}, "no criterion 'l3'"),
+        ({"recover": "prayer"}, "no recovery 'prayer'"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"target": "jetsn"}, "jetsn"),
+        ({"target": "jetson"}, "tensorrt"),
+        ({"target": "arm", "device": None}, "no device is attached"),
+        ({"target": "arm"}, "is aarch64, and scripted is x86_64"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_order_is_refused_before_anything_is_written(
+    fit: Callable[..., FitResult], tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        fit(**options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_needs_labels(fit: Callable[..., FitResult], tiny: ModuleType) -> None:
+    with pytest.raises(InputError, match="no `train`"):
+        fit(task=replace(tiny.task(), train=None), recover="finetune")
+
+
+def test_without_labels_the_original_teaches(fit: Callable[..., FitResult], tiny: ModuleType) -> None:
+    result = fit(task=replace(tiny.task(), train=None), speedup=2.0, max_drop=0.1)
+    assert result.verdict.kind == "fits"
+    assert "distill" in {rung for rung, *_ in result.chosen.recovered}

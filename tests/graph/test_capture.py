@@ -1,0 +1,74 @@
+"""Capturing: the calling convention, the dynamic batch, and what is said when it fails."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.errors import InputError
+from edgeprune.graph.capture import capture
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(2, 3)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": self.left(left) + self.right(right), "left": left}
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:  # the line that the message names
+            return x
+        return -x
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_batch_is_dynamic_even_when_the_example_holds_one(size: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2)).eval()
+    captured = capture(model, torch.randn(1, 3, 4, 4))
+    x = torch.randn(size, 3, 4, 4)
+    assert torch.equal(captured.run(x)[0], model(x))
+
+
+def test_inputs_by_keyword_keep_their_names_and_outputs_their_structure() -> None:
+    model, left, right = Two(), torch.randn(2, 4), torch.randn(2, 2)
+    captured = capture(model, {"left": left, "right": right})
+    assert captured.input_names == ("left", "right")
+    assert torch.equal(captured.module(left=left, right=right)["sum"], model(left, right)["sum"])
+    assert [tuple(output.shape) for output in captured.run(left, right)] == [(2, 3), (2, 4)]
+
+
+def test_inputs_by_position_may_be_a_tuple() -> None:
+    captured = capture(Two(), (torch.randn(2, 4), torch.randn(2, 2)))
+    assert len(captured.inputs) == 2
+    assert captured.module(torch.randn(3, 4), torch.randn(3, 2))["sum"].shape == (3, 3)
+
+
+def test_capturing_leaves_the_model_in_the_mode_it_was_in() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train()
+    capture(model, torch.randn(2, 4))
+    assert model.training
+
+
+def test_a_model_that_does_not_export_is_refused_with_the_line_of_the_user() -> None:
+    with pytest.raises(InputError, match="does not export") as caught:
+        capture(Branching(), torch.randn(2, 3))
+    assert "test_capture.py" in caught.value.what
+    assert "if x.sum() > 0:" in caught.value.what
+    assert "torch.cond" in caught.value.hint
+
+
+@pytest.mark.parametrize("example", [None, [], {}, {"x": 1}, (torch.zeros(1), 2), "x"], ids=repr)
+def test_an_example_that_is_not_tensors_is_refused(example: object) -> None:
+    with pytest.raises(InputError, match="not tensors"):
+        capture(nn.Linear(4, 3), example)
+
+
+@pytest.mark.parametrize("example", [torch.zeros(0, 4), torch.tensor(1.0)], ids=["empty", "scalar"])
+def test_an_example_without_a_batch_is_refused(example: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="dimension 0 must be the batch"):
+        capture(nn.Linear(4, 3), example)

@@ -1,0 +1,37 @@
+"""What `edgeprune inspect` tells: groups, what a unit costs, what is frozen and by which operation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edgeprune.graph.inspect import inspect
+
+
+class Fraction(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.frac(x)
+
+
+def test_a_group_says_what_leaves_with_one_unit() -> None:
+    found = inspect(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(2, 4))
+    (group,) = found.groups
+    assert (group.name, group.units, group.parameters) == ("0", 6, 3)
+    assert group.unit_params == 4 + 1 + 2
+    assert group.unit_macs == 4 + 2
+    assert (found.params, found.macs) == (4 * 6 + 6 + 6 * 2 + 2, 4 * 6 + 6 * 2)
+
+
+def test_what_is_frozen_is_named_with_its_operation_and_counted() -> None:
+    found = inspect(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(2, 4))
+    assert [(each.name, each.op, each.reason) for each in found.frozen] == [
+        ("2.bias", "output", "is an output of the model")
+    ]
+    assert found.frozen_params == 2
+
+
+def test_an_operation_without_a_rule_is_listed() -> None:
+    found = inspect(nn.Sequential(nn.Linear(4, 6), Fraction(), nn.Linear(6, 2)), torch.randn(2, 4))
+    assert found.unknown == ("aten.frac",)
+    assert found.groups == ()
+    assert {each.name for each in found.frozen if each.op == "aten.frac"} == {"0.weight", "0.bias"}

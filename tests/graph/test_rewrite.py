@@ -1,0 +1,110 @@
+"""Each rewrite changes the operators it names, nothing that only looks alike, and no output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import parser
+
+from edgeprune.graph import rewrite
+
+HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
+IMAGE = "agraph (float[batch, 4, 6, 6] x) => (float[batch, {}] y)\n"
+
+
+VIEW = (
+    "<int64[1] rest = {{{rest}}}> {{ n = Shape<start: int = 0, end: int = {end}>(x) "
+    "s = Concat<axis: int = 0>(n, rest) y = Reshape(x, s) }}"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph as text and the operators that are left when nothing unused is kept."""
+
+    name: str
+    apply: Callable[[onnx.ModelProto], int]
+    text: str
+    expected: list[str]
+    changed: int = 1
+
+
+CASES = (
+    Case(
+        "a mean over both image dimensions",
+        rewrite.pool_means,
+        IMAGE.format(4) + "<int64[2] axes = {3, -2}> { y = ReduceMean<keepdims: int = 0>(x, axes) }",
+        ["GlobalAveragePool", "Flatten"],
+    ),
+    Case(
+        "a mean over channels is another thing",
+        rewrite.pool_means,
+        IMAGE.format("4, 6, 1") + "<int64[1] axes = {3}> { y = ReduceMean<keepdims: int = 1>(x, axes) }",
+        ["ReduceMean"],
+        0,
+    ),
+    Case(
+        "a view that asks for the batch",
+        rewrite.fix_reshapes,
+        IMAGE.format(144) + VIEW.format(rest=144, end=1),
+        ["Reshape"],
+    ),
+    Case(
+        "a view whose last size is left open, but known",
+        rewrite.fix_reshapes,
+        IMAGE.format(144) + VIEW.format(rest=-1, end=1),
+        ["Reshape"],
+    ),
+    Case(
+        "a view that asks for two sizes at once",
+        rewrite.fix_reshapes,
+        IMAGE.format("4, 36") + VIEW.format(rest=36, end=2),
+        ["Shape", "Concat", "Reshape"],
+        0,
+    ),
+    Case(
+        "relu6 as the exporter writes it",
+        rewrite.join_clips,
+        IMAGE.format("4, 6, 6") + "<float six = {6.0}> { r = Relu(x) y = Min(r, six) }",
+        ["Clip"],
+    ),
+    Case(
+        "a minimum below zero is no clip of relu",
+        rewrite.join_clips,
+        IMAGE.format("4, 6, 6") + "<float low = {-1.0}> { r = Relu(x) y = Min(r, low) }",
+        ["Relu", "Min"],
+        0,
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_rewrite(case: Case) -> None:
+    model = parser.parse_model(HEAD + case.text)
+    image = 5 * np.random.default_rng(0).standard_normal((3, 4, 6, 6), np.float32)
+    before = run(model, image)
+    assert case.apply(model) == case.changed
+    rewrite.drop_unused(model)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == case.expected
+    np.testing.assert_allclose(run(model, image), before, rtol=1e-5, atol=1e-6)
+
+
+def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": image})[0]
+
+
+def test_what_no_output_needs_is_dropped() -> None:
+    text = (
+        IMAGE.format("4, 6, 6") + "<float one = {1.0}, float two = {2.0}> { y = Add(x, one) z = Mul(x, two) }"
+    )
+    model = parser.parse_model(HEAD + text)
+    assert rewrite.drop_unused(model) == 2  # the product and its factor
+    assert [node.op_type for node in model.graph.node] == ["Add"]
+    assert [tensor.name for tensor in model.graph.initializer] == ["one"]

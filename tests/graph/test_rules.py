@@ -1,0 +1,115 @@
+"""Rules one by one: what the random networks do not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edgeprune.graph.capture import capture
+from edgeprune.graph.coupling import analyse
+from edgeprune.graph.rewrites import REWRITES
+from edgeprune.graph.rules import RULES
+from edgeprune.graph.surgery import cut
+
+WIDTH = 8
+
+
+class Around(nn.Module):
+    """A width of 8, the operation, and two outputs: whatever the operation does to the width must hold."""
+
+    def __init__(self, work: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor) -> None:
+        super().__init__()
+        self.before = nn.Linear(5, WIDTH)
+        self.work = work
+        with torch.no_grad():
+            width = work(self.before(example)).shape[-1]
+        self.after = nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(self.work(self.before(x)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """units: how many the width has left after the operation; 0 where it is frozen."""
+
+    name: str
+    work: Callable[[torch.Tensor], torch.Tensor]
+    units: int
+
+
+def _topk(x: torch.Tensor) -> torch.Tensor:
+    return x + x.topk(2, dim=-1).values.sum(-1, keepdim=True)
+
+
+CASES = [
+    Case("glu ties the halves", lambda x: F.glu(x, dim=-1), 4),
+    Case(
+        "unbind keeps the parts equally wide",
+        lambda x: torch.cat(x.unflatten(-1, (2, 4)).unbind(-2)[::-1], -1),
+        4,
+    ),
+    Case("stack and flatten", lambda x: torch.stack([x, 2 * x], -1).flatten(-2), 8),
+    Case("repeat tiles", lambda x: x.repeat(1, 1, 2), 8),
+    Case("repeat_interleave", lambda x: x.repeat_interleave(2, dim=-1), 8),
+    Case("overlapping parts unite step by step", lambda x: x.narrow(-1, 2, 4) - x.narrow(-1, 4, 4), 4),
+    Case("a slice from behind", lambda x: x[..., -3:], 8),
+    Case("pad in front", lambda x: F.pad(x, (2, 1)), 8),
+    Case("einsum by labels", lambda x: torch.einsum("bsw,btw->bst", x, x) @ x, 8),
+    Case("softmax over the width freezes it", lambda x: x.softmax(-1), 0),
+    Case("a maximum over the width freezes it", lambda x: x * x.amax(-1, keepdim=True), 0),
+    Case("topk over the width freezes it", _topk, 0),
+    Case("flip of the width freezes it", lambda x: x.flip(-1), 0),
+    Case("a strided slice freezes it", lambda x: x[..., ::2], 0),
+    Case("constant positions are followed", lambda x: x[..., torch.tensor([0, 3, -1])], 8),
+    Case("positions of the data freeze it", lambda x: x[..., x[0, 0].argsort()], 0),
+    Case("a constant of its width freezes nothing", lambda x: x + x.new_zeros(WIDTH), 8),
+    Case("variance over the width", lambda x: x * torch.rsqrt(x.var(-1, keepdim=True, correction=0) + 1), 8),
+    Case("norm over the width", lambda x: x / (x.norm(dim=-1, keepdim=True) + 1), 8),
+    Case("prelu-like clamp", lambda x: x.clamp(min=-0.1) * torch.where(x > 0, x, -x), 8),
+    Case("a sequence rolled", lambda x: x.roll(1, 1) + x, 8),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_operation_leaves_the_units_that_it_may_and_cuts_them_exactly(
+    case: Case, references: ModuleType
+) -> None:
+    torch.manual_seed(0)
+    example = torch.randn(2, 6, 5)
+    captured = capture(Around(case.work, example).eval(), example)
+    coupling = analyse(captured)
+    before = [g for g in coupling.groups if any(a.parameter == "before.weight" for a in g.axes)]
+    assert sum(group.units for group in before) == case.units
+    for seed in range(3):
+        kept = references.random_kept(coupling, seed)
+        x = torch.randn(3, 6, 5)
+        with torch.no_grad():
+            found = cut(captured, coupling, kept).run(x)
+        assert references.difference(found, references.masked(captured, coupling, kept, (x,))) < 1e-5
+
+
+def test_a_rule_is_one_function_in_one_table(references: ModuleType) -> None:
+    """The ten lines of docs/coupling.md: without a rule `frac` freezes, with one it is cut exactly."""
+
+    def frac(walk: object, node: torch.fx.Node) -> object:
+        return walk.elementwise(node, node.args)  # type: ignore[attr-defined]
+
+    captured = capture(Around(torch.frac, torch.randn(2, 6, 5)), torch.randn(2, 6, 5))
+    assert analyse(captured).groups == ()
+    coupling = analyse(captured, rules={**RULES, "aten.frac": frac})
+    assert [group.units for group in coupling.groups] == [WIDTH]
+    kept = references.random_kept(coupling, 0, 0.5)
+    with torch.no_grad():
+        found = cut(captured, coupling, kept).run(*captured.inputs)
+    assert references.difference(found, references.masked(captured, coupling, kept, captured.inputs)) < 1e-5
+
+
+def test_every_rewrite_belongs_to_an_operation_that_has_a_rule() -> None:
+    assert set(REWRITES) <= set(RULES)

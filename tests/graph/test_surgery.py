@@ -1,0 +1,124 @@
+"""What a cut leaves: an ordinary trainable model, and the dense one untouched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.graph.capture import Captured, capture, module_of
+from edgeprune.graph.coupling import analyse
+from edgeprune.graph.surgery import cut
+
+
+class Tied(nn.Module):
+    """A language model's embedding, used again as its output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body = nn.Embedding(11, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.body(self.words(x))))
+
+
+@pytest.fixture
+def image(networks: ModuleType) -> Captured:
+    layers = ("conv", "batch norm", "squeeze-excite", "grouped conv", "concat")
+    return capture(*networks.draw(networks.Drawing("image", layers, ("fused attention",), True, 3)))
+
+
+def halved(captured: Captured, references: ModuleType, seed: int = 0) -> Captured:
+    coupling = analyse(captured)
+    return cut(captured, coupling, references.random_kept(coupling, seed, 0.5))
+
+
+def test_a_cut_leaves_the_dense_model_as_it_was(
+    image: Captured, networks: ModuleType, references: ModuleType
+) -> None:
+    x = networks.batch(image.inputs[0], 2)
+    with torch.no_grad():
+        before = image.run(x)
+        pruned = halved(image, references)
+        for parameter in pruned.module.parameters():
+            parameter.zero_()
+        assert torch.equal(image.run(x)[0], before[0])
+
+
+def test_a_cut_model_has_fewer_parameters_under_the_same_names(
+    image: Captured, references: ModuleType
+) -> None:
+    pruned = halved(image, references)
+    dense, left = (dict(each.module.named_parameters()) for each in (image, pruned))
+    assert dense.keys() == left.keys()
+    assert sum(p.numel() for p in left.values()) < 0.7 * sum(p.numel() for p in dense.values())
+
+
+def test_every_parameter_of_a_cut_model_gets_a_finite_gradient(
+    image: Captured, references: ModuleType
+) -> None:
+    pruned = halved(image, references)
+    (output,) = pruned.run(*image.inputs)
+    output.square().mean().backward()
+    for name, parameter in pruned.module.named_parameters():
+        assert parameter.requires_grad, name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_frozen_weights_of_the_user_stay_without_gradient(references: ModuleType) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    model[0].weight.requires_grad_(False)
+    pruned = halved(capture(model, torch.randn(2, 4)), references)
+    wanted = {name: parameter.requires_grad for name, parameter in pruned.module.named_parameters()}
+    assert wanted == {"0.weight": False, "0.bias": True, "2.weight": True, "2.bias": True}
+
+
+def test_a_cut_model_is_saved_and_reloaded_without_pickle(
+    image: Captured, networks: ModuleType, references: ModuleType, tmp_path: Path
+) -> None:
+    pruned = halved(image, references)
+    torch.export.save(pruned.program(), tmp_path / "small.pt2")
+    again = image.with_module(module_of(torch.export.load(tmp_path / "small.pt2")))
+    for size in (1, 3):
+        x = networks.batch(image.inputs[0], size)
+        with torch.no_grad():
+            assert torch.equal(again.run(x)[0], pruned.run(x)[0])
+
+
+def test_a_cut_model_can_be_analysed_and_cut_again(
+    image: Captured, networks: ModuleType, references: ModuleType
+) -> None:
+    once = halved(image, references)
+    again = capture(once.module, image.inputs[0])
+    coupling = analyse(again)
+    kept = references.random_kept(coupling, 1, 0.5)
+    x = networks.batch(image.inputs[0], 3)
+    with torch.no_grad():
+        found = cut(again, coupling, kept).run(x)
+    assert references.difference(found, references.masked(again, coupling, kept, (x,))) < references.LIMIT
+
+
+def test_tied_weights_stay_tied(references: ModuleType) -> None:
+    dense = capture(Tied(), torch.randint(0, 11, (2, 5)))
+    coupling = analyse(dense)
+    kept = {group.name: (0, 2, 5) for group in coupling.groups}
+    pruned = cut(dense, coupling, kept)
+    assert pruned.module.head.weight is pruned.module.words.weight
+    assert pruned.module.head.weight.shape == (11, 3)
+    with torch.no_grad():
+        wanted = references.zeroed(dense, coupling, kept).run(*dense.inputs)
+        assert references.difference(pruned.run(*dense.inputs), wanted) < references.LIMIT
+
+
+def test_keeping_every_unit_changes_nothing(image: Captured, networks: ModuleType) -> None:
+    coupling = analyse(image)
+    whole = cut(image, coupling, {group.name: range(group.units) for group in coupling.groups})
+    x = networks.batch(image.inputs[0], 3)
+    with torch.no_grad():
+        assert torch.equal(whole.run(x)[0], image.run(x)[0])

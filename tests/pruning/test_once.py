@@ -1,0 +1,201 @@
+"""`edgeprune.prune`: a smaller model that is called, trained and saved like the one it came from."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import edgeprune
+from edgeprune.errors import InputError
+from edgeprune.pruning.once import Pruned, prune
+
+
+class Small(nn.Module):
+    """A residual block between two groups that can be pruned; `head` keeps its classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 20, 3, padding=1), nn.BatchNorm2d(20)
+        self.body, self.back = nn.Conv2d(20, 30, 1), nn.Conv2d(30, 20, 3, padding=1)
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(x + self.back(torch.relu(self.body(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def small() -> tuple[Small, Tensor]:
+    torch.manual_seed(0)
+    return Small().eval(), torch.randn(8, 2, 6, 6)
+
+
+def prunable(pruned: Pruned) -> tuple[int, int]:
+    """Parameters that could leave: before and after."""
+    frozen = sum(parameter.size for parameter in pruned.frozen)
+    return pruned.dense_params - frozen, pruned.params - frozen
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.7])
+def test_the_ratio_of_prunable_parameters_leaves_and_not_one_unit_more(ratio: float) -> None:
+    model, x = small()
+    pruned = prune(model, x, ratio)
+    before, after = prunable(pruned)
+    assert after <= (1 - ratio) * before
+    largest = (2 * 9 + 1) + 2 + 30 + (30 * 9 + 1) + 5  # one channel of stem, norm, body, back and head
+    assert after > (1 - ratio) * before - largest
+    assert pruned.params == sum(parameter.numel() for parameter in pruned.module.parameters())
+    assert pruned.dense_params == sum(parameter.numel() for parameter in model.parameters())
+    assert (pruned.macs < pruned.dense_macs) == (ratio > 0)
+
+
+def test_nothing_pruned_is_the_same_function() -> None:
+    model, x = small()
+    pruned = prune(model, x, 0.0, calibration=[x])
+    with torch.no_grad():
+        torch.testing.assert_close(pruned.module(x), model(x))
+
+
+def test_the_module_runs_on_any_batch_and_trains() -> None:
+    model, x = small()
+    module = prune(model, x, 0.5).module
+    assert module(x[:1]).shape == (1, 5)
+    module(torch.cat([x, x])).square().mean().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters())
+
+
+def test_kept_is_the_recipe_by_group_in_ascending_order() -> None:
+    model, x = small()
+    pruned = prune(model, x, 0.5)
+    assert set(pruned.kept) == {"stem", "body"}
+    for name, units in pruned.kept.items():
+        assert list(units) == sorted(set(units))
+        assert pruned.module.get_parameter(f"{name}.weight").shape[0] == len(units)
+
+
+def test_what_is_frozen_is_named_with_its_reason() -> None:
+    model, x = small()
+    frozen = {parameter.name: parameter for parameter in prune(model, x).frozen}
+    assert set(frozen) == {"head.bias"}
+    assert frozen["head.bias"].reason == "is an output of the model"
+
+
+def test_the_users_model_is_left_as_it_was() -> None:
+    model, x = small()
+    model.train()
+    weights = copy.deepcopy(model.state_dict())
+    prune(model, x, 0.5, "taylor", [x])
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_calibration_data_brings_the_output_closer() -> None:
+    model, x = small()
+    with torch.no_grad():
+        errors = [
+            float((prune(model, x, 0.4, calibration=data).module(x) - model(x)).square().mean())
+            for data in (None, [x[:4], x[4:]])
+        ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_arrays_and_generators_serve_as_calibration_data() -> None:
+    model, x = small()
+    of_list = prune(model, x, 0.5, "taylor", [x]).module
+    of_arrays = prune(model, x, 0.5, "taylor", (batch for batch in [x.numpy()])).module
+    for one, other in zip(of_list.parameters(), of_arrays.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 20), nn.Linear(20, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.leave(torch.relu(self.enter(left) - self.enter(3 * right)))
+
+
+def test_keyword_batches_are_matched_by_name() -> None:
+    torch.manual_seed(0)
+    model, left, right = Keywords(), torch.randn(16, 4), torch.randn(16, 4)
+    example = {"left": left, "right": right}
+    same, turned = (
+        prune(model, example, 0.5, calibration=[batch]).module
+        for batch in (example, {"right": right, "left": left})
+    )
+    with torch.no_grad():
+        assert torch.equal(same(**example), turned(**example))
+
+
+def test_a_saved_model_gives_the_same_answers_when_it_is_loaded(tmp_path: Path) -> None:
+    model, x = small()
+    pruned = prune(model, x, 0.5)
+    path = pruned.save(tmp_path / "deep" / "small.pt2")
+    loaded = torch.export.load(path).module()
+    assert [entry.name for entry in path.parent.iterdir()] == ["small.pt2"]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x[:3]), pruned.module(x[:3]))
+
+
+def test_the_same_seed_prunes_the_same_units() -> None:
+    model, x = small()
+    kept = [prune(model, x, 0.5, "random", seed=seed).kept for seed in (1, 1, 2)]
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_the_public_face_is_this_function() -> None:
+    assert edgeprune.prune is prune
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
+def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
+    with pytest.raises(InputError, match=f"The ratio is {ratio}"):
+        prune(*small(), ratio)
+
+
+def test_a_ratio_beyond_the_floor_says_how_far_it_goes() -> None:
+    with pytest.raises(InputError, match=r"0\.99 cannot be reached: 0\.9\d is the most") as caught:
+        prune(*small(), 0.99)
+    most = float(caught.value.what.split(": ")[1][:4])
+    before, after = prunable(prune(*small(), most - 0.01))
+    assert after <= (1 - most + 0.01) * before
+
+
+def test_a_model_without_prunable_parameters_is_refused() -> None:
+    with pytest.raises(InputError, match="every parameter is frozen"):
+        prune(nn.Linear(4, 3), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "L2"])
+def test_a_criterion_that_cannot_score_is_refused(criterion: str) -> None:
+    with pytest.raises(InputError, match=f"'{criterion}'"):
+        prune(*small(), 0.5, criterion)
+
+
+BAD_BATCHES = {
+    "a labelled pair": (torch.zeros(2, 2, 6, 6), torch.zeros(2)),
+    "another shape": torch.zeros(2, 3, 6, 6),
+    "no batch dimension": np.zeros((2, 6, 6), np.float32),
+    "nothing": (),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BATCHES)
+def test_a_batch_unlike_the_example_is_refused_with_both_shapes(name: str) -> None:
+    model, x = small()
+    with pytest.raises(InputError, match=r"Calibration batch 2 .*example's \[\(2, 6, 6\)\]"):
+        prune(model, x, 0.5, calibration=[x, BAD_BATCHES[name]])
+
+
+def test_a_keyword_batch_with_other_names_is_refused() -> None:
+    example = {"left": torch.randn(2, 4), "right": torch.randn(2, 4)}
+    with pytest.raises(InputError, match="Calibration batch 1"):
+        prune(Keywords(), example, 0.5, calibration=[{"left": example["left"], "write": example["right"]}])

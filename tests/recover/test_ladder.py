@@ -1,0 +1,257 @@
+"""A rung is kept when it helped on held-back data, and only then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from edgeprune.graph.capture import Captured, capture
+from edgeprune.records.codec import to_json
+from edgeprune.recover.data import Split, split
+from edgeprune.recover.ladder import RUNGS, WORST, Judge, Rung, attempt, judge_of, train_rungs
+from edgeprune.recover.train import Pair, distance
+
+
+@cache
+def _captured() -> Captured:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Dropout(0.05), nn.Linear(12, 3))
+    for _ in range(50):  # statistics that fit the data, as a trained model has
+        model(torch.randn(64, 4))
+    return capture(model.eval(), torch.randn(2, 4))
+
+
+def original() -> Captured:
+    return _captured().copy()
+
+
+def damaged(by: float = 0.5) -> Captured:
+    """The original with noise on its weights, as a cut leaves it."""
+    student = original()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.module.parameters():
+            parameter += by * torch.randn(parameter.shape, generator=generator)
+    return student
+
+
+def labelled() -> list[Pair]:
+    """Labels that the original gives."""
+    generator = torch.Generator().manual_seed(2)
+    inputs = [torch.randn(16, 4, generator=generator) for _ in range(24)]
+    with torch.no_grad():
+        return [((x,), original().run(x)[0].argmax(1)) for x in inputs]
+
+
+def unlabelled() -> list[Pair]:
+    return [(x, None) for x, _ in labelled()]
+
+
+def scaled(by: float) -> Captured:
+    """The original with its answers multiplied."""
+    student = original()
+    with torch.no_grad():
+        student.module.get_parameter("4.weight").mul_(by)
+        student.module.get_parameter("4.bias").mul_(by)
+    return student
+
+
+def spoil(value: float) -> Callable[[Captured], None]:
+    def step(student: Captured) -> None:
+        with torch.no_grad():
+            student.module.get_parameter("4.weight").fill_(value)
+
+    return step
+
+
+def repair(student: Captured) -> None:
+    student.module.load_state_dict(original().module.state_dict())
+
+
+def same(one: Captured, other: Captured) -> bool:
+    ours, theirs = one.module.state_dict(), other.module.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_rung_that_helps_is_kept() -> None:
+    judge = judge_of(original(), labelled(), None)
+    better, rung = attempt("repair", damaged(), judge, repair)
+    assert rung.kept
+    assert rung.name == "repair"
+    assert rung.after < rung.before
+    assert same(better, original())
+
+
+@pytest.mark.parametrize("value", [5.0, math.nan, math.inf], ids=str)
+def test_a_rung_that_harms_is_not_kept(value: float) -> None:
+    judge = judge_of(original(), labelled(), None)
+    student = damaged(0.01)
+    stayed, rung = attempt("spoil", student, judge, spoil(value))
+    assert not rung.kept
+    assert rung.after > rung.before
+    assert stayed is student
+    assert same(student, damaged(0.01)), "the step must work on a copy"
+
+
+def test_a_rung_that_changes_nothing_is_not_kept() -> None:
+    student = damaged()
+    stayed, rung = attempt("idle", student, judge_of(original(), labelled(), None), lambda tried: None)
+    assert not rung.kept
+    assert rung.after == rung.before
+    assert stayed is student
+
+
+def test_a_rung_that_repairs_a_model_of_nan_is_kept() -> None:
+    student = damaged()
+    spoil(math.nan)(student)
+    better, rung = attempt("repair", student, judge_of(original(), labelled(), None), repair)
+    assert rung.kept
+    assert rung.before == WORST
+    assert same(better, original())
+
+
+def test_errors_that_are_not_finite_can_go_into_the_ledger() -> None:
+    _, rung = attempt("spoil", damaged(), judge_of(original(), labelled(), None), spoil(math.nan))
+    assert to_json(rung) == {"name": "spoil", "before": rung.before, "after": WORST, "kept": False}
+
+
+def test_without_held_back_data_no_rung_is_kept() -> None:
+    student = damaged()
+    stayed, rung = attempt("repair", student, judge_of(original(), [], None), repair)
+    assert not rung.kept
+    assert stayed is student
+
+
+def test_the_error_is_the_distance_to_the_original_plus_the_loss() -> None:
+    teacher, student, pairs = original(), damaged(), labelled()
+    (x,), target = pairs[0]
+    assert target is not None
+    with torch.no_grad():
+        gap = float(distance(student.run(x), teacher.run(x)))
+        loss = float(cross_entropy(student.run(x)[0], target))
+    assert judge_of(teacher, [((x,), None)], None).error(student) == pytest.approx(gap)
+    assert judge_of(teacher, [((x,), target)], None).error(student) == pytest.approx(gap + loss)
+    wanted = torch.zeros(16, 3)
+    with torch.no_grad():
+        loss = float(mse_loss(student.run(x)[0], wanted))
+    assert judge_of(teacher, [((x,), wanted)], mse_loss).error(student) == pytest.approx(gap + loss)
+
+
+def test_every_held_back_sample_weighs_the_same_however_they_are_batched() -> None:
+    (x,), _ = labelled()[0]
+    parts: list[Pair] = [((x[:1],), None), ((x[1:],), None)]
+    whole = judge_of(original(), [((x,), None)], None).error(damaged())
+    assert judge_of(original(), parts, None).error(damaged()) == pytest.approx(whole)
+
+
+def test_the_original_without_labels_has_no_error() -> None:
+    judge = judge_of(original(), unlabelled(), None)
+    assert judge.error(original()) == pytest.approx(0, abs=1e-6)
+    assert judge.error(scaled(1.5)) > 1e-3
+
+
+def climb(
+    highest: str, found: Split, judge: Judge, seed: int = 0, epochs: int = 2
+) -> tuple[Captured, tuple[Rung, ...]]:
+    return train_rungs(damaged(), original(), highest, found, judge, epochs=epochs, seed=seed, loss=None)
+
+
+@pytest.mark.parametrize("highest", ["distill", "finetune"])
+def test_training_recovers_a_damaged_model(highest: str) -> None:
+    found = split(labelled)
+    judge = judge_of(original(), found.held_back, None)
+    better, (rung,) = train_rungs(damaged(), original(), highest, found, judge, epochs=8, seed=0, loss=None)
+    assert rung.name == highest
+    assert rung.kept
+    assert judge.error(better) == pytest.approx(rung.after)
+    assert rung.after < 0.8 * rung.before
+
+
+def test_distillation_needs_no_labels() -> None:
+    found = split(unlabelled)
+    judge = judge_of(original(), found.held_back, None)
+    _, (rung,) = train_rungs(damaged(), original(), "distill", found, judge, epochs=8, seed=0, loss=None)
+    assert rung.kept
+    assert rung.after < 0.5 * rung.before
+
+
+def test_labels_reach_only_the_rung_that_may_use_them() -> None:
+    found, turned = split(labelled), split(lambda: [(x, (y + 1) % 3) for x, y in labelled() if y is not None])
+    judge = judge_of(original(), split(unlabelled).held_back, None)
+    (one, (rung,)), (other, _) = climb("distill", found, judge), climb("distill", turned, judge)
+    assert rung.kept, "or both would be the damaged model"
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("highest", ["none", "reconstruct"])
+def test_lower_rungs_do_not_train(highest: str) -> None:
+    student = damaged()
+    found = split(labelled)
+    judge = judge_of(original(), found.held_back, None)
+    stayed, rungs = train_rungs(student, original(), highest, found, judge, epochs=5, seed=0, loss=None)
+    assert stayed is student
+    assert rungs == ()
+
+
+def test_no_epochs_or_no_data_train_nothing() -> None:
+    judge = judge_of(original(), labelled(), None)
+    assert climb("finetune", split(labelled), judge, epochs=0)[1] == ()
+    assert climb("finetune", split(list), judge)[1] == ()
+
+
+def test_the_same_seed_climbs_to_the_same_weights_and_leaves_the_generator_alone() -> None:
+    loader = torch.utils.data.DataLoader(
+        [(x, y) for (inputs,), target in labelled() for x, y in zip(inputs, target, strict=True)],  # type: ignore[arg-type]
+        batch_size=16,
+        shuffle=True,
+    )
+    found = split(lambda: (((x,), y) for x, y in loader))
+    judge = judge_of(original(), found.held_back, None)
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    one = climb("finetune", found, judge, seed=3)[0]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(100)
+    assert same(one, climb("finetune", found, judge, seed=3)[0])
+    assert not same(one, climb("finetune", found, judge, seed=4)[0])
+
+
+def test_a_listener_hears_the_rung_and_every_step() -> None:
+    heard: list[tuple[str, int, int]] = []
+    found = split(labelled)
+    train_rungs(
+        damaged(),
+        original(),
+        "finetune",
+        found,
+        judge_of(original(), found.held_back, None),
+        epochs=2,
+        seed=0,
+        loss=None,
+        listen=lambda rung, step, total: heard.append((rung, step, total)),
+    )
+    total = 2 * found.steps
+    assert heard == [("finetune", step, total) for step in range(1, total + 1)]
+
+
+def test_the_rungs_are_named_from_the_cheapest_up() -> None:
+    assert RUNGS == ("none", "reconstruct", "distill", "finetune")
+
+
+def test_a_loss_that_diverges_is_not_kept() -> None:
+    def broken(output: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(output, target) * math.nan
+
+    student, found = damaged(), split(labelled)
+    judge = judge_of(original(), split(unlabelled).held_back, None)
+    stayed, (rung,) = train_rungs(
+        student, original(), "finetune", found, judge, epochs=1, seed=0, loss=broken
+    )
+    assert not rung.kept
+    assert stayed is student

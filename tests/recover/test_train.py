@@ -1,0 +1,244 @@
+"""Training switches the graph's modes and back, lowers the loss, and repeats itself for a seed."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from edgeprune.errors import InputError
+from edgeprune.graph.capture import Captured, capture
+from edgeprune.recover.train import Pair, Recipe, _schedule, distance, train, training_mode
+
+
+class Net(nn.Module):
+    """Both kinds of dropout and a BatchNorm, which behave differently in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8)
+        self.drop, self.drop_maps = nn.Dropout(0.2), nn.Dropout2d(0.2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop_maps(torch.relu(self.norm(self.stem(x))))
+        return self.head(self.drop(x.mean((2, 3))))
+
+
+@cache
+def _captured(seed: int) -> Captured:
+    torch.manual_seed(seed)
+    return capture(Net().eval(), torch.randn(4, 2, 6, 6))
+
+
+def net(seed: int = 0) -> Captured:
+    return _captured(seed).copy()
+
+
+def learnable(count: int = 4, rows: int = 16) -> list[Pair]:
+    """The class is the sign and the strength of the first channel's mean."""
+    generator = torch.Generator().manual_seed(2)
+    pairs: list[Pair] = []
+    for _ in range(count):
+        x = torch.randn(rows, 2, 6, 6, generator=generator)
+        target = torch.randint(3, (rows,), generator=generator)
+        pairs.append(((x + (target - 1)[:, None, None, None],), target))
+    return pairs
+
+
+def weights(captured: Captured) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in captured.module.state_dict().items()}
+
+
+def test_training_mode_uses_and_moves_the_statistics_of_the_batch() -> None:
+    captured = net()
+    x = torch.randn(8, 2, 6, 6) + 3
+    before = weights(captured)
+    with training_mode(captured):
+        captured.run(x)
+    after = weights(captured)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"norm.running_mean", "norm.running_var"}
+
+
+def test_training_mode_drops_and_evaluation_does_not() -> None:
+    captured = net()
+    x = torch.randn(8, 2, 6, 6)
+    with torch.no_grad(), training_mode(captured):
+        one, other = captured.run(x)[0], captured.run(x)[0]
+        assert not torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(captured.run(x)[0], captured.run(x)[0])
+
+
+def test_leaving_training_mode_gives_the_graph_back_as_it_was() -> None:
+    captured, other = net(), net()
+    code = captured.module.code
+    with training_mode(captured):
+        assert captured.module.code != code
+    assert captured.module.code == code
+    with pytest.raises(ZeroDivisionError), training_mode(captured):
+        raise ZeroDivisionError
+    assert captured.module.code == code
+    x = torch.randn(8, 2, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(captured.run(x)[0], other.run(x)[0])
+
+
+def test_a_norm_that_always_uses_its_batch_still_does_afterwards() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    captured = capture(model, torch.randn(4, 3)).copy()
+    code = captured.module.code
+    with training_mode(captured):
+        assert captured.module.code == code
+    assert captured.module.code == code
+
+
+def loss_of(captured: Captured, pairs: list[Pair]) -> float:
+    with torch.no_grad():
+        return sum(float(cross_entropy(captured.run(*x)[0], y)) for x, y in pairs if y is not None)
+
+
+def test_fine_tuning_lowers_the_loss_of_the_task() -> None:
+    student, pairs = net(), learnable()
+    before = loss_of(student, pairs)
+    train(student, net(), lambda epoch: pairs, 4, Recipe(epochs=15, learning_rate=1e-2, distillation=0.0))
+    assert loss_of(student, pairs) < 0.7 * before
+
+
+def test_distillation_brings_the_student_to_the_teacher_without_labels() -> None:
+    student, teacher = net(seed=1), net(seed=0)
+    pairs: list[Pair] = [(x, None) for x, _ in learnable()]
+
+    def gap() -> float:
+        with torch.no_grad():
+            return sum(float(distance(student.run(*x), teacher.run(*x))) for x, _ in pairs)
+
+    before = gap()
+    train(student, teacher, lambda epoch: pairs, 4, Recipe(epochs=15, learning_rate=1e-2))
+    assert gap() < 0.5 * before
+
+
+def test_without_supervision_labels_are_not_looked_at() -> None:
+    def trained(offset: int) -> dict[str, Tensor]:
+        student = net(seed=1)
+        pairs: list[Pair] = [(x, None if y is None else (y + offset) % 3) for x, y in learnable()]
+        torch.manual_seed(0)
+        train(student, net(), lambda epoch: pairs, 4, Recipe(epochs=1, supervised=False))
+        return weights(student)
+
+    one, other = trained(0), trained(1)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
+    def trained(seed: int) -> dict[str, Tensor]:
+        student, pairs = net(seed=1), learnable()
+        torch.manual_seed(seed)
+        train(student, net(), lambda epoch: pairs, 4, Recipe(epochs=2))
+        return weights(student)
+
+    one, again, other = trained(3), trained(3), trained(4)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["head.weight"], other["head.weight"]), "dropout must draw from the seed"
+
+
+def test_the_teacher_does_not_learn() -> None:
+    teacher, pairs = net(), learnable()
+    before = weights(teacher)
+    train(net(seed=1), teacher, lambda epoch: pairs, 4, Recipe(epochs=2))
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(teacher).items())
+    assert all(parameter.grad is None for parameter in teacher.module.parameters())
+
+
+def test_every_batch_is_one_step_of_the_total_and_epochs_are_numbered() -> None:
+    steps: list[tuple[int, int]] = []
+    numbers: list[int] = []
+
+    def epochs(number: int) -> list[Pair]:
+        numbers.append(number)
+        return learnable(count=2)
+
+    recipe = Recipe(epochs=3)
+    train(net(), net(), epochs, 2, recipe, listen=lambda step, total: steps.append((step, total)))
+    assert numbers == [0, 1, 2]
+    assert steps == [(step, 6) for step in range(1, 7)]
+
+
+def test_the_loss_of_the_task_is_the_one_that_is_minimised() -> None:
+    student = net()
+    pairs: list[Pair] = [(x, torch.full((16, 3), 2.0)) for x, _ in learnable()]
+
+    def error() -> float:
+        with torch.no_grad():
+            return sum(float(mse_loss(student.run(*x)[0], y)) for x, y in pairs if y is not None)
+
+    before = error()
+    recipe = Recipe(epochs=15, learning_rate=1e-2, distillation=0.0)
+    train(student, net(), lambda epoch: pairs, 4, recipe, mse_loss)
+    assert error() < 0.3 * before
+
+
+def test_parameters_that_the_user_froze_are_trained() -> None:
+    student = net()
+    student.module.requires_grad_(False)
+    before = weights(student)
+    train(student, net(), lambda epoch: learnable(), 4, Recipe(epochs=1))
+    assert not torch.equal(before["stem.weight"], weights(student)["stem.weight"])
+
+
+def test_a_model_whose_outputs_have_no_gradient_is_refused() -> None:
+    class Classes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).argmax(1)
+
+    captured = capture(Classes(), torch.randn(2, 4))
+    pairs: list[Pair] = [((torch.randn(8, 4),), None)]
+    with pytest.raises(InputError, match="cannot be trained"):
+        train(captured.copy(), captured, lambda epoch: pairs, 1, Recipe(epochs=1))
+
+
+@pytest.mark.parametrize("total", [1, 2, 19, 400])
+def test_the_learning_rate_rises_then_falls_and_never_comes_back(total: int) -> None:
+    rates = [_schedule(step, total) for step in range(total + 5)]  # a source may give more than it said
+    top = rates.index(max(rates))
+    assert max(rates) == 1
+    assert top <= total // 20
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert min(rates) >= 0
+    assert rates[0] > 0, "the first step would be lost"
+
+
+def test_the_distance_of_class_scores_is_hintons_divergence() -> None:
+    ours, theirs, temperature = torch.randn(5, 4), torch.randn(5, 4), 3.0
+    p, q = (theirs / temperature).softmax(1), (ours / temperature).softmax(1)
+    expected = temperature**2 * (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(distance([ours], [theirs], temperature), expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (6,), (6, 4, 5)], ids=str)
+def test_the_distance_of_other_outputs_is_relative_to_their_energy(shape: tuple[int, ...]) -> None:
+    theirs = torch.randn(shape)
+    assert float(distance([1.1 * theirs], [theirs])) == pytest.approx(0.01, rel=1e-3)
+    assert float(distance([110 * theirs], [100 * theirs])) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_distance_of_several_outputs_is_their_sum_and_integers_do_not_count() -> None:
+    one, other = torch.randn(5, 4), torch.randn(5, 1)
+    numbers = torch.arange(5)
+    assert float(distance([one, other, numbers], [one, other, 7 - numbers])) == pytest.approx(0, abs=1e-6)
+    both = distance([2 * one, 2 * other, numbers], [one, other, numbers])
+    torch.testing.assert_close(both, distance([2 * one], [one]) + distance([2 * other], [other]))
+
+
+def test_a_teacher_that_says_zero_gives_a_finite_distance() -> None:
+    assert math.isfinite(float(distance([torch.ones(3, 1)], [torch.zeros(3, 1)])))

@@ -1,0 +1,143 @@
+"""What a fit prints: the table, the sentences, the JSON document."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from edgeprune.records.trial import Breach, FitResult, Verdict
+from edgeprune.report import document, frontier_table, table, trials_table, verdict_lines
+
+
+@pytest.fixture
+def result(make_run: Callable[..., Any]) -> FitResult:
+    found: FitResult = make_run().result
+    return found
+
+
+def shown(made: Table) -> list[list[str]]:
+    """The cells of each row, as a reader of plain text sees them."""
+    out = io.StringIO()
+    Console(file=out, width=200).print(made)
+    return [
+        [cell.strip() for cell in line.split("  ") if cell.strip()] for line in out.getvalue().splitlines()
+    ]
+
+
+def test_the_table_has_dense_dense_int8_and_chosen(result: FitResult) -> None:
+    rows = [row for row in shown(table(result)) if len(row) == 11]
+    assert [row[0] for row in rows] == ["dense", "dense INT8", "chosen: trial-01"]
+    assert rows[0][1:] == [
+        "0.9650",
+        "7.200",
+        "8.000",
+        "9.600",
+        "8.400",
+        "12.5",
+        "0.000",
+        "1 k",
+        "100 k",
+        "0/2",
+    ]
+
+
+def test_the_header_names_metric_and_percentile(result: FitResult) -> None:
+    other = replace(result, metric="mAP [0.5]", budget=replace(result.budget, percentile=99))
+    (header,) = [row for row in shown(table(other)) if "p50" in row]
+    assert header[0] == "mAP [0.5]"
+    assert "p99 bound" in header
+
+
+def test_a_dense_model_that_fits_has_one_row(result: FitResult) -> None:
+    made = table(replace(result, chosen=result.baseline, trials=()))
+    assert [row[0] for row in shown(made) if len(row) == 11] == ["chosen: dense"]
+
+
+def test_of_several_calibrations_the_last_is_shown(result: FitResult) -> None:
+    again = replace(result.trials[0], name="dense-int8-kl")
+    rows = [row[0] for row in shown(table(replace(result, trials=(*result.trials, again)))) if len(row) == 11]
+    assert rows == ["dense", "dense INT8-kl", "chosen: trial-01"]
+
+
+def test_tiers_are_numbered_as_bundle_counts_them(result: FitResult) -> None:
+    rows = [row[0] for row in shown(frontier_table(result)) if len(row) == 11]
+    assert rows == ["tier 1: trial-01", "tier 2: trial-02"]
+
+
+def test_each_trial_shows_its_verdict(result: FitResult) -> None:
+    rows = [row[0] for row in shown(trials_table(result)) if len(row) == 11]
+    assert rows == ["dense-int8: fits", "trial-01: fits", "trial-02: fits"]
+
+
+def test_a_latency_without_a_bound_shows_a_dash(result: FitResult) -> None:
+    latency = replace(result.chosen.measurement.latency, bound_ms=None)
+    chosen = replace(result.chosen, measurement=replace(result.chosen.measurement, latency=latency))
+    rows = {row[0]: row for row in shown(table(replace(result, chosen=chosen))) if len(row) == 11}
+    assert rows["chosen: trial-01"][5] == "-"
+    assert rows["dense"][5] == "8.400"
+
+
+def test_what_fits_says_what_was_gained_and_where_the_bundle_is(result: FitResult) -> None:
+    lines = verdict_lines(replace(result, bundle="runs/tiny.edgeprune.zip"))
+    assert lines[0] == "fits: trial-01 is proven inside its budget on this device."
+    assert lines[1].strip() == "3.00x the speed of the dense model, 100% of its size, top-1 +0.0000"
+    assert lines[-1] == "bundle: runs/tiny.edgeprune.zip"
+
+
+def test_what_misses_says_which_line_broke_and_by_how_much(result: FitResult) -> None:
+    breaches = (
+        Breach("latency_ms", 6.0, 5.0),
+        Breach("memory_mib", 150.0, 100.0),
+        Breach("size_mib", 2.0, 1.5),
+        Breach("metric", 0.93, 0.955),
+    )
+    lines = verdict_lines(replace(result, verdict=Verdict("misses", breaches)))
+    assert lines == [
+        "misses: nothing fits. Closest is trial-01:",
+        "  p90 latency is 6 ms, 1 ms (20.0%) over the budget of 5 ms",
+        "  peak memory is 150 MiB, 50 MiB (50.0%) over the budget of 100 MiB",
+        "  file size is 2 MiB, 0.5 MiB (33.3%) over the budget of 1.5 MiB",
+        "  top-1 is 0.9300, 0.0250 below the floor of 0.9550 (dense 0.9650, max_drop 0.01)",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["predicted", "inconclusive"])
+def test_every_verdict_has_a_sentence(result: FitResult, kind: Any) -> None:
+    assert verdict_lines(replace(result, verdict=Verdict(kind)))[0].startswith(f"{kind}: ")
+
+
+def test_the_json_document_keeps_its_contract(result: FitResult) -> None:
+    found = json.loads(json.dumps(document(replace(result, bundle="b.zip")), allow_nan=False))
+    contract = {
+        "verdict",
+        "budget",
+        "baseline",
+        "chosen",
+        "frontier",
+        "trials",
+        "seconds",
+        "bundle",
+        "profile",
+    }
+    assert contract | {"runtime"} <= set(found)
+    assert found["verdict"] == "fits"
+    assert found["budget"]["latency_ms"] == 1000.0
+    measured = {"metric", "latency_ms", "memory_mib", "size_mib", "params", "macs"}
+    assert measured <= set(found["baseline"])
+    assert measured | {"precision", "calibrator", "kept", "recover"} <= set(found["chosen"])
+    assert set(found["chosen"]["latency_ms"]) == {"p50", "p90", "p99", "bound", "runs"}
+    assert found["chosen"]["precision"] == {"int8": 2, "float": 0}
+    assert found["chosen"]["calibrator"] == "minmax"
+    assert found["chosen"]["kept"] == {"conv1": 3}
+    assert found["chosen"]["recover"] == [
+        {"rung": "reconstruct", "before": 0.93, "after": 0.965, "kept": True}
+    ]
+    assert [trial["name"] for trial in found["trials"]] == ["dense-int8", "trial-01", "trial-02"]
+    assert len(found["frontier"]) == 2

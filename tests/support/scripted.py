@@ -1,0 +1,147 @@
+"""A device in this process whose latencies and memory a test writes down. No process, no clock, no sleep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.devices import Feeds, Load, Machine, Session
+
+MACHINE = Machine(
+    architecture="x86_64",
+    processor="Scripted",
+    cores=2,
+    memory_mib=2048.0,
+    isa=("avx2",),
+    system="test",
+    python="3.11.0",
+    runtimes=(("onnxruntime", "scripted"), ("openvino", "scripted")),
+)
+
+
+class ScriptedDevice:
+    """A `devices.Device`; predictions are made by onnxruntime in this process, the rest is scripted.
+
+    latency_ms: of one query of an artefact.
+    memory_mib: peak of an artefact's session.
+    noise: sigma of a log-normal factor on every query, seeded.
+    speed: factor on all latencies by block; blocks are counted over the device's whole life, from 0.
+    state: the k-th reading of the device's state, counted per session from 0.
+    before: called ahead of every request with its name ("start", "warm_up", "time", "predict", "memory",
+        "state") and the artefact; it may raise, as a failing device would.
+
+    `log` lists every request as (name, artefact's file name, number of the session from 0).
+    """
+
+    name = "scripted"
+
+    def __init__(
+        self,
+        latency_ms: Callable[[Path], float] = lambda artefact: 1.0,
+        memory_mib: Callable[[Path], float] = lambda artefact: 10.0,
+        *,
+        noise: float = 0.0,
+        seed: int = 0,
+        speed: Callable[[int], float] = lambda block: 1.0,
+        state: Callable[[int], Mapping[str, str]] = lambda reading: {"loadavg": "0.00 0.00 0.00"},
+        before: Callable[[str, Path], None] | None = None,
+        machine: Machine = MACHINE,
+    ) -> None:
+        self.latency_ms, self.memory_mib = latency_ms, memory_mib
+        self.noise, self.seed, self.speed, self.state, self.before = noise, seed, speed, state, before
+        self.log: list[tuple[str, str, int]] = []
+        self.sensors: list[tuple[str, ...]] = []  # what each session was asked to read
+        self.open = 0  # sessions that have not been left
+        self._machine = machine
+        self.blocks = 0
+
+    def machine(self) -> Machine:
+        return self._machine
+
+    def start(self, load: Load, *, sensors: Sequence[str] = ()) -> Session:
+        session = ScriptedSession(self, load, len(self.sensors))
+        self.sensors.append(tuple(sensors))
+        self.request("start", load.artefact, session.number)
+        self.open += 1
+        return session
+
+    def request(self, name: str, artefact: Path, number: int) -> None:
+        self.log.append((name, artefact.name, number))
+        if self.before is not None:
+            self.before(name, artefact)
+
+
+class ScriptedSession:
+    """A `devices.Session` of a ScriptedDevice."""
+
+    def __init__(self, device: ScriptedDevice, load: Load, number: int) -> None:
+        self.runtime_version = f"{load.runtime} scripted"
+        self.number = number
+        self._device, self._load, self._readings = device, load, 0
+        self._loaded: Any = None
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self._ort.get_inputs())
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self._ort.get_outputs())
+
+    def predict(self, feeds: Feeds) -> list[NDArray[Any]]:
+        self._request("predict")
+        outputs: list[NDArray[Any]] = self._ort.run(None, dict(feeds))
+        return outputs
+
+    def warm_up(self, feeds: Feeds, min_seconds: float) -> int:
+        self._request("warm_up")
+        return max(1, math.ceil(min_seconds * 1e3 / self._device.latency_ms(self._load.artefact)))
+
+    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
+        self._request("time")
+        device = self._device
+        one = device.latency_ms(self._load.artefact) * device.speed(device.blocks)
+        count = max(runs, math.ceil(seconds * 1e3 / one))
+        factors = np.random.default_rng((device.seed, device.blocks)).lognormal(0.0, device.noise, count)
+        device.blocks += 1
+        return [float(ms) for ms in one * factors]
+
+    def memory_mib(self) -> float:
+        self._request("memory")
+        return self._device.memory_mib(self._load.artefact)
+
+    def state(self) -> Mapping[str, str]:
+        self._request("state")
+        self._readings += 1
+        return self._device.state(self._readings - 1)
+
+    def __enter__(self) -> ScriptedSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._device.open -= 1
+
+    def _request(self, name: str) -> None:
+        self._device.request(name, self._load.artefact, self.number)
+
+    @property
+    def _ort(self) -> Any:
+        if self._loaded is None:
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            if self._load.exact:
+                options.add_session_config_entry("session.x64quantprecision", "1")
+            self._loaded = onnxruntime.InferenceSession(
+                str(self._load.artefact), options, providers=["CPUExecutionProvider"]
+            )
+        return self._loaded

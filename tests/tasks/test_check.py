@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+from collections import UserDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgeprune import DeviceError, InputError, Task
+from edgeprune.tasks import call_evaluate, check_task, flat_inputs
+
+X = torch.zeros(1, 3, 4)
+
+
+def task(**parts: Any) -> Task:
+    base = Task(
+        model=torch.nn.Identity(), example=X, calibration=[torch.zeros(2, 3, 4)], evaluate=lambda p: 0.5
+    )
+    return replace(base, **parts)
+
+
+def test_a_good_task_passes_with_any_batch_size():
+    check_task(task(calibration=[torch.zeros(7, 3, 4), torch.zeros(1, 3, 4)], train=[(X, torch.zeros(1))]))
+
+
+def with_nan(value: float = math.nan) -> torch.Tensor:
+    x = torch.zeros(2, 3, 4)
+    x[1, 2, 3] = value
+    return x
+
+
+class Failing:
+    def __iter__(self):
+        yield X
+        raise OSError("the disk went away")
+
+
+@dataclass(frozen=True)
+class Bad:
+    why: str
+    parts: dict[str, Any]
+    says: str
+
+
+BAD = [
+    Bad("no tensors", {"example": "x"}, "Task.example is str 'x', not tensors."),
+    Bad("empty tuple", {"example": ()}, "Task.example is tuple of 0, not tensors."),
+    Bad(
+        "an array in the example",
+        {"example": {"a": np.zeros((1, 2))}},
+        "Task.example, input 'a', is an array of float64 [1, 2], not a tensor.",
+    ),
+    Bad("no batch", {"example": torch.tensor(1.0)}, "Task.example, input 0, has shape []; dimension 0"),
+    Bad(
+        "empty batch", {"example": torch.zeros(0, 3)}, "Task.example, input 0, has shape [0, 3]; dimension 0"
+    ),
+    Bad(
+        "unequal batches",
+        {"example": (torch.zeros(2, 3), torch.zeros(1, 3))},
+        "Task.example has unequal batches: 2 in input 0, 1 in input 1.",
+    ),
+    Bad("empty calibration", {"calibration": []}, "The task's calibration data is empty."),
+    Bad(
+        "wrong shape in the second batch",
+        {"calibration": [X, torch.zeros(2, 4, 3)]},
+        "Calibration batch 2, input 0, has shape [2, 4, 3], and the example asks for [N, 3, 4].",
+    ),
+    Bad(
+        "wrong dtype",
+        {"calibration": [np.zeros((2, 3, 4))]},
+        "Calibration batch 1, input 0, is torch.float64, and the example is torch.float32.",
+    ),
+    Bad(
+        "NaN",
+        {"calibration": [X, X, with_nan()]},
+        "Calibration batch 3, input 0, holds NaN or infinite values.",
+    ),
+    Bad(
+        "infinity",
+        {"calibration": [with_nan(-math.inf)]},
+        "Calibration batch 1, input 0, holds NaN or infinite",
+    ),
+    Bad("an empty batch", {"calibration": [X[:0]]}, "Calibration batch 1, input 0, is empty."),
+    Bad(
+        "labels in the calibration",
+        {"calibration": [(X, torch.zeros(1))]},
+        "Calibration batch 1 is tuple of 2, and the example has 1 input.",
+    ),
+    Bad(
+        "unequal rows",
+        {"example": (X, X), "calibration": [(X, torch.zeros(2, 3, 4))]},
+        "Calibration batch 1, input 0, has 1 rows, unlike another input.",
+    ),
+    Bad(
+        "a missing key",
+        {"example": {"ids": X, "mask": X}, "calibration": [{"ids": X}]},
+        "Calibration batch 1 has no 'mask'; it has ids.",
+    ),
+    Bad(
+        "a key too many",
+        {"example": {"ids": X}, "calibration": [{"ids": X, "labels": X}]},
+        "Calibration batch 1 has 'labels', which the example has not: it has ids.",
+    ),
+    Bad(
+        "no dict",
+        {"example": {"ids": X}, "calibration": [X]},
+        "Calibration batch 1 is a tensor of torch.float32 [1, 3, 4], and the example is a dict of ids.",
+    ),
+    Bad(
+        "strings",
+        {"calibration": [["text"]]},
+        "Calibration batch 1, input 0, is str 'text', not a tensor or a numeric numpy array.",
+    ),
+    Bad(
+        "a data set that raises",
+        {"calibration": Failing()},
+        "Reading the task's calibration data raised OSError: the disk went away",
+    ),
+    Bad("empty training data", {"train": []}, "The task's training data is empty."),
+    Bad(
+        "unlabelled training data",
+        {"train": [X]},
+        "Training batch 1 is a tensor of torch.float32 [1, 3, 4], not",
+    ),
+    Bad(
+        "training inputs of another shape",
+        {"train": [(torch.zeros(1, 3), torch.zeros(1))]},
+        "Training batch 1, input 0, has shape [1, 3], and the example asks for [N, 3, 4].",
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.why)
+def test_a_bad_task_is_refused_in_one_sentence(bad: Bad):
+    with pytest.raises(InputError) as refused:
+        check_task(task(**bad.parts))
+    assert refused.value.what.startswith(bad.says)
+    assert refused.value.hint
+
+
+def test_labels_in_the_calibration_data_are_explained():
+    with pytest.raises(InputError) as refused:
+        check_task(task(calibration=[(X, torch.zeros(1))]))
+    assert "unlabelled" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("example", "item"),
+    [
+        (X, X),
+        (X, X.numpy()),
+        (X, [X]),
+        ((X,), X),
+        ([X], (X.numpy(),)),
+        ({"a": X}, {"a": X.numpy()}),
+        ({"a": X}, UserDict(a=X)),
+    ],
+)
+def test_inputs_come_as_tensors_however_they_are_given(example: Any, item: Any):
+    (tensor,) = flat_inputs(example, item)
+    assert torch.equal(tensor, X)
+
+
+def test_inputs_of_a_dict_come_in_the_order_of_the_example():
+    first, second = torch.ones(1), torch.zeros(1)
+    assert flat_inputs({"b": X, "a": X}, {"a": second, "b": first}) == (first, second)
+
+
+def test_arrays_that_numpy_may_not_write_are_copied():
+    array = np.zeros((1, 3, 4), np.float32)
+    array.flags.writeable = False
+    (tensor,) = flat_inputs(X, array)
+    tensor += 1
+    assert array.max() == 0
+
+
+@pytest.mark.parametrize("value", [0.25, np.float32(0.25), torch.tensor(0.25), np.array(0.25)])
+def test_a_metric_may_be_any_kind_of_number(value: Any):
+    assert call_evaluate(task(evaluate=lambda predict: value), lambda x: x) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "evaluate returned None, not a number"),
+        ("0.9", "evaluate returned str '0.9', not a number"),
+        (True, "evaluate returned bool True, not a number"),
+        ((0.9, 0.8), "evaluate returned tuple of 2, not a number"),
+        (math.nan, "evaluate returned nan"),
+        (torch.tensor(math.inf), "evaluate returned inf"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_the_place_of_evaluate(value: Any, says: str):
+    with pytest.raises(InputError) as refused:
+        call_evaluate(task(evaluate=lambda predict: value), lambda x: x)
+    assert refused.value.what.startswith(says)
+    assert f"({__file__}, line " in refused.value.what
+
+
+def failing_metric(predict: Any) -> float:
+    right = int(predict(np.zeros(3)).sum())
+    return right / len([])
+
+
+def test_an_evaluate_that_raises_is_named_with_its_line():
+    line = failing_metric.__code__.co_firstlineno + 2
+    with pytest.raises(InputError) as refused:
+        call_evaluate(task(evaluate=failing_metric), lambda x: x)
+    assert refused.value.what.startswith("evaluate raised ZeroDivisionError: ")
+    assert refused.value.what.endswith(f"({__file__}, line {line}).")
+
+
+def test_a_device_that_fails_under_evaluate_is_not_the_users_fault():
+    def predict(x: Any) -> Any:
+        raise DeviceError("The agent ended.", "Look at its log.")
+
+    with pytest.raises(DeviceError, match="The agent ended"):
+        call_evaluate(task(evaluate=failing_metric), predict)

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.export import Dim
+
+from edgeprune import InputError, Task
+from edgeprune.graph.capture import capture
+from edgeprune.tasks import call_evaluate, check_task, load_task
+
+ROWS = 40
+
+
+class Classifier(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.head = torch.nn.Linear(3, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(image))
+
+
+class TwoInputs(torch.nn.Module):
+    def forward(self, ids: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return ids.float().sum(dim=1, keepdim=True) * scale
+
+
+def export(model: torch.nn.Module, path: Path, *args: Any, **kwargs: Any) -> Path:
+    """Save `model` with a dynamic batch."""
+    shapes: Any = tuple({0: Dim.DYNAMIC} for _ in args) or {name: {0: Dim.DYNAMIC} for name in kwargs}
+    torch.export.save(torch.export.export(model, args, kwargs, dynamic_shapes=shapes), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("classifier") / "model.pt2"
+    return export(Classifier().eval(), path, torch.zeros(2, 3))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[..., Path]:
+    def data(**arrays: Any) -> Path:
+        np.savez(tmp_path / "data.npz", **arrays)
+        return tmp_path / "data.npz"
+
+    return data
+
+
+def images(rows: int = ROWS) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((rows, 3)).astype(np.float32)
+
+
+def predict_with(task: Task) -> Callable[..., np.ndarray]:
+    def predict(*arrays: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return task.model(*map(torch.from_numpy, arrays)).numpy()
+
+    return predict
+
+
+def rows_of(batches: Any) -> list[tuple[float, ...]]:
+    return [tuple(row.tolist()) for batch in batches for row in batch[0]]
+
+
+def test_integer_labels_are_scored_by_top_1(classifier: Path, data):
+    x = images()
+    with torch.no_grad():
+        right = torch.export.load(classifier).module()(torch.from_numpy(x)).argmax(dim=1).numpy()
+    task = load_task(str(classifier), data(image=x, labels=right.astype(np.uint8)))
+    check_task(task)
+    assert task.metric == "top-1"
+    assert call_evaluate(task, predict_with(task)) == 1.0
+    assert call_evaluate(task, lambda image: -predict_with(task)(image)) == 0.0
+
+
+def test_float_labels_are_scored_by_negative_rmse(tmp_path: Path, data):
+    model = export(TwoInputs(), tmp_path / "sum.pt2", torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1))
+    ids, scale = np.arange(3 * ROWS).reshape(ROWS, 3), np.full((ROWS, 1), 0.5, np.float32)
+    task = load_task(str(model), data(ids=ids, scale=scale, labels=ids.sum(axis=1) * 0.5 + 2.0))
+    check_task(task)
+    assert task.metric == "negative RMSE"
+    assert call_evaluate(task, predict_with(task)) == pytest.approx(-2.0)
+    assert task.loss is not None
+    inputs, target = next(iter(task.train or []))
+    assert float(task.loss(task.model(*inputs), target)) == pytest.approx(4.0)
+
+
+def test_without_labels_a_classifier_is_scored_by_the_classes_it_keeps(classifier: Path, data):
+    task = load_task(str(classifier), data(image=images()))
+    check_task(task)
+    predict = predict_with(task)
+
+    def wrong_on_odd_calls(image: np.ndarray) -> np.ndarray:
+        return predict(image) * np.where(np.arange(len(image)) % 2, -1, 1)[:, None]
+
+    assert task.metric == "fidelity"
+    assert call_evaluate(task, predict) == 1.0
+    assert call_evaluate(task, wrong_on_odd_calls) == 0.5
+
+
+def test_without_labels_other_models_are_scored_by_their_distance(tmp_path: Path, data):
+    model = export(TwoInputs(), tmp_path / "sum.pt2", torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1))
+    task = load_task(str(model), data(ids=np.ones((ROWS, 3), np.int64), scale=np.ones((ROWS, 1), np.float32)))
+    assert call_evaluate(task, predict_with(task)) == 1.0
+    assert call_evaluate(task, lambda ids, scale: [predict_with(task)(ids, scale) * 0.9]) == pytest.approx(
+        0.9
+    )
+
+
+def test_recovery_without_labels_trains_towards_the_original(classifier: Path, data):
+    task = load_task(str(classifier), data(image=images()))
+    assert task.loss is not None
+    inputs, target = next(iter(task.train or []))
+    with torch.no_grad():
+        output = task.model(*inputs)
+    assert torch.allclose(output, target)
+    assert float(task.loss(output, target)) < float(task.loss(-output, target))
+
+
+def test_evaluation_rows_neither_calibrate_nor_train(classifier: Path, data):
+    seen: list[tuple[float, ...]] = []
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        seen.extend(map(tuple, image.tolist()))
+        return np.zeros((len(image), 4), np.float32)
+
+    x = images(99)
+    task = load_task(str(classifier), data(image=x))
+    call_evaluate(task, predict)
+    calibration = rows_of(task.calibration)
+    train = rows_of(inputs for inputs, _ in task.train or [])
+    assert (len(seen), len(calibration), len(train)) == (49, 12, 38)
+    assert sorted(seen + calibration + train) == sorted(map(tuple, x.tolist()))
+
+
+def test_rows_are_shuffled_by_the_seed_and_nothing_else(classifier: Path, data):
+    path = data(image=images())
+    first, again, other = (
+        rows_of(load_task(str(classifier), path, seed=seed).calibration) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_the_model_of_a_file_is_captured_and_trained_like_any_other(classifier: Path, data):
+    task = load_task(str(classifier), data(image=images()))
+    captured = capture(task.model, task.example)
+    assert captured.input_names == ("image",)
+    assert {name for name, _ in captured.module.named_parameters()} == {
+        "norm.weight",
+        "norm.bias",
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_inputs_by_keyword_stay_keywords(tmp_path: Path, data):
+    model = export(
+        TwoInputs(), tmp_path / "kw.pt2", scale=torch.ones(2, 1), ids=torch.ones(2, 3, dtype=torch.int64)
+    )
+    ids, scale = np.ones((ROWS, 3), np.int64), np.full((ROWS, 1), 2, np.float32)
+    task = load_task(str(model), data(ids=ids, scale=scale))
+    check_task(task)
+    assert isinstance(task.example, dict)
+    assert capture(task.model, task.example).input_names == tuple(task.example)
+    assert float(task.model(**task.example)) == 6.0
+
+
+@dataclass(frozen=True)
+class Bad:
+    why: str
+    arrays: dict[str, Any]
+    says: str
+    hint: str
+
+
+X = images()
+BAD = [
+    Bad("a wrong name", {"picture": X}, "has no array 'image'; it has picture.", "np.savez(path, image=..."),
+    Bad("an array too many", {"image": X, "mask": X}, "has an array 'mask' that the model does", "`labels`"),
+    Bad(
+        "a wrong shape",
+        {"image": X[:, :2]},
+        "array 'image' is float32 [40, 2], and the model takes float32 [N, 3].",
+        "Save row i",
+    ),
+    Bad(
+        "a wrong dtype",
+        {"image": X.astype(np.float64)},
+        "array 'image' is float64 [40, 3], and the model takes float32 [N, 3].",
+        "array.astype('float32')",
+    ),
+    Bad(
+        "NaN",
+        {"image": np.where(np.arange(ROWS)[:, None] == 7, np.nan, X).astype(np.float32)},
+        "array 'image' holds 3 NaN or infinite values, first in row 7.",
+        "Clean the data",
+    ),
+    Bad("no rows", {"image": X[:0]}, "holds 0 rows; at least 8 are needed.", "a few hundred"),
+    Bad(
+        "labels of another length",
+        {"image": X, "labels": np.zeros(39, np.int64)},
+        "has unequal numbers of rows: 40 in 'image', 39 in 'labels'.",
+        "Row i of every array",
+    ),
+    Bad(
+        "labels that are text",
+        {"image": X, "labels": np.array(["cat"] * ROWS)},
+        "array 'labels' is <U3 [40].",
+        "class numbers",
+    ),
+    Bad(
+        "labels that are NaN",
+        {"image": X, "labels": np.full((ROWS, 4), np.nan)},
+        "array 'labels' holds 160 NaN or infinite values, first in row 0.",
+        "Clean the data",
+    ),
+    Bad(
+        "a class that the model has not",
+        {"image": X, "labels": np.arange(ROWS) % 5},
+        "labels run from 0 to 4, and the model has classes 0 to 3.",
+        "Number the classes",
+    ),
+    Bad(
+        "class numbers of another shape",
+        {"image": X, "labels": np.zeros((ROWS, 2), np.int64)},
+        "integer labels are [N, 2], the output is [N, 4].",
+        "saved as floats",
+    ),
+    Bad(
+        "values of another shape",
+        {"image": X, "labels": np.zeros((ROWS, 2))},
+        "float labels are [N, 2], the output is [N, 4].",
+        "one value for each",
+    ),
+    Bad(
+        "pickled objects",
+        {"image": np.array([object()] * ROWS)},
+        "array 'image' cannot be read: Object arrays cannot be loaded when allow_pickle=False",
+        "plain numeric arrays",
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.why)
+def test_bad_data_is_refused_in_one_sentence(bad: Bad, classifier: Path, data):
+    path = data(**bad.arrays)
+    with pytest.raises(InputError) as refused:
+        load_task(str(classifier), path)
+    assert str(path) in refused.value.what
+    assert bad.says in refused.value.what
+    assert bad.hint in refused.value.hint
+
+
+def test_a_pt2_file_needs_data(classifier: Path):
+    with pytest.raises(InputError, match="was given without --data") as refused:
+        load_task(str(classifier))
+    assert "--data DATA.npz" in refused.value.hint
+
+
+def test_missing_files_are_named(classifier: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"nowhere\.pt2 does not exist"):
+        load_task(str(tmp_path / "nowhere.pt2"), tmp_path / "data.npz")
+    with pytest.raises(InputError, match=r"nowhere\.npz does not exist"):
+        load_task(str(classifier), tmp_path / "nowhere.npz")
+
+
+def test_files_of_another_kind_are_refused(classifier: Path, data, tmp_path: Path):
+    other = tmp_path / "weights.pt2"
+    torch.save(torch.zeros(3), other)
+    with pytest.raises(InputError, match=r"weights\.pt2 is not a file that torch.export.load can read"):
+        load_task(str(other), data(image=X))
+    (tmp_path / "text.npz").write_text("no arrays")
+    with pytest.raises(InputError, match=r"text\.npz is not a \.npz file"):
+        load_task(str(classifier), tmp_path / "text.npz")
+    with open(tmp_path / "single.npz", "wb") as file:
+        np.save(file, X)
+    with pytest.raises(InputError, match=r"single\.npz holds one array without a name"):
+        load_task(str(classifier), tmp_path / "single.npz")
+
+
+def test_a_fixed_batch_is_refused_with_the_way_to_a_dynamic_one(data, tmp_path: Path):
+    program = torch.export.export(Classifier().eval(), (torch.zeros(2, 3),))
+    torch.export.save(program, tmp_path / "fixed.pt2")
+    with pytest.raises(InputError, match=r"one fixed batch: input `image` is \[2, 3\]") as refused:
+        load_task(str(tmp_path / "fixed.pt2"), data(image=X))
+    assert "Dim.DYNAMIC" in refused.value.hint
+
+
+def test_a_model_exported_in_training_mode_is_refused(data, tmp_path: Path):
+    path = export(Classifier().train(), tmp_path / "training.pt2", torch.zeros(2, 3))
+    with pytest.raises(InputError, match="was exported in training mode: `batch_norm`") as refused:
+        load_task(str(path), data(image=X))
+    assert "model.eval()" in refused.value.hint
+
+
+def test_nested_inputs_are_refused(data, tmp_path: Path):
+    class Nested(torch.nn.Module):
+        def forward(self, pair: list[torch.Tensor]) -> torch.Tensor:
+            return pair[0] + pair[1]
+
+    x = torch.zeros(2, 3)
+    batch = [{0: Dim.DYNAMIC}, {0: Dim.DYNAMIC}]
+    torch.export.save(
+        torch.export.export(Nested(), ([x, x],), dynamic_shapes=(batch,)), tmp_path / "nested.pt2"
+    )
+    with pytest.raises(InputError, match="takes nested inputs"):
+        load_task(str(tmp_path / "nested.pt2"), data(pair_0=X, pair_1=X))
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (self.path,))
+
+
+def test_code_inside_a_pt2_file_does_not_run(classifier: Path, data, tmp_path: Path):
+    forged, trace = tmp_path / "forged.pt2", tmp_path / "trace"
+    payload = tmp_path / "payload"
+    torch.save(Touch(str(trace)), payload)
+    with zipfile.ZipFile(classifier) as source, zipfile.ZipFile(forged, "w") as target:
+        for entry in source.infolist():
+            sample = "sample_inputs" in entry.filename
+            target.writestr(entry, payload.read_bytes() if sample else source.read(entry))
+    with pytest.raises(InputError, match="is not a file that torch"):
+        load_task(str(forged), data(image=X))
+    assert not trace.exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ

@@ -1,0 +1,482 @@
+"""Bundles: the same bytes each time, and nothing gets past the numbered checks."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.bundle import Verified, open_bundle, read_golden, write_golden
+from edgeprune.bundle.archive import pack
+from edgeprune.bundle.golden import worst_difference
+from edgeprune.errors import BundleError, InputError
+from edgeprune.files import sha256
+from edgeprune.records.codec import from_json, loads
+from edgeprune.records.trial import Breach, FitResult, Verdict
+
+HAS_SSH_KEYGEN = shutil.which("ssh-keygen") is not None
+needs_ssh_keygen = pytest.mark.skipif(not HAS_SSH_KEYGEN, reason="ssh-keygen is not installed")
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Any]) -> Any:
+    return make_run()
+
+
+@pytest.fixture
+def bundle(run: Any) -> Path:
+    path: Path = run.bundle()
+    return path
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "maker", "-f", path], check=True)
+    return path
+
+
+def contents(bundle: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(bundle) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(path: Path, files: Mapping[str, bytes]) -> Path:
+    with path.open("wb") as stream:
+        pack(files, stream)
+    return path
+
+
+def refused(path: Path, *, signers: Path | None = None) -> BundleError:
+    with pytest.raises(BundleError) as caught, open_bundle(path, signers=signers):
+        pytest.fail("the bundle was opened")
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+    return caught.value
+
+
+# -- writing
+
+
+def test_a_bundle_holds_what_a_device_needs(run: Any, bundle: Path) -> None:
+    files = contents(bundle)
+    assert sorted(files) == [
+        "README.txt",
+        "evidence.json",
+        "golden.npz",
+        "manifest.json",
+        "model.onnx",
+        "ort.py",
+        "run.py",
+    ]
+    assert files["model.onnx"] == (run.folder / "trial-01" / "model.onnx").read_bytes()
+    evidence = from_json(FitResult, loads(files["evidence.json"], "evidence.json"))
+    assert evidence == replace(run.result, out="tiny")
+    assert str(run.folder).encode() not in b"".join(files.values()), (
+        "the maker's folders are nobody's business"
+    )
+
+
+def test_a_bundle_opens_and_its_manifest_says_what_was_measured(run: Any, bundle: Path) -> None:
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+        assert sha256(opened.folder / manifest.artefact) == run.result.chosen.measurement.artefact_sha256
+        kept = opened.folder
+    assert not kept.exists()
+    assert manifest.claim.measurement == run.result.chosen.measurement
+    assert (manifest.claim.metric, manifest.claim.baseline_metric) == (0.965, 0.965)
+    assert manifest.budget == run.result.budget
+    assert [(port.name, port.dtype, port.shape) for port in manifest.inputs] == [
+        ("pixels", "float32", (1, 8))
+    ]
+    assert [(port.name, port.dtype, port.shape) for port in manifest.outputs] == [
+        ("output", "float32", (1, 3))
+    ]
+    assert manifest.model == "tiny"
+    assert [check.number for check in opened.checks] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_same_run_gives_the_same_bytes(run: Any, bundle: Path, tmp_path: Path) -> None:
+    assert run.bundle(tmp_path / "again.edgeprune.zip").read_bytes() == bundle.read_bytes()
+
+
+def test_an_unpacked_bundle_is_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    shutil.unpack_archive(bundle, tmp_path / "unpacked", "zip")
+    with open_bundle(tmp_path / "unpacked") as opened, open_bundle(bundle) as same:
+        assert opened.manifest == same.manifest
+
+
+def test_the_runner_in_a_bundle_works_without_edgeprune(bundle: Path, tmp_path: Path) -> None:
+    shutil.unpack_archive(bundle, tmp_path / "unpacked", "zip")
+    readme = (tmp_path / "unpacked" / "README.txt").read_text().splitlines()
+    assert len(readme) == 3
+    python, *arguments = readme[1].split()
+    assert python == "python3"
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["ok"] is True
+    assert answer["worst"] < 1e-6
+    with open_bundle(tmp_path / "unpacked"):  # running it left nothing behind
+        pass
+
+
+def test_another_tier_brings_its_own_golden_outputs(run: Any, tmp_path: Path) -> None:
+    other = run.result.frontier[1]
+    path = run.bundle(tmp_path / "tier.edgeprune.zip", chosen=other)
+    with open_bundle(path) as opened:
+        assert opened.manifest.candidate == "trial-02"
+        golden = read_golden(opened.folder / "golden.npz")
+    fits = read_golden(run.folder / "golden.npz")
+    np.testing.assert_array_equal(golden.inputs["pixels"], fits.inputs["pixels"])
+    assert worst_difference(golden.outputs, fits.outputs)[1] > 0.1
+
+
+def test_a_candidate_that_misses_its_budget_is_not_packed(run: Any, tmp_path: Path) -> None:
+    missing = replace(run.result.chosen, verdict=Verdict("misses", (Breach("latency_ms", 9.0, 5.0),)))
+    with pytest.raises(InputError, match="latency_ms is 9 where 5 is allowed"):
+        run.bundle(tmp_path / "b.edgeprune.zip", chosen=missing)
+    assert not (tmp_path / "b.edgeprune.zip").exists()
+
+
+def test_an_artefact_that_changed_since_it_was_measured_is_not_packed(run: Any) -> None:
+    with (run.folder / "trial-01" / "model.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(InputError, match="is not the file that was measured"):
+        run.bundle()
+
+
+def test_a_place_that_cannot_be_written_is_an_input_error_and_leaves_nothing(
+    run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="could not be written"):
+        run.bundle(tmp_path / "file" / "b.edgeprune.zip")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        run.bundle(tmp_path / "folder")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder", "tiny"]
+
+
+# -- refusing
+
+
+@dataclass(frozen=True)
+class Forged:
+    """What was done to the files, and the check and the sentence that must refuse it."""
+
+    forge: Callable[[dict[str, bytes]], object]
+    check: int
+    sentence: str
+
+
+def edit_manifest(**changes: Any) -> Callable[[dict[str, bytes]], object]:
+    def forge(files: dict[str, bytes]) -> None:
+        files["manifest.json"] = json.dumps(json.loads(files["manifest.json"]) | changes).encode()
+
+    return forge
+
+
+FORGED = {
+    "no manifest": Forged(lambda files: files.pop("manifest.json"), 2, "has no manifest.json"),
+    "torn manifest": Forged(
+        lambda files: files.update({"manifest.json": files["manifest.json"][:-20]}), 2, "is not JSON"
+    ),
+    "manifest with NaN": Forged(edit_manifest(tolerance=float("nan")), 2, "NaN is not a number"),
+    "unknown key": Forged(edit_manifest(trust="me"), 2, "trust is not a key of Manifest"),
+    "newer schema": Forged(
+        edit_manifest(schema=2, new="key"), 2, "has schema 2, this edgeprune knows up to 1"
+    ),
+    "schema that never was": Forged(edit_manifest(schema=0), 2, "has schema 0, which never was"),
+    "boundless tolerance": Forged(edit_manifest(tolerance=1.0), 2, "tolerance 1.0 cannot be"),
+    "artefact outside the list": Forged(edit_manifest(artefact="../m.onnx"), 2, "does not list ../m.onnx"),
+    "missing file": Forged(lambda files: files.pop("ort.py"), 3, "missing: ort.py"),
+    "unexpected file": Forged(
+        lambda files: files.update({"onnxruntime.py": b"evil"}), 4, "does not list onnxruntime.py"
+    ),
+    "longer file": Forged(
+        lambda files: files.update({"run.py": files["run.py"] + b"#"}), 5, "bytes, the manifest says"
+    ),
+    "other content": Forged(
+        lambda files: files.update({"run.py": b"#" + files["run.py"][1:]}), 5, "has SHA-256"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORGED.values(), ids=FORGED.keys())
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_a_forged_bundle_is_refused_with_its_own_sentence(
+    bundle: Path, tmp_path: Path, case: Forged, form: str
+) -> None:
+    files = contents(bundle)
+    case.forge(files)
+    path = packed(tmp_path / "forged.zip", files)
+    if form == "folder":
+        shutil.unpack_archive(path, tmp_path / "forged", "zip")
+        path = tmp_path / "forged"
+    error = refused(path)
+    assert (error.check, case.sentence in error.what) == (case.check, True), error.what
+
+
+def test_a_newer_schema_says_upgrade(bundle: Path, tmp_path: Path) -> None:
+    files = contents(bundle)
+    edit_manifest(schema=2)(files)
+    assert "Upgrade edgeprune" in refused(packed(tmp_path / "new.zip", files)).hint
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "a/../../evil", "/etc/evil", "C:evil", "..\\evil", "\\evil", ".hidden", "a//b", "a b"]
+)
+def test_a_name_that_is_not_plainly_inside_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
+    error = refused(packed(tmp_path / "forged.zip", {**contents(bundle), name: b"evil"}))
+    assert error.check == 1
+    assert repr(name) in error.what or repr(name.replace("\\", "/")) in error.what
+    assert not (tmp_path / "evil").exists()
+
+
+def rezipped(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_compressed_archive_is_refused_before_it_swells(bundle: Path, tmp_path: Path) -> None:
+    path = rezipped(
+        tmp_path / "bomb.zip", {**contents(bundle), "zeros": bytes(1 << 20)}, zipfile.ZIP_DEFLATED
+    )
+    error = refused(path)
+    assert (error.check, "is compressed" in error.what) == (1, True)
+
+
+def test_an_archive_packed_by_another_tool_is_refused_although_its_files_are_right(
+    bundle: Path, tmp_path: Path
+) -> None:
+    error = refused(rezipped(tmp_path / "again.zip", contents(bundle)))
+    assert (error.check, "byte for byte" in error.what) == (5, True)
+    assert "unpack it and validate the folder" in error.hint
+
+
+def test_links_are_refused(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unpacked"
+    shutil.unpack_archive(bundle, folder, "zip")
+    (folder / "ort.py").unlink()
+    (folder / "ort.py").symlink_to("/etc/hostname")
+    assert "ort.py is a link" in refused(folder).what
+    path = tmp_path / "link.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        entry = zipfile.ZipInfo("ort.py")
+        entry.external_attr = 0o120777 << 16
+        archive.writestr(entry, "/etc/hostname")
+    assert "ort.py is a link" in refused(path).what
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["run.py", "RUN.PY"])
+def test_a_name_that_is_there_twice_is_refused(bundle: Path, tmp_path: Path, second: str) -> None:
+    path = tmp_path / "twice.zip"
+    shutil.copy(bundle, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(second, "evil")
+    assert "is there twice" in refused(path).what
+
+
+def test_entries_that_overlap_are_refused(bundle: Path, tmp_path: Path) -> None:
+    """Two names in the directory for one stretch of the archive: small to send, large to unpack."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a", bytes(100_000))
+        for name in "bcdefgh":
+            entry = zipfile.ZipInfo(name)
+            entry.CRC, entry.header_offset = archive.getinfo("a").CRC, 0
+            entry.file_size = entry.compress_size = 100_000
+            archive.filelist.append(entry)
+        archive._didModify = True  # type: ignore[attr-defined]
+    path = tmp_path / "overlap.zip"
+    path.write_bytes(buffer.getvalue())
+    assert "larger than the archive" in refused(path).what
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06", b"not a zip at all", bytes(1000)])
+def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "b.zip").write_bytes(content)
+    assert refused(tmp_path / "b.zip").check == 1
+
+
+def test_a_bundle_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none.zip").what.startswith("There is no bundle")
+
+
+def test_a_truncated_bundle_is_refused_at_any_length(bundle: Path, tmp_path: Path) -> None:
+    whole = bundle.read_bytes()
+    path = tmp_path / "short.zip"
+    for length in random.Random(0).sample(range(len(whole)), 40):
+        path.write_bytes(whole[:length])
+        refused(path)
+
+
+def test_a_flipped_bit_anywhere_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """Every byte of the archive's own structure, and samples of each file's content, manifest included."""
+    whole = bundle.read_bytes()
+    files = contents(bundle)
+    structure: list[int] = []
+    inside: list[int] = []
+    with zipfile.ZipFile(bundle) as archive:
+        end = 0
+        for entry in archive.infolist():
+            start = whole.index(files[entry.filename], entry.header_offset)
+            structure += range(end, start)
+            end = start + entry.file_size
+            inside += range(start, end)
+        structure += range(end, len(whole))
+    numbers = random.Random(0)
+    path = tmp_path / "flipped.zip"
+    for position in [*structure, *numbers.sample(inside, 100)]:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << numbers.randrange(8)
+        path.write_bytes(flipped)
+        refused(path)
+
+
+@needs_ssh_keygen
+def test_a_flipped_bit_in_a_signed_folder_is_refused(run: Any, key: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unpacked"
+    shutil.unpack_archive(run.bundle(sign=key), folder, "zip")
+    numbers = random.Random(0)
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        lines = len(whole.splitlines())
+        for _ in range(6):
+            flipped = bytearray(whole)
+            # In the armour of a signature, line ends and the dashes around it carry nothing.
+            position = numbers.randrange(40, 200) if file.suffix == ".sig" else numbers.randrange(len(whole))
+            flipped[position] ^= 1 << numbers.randrange(7)
+            if file.suffix == ".sig" and len(bytes(flipped).splitlines()) != lines:
+                continue
+            file.write_bytes(flipped)
+            refused(folder)
+        file.write_bytes(whole)
+    with open_bundle(folder):
+        pass
+
+
+# -- signatures
+
+
+@needs_ssh_keygen
+def test_a_signed_bundle_names_its_signer(run: Any, key: Path, tmp_path: Path) -> None:
+    bundle = run.bundle(sign=key)
+    with open_bundle(bundle) as opened:
+        assert "SHA256:" in signature_of(opened)
+    signers = tmp_path / "signers"
+    signers.write_text("maker@example.org " + key.with_suffix(".pub").read_text())
+    with open_bundle(bundle, signers=signers) as opened:
+        assert "maker@example.org" in signature_of(opened)
+
+
+def signature_of(opened: Verified) -> str:
+    return next(check.detail for check in opened.checks if check.number == 6)
+
+
+@needs_ssh_keygen
+def test_a_demanded_signature_must_be_there_and_be_of_somebody_trusted(
+    run: Any, key: Path, tmp_path: Path
+) -> None:
+    signers = tmp_path / "signers"
+    signers.write_text("maker@example.org " + key.with_suffix(".pub").read_text())
+    error = refused(run.bundle(), signers=signers)
+    assert (error.check, "is not signed" in error.what) == (6, True)
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    error = refused(run.bundle(sign=other), signers=signers)
+    assert (error.check, "does not list" in error.what) == (6, True)
+
+
+@needs_ssh_keygen
+def test_a_manifest_changed_after_signing_is_refused(run: Any, key: Path, tmp_path: Path) -> None:
+    files = contents(run.bundle(sign=key))
+    edit_manifest(tolerance=0.5)(files)
+    error = refused(packed(tmp_path / "forged.zip", files))
+    assert (error.check, "does not match the manifest" in error.what) == (6, True)
+
+
+@needs_ssh_keygen
+def test_a_signature_for_another_purpose_is_refused(run: Any, key: Path, tmp_path: Path) -> None:
+    files = contents(run.bundle())
+    files["manifest.json.sig"] = subprocess.run(
+        ["ssh-keygen", "-Y", "sign", "-q", "-f", key, "-n", "git"],
+        input=files["manifest.json"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert refused(packed(tmp_path / "forged.zip", files)).check == 6
+
+
+@needs_ssh_keygen
+def test_what_is_no_key_cannot_sign(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no key"):
+        run.bundle(sign=tmp_path / "none")
+    (tmp_path / "text").write_text("not a key")
+    with pytest.raises(InputError, match="could not sign with"):
+        run.bundle(sign=tmp_path / "text")
+    assert not (run.folder / "tiny.edgeprune.zip").exists()
+
+
+# -- golden vectors
+
+
+def test_golden_vectors_come_back_and_are_served_in_batches(tmp_path: Path) -> None:
+    x, y = np.arange(10, dtype=np.float32).reshape(5, 2), np.arange(5, dtype=np.int64)
+    golden = read_golden(write_golden(tmp_path / "golden.npz", {"file": x}, {"label": y}))
+    np.testing.assert_array_equal(golden.inputs["file"], x)
+    np.testing.assert_array_equal(golden.outputs["label"], y)
+    assert [feeds["file"].shape for feeds in golden.feeds(2)] == [(2, 2), (2, 2)]
+
+
+BAD_GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
+    "no outputs": ({"in.x": np.zeros((2, 2))}, "expected in.NAME and out.NAME"),
+    "a stranger": ({"in.x": np.zeros(2), "out.y": np.zeros(2), "z": np.zeros(2)}, "holds the arrays"),
+    "other rows": ({"in.x": np.zeros(2), "out.y": np.zeros(3)}, "[2, 3] rows"),
+    "no rows": ({"in.x": np.zeros(0), "out.y": np.zeros(0)}, "[0] rows"),
+    "not finite": ({"in.x": np.full(2, np.nan), "out.y": np.zeros(2)}, "not finite"),
+    "texts": ({"in.x": np.array(["a"]), "out.y": np.zeros(1)}, "not finite numbers"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "sentence"), BAD_GOLDEN.values(), ids=BAD_GOLDEN.keys())
+def test_golden_vectors_that_cannot_serve_are_refused(
+    tmp_path: Path, arrays: dict[str, Any], sentence: str
+) -> None:
+    np.savez(tmp_path / "golden.npz", **arrays)
+    with pytest.raises(InputError) as caught:
+        read_golden(tmp_path / "golden.npz")
+    assert sentence in caught.value.what
+
+
+def test_pickled_golden_vectors_are_never_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "golden.npz", **{"in.x": np.array([{}], dtype=object), "out.y": np.zeros(1)})
+    with pytest.raises(InputError, match="cannot be read as golden vectors"):
+        read_golden(tmp_path / "golden.npz")
+
+
+@pytest.mark.parametrize(
+    ("served", "wanted"),
+    [([2.0, -4.0], 0.0), ([2.0, -3.0], 0.25), ([np.nan, -4.0], float("inf")), ([2.0], float("inf"))],
+    ids=["equal", "a quarter of the largest", "not a number", "another shape"],
+)
+def test_a_difference_is_relative_to_the_largest_golden_value(served: list[float], wanted: float) -> None:
+    golden = {"y": np.array([2.0, -4.0])}
+    assert worst_difference({"y": np.array(served)}, golden) == ("y", wanted)

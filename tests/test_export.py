@@ -1,0 +1,206 @@
+"""Export: the same function, traceable names, one clean file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import fx, nn
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.export import export_onnx, prove_equal
+from edgeprune.graph import onnxfile
+from edgeprune.graph.capture import Captured, capture
+
+
+@dataclass(frozen=True)
+class Exported:
+    captured: Captured
+    path: Path
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnxfile.load(self.path)
+
+
+@pytest.fixture(scope="module", params=["residual", "masked"])
+def exported(
+    request: pytest.FixtureRequest, nets: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    captured = getattr(nets, request.param)()
+    path = tmp_path_factory.mktemp("export") / f"{request.param}.onnx"
+    export_onnx(captured, path)
+    return Exported(captured, path)
+
+
+def rows(captured: Captured, count: int) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor[:1].expand(count, *tensor.shape[1:]).contiguous() for tensor in captured.inputs)
+
+
+def run(path: Path | bytes, captured: Captured, tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {n: t.numpy() for n, t in zip(captured.input_names, tensors, strict=True)})
+
+
+def test_the_file_computes_the_same_at_a_batch_that_was_never_traced(exported: Exported) -> None:
+    tensors = rows(exported.captured, 5)
+    expected = exported.captured.run(*tensors)
+    for one, other in zip(expected, run(exported.path, exported.captured, tensors), strict=True):
+        np.testing.assert_allclose(one.detach().numpy(), other, rtol=1e-3, atol=1e-5)
+
+
+def test_inputs_outputs_and_the_batch_have_the_names_that_a_user_knows(exported: Exported) -> None:
+    graph = exported.model.graph
+    assert tuple(value.name for value in graph.input) == exported.captured.input_names
+    expected = ["output", "output_1"][: len(graph.output)]
+    assert [value.name for value in graph.output] == expected
+    for value in (*graph.input, *graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_every_named_value_is_what_its_captured_node_computes(exported: Exported) -> None:
+    model = exported.model
+    names = onnxfile.captured_names(model)
+    computed = [name for node in model.graph.node for name in node.output if name in names]
+    known = {value.name for value in model.graph.output}
+    for name in computed:
+        if name not in known:
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
+    tensors = rows(exported.captured, 2)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {n: t.numpy() for n, t in zip(exported.captured.input_names, tensors, strict=True)}
+    found = session.run(computed, feeds)
+    truth = Values(exported.captured.module).collect(tensors)
+    assert len(computed) >= 12
+    for name, array in zip(computed, found, strict=True):
+        expected = truth[names[name]].numpy()
+        np.testing.assert_allclose(
+            array.reshape(expected.shape), expected, rtol=1e-3, atol=1e-4, err_msg=name
+        )
+
+
+class Values(fx.Interpreter):
+    """Runs a captured graph and keeps what each node computed, before anything changes it in place."""
+
+    def collect(self, tensors: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        self.kept: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            self.run(*tensors, enable_io_processing=False)
+        return self.kept
+
+    def run_node(self, node: fx.Node) -> object:
+        result = super().run_node(node)
+        if isinstance(result, torch.Tensor):
+            self.kept[node.name] = result.clone()
+        return result
+
+
+def test_layers_are_named_by_the_module_of_their_weight(exported: Exported) -> None:
+    weights = {
+        name.removesuffix(".weight")
+        for name, parameter in exported.captured.module.named_parameters()
+        if parameter.dim() > 1 and "embed" not in name
+    }
+    assert set(onnxfile.layers(exported.model).values()) == weights
+
+
+def test_batch_norm_and_shape_arithmetic_are_gone(nets: ModuleType, exported: Exported) -> None:
+    operators = {node.op_type for node in exported.model.graph.node}
+    assert not operators & {"BatchNormalization", "ReduceMean"}
+
+
+def test_the_file_holds_nothing_of_the_host(exported: Exported) -> None:
+    content = exported.path.read_bytes()
+    assert str(Path(__file__).parent).encode() not in content
+    assert b"stack_trace" not in content
+    assert sorted(exported.path.parent.glob("*")) == [exported.path]
+
+
+def test_export_is_silent_and_leaves_the_graph_as_it_was(
+    nets: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    captured = nets.masked()
+    before = [(node.name, dict(node.meta.get("custom", {}))) for node in captured.module.graph.nodes]
+    export_onnx(captured, tmp_path / "model.onnx")
+    assert [(n.name, dict(n.meta.get("custom", {}))) for n in captured.module.graph.nodes] == before
+    assert capfd.readouterr() == ("", "")
+
+
+class Flat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.view(x.shape[0], -1)
+        return self.two(self.one(self.one(x)))
+
+
+def test_a_view_keeps_the_batch_without_shape_arithmetic_and_shared_layers_keep_one_name(
+    tmp_path: Path,
+) -> None:
+    path = export_onnx(capture(Flat(), torch.randn(1, 3, 4)), tmp_path / "flat.onnx")
+    model = onnxfile.load(path)
+    assert [node.op_type for node in model.graph.node] == ["Reshape", "Gemm", "Gemm", "Gemm"]
+    assert list(onnxfile.layers(model).values()) == ["one", "one", "two"]
+    assert len({node.name for node in model.graph.node}) == 4
+
+
+class Bessel(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_without_onnx_form_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EdgepruneError, match=r"operator \S*bessel_j0\S* cannot be translated"):
+        export_onnx(capture(Bessel(), torch.randn(2, 3)), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Damage:
+    name: str
+    value: float
+    expected: str
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Damage("a weight that is off", 1.0, r"Output output .* differs from the model by [0-9.]+ .*0\.0001"),
+        Damage("a weight that is NaN", float("nan"), r"Output output .* differs from the model by inf"),
+    ],
+    ids=lambda damage: damage.name,
+)
+def test_the_proof_refuses(damage: Damage, nets: ModuleType, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    captured = capture(nn.Linear(4, 2), torch.randn(1, 4))
+    path = export_onnx(captured, tmp_path / "model.onnx")
+    model = onnxfile.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name == "bias")
+    tensor.CopyFrom(numpy_helper.from_array(np.array([damage.value, 0.0], np.float32), "bias"))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EdgepruneError, match=damage.expected):
+        prove_equal(captured, path)
+
+
+def test_a_file_that_fails_its_proof_does_not_replace_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"before")
+
+    def refuse(written: Path) -> None:
+        raise EdgepruneError(f"no: {written.stat().st_size}", "none")
+
+    with pytest.raises(EdgepruneError, match="no: "):
+        onnxfile.save(onnx.ModelProto(ir_version=10), path, refuse)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

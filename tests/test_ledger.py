@@ -1,0 +1,375 @@
+"""The ledger: what was finished stays finished, whatever ends the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import edgeprune
+from edgeprune.errors import InputError
+from edgeprune.ledger import Ledger
+
+ORDER = {"task": "sha256:1", "budget": {"latency_ms": 5.0, "percentile": 90}, "seed": 0}
+STEPS = ("dense", "dense-int8", "trial-01")
+
+
+@dataclass(frozen=True)
+class Trial:
+    name: str
+    p90_ms: float
+
+
+def unexpected() -> Trial:
+    raise AssertionError("a recorded step was run again")
+
+
+def run(folder: Path, *, resume: bool = False, upto: int = len(STEPS)) -> list[str]:
+    """Do the first steps of a run; the names of those that were worked on and not found."""
+    worked: list[str] = []
+
+    def work(name: str) -> Trial:
+        worked.append(name)
+        return Trial(name, float(len(name)))
+
+    with Ledger.open(folder, ORDER, resume) as ledger:
+        for name in STEPS[:upto]:
+            answer = ledger.once(name, lambda name=name: work(name), Trial)  # type: ignore[misc]
+            assert answer == Trial(name, float(len(name)))
+    return worked
+
+
+def test_a_resumed_run_does_only_what_is_missing(tmp_path: Path) -> None:
+    assert run(tmp_path, upto=2) == ["dense", "dense-int8"]
+    assert run(tmp_path, resume=True) == ["trial-01"]
+    assert run(tmp_path, resume=True) == []
+
+
+def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
+    assert run(tmp_path / "new", resume=True) == list(STEPS)
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(InputError, match="already holds a run") as caught:
+        run(tmp_path)
+    assert "--resume" in caught.value.hint
+    assert "--out" in caught.value.hint
+
+
+def test_another_order_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    other = {**ORDER, "budget": {"latency_ms": 4.0, "percentile": 90}, "profile": "local"}
+    with pytest.raises(InputError) as caught:
+        Ledger.open(tmp_path, other, True)
+    assert "budget.latency_ms was 5.0, is now 4.0" in caught.value.what
+    assert 'profile was absent, is now "local"' in caught.value.what
+    assert "percentile" not in caught.value.what
+    assert "seed" not in caught.value.what
+
+
+def test_seen_knows_only_recorded_steps(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path, ORDER, False) as ledger:
+        assert not ledger.seen("dense")
+        ledger.once("dense", lambda: Trial("dense", 1.0), Trial)
+        assert ledger.seen("dense")
+
+
+def test_a_step_that_fails_is_not_recorded(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path, ORDER, False) as ledger:
+        with pytest.raises(ZeroDivisionError):
+            ledger.once("dense", lambda: Trial("dense", 1 / 0), Trial)
+        assert not ledger.seen("dense")
+
+
+def test_a_measurement_that_is_not_finite_is_not_recorded(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path, ORDER, False) as ledger:
+        with pytest.raises(InputError, match="p90_ms is nan"):
+            ledger.once("dense", lambda: Trial("dense", float("nan")), Trial)
+        assert not ledger.seen("dense")
+
+
+# -- torn and damaged lines
+
+
+@pytest.mark.parametrize("left", [0, 1, 30, -2, -1])
+def test_a_torn_last_line_is_dropped_and_its_step_done_again(tmp_path: Path, left: int) -> None:
+    run(tmp_path)
+    path = tmp_path / "ledger.jsonl"
+    *whole, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole) + last[:left])
+    told: list[str] = []
+    with Ledger.open(tmp_path, ORDER, True, listen=told.append) as ledger:
+        assert ledger.seen("dense-int8")
+        assert not ledger.seen("trial-01")
+        ledger.once("trial-01", lambda: Trial("trial-01", 8.0), Trial)
+    assert len(told) == (1 if left else 0)
+    assert run(tmp_path, resume=True) == []
+
+
+def test_zeros_that_a_power_cut_left_at_the_end_are_dropped(tmp_path: Path) -> None:
+    run(tmp_path)
+    with (tmp_path / "ledger.jsonl").open("ab") as stream:
+        stream.write(b"\0" * 512)
+    assert run(tmp_path, resume=True) == []
+
+
+def test_a_torn_header_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes(b'{"schema":1,"ord')
+    assert run(tmp_path) == list(STEPS)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"nonsense\n", b'{"key":"dense"}\n', b'{"key":1,"record":{},"files":[]}\n']
+)
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, damage: bytes) -> None:
+    run(tmp_path)
+    path = tmp_path / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = damage
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(InputError, match=r"ledger\.jsonl, line 2"):
+        Ledger.open(tmp_path, ORDER, True)
+
+
+def test_a_ledger_of_another_schema_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_text('{"schema":2,"order":{}}\n')
+    with pytest.raises(InputError, match="has schema 2"):
+        Ledger.open(tmp_path, ORDER, True)
+
+
+# -- artefacts
+
+
+def test_a_step_whose_file_changed_or_vanished_is_done_again_with_a_sentence(tmp_path: Path) -> None:
+    artefact = tmp_path / "dense" / "model.onnx"
+
+    def work() -> Trial:
+        artefact.parent.mkdir(exist_ok=True)
+        artefact.write_bytes(b"weights")
+        return Trial("dense", 1.0)
+
+    with Ledger.open(tmp_path, ORDER, False) as ledger:
+        ledger.once("dense", work, Trial, files=[artefact])
+        ledger.once("dense", unexpected, Trial, files=[artefact])
+    told: list[str] = []
+    with Ledger.open(tmp_path, ORDER, True, listen=told.append) as ledger:
+        artefact.write_bytes(b"weightz")
+        assert not ledger.seen("dense")
+        ledger.once("dense", work, Trial, files=[artefact])
+        artefact.unlink()
+        ledger.once("dense", work, Trial, files=[artefact])
+        ledger.once("dense", unexpected, Trial, files=[artefact])
+    assert [sentence.split("model.onnx ")[1] for sentence in told] == [
+        "was changed after it was recorded, so 'dense' is done again.",
+        "is missing, so 'dense' is done again.",
+    ]
+
+
+# -- the lock
+
+
+def child(script: str, *arguments: object) -> subprocess.Popen[str]:
+    head = "import os, signal, sys\nfrom pathlib import Path\nfrom edgeprune.ledger import Ledger\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(edgeprune.__file__).parents[1])},
+    )
+
+
+HOLD = f"""
+ledger = Ledger.open(Path(sys.argv[1]), {ORDER!r}, False)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_the_holder_named(tmp_path: Path) -> None:
+    with child(HOLD, tmp_path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=rf"process id {holder.pid}\b"):
+            Ledger.open(tmp_path, ORDER, True)
+        holder.kill()
+        holder.communicate()
+    with Ledger.open(tmp_path, ORDER, True) as ledger:
+        assert not ledger.seen("dense")
+
+
+FORK = f"""
+ledger = Ledger.open(Path(sys.argv[1]), {ORDER!r}, False)
+ready, done = os.pipe()
+if os.fork() == 0:
+    os.write(done, b"1")
+    sys.stdin.read()
+    os._exit(0)
+os.read(ready, 1)
+print("forked", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_forked_worker_that_outlives_a_killed_run_does_not_keep_the_folder(tmp_path: Path) -> None:
+    with child(FORK, tmp_path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "forked\n"
+        assert holder.wait() == -signal.SIGKILL
+        # The worker is still there: it reads a standard input that nobody has closed.
+        with Ledger.open(tmp_path, ORDER, True) as ledger:
+            assert not ledger.seen("dense")
+        holder.communicate()
+
+
+# -- kill -9
+
+KILLED = f"""
+from tests_trial import Trial
+point, wanted = sys.argv[2], 2
+real = {{name: getattr(os, name) for name in ("write", "fsync", "open", "close")}}
+calls = 0
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def lethal(name):
+    def call(*arguments, **options):
+        global calls
+        if armed and name == point.split("-")[-1]:
+            if point == "half-write":
+                real["write"](arguments[0], bytes(arguments[1])[:25])
+                die()
+            if point.startswith("before"):
+                die()
+            real[name](*arguments, **options)
+            die()
+        return real[name](*arguments, **options)
+    return call
+
+armed = False
+for name in real:
+    setattr(os, name, lethal(name))
+
+def work(name):
+    if name == "trial-01":
+        if point == "work":
+            die()
+    return Trial(name, float(len(name)))
+
+with Ledger.open(Path(sys.argv[1]), {ORDER!r}, False) as ledger:
+    for name in {STEPS!r}:
+        armed = name == "trial-01" and point != "work"
+        ledger.once(name, lambda: work(name), Trial)
+"""
+POINTS = ("work", "before-open", "before-write", "half-write", "after-write", "before-fsync", "after-fsync")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_killed_at_any_point_loses_at_most_the_running_step(tmp_path: Path, point: str) -> None:
+    (tmp_path / "tests_trial.py").write_text(
+        "from dataclasses import dataclass\n\n"
+        "@dataclass(frozen=True)\nclass Trial:\n    name: str\n    p90_ms: float\n"
+    )
+    folder = tmp_path / "run"
+    killed = child(f"sys.path.insert(0, {str(tmp_path)!r})" + KILLED, folder, point)
+    _, stderr = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, stderr
+    assert run(folder, resume=True) in ([], ["trial-01"])
+    whole = tmp_path / "whole"
+    run(whole)
+    assert (folder / "ledger.jsonl").read_bytes() == (whole / "ledger.jsonl").read_bytes()
+
+
+# -- a place that takes no more
+
+FULL = f"""
+import resource
+from edgeprune.errors import EdgepruneError
+folder = Path(sys.argv[1])
+with Ledger.open(folder, {ORDER!r}, False) as ledger:
+    size = ledger.path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, resource.RLIM_INFINITY))
+    try:
+        ledger.once("dense", lambda: "x" * 200, str)
+    except EdgepruneError as error:
+        print(error.what, error.hint, ledger.path.stat().st_size == size, sep="\\n")
+        sys.exit(error.exit_code)
+"""
+
+
+def test_a_file_that_may_not_grow_is_an_input_error_and_no_half_line_stays(tmp_path: Path) -> None:
+    done = child(FULL, tmp_path)
+    out, err = done.communicate()
+    assert done.returncode == 2, err
+    what, hint, unchanged = out.splitlines()
+    assert what.endswith("ledger.jsonl could not be written: File too large.")
+    assert "limit" in hint
+    assert unchanged == "True"
+    with Ledger.open(tmp_path, ORDER, True) as ledger:
+        assert not ledger.seen("dense")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB, where mounting one is allowed."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_an_input_error_and_what_was_recorded_stays(tiny: Path) -> None:
+    with Ledger.open(tiny, ORDER, False) as ledger:
+        ledger.once("dense", lambda: Trial("dense", 1.0), Trial)
+        with pytest.raises(InputError, match="No space left on device") as caught:
+            ledger.once("dense-int8", lambda: "x" * 100_000, str)
+        assert "free some space" in caught.value.hint
+        with pytest.raises(InputError, match="No space left on device"):
+            ledger.once("trial-01", lambda: str((tiny / "model.onnx").write_bytes(b"x" * 100_000)), str)
+        (tiny / "model.onnx").unlink()
+    with Ledger.open(tiny, ORDER, True) as ledger:
+        assert ledger.seen("dense")
+        assert not ledger.seen("dense-int8")
+
+
+def test_a_read_only_file_system_is_an_input_error(tiny: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny)], check=True)
+    with pytest.raises(InputError, match="Read-only file system") as caught:
+        Ledger.open(tiny / "run", ORDER, False)
+    assert "can be written" in caught.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write where permissions say no")
+def test_a_folder_without_permission_is_an_input_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="Permission denied"):
+        Ledger.open(tmp_path / "run", ORDER, False)
+
+
+def test_a_file_in_place_of_the_folder_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("here already")
+    with pytest.raises(InputError, match="File exists") as caught:
+        Ledger.open(tmp_path / "run", ORDER, False)
+    assert "another path" in caught.value.hint
+
+
+def test_the_ledger_reads_as_json_lines(tmp_path: Path) -> None:
+    run(tmp_path)
+    header, *steps = (json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines())
+    assert header == {"schema": 1, "order": ORDER}
+    assert steps[0] == {"key": "dense", "record": {"name": "dense", "p90_ms": 5.0}, "files": []}

@@ -1,0 +1,259 @@
+"""Sessions, blocks in turn, drift and repetition, on a device whose latencies are written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.devices import Load, open_device
+from edgeprune.errors import DeviceError, InputError
+from edgeprune.measure import (
+    PROOF,
+    SEARCH,
+    Effort,
+    Progress,
+    measure,
+    predictor,
+    prove,
+)
+from edgeprune.records.trial import Measurement
+
+FEEDS = [{"x": np.full((2, 8), at, np.float32)} for at in range(3)]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    (tmp_path / "a.onnx").write_bytes(b"artefact" * 1024)
+    return Load("onnxruntime", tmp_path / "a.onnx", threads=2)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Load:
+    (tmp_path / "dense.onnx").write_bytes(b"reference" * 1024)
+    return Load("onnxruntime", tmp_path / "dense.onnx", threads=2)
+
+
+def timed(device: Any) -> list[tuple[str, int]]:
+    return [(file, number) for request, file, number in device.log if request == "time"]
+
+
+def test_a_search_session_times_at_least_64_runs_of_one_fresh_process(
+    scripted: ModuleType, load: Load
+) -> None:
+    device = scripted.ScriptedDevice(latency_ms=lambda path: 100.0, memory_mib=lambda path: 33.0)
+    got = measure(device, load, FEEDS, percentile=90)
+    assert got.latency.runs >= SEARCH.runs == 64
+    assert got.latency.p90_ms == got.latency.bound_ms == 100.0
+    assert got.latency.seconds == pytest.approx(got.latency.runs * 0.1)
+    assert (got.memory_mib, got.size_mib) == (33.0, 8 * 1024 / 2**20)
+    assert (got.runtime, got.threads, got.batch) == ("onnxruntime scripted", 2, 2)
+    assert got.drift is None
+    assert got.conclusive
+    assert {number for _, number in timed(device)} == {0}
+    assert device.open == 0
+
+
+def test_a_proof_takes_both_the_runs_and_the_seconds(scripted: ModuleType, load: Load) -> None:
+    fast = measure(
+        scripted.ScriptedDevice(latency_ms=lambda path: 0.5), load, FEEDS, percentile=90, effort=PROOF
+    )
+    assert fast.latency.seconds >= 10.0
+    slow = measure(
+        scripted.ScriptedDevice(latency_ms=lambda path: 50.0), load, FEEDS, percentile=99, effort=PROOF
+    )
+    assert slow.latency.runs >= 662
+    assert slow.latency.bound_ms == 50.0
+
+
+def test_a_proof_interleaves_the_artefact_with_its_reference(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    device = scripted.ScriptedDevice(noise=0.01)
+    got = measure(device, load, FEEDS, percentile=90, effort=PROOF, reference=other)
+    order = [file for file, _ in timed(device)]
+    assert order == ["a.onnx", *(["dense.onnx", "a.onnx"] * (len(order) // 2))]
+    assert got.drift is not None
+    assert got.conclusive
+
+
+def test_without_a_reference_a_proof_takes_a_second_process_of_the_same_artefact(
+    scripted: ModuleType, load: Load
+) -> None:
+    device = scripted.ScriptedDevice()
+    measure(device, load, FEEDS, percentile=90, effort=PROOF)
+    assert {file for file, _ in timed(device)} == {"a.onnx"}
+    assert {number for _, number in timed(device)} == {0, 1}
+
+
+def test_every_process_is_warmed_up_before_anything_is_timed(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    device = scripted.ScriptedDevice()
+    measure(device, load, FEEDS, percentile=90, effort=PROOF, reference=other)
+    requests = [request for request, _, _ in device.log]
+    assert requests.count("warm_up") == 2
+    assert "warm_up" not in requests[requests.index("time") :]
+
+
+def test_memory_is_read_of_the_artefact_and_after_its_runs(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    device = scripted.ScriptedDevice(memory_mib=lambda path: {"a.onnx": 5.0, "dense.onnx": 50.0}[path.name])
+    assert measure(device, load, FEEDS, percentile=90, effort=PROOF, reference=other).memory_mib == 5.0
+    requests = [request for request, _, _ in device.log]
+    assert requests.index("memory") > len(requests) - 1 - requests[::-1].index("time")
+
+
+def test_a_reference_that_drifts_makes_the_session_inconclusive(scripted: ModuleType, load: Load) -> None:
+    device = scripted.ScriptedDevice(speed=lambda block: 1.0 + 0.001 * block, noise=0.005)
+    got = measure(device, load, FEEDS, percentile=90, effort=PROOF)
+    assert got.drift is not None
+    assert got.drift > 0.02
+    assert not got.conclusive
+
+
+def test_a_session_that_drifted_proves_a_fit_by_its_slowest_third(scripted: ModuleType, load: Load) -> None:
+    def session(latency_ms: float | None) -> Measurement:
+        # Blocks alternate between the artefact and its reference: both get 10 % slower in the last third.
+        device = scripted.ScriptedDevice(speed=lambda block: 1.1 if block >= 34 else 1.0)
+        return measure(device, load, FEEDS, percentile=90, effort=PROOF, latency_ms=latency_ms)
+
+    assert session(1.1).latency.bound_ms == 1.1
+    assert session(1.1).conclusive
+    assert not session(1.05).conclusive, "it must not prove a miss: the machine may be to blame"
+    assert not session(None).conclusive
+
+
+def test_a_drifting_session_too_short_for_three_bounds_has_none(scripted: ModuleType, load: Load) -> None:
+    device = scripted.ScriptedDevice(latency_ms=lambda path: 50.0, speed=lambda block: 1.0 + 0.01 * block)
+    effort = Effort(runs=64, seconds=1.0, interleaved=True)
+    got = measure(device, load, FEEDS, percentile=90, effort=effort, latency_ms=1e9)
+    assert got.latency.runs >= 64
+    assert got.latency.bound_ms is None
+    assert not got.conclusive
+
+
+def test_a_throttle_flag_that_moved_is_not_excused_by_a_low_latency(scripted: ModuleType, load: Load) -> None:
+    device = scripted.ScriptedDevice(state=lambda reading: {"flag": str(reading)})
+    got = measure(device, load, FEEDS, percentile=90, effort=PROOF, latency_ms=1e9, throttle=("flag",))
+    assert not got.conclusive
+
+
+def test_a_proof_is_repeated_and_its_last_session_counts_alone(scripted: ModuleType, load: Load) -> None:
+    sessions = 2  # processes per session: the artefact and its reference
+    device = scripted.ScriptedDevice()
+    device.speed = lambda block: 1.0 + 0.01 * block if len(device.sensors) <= 2 * sessions else 1.0
+    heard: list[Progress] = []
+    proof = prove(device, load, FEEDS, percentile=90, listen=heard.append)
+    assert [tried.conclusive for tried in proof.tried] == [False, False, True]
+    assert proof.measurement is proof.tried[-1]
+    assert proof.measurement.latency.max_ms == 1.0
+    assert len(device.sensors) == 3 * sessions
+    assert [progress.share for progress in heard].count(1.0) == 3
+
+
+def test_a_proof_that_stays_inconclusive_ends_and_says_so(scripted: ModuleType, load: Load) -> None:
+    device = scripted.ScriptedDevice(speed=lambda block: 1.0 + 0.01 * (block % 50))
+    proof = prove(device, load, FEEDS, percentile=90, tries=2)
+    assert [tried.conclusive for tried in proof.tried] == [False, False]
+    assert not proof.measurement.conclusive
+
+
+def test_a_throttle_flag_that_moved_marks_the_session(scripted: ModuleType, load: Load) -> None:
+    def state(reading: int) -> Mapping[str, str]:
+        return {"/sys/cpu0/throttle_count": str(min(reading, 1)), "/sys/zone0/temp": str(40000 + reading)}
+
+    device = scripted.ScriptedDevice(state=state)
+    got = measure(
+        device,
+        load,
+        FEEDS,
+        percentile=90,
+        sensors=("/sys/zone*/temp",),
+        throttle=("/sys/cpu*/throttle_count",),
+    )
+    assert device.sensors[0] == ("/sys/zone*/temp", "/sys/cpu*/throttle_count")
+    assert got.state.moved == ("/sys/cpu0/throttle_count",)
+    assert not got.conclusive
+    assert dict(got.state.before)["/sys/zone0/temp"] == "40000"
+    assert dict(got.state.after)["/sys/zone0/temp"] == "40001"
+
+
+def test_a_flag_that_appears_or_goes_away_counts_as_moved(scripted: ModuleType, load: Load) -> None:
+    device = scripted.ScriptedDevice(state=lambda reading: {"flag": "1"} if reading else {})
+    assert measure(device, load, FEEDS, percentile=90, throttle=("flag",)).state.moved == ("flag",)
+
+
+def test_feeds_take_turns(scripted: ModuleType, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    plain = scripted.ScriptedSession.time
+
+    def time(self: Any, feeds: Any, *, runs: int, seconds: float) -> Any:
+        seen.append(float(feeds["x"][0, 0]))
+        return plain(self, feeds, runs=runs, seconds=seconds)
+
+    monkeypatch.setattr(scripted.ScriptedSession, "time", time)
+    measure(scripted.ScriptedDevice(), load, FEEDS, percentile=90, effort=Effort(1, 2.0))
+    assert seen == [0.0, 1.0, 2.0, 0.0, 1.0]
+
+
+def test_a_device_that_fails_in_the_middle_leaves_no_session_open(scripted: ModuleType, load: Load) -> None:
+    calls: list[str] = []
+
+    def before(request: str, artefact: Path) -> None:
+        calls.append(request)
+        if calls.count("time") == 4:
+            raise DeviceError("The board was unplugged.", "Plug it in.")
+
+    device = scripted.ScriptedDevice(before=before)
+    with pytest.raises(DeviceError, match="unplugged"):
+        measure(device, load, FEEDS, percentile=90, effort=PROOF)
+    assert device.open == 0
+
+
+def test_no_feeds_is_an_input_error(scripted: ModuleType, load: Load) -> None:
+    with pytest.raises(InputError, match="no inputs to time"):
+        measure(scripted.ScriptedDevice(), load, [], percentile=90)
+
+
+def test_a_predictor_takes_arrays_in_order_or_by_name(
+    scripted: ModuleType, small_onnx: ModuleType, tmp_path: Path
+) -> None:
+    path = small_onnx.difference(tmp_path / "m.onnx")
+    left, right = np.full((1, 3), 5, np.float32), np.full((1, 3), 2, np.float32)
+    with scripted.ScriptedDevice().start(Load("onnxruntime", path, 1)) as session:
+        predict = predictor(session)
+        np.testing.assert_array_equal(predict(left, right), left - right)
+        np.testing.assert_array_equal(predict({"right": right, "left": left}), left - right)
+        with pytest.raises(InputError, match="got 1 arrays; the model has 2 inputs: left, right"):
+            predict(left)
+        with pytest.raises(InputError, match="got left, wrong; the model's inputs are left, right"):
+            predict({"left": left, "wrong": right})
+
+
+def test_a_predictor_returns_several_outputs_as_a_tuple(
+    scripted: ModuleType, small_onnx: ModuleType, tmp_path: Path
+) -> None:
+    path = small_onnx.linear(tmp_path / "m.onnx")
+    x = np.ones((2, 8), np.float32)
+    with scripted.ScriptedDevice().start(Load("onnxruntime", path, 1)) as session:
+        outputs = predictor(session)(x)
+    assert isinstance(outputs, tuple)
+    for got, want in zip(outputs, small_onnx.linear_in_numpy(x), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_real_artefact_is_measured_in_a_process_of_its_own(small_onnx: ModuleType, tmp_path: Path) -> None:
+    path = small_onnx.linear(tmp_path / "m.onnx")
+    feeds = [{"x": np.ones((1, 8), np.float32)}]
+    effort = Effort(runs=64, seconds=0.05, interleaved=True)
+    got = measure(open_device("local"), Load("onnxruntime", path, 1), feeds, percentile=90, effort=effort)
+    assert got.latency.runs >= 64
+    assert 0 < got.latency.p50_ms <= got.latency.p90_ms <= got.latency.max_ms
+    assert got.memory_mib > 0
+    assert dict(got.state.before)["setting:intra_op_num_threads"] == "1"

@@ -1,0 +1,181 @@
+"""Validation: the numbered checks (7) to (10) on devices that behave, and on devices that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.bundle import write_golden
+from edgeprune.devices.local import LocalDevice
+from edgeprune.errors import BundleError, DeviceError
+from edgeprune.measure import Effort
+from edgeprune.records.bundle import Validation
+from edgeprune.records.machine import Budget
+from edgeprune.validate import TITLES, validate
+
+QUICK = Effort(runs=64, seconds=0.1, interleaved=True)
+BUDGET = Budget(latency_ms=5.0, percentile=90, memory_mib=100.0, size_mib=1.0)
+
+
+@pytest.fixture
+def bundle(make_run: Callable[..., Any]) -> Path:
+    path: Path = make_run(budget=BUDGET).bundle()
+    return path
+
+
+def outcomes(validation: Validation) -> dict[int, str]:
+    return {check.number: check.outcome for check in validation.checks}
+
+
+def detail(validation: Validation, number: int) -> str:
+    return next(check.detail for check in validation.checks if check.number == number)
+
+
+GOOD_BUNDLE = {1: "passed", 2: "passed", 3: "passed", 4: "passed", 5: "passed", 6: "skipped"}
+
+
+def test_a_device_that_is_fast_enough_fits(bundle: Path, scripted: ModuleType) -> None:
+    device = scripted.ScriptedDevice(latency_ms=lambda artefact: 2.0, noise=0.05)
+    validation = validate(bundle, device)
+    assert outcomes(validation) == GOOD_BUNDLE | {7: "passed", 8: "passed", 9: "passed", 10: "passed"}
+    assert validation.verdict is not None
+    assert validation.verdict.kind == "fits"
+    assert validation.measurement is not None
+    assert validation.measurement.latency.runs >= 662
+    assert validation.metric == 0.965
+    assert device.open == 0
+    assert "top-1 0.965 is carried over" in detail(validation, 8)
+    assert "claim was measured with onnxruntime 1.32.0" in detail(validation, 7)
+
+
+def test_a_device_that_is_too_slow_misses_and_says_by_how_much(bundle: Path, scripted: ModuleType) -> None:
+    validation = validate(bundle, scripted.ScriptedDevice(latency_ms=lambda artefact: 6.0))
+    assert outcomes(validation) == GOOD_BUNDLE | {7: "passed", 8: "passed", 9: "passed", 10: "failed"}
+    assert validation.verdict is not None
+    (breach,) = validation.verdict.breaches
+    assert (breach.line, breach.limit, breach.excess) == ("latency_ms", 5.0, 1.0)
+    assert "p90 bound 6 ms of 5 allowed" in detail(validation, 10)
+
+
+def test_a_device_that_needs_too_much_memory_misses(bundle: Path, scripted: ModuleType) -> None:
+    validation = validate(bundle, scripted.ScriptedDevice(memory_mib=lambda artefact: 150.0))
+    assert outcomes(validation) == GOOD_BUNDLE | {7: "passed", 8: "passed", 9: "failed", 10: "passed"}
+    assert validation.verdict is not None
+    assert [breach.line for breach in validation.verdict.breaches] == ["memory_mib"]
+    assert "peak memory 150 MiB of 100 allowed" in detail(validation, 9)
+
+
+def test_a_device_whose_speed_drifts_is_inconclusive_and_was_tried_again(
+    bundle: Path, scripted: ModuleType
+) -> None:
+    # 900 ms of the 1000 allowed, and slower all the time: fits at first, not in the slowest third.
+    device = scripted.ScriptedDevice(lambda artefact: 900.0, speed=lambda block: 1.0 + 0.001 * block)
+    validation = validate(bundle, device, effort=Effort(runs=662, seconds=4.0, interleaved=True))
+    assert outcomes(validation)[10] == "inconclusive"
+    assert validation.verdict is not None
+    assert validation.verdict.kind == "inconclusive"
+    assert "in 3 sessions" in detail(validation, 10)
+
+
+def test_a_device_that_throttles_is_inconclusive(make_run: Callable[..., Any], scripted: ModuleType) -> None:
+    run = make_run(budget=BUDGET)
+    target = replace(run.target, throttle=("throttle_count",))
+    run = replace(run, result=replace(run.result, target=target))
+    device = scripted.ScriptedDevice(state=lambda reading: {"throttle_count": str(reading)})
+    validation = validate(run.bundle(), device)
+    assert outcomes(validation)[10] == "inconclusive"
+    assert "throttling was seen (throttle_count)" in detail(validation, 10)
+
+
+def test_a_device_without_the_runtime_is_told_what_to_install(bundle: Path, scripted: ModuleType) -> None:
+    bare = replace(scripted.MACHINE, runtimes=(("openvino", "2026.4"),))
+    device = scripted.ScriptedDevice(machine=bare)
+    validation = validate(bundle, device)
+    assert outcomes(validation) == GOOD_BUNDLE | {7: "failed", 8: "skipped", 9: "skipped", 10: "skipped"}
+    assert validation.verdict is None
+    check = next(check for check in validation.checks if check.number == 7)
+    assert "has no onnxruntime" in check.detail
+    assert "pip install" in check.hint
+    assert device.log == []
+
+
+def test_a_device_that_computes_otherwise_fails_and_is_not_timed(
+    make_run: Callable[..., Any], scripted: ModuleType
+) -> None:
+    """The golden outputs are moved instead of the device's arithmetic: a tenth where 2 % is allowed."""
+    run = make_run(budget=BUDGET)
+    golden = np.load(run.folder / "golden.npz")
+    write_golden(
+        run.folder / "golden.npz", {"pixels": golden["in.pixels"]}, {"output": golden["out.output"] * 1.1}
+    )
+    device = scripted.ScriptedDevice()
+    validation = validate(run.bundle(), device)
+    assert outcomes(validation) == GOOD_BUNDLE | {7: "passed", 8: "failed", 9: "skipped", 10: "skipped"}
+    assert "output differs by 0.091 of its largest value, 0.02 is allowed" in detail(validation, 8)
+    assert validation.verdict is None
+    assert "time" not in {name for name, _, _ in device.log}
+
+
+@pytest.mark.parametrize(
+    ("request_name", "number"), [("start", 8), ("predict", 8), ("warm_up", 9), ("time", 9)]
+)
+def test_a_device_that_dies_fails_the_running_check_with_its_own_words(
+    bundle: Path, scripted: ModuleType, request_name: str, number: int
+) -> None:
+    def before(name: str, artefact: Path) -> None:
+        if name == request_name:
+            raise DeviceError("The agent died with signal 9.", "Free some memory.")
+
+    device = scripted.ScriptedDevice(before=before)
+    validation = validate(bundle, device)
+    assert outcomes(validation)[number] == "failed"
+    assert detail(validation, number) == "The agent died with signal 9."
+    assert set(list(outcomes(validation).values())[number:]) <= {"skipped"}
+    assert validation.verdict is None
+
+
+def test_few_cores_and_another_version_are_reported(bundle: Path, scripted: ModuleType) -> None:
+    machine = replace(scripted.MACHINE, cores=0, runtimes=(("onnxruntime", "1.22.0"),))
+    validation = validate(bundle, scripted.ScriptedDevice(machine=machine), effort=QUICK)
+    assert "onnxruntime 1.22.0; the claim was measured with onnxruntime 1.32.0" in detail(validation, 7)
+    assert "0 cores for 1 threads" in detail(validation, 7)
+
+
+def test_the_device_is_asked_as_the_budget_says(make_run: Callable[..., Any], scripted: ModuleType) -> None:
+    run = make_run(budget=BUDGET)
+    target = replace(run.target, sensors=("/sys/a*",), throttle=("/sys/b",))
+    run = replace(run, result=replace(run.result, target=target))
+    device = scripted.ScriptedDevice()
+    validation = validate(run.bundle(), device, effort=QUICK)
+    assert ("/sys/a*", "/sys/b") in device.sensors
+    assert validation.measurement is not None
+    assert (validation.measurement.threads, validation.measurement.batch) == (1, 1)
+
+
+def test_a_damaged_bundle_never_reaches_the_device(bundle: Path, scripted: ModuleType) -> None:
+    content = bytearray(bundle.read_bytes())
+    content[len(content) // 2] ^= 1
+    bundle.write_bytes(content)
+    device = scripted.ScriptedDevice()
+    with pytest.raises(BundleError):
+        validate(bundle, device)
+    assert device.log == []
+
+
+def test_every_check_has_its_number() -> None:
+    assert list(TITLES) == [7, 8, 9, 10]
+
+
+def test_this_machine_really_serves_a_bundle(make_run: Callable[..., Any]) -> None:
+    validation = validate(make_run().bundle(), LocalDevice(), effort=QUICK)
+    assert {number: outcomes(validation)[number] for number in (7, 8, 9)} == dict.fromkeys(
+        (7, 8, 9), "passed"
+    )
+    assert validation.measurement is not None
+    assert validation.measurement.runtime.startswith("onnxruntime ")
