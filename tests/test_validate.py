@@ -85,7 +85,7 @@ def test_a_device_whose_speed_drifts_is_inconclusive_and_was_tried_again(
 
 def test_a_device_that_throttles_is_inconclusive(make_run: Callable[..., Any], scripted: ModuleType) -> None:
     run = make_run(budget=BUDGET)
-    target = replace(run.target, throttle=("throttle_count",))
+    target = replace(run.result.target, throttle=("throttle_count",))
     run = replace(run, result=replace(run.result, target=target))
     device = scripted.ScriptedDevice(state=lambda reading: {"throttle_count": str(reading)})
     validation = validate(run.bundle(), device)
@@ -149,7 +149,7 @@ def test_few_cores_and_another_version_are_reported(bundle: Path, scripted: Modu
 
 def test_the_device_is_asked_as_the_budget_says(make_run: Callable[..., Any], scripted: ModuleType) -> None:
     run = make_run(budget=BUDGET)
-    target = replace(run.target, sensors=("/sys/a*",), throttle=("/sys/b",))
+    target = replace(run.result.target, sensors=("/sys/a*",), throttle=("/sys/b",))
     run = replace(run, result=replace(run.result, target=target))
     device = scripted.ScriptedDevice()
     validation = validate(run.bundle(), device, effort=QUICK)

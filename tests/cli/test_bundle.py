@@ -96,7 +96,7 @@ def test_a_run_with_a_profile_of_one_s_own_is_packed_without_the_file(
     make_run: Callable[..., Any], tmp_path: Path
 ) -> None:
     made = make_run()
-    own = replace(made.profile, name="press-7", title="The machine at press 7")
+    own = replace(made.result.profile, name="press-7", title="The machine at press 7")
     save_result(replace(made.result, profile=own), made.folder)
     done = edgeprune("bundle", made.folder, "-o", tmp_path / "own.edgeprune.zip")
     assert done.exit_code == 0, done.output

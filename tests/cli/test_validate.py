@@ -68,7 +68,7 @@ def test_what_misses_exits_3(bundle: Path, device: Any) -> None:
 def test_a_throttled_device_exits_1(make_run: Callable[..., Any], device: Any) -> None:
     run = make_run(budget=BUDGET)
     device.state = lambda reading: {"throttle_count": str(reading)}
-    target = replace(run.target, throttle=("throttle_count",))
+    target = replace(run.result.target, throttle=("throttle_count",))
     done = validate(replace(run, result=replace(run.result, target=target)).bundle())
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1] == "scripted: inconclusive"

@@ -36,8 +36,6 @@ class Run:
 
     folder: Path
     result: FitResult
-    target: Target
-    profile: Profile
 
     def bundle(self, destination: Path | None = None, **options: object) -> Path:
         """The bundle of the chosen candidate, or of what `options` ask `write_bundle` for."""
@@ -79,7 +77,7 @@ def make_run(folder: Path, budget: Budget = BUDGET) -> Run:
         out=str(folder),
     )
     (folder / "result.json").write_text(json.dumps(to_json(result)))
-    return Run(folder, result, TARGET, PROFILE)
+    return Run(folder, result)
 
 
 def _report(name: str, path: Path, folder: Path, p90_ms: float, params: int) -> Report:
