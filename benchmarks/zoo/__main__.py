@@ -23,6 +23,7 @@ HEADS = (
         "parameters",
         "groups",
         "units",
+        "branches",
         "frozen",
         "30 %",
         "50 %",
@@ -68,7 +69,14 @@ def _one(entry: Entry, peer: bool) -> Row | None:
         print(f"| {entry.name} | {type(error).__name__}: {str(error)[:200]} | {other} |", flush=True)
         return None
     cells = (
-        *(row.name, f"{row.params:,}", str(row.groups), str(row.units), f"{row.frozen:.2%}"),
+        *(
+            row.name,
+            f"{row.params:,}",
+            str(row.groups),
+            str(row.units),
+            str(row.branches),
+            f"{row.frozen:.2%}",
+        ),
         *(f"{share:.0%}" for share in row.reached),
         f"{row.error:.0e}",
         *("yes" if good else "no" for good in (row.trains, row.reloads, row.onnx)),

@@ -29,7 +29,8 @@ FROZEN = 0.1  # of all parameters
 
 @dataclass(frozen=True)
 class Row:
-    """frozen: share of all parameters; held: the operations that hold the most. reached: by RATIOS.
+    """branches: residual ones that can leave whole. frozen: share of all parameters; held: the operations
+    that hold the most. reached: by RATIOS.
 
     seconds: analysis and one cut, without torch.export.
     """
@@ -38,6 +39,7 @@ class Row:
     params: int
     groups: int
     units: int
+    branches: int
     frozen: float
     held: str
     reached: tuple[float, ...]
@@ -63,12 +65,15 @@ def measure(entry: Entry, *, quick: bool = False) -> Row:
     dense = capture(model, example)
     started = time.perf_counter()
     coupling = analyse(dense)
-    cut(dense, coupling, oracle.random_kept(coupling, 0, 0.5))
+    cut(dense, coupling, oracle.random_kept(coupling, 0, 0.5, depth=0.5))
     seconds = time.perf_counter() - started
     found = [prune(model, example, ratio=ratio, criterion="l2") for ratio in RATIOS[quick:]]
     smallest = found[-1]
-    subsets = [pruned.kept for pruned in found] + [oracle.random_kept(coupling, seed) for seed in range(2)]
-    checks = [_compare(dense, coupling, kept, seed) for seed, kept in enumerate(subsets)]
+    subsets = [(coupling, pruned.kept) for pruned in found]
+    subsets += [(coupling, oracle.random_kept(coupling, seed, depth=1 - seed / 2)) for seed in range(2)]
+    inside = analyse(dense, inner=frozenset(node.name for node in dense.module.graph.nodes))
+    subsets.append((inside, oracle.random_kept(inside, 2)))
+    checks = [_compare(dense, each, kept, seed) for seed, (each, kept) in enumerate(subsets)]
     frozen = Counter[str]()
     for each in coupling.frozen:
         frozen[f"{each.op.removeprefix('aten.')}: {each.reason}"] += each.size
@@ -77,6 +82,7 @@ def measure(entry: Entry, *, quick: bool = False) -> Row:
         params=smallest.dense_params,
         groups=len(coupling.groups),
         units=sum(group.units for group in coupling.groups),
+        branches=len(coupling.branches),
         frozen=sum(frozen.values()) / smallest.dense_params,
         held="; ".join(reason for reason, _ in frozen.most_common(2)),
         reached=tuple(_reached(pruned) for pruned in found),

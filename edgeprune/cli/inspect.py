@@ -12,8 +12,8 @@ import click
 @click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def command(model: str, data: Path | None, as_json: bool) -> None:
-    """List the groups of MODEL: their units, and what a unit costs in parameters and MACs; then what is
-    frozen, and the operation that holds it."""
+    """List the groups of MODEL: their units, and what a unit costs in parameters and MACs; the residual
+    branches that can be dropped whole; then what is frozen, and the operation that holds it."""
     from rich.markup import escape
 
     from edgeprune.cli.output import console, emit_json, table
@@ -38,6 +38,10 @@ def command(model: str, data: Path | None, as_json: bool) -> None:
     ]
     heads = ("units", "parameters/unit", "MACs/unit", "tensors")
     out.print(table("group", *heads, rows=rows, right=heads))
+    if found.branches:
+        whole = [(escape(each.name), f"{each.params:,}", f"{each.macs:,}") for each in found.branches]
+        costs = ("parameters", "MACs")
+        out.print(table("residual branch", *costs, rows=whole, right=costs))
     if found.frozen:
         frozen = [
             (escape(each.name), f"{each.size:,}", each.op, escape(each.reason)) for each in found.frozen

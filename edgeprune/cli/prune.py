@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -11,6 +12,16 @@ import click
 @click.argument("model")
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
 @click.option("--criterion", default="l2", show_default=True, help="Importance: l1, l2, taylor or random.")
+@click.option(
+    "--branches", type=int, default=0, show_default=True, help="Residual branches to drop whole first."
+)
+@click.option(
+    "--heads",
+    type=click.Choice(["whole", "inside"]),
+    default="whole",
+    show_default=True,
+    help="Remove whole attention heads, or make heads narrower.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -18,7 +29,15 @@ import click
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def command(
-    model: str, ratio: float, criterion: str, data: Path | None, seed: int, output: Path, as_json: bool
+    model: str,
+    ratio: float,
+    criterion: str,
+    branches: int,
+    heads: Literal["whole", "inside"],
+    data: Path | None,
+    seed: int,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Prune MODEL to a smaller dense model, without a device or a search.
 
@@ -33,7 +52,9 @@ def command(
     if output.suffix != ".pt2":
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
     task = load_task(model, data, seed)
-    pruned = prune(task.model, task.example, ratio, criterion, task.calibration, seed)
+    pruned = prune(
+        task.model, task.example, ratio, criterion, task.calibration, seed, branches=branches, heads=heads
+    )
     pruned.save(output)
     if as_json:
         emit_json(

@@ -9,15 +9,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from edgeprune.graph.blocks import BATCH, Ids
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
+from edgeprune.graph.depth import dead_nodes
 from edgeprune.graph.rules import argument
 from edgeprune.graph.walk import attribute, concrete, op_name
 
 Factor = int | Ids  # a fixed size, or the classes along a dimension that can be cut
+
+
+@dataclass(frozen=True)
+class Term:
+    """A product of dimension sizes, for as long as one of the nodes is there."""
+
+    nodes: frozenset[str]
+    factors: tuple[Factor, ...]
 
 
 @dataclass(frozen=True)
@@ -28,9 +37,10 @@ class Cost:
     for one sample, the convention of the field's MACs tables.
     """
 
+    graph: Graph
     coupling: Coupling
-    parameter_terms: tuple[tuple[Factor, ...], ...]
-    mac_terms: tuple[tuple[Factor, ...], ...]
+    parameter_terms: tuple[Term, ...]
+    mac_terms: tuple[Term, ...]
 
     def params(self, kept: Kept) -> int:
         return self._total(self.parameter_terms, kept)
@@ -38,9 +48,14 @@ class Cost:
     def macs(self, kept: Kept) -> int:
         return self._total(self.mac_terms, kept)
 
-    def _total(self, terms: Sequence[Sequence[Factor]], kept: Kept) -> int:
+    def _total(self, terms: Sequence[Term], kept: Kept) -> int:
         removed = self.coupling.removed(kept)
-        return sum(prod(_size(factor, removed) for factor in term) for term in terms)
+        dead = dead_nodes(self.graph, self.coupling.dropped(kept))
+        return sum(
+            prod(_size(factor, removed) for factor in term.factors)
+            for term in terms
+            if not dead or not term.nodes <= dead
+        )
 
 
 def _size(factor: Factor, removed: NDArray[np.bool_]) -> int:
@@ -49,18 +64,24 @@ def _size(factor: Factor, removed: NDArray[np.bool_]) -> int:
 
 def count(captured: Captured, coupling: Coupling) -> Cost:
     """The cost model of a captured graph."""
-    parameters: list[tuple[Factor, ...]] = []
+    module = captured.module
+    readers: dict[int, set[str]] = {}  # a tied parameter has several names
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            readers.setdefault(id(attribute(module, str(node.target))), set()).add(node.name)
+    parameters = []
     for use in coupling.parameters.values():
         if use.trainable:
-            parameters.append(
-                tuple(
-                    size if atoms is None else coupling.classes[atoms]
-                    for size, atoms in zip(use.shape, use.atoms, strict=True)
-                )
+            factors = tuple(
+                size if atoms is None else coupling.classes[atoms]
+                for size, atoms in zip(use.shape, use.atoms, strict=True)
             )
+            parameters.append(Term(frozenset(readers[id(attribute(module, use.name))]), factors))
     reader = _Reader(captured, coupling)
-    macs = [term for node in captured.module.graph.nodes for term in reader.terms(node)]
-    return Cost(coupling, tuple(parameters), tuple(macs))
+    macs = [
+        Term(frozenset({node.name}), factors) for node in module.graph.nodes for factors in reader.terms(node)
+    ]
+    return Cost(module.graph, coupling, tuple(parameters), tuple(macs))
 
 
 class _Reader:

@@ -13,11 +13,12 @@ from edgeprune.errors import InputError
 from edgeprune.graph import images, joining, layout, recurrent, statistics  # noqa: F401  register rules
 from edgeprune.graph.blocks import Block, Blocks, Ids
 from edgeprune.graph.capture import Captured
+from edgeprune.graph.depth import Branch, find_branches
 from edgeprune.graph.rules import RULES
 from edgeprune.graph.walk import ParameterUse, Rule, Walk
 
 Role = Literal["out", "in"]
-Kept = Mapping[str, Sequence[int]]  # group name -> indices of the units kept
+Kept = Mapping[str, Sequence[int]]  # group name -> indices of the units kept; a branch's () drops it
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,15 @@ class Group:
     """Units that can leave one by one, all of the same make.
 
     classes: [units]: the number of each unit's class of atoms.
-    normed: the number of units enters a statistic (layer norm, mean over channels).
+    normed: the number of units enters a statistic (layer norm, mean over channels, softmax).
+    least: units that must stay; more than one where the best k of them are taken.
     """
 
     name: str
     axes: tuple[Axis, ...]
     classes: NDArray[np.int64]
     normed: bool
+    least: int = 1
 
     @property
     def units(self) -> int:
@@ -69,6 +72,7 @@ class Coupling:
     """The analysis of one graph. `classes[atom]` is the class that an atom belongs to."""
 
     groups: tuple[Group, ...]
+    branches: tuple[Branch, ...]
     frozen: tuple[FrozenParameter, ...]
     classes: Ids
     values: Mapping[str, Any]  # node name -> blocks, or a list of them
@@ -83,16 +87,20 @@ class Coupling:
         """[classes]: True where a class leaves. A group that `kept` does not name stays whole."""
         gone = np.zeros(int(self.classes.max(initial=-1)) + 1, dtype=bool)
         by_name = {group.name: group for group in self.groups}
+        branches = {branch.name for branch in self.branches}
         for name, units in kept.items():
+            if name in branches:
+                continue
             if name not in by_name:
                 raise InputError(
                     f"There is no group {name!r}.", "`edgeprune inspect MODEL` lists the groups."
                 )
             group = by_name[name]
             chosen = np.asarray(units, dtype=np.int64)
-            if len(chosen) == 0 or len(np.unique(chosen)) != len(chosen):
+            if len(chosen) < group.least or len(np.unique(chosen)) != len(chosen):
                 raise InputError(
-                    f"Group {name!r} would keep {len(chosen)} units.", "Keep at least one, each once."
+                    f"Group {name!r} would keep {len(chosen)} units.",
+                    f"Keep at least {group.least}, each once.",
                 )
             if chosen.min() < 0 or chosen.max() >= group.units:
                 raise InputError(
@@ -102,6 +110,10 @@ class Coupling:
             gone[group.classes] = True
             gone[group.classes[chosen]] = False
         return gone
+
+    def dropped(self, kept: Kept) -> tuple[Branch, ...]:
+        """The branches that leave: those of which `kept` names no unit."""
+        return tuple(branch for branch in self.branches if len(kept.get(branch.name, (0,))) == 0)
 
 
 def analyse(
@@ -121,6 +133,7 @@ def analyse(
         normed[classes[ids]] = True
     return Coupling(
         groups=_groups(walk, classes, owner, normed),
+        branches=find_branches(captured.module),
         frozen=_frozen(walk, classes, owner),
         classes=classes,
         values={node.name: value for node, value in walk.values.items()},
@@ -226,8 +239,15 @@ def _groups(
             built.append(Axis(use.name, dim, use.shape[dim], positions, role))
         chosen = np.asarray(units, dtype=np.int64)
         name_ = _name(built, {group.name for group in groups})
-        groups.append(Group(name_, tuple(built), chosen, bool(normed[chosen].any())))
+        least = max((_least(classes[ids], chosen, count) for ids, count in walk.taken), default=1)
+        groups.append(Group(name_, tuple(built), chosen, bool(normed[chosen].any()), least))
     return tuple(groups)
+
+
+def _least(row: Ids, units: NDArray[np.int64], count: int) -> int:
+    """How many units must stay for `count` positions to be left in `row`."""
+    positions = np.array([(row == unit).sum() for unit in units])
+    return -(-count // int(positions.min())) if positions.min() > 0 else 1
 
 
 def _name(axes: Sequence[Axis], taken: set[str]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from edgeprune.graph.capture import capture
-from edgeprune.graph.cost import count
-from edgeprune.graph.coupling import FrozenParameter, analyse
+from edgeprune.graph.cost import Cost, count
+from edgeprune.graph.coupling import FrozenParameter, Kept, analyse
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,21 @@ class GroupFacts:
 
 
 @dataclass(frozen=True)
+class BranchFacts:
+    """A residual branch that can be dropped whole; params, macs: what leaves with it."""
+
+    name: str
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
 class Inspection:
     params: int
     frozen_params: int
     macs: int  # per sample
     groups: tuple[GroupFacts, ...]
+    branches: tuple[BranchFacts, ...]
     frozen: tuple[FrozenParameter, ...]
     unknown: tuple[str, ...]  # operations without a rule
 
@@ -41,7 +51,8 @@ def inspect(model: torch.nn.Module, example: Any) -> Inspection:
     params, macs = cost.params({}), cost.macs({})
     groups = []
     for group in coupling.groups:
-        without_one = {group.name: range(1, group.units)}
+        # A router that takes the best two of two experts can spare neither.
+        without_one = {group.name: range(1, group.units)} if group.units > group.least else {}
         groups.append(
             GroupFacts(
                 group.name,
@@ -56,6 +67,12 @@ def inspect(model: torch.nn.Module, example: Any) -> Inspection:
         frozen_params=sum(each.size for each in coupling.frozen),
         macs=macs,
         groups=tuple(groups),
+        branches=tuple(_branch(branch.name, cost) for branch in coupling.branches),
         frozen=coupling.frozen,
         unknown=coupling.unknown,
     )
+
+
+def _branch(name: str, cost: Cost) -> BranchFacts:
+    without: Kept = {name: ()}
+    return BranchFacts(name, cost.params({}) - cost.params(without), cost.macs({}) - cost.macs(without))

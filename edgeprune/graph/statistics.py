@@ -59,20 +59,50 @@ def group_norm(walk: Walk, node: Node) -> Blocks:
     return blocks
 
 
-@rule(*aten("softmax _softmax log_softmax _safe_softmax cumsum cumprod sort topk argsort flip roll"))
+@rule(*aten("softmax _softmax log_softmax _log_softmax _safe_softmax"))
+def softmax(walk: Walk, node: Node) -> Blocks:
+    """Units that a softmax runs over (experts, channels of an attention) leave as if at minus infinity."""
+    dim = int(argument(node, 1, "dim", -1)) % len(walk.shape(node))
+    return _among_those_that_stay(walk, node, dim)
+
+
+@rule("aten.topk")
+def topk(walk: Walk, node: Node) -> list[Blocks]:
+    """The best k of a router's units: those that leave are never among them. Their numbers would change."""
+    value = node.args[0]
+    dim = int(argument(node, 2, "dim", -1)) % len(walk.shape(value))
+    numbers = any(argument(user, 1, "index") == 1 and user.users for user in node.users)
+    if numbers or not argument(node, 3, "largest", True):
+        blocks = walk.close(node, walk.blocks(value), dim, "depends on every position of this dimension")
+        return [blocks, blocks]
+    blocks = _among_those_that_stay(walk, node, dim)
+    walk.taken.extend((block.ids, int(argument(node, 1, "k"))) for block in blocks if dim in block.dims)
+    blocks = tuple(block for block in blocks if dim not in block.dims)
+    return [blocks, blocks]
+
+
+def _among_those_that_stay(walk: Walk, node: Node, dim: int) -> Blocks:
+    """A dimension of its own enters a statistic; a joint one is united, as its parts would be ragged."""
+    blocks = walk.blocks(node.args[0])
+    joint = tuple(block for block in blocks if dim in block.dims and len(block.dims) > 1)
+    alone = tuple(block for block in blocks if block not in joint)
+    walk.normed.extend((block.ids, node) for block in alone if dim in block.dims)
+    united = walk.close(node, joint, dim, "depends on every position of this dimension")
+    return tuple(sorted((*alone, *united), key=lambda block: block.dims))
+
+
+@rule(*aten("cumsum cumprod sort argsort flip roll"))
 def along_a_dimension(walk: Walk, node: Node) -> Any:
     value = node.args[0]
     rank = len(walk.shape(value))
     name = op_name(node)
     dims: Any = argument(node, 2, "dims") if name == "aten.roll" else argument(node, 1, "dim", -1)
-    if name == "aten.topk":
-        dims = argument(node, 2, "dim", -1)
     if name == "aten.sort" and len(node.args) == 1:
         dims = node.kwargs.get("dim", -1)
     blocks = walk.blocks(value)
     for dim in dims if isinstance(dims, list | tuple) else [dims]:
         blocks = walk.close(node, blocks, int(dim) % rank, "depends on every position of this dimension")
-    return [blocks, blocks] if name in ("aten.topk", "aten.sort") else blocks
+    return [blocks, blocks] if name == "aten.sort" else blocks
 
 
 # Reductions ----------------------------------------------------------------------------------------

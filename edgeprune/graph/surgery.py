@@ -1,4 +1,4 @@
-"""Cut units out of a graph: smaller parameters, and the constants that depended on their sizes."""
+"""Cut units out of a graph: smaller parameters, the constants that depended on their sizes, less depth."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept, mask
+from edgeprune.graph.depth import drop_branches
 from edgeprune.graph.rewrites import REWRITES, Mask
 from edgeprune.graph.walk import attribute, concrete, op_name
 
@@ -26,6 +27,7 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
         if node.op == "call_function" and op_name(node) in REWRITES:
             REWRITES[op_name(node)](cutter, node)
     _slice_parameters(result.module, cutter)
+    drop_branches(result.module, coupling.dropped(kept))
     result.module.graph.lint()
     result.module.recompile()
     return result

@@ -45,6 +45,7 @@ class Walk:
         self.parameters: dict[str, ParameterUse] = {}
         self.consumed: list[Ids] = []  # atoms that an operation sums over (weights' input side)
         self.normed: list[tuple[Ids, Node]] = []  # atoms whose number enters a statistic
+        self.taken: list[tuple[Ids, int]] = []  # atoms of which an operation takes the best so many
         self.unknown: set[str] = set()
         self._by_tensor: dict[int, ParameterUse] = {}
 

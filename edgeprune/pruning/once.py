@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,11 +16,14 @@ from edgeprune.errors import InputError
 from edgeprune.files import replacing
 from edgeprune.graph.capture import Captured, capture, flatten
 from edgeprune.graph.cost import count
-from edgeprune.graph.coupling import FrozenParameter, analyse
+from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
 from edgeprune.graph.surgery import cut
 from edgeprune.pruning.criteria import find_criterion, importance
+from edgeprune.pruning.influence import influence
 from edgeprune.pruning.reconstruct import grams, reconstruct
 from edgeprune.search.ranking import Choice, Ranking
+
+Heads = Literal["whole", "inside"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Pruned:
     """A smaller, dense, trainable model.
 
     module: called like the original; dynamic batch; parameters keep their names.
-    kept: indices of the units kept, by group. frozen: what could not be pruned, and why.
+    kept: indices of the units kept, by group; none for a residual branch that was dropped.
+    frozen: what could not be pruned, and why.
     """
 
     module: GraphModule
@@ -55,21 +59,30 @@ def prune(
     criterion: str = "l2",
     calibration: Iterable[Any] | None = None,
     seed: int = 0,
+    *,
+    branches: int = 0,
+    heads: Heads = "whole",
 ) -> Pruned:
     """Remove a share of the prunable parameters, spread over all groups by the criterion.
 
     example: tensor, tuple or dict of tensors, dimension 0 the batch. ratio: in [0, 1); parameters that
     nothing can be removed from do not count. calibration: inputs like `example`; with them, the layers
     that lost inputs get the least-squares best weights for what is left.
-    Raises `InputError` for a ratio out of range, an unknown criterion, a model that does not export, a
-    calibration batch unlike the example, and a ratio that cannot be reached with every layer keeping a
-    tenth of its units.
+    branches: residual branches to drop whole first, those that change their stream least on the
+    calibration inputs (without any, on the example); the widths give the rest of the ratio.
+    heads: "whole" removes attention heads (KV groups with their queries), "inside" makes heads narrower.
+    Raises `InputError` for a ratio out of range, an unknown criterion, more branches than there are, a
+    model that does not export, a calibration batch unlike the example, and a ratio that cannot be reached
+    with every layer keeping a tenth of its units.
     """
     if not 0 <= ratio < 1:
         raise InputError(f"The ratio is {ratio}.", "Give a share of the parameters, 0 <= ratio < 1.")
+    if heads not in get_args(Heads):
+        raise InputError(f"There is no way {heads!r} to prune heads.", "Choose whole or inside.")
     find_criterion(criterion)
     dense = capture(model, example)
-    coupling = analyse(dense)
+    nodes = (node.name for node in dense.module.graph.nodes)
+    coupling = analyse(dense, inner=frozenset(nodes if heads == "inside" else ()))
     if not coupling.groups:
         raise InputError(
             "Nothing in this model can be pruned: every parameter is frozen.",
@@ -80,14 +93,15 @@ def prune(
     scores = importance(dense, coupling, criterion, ((batch, None) for batch in batches), seed=seed)
     cost = count(dense, coupling)
     frozen = sum(parameter.size for parameter in coupling.frozen)
+    dropped = _least_influential(dense, coupling, branches, batches or [dense.inputs])
     ranking = Ranking(
-        tuple(Choice(group.name, scores[group.name], 1) for group in coupling.groups),
-        work=lambda widths: float(cost.params(widths) - frozen),
+        tuple(Choice(group.name, scores[group.name], 1, group.least) for group in coupling.groups),
+        work=lambda widths: float(cost.params({**widths, **dropped}) - frozen),
     )
-    kept = ranking.keep(1 - ratio)
     prunable = cost.params({}) - frozen
+    kept = {**ranking.keep((1 - ratio) * prunable / (cost.params(dropped) - frozen)), **dropped}
     if cost.params(kept) - frozen > (1 - ratio) * prunable:
-        most = 1 - (cost.params(ranking.smallest()) - frozen) / prunable
+        most = 1 - (cost.params({**ranking.smallest(), **dropped}) - frozen) / prunable
         raise InputError(
             f"A ratio of {ratio} cannot be reached: {most:.2f} is the most when every layer keeps a tenth.",
             "Give a smaller ratio.",
@@ -105,6 +119,21 @@ def prune(
         dense_macs=cost.macs({}),
         captured=pruned,
     )
+
+
+def _least_influential(
+    dense: Captured, coupling: Coupling, count: int, batches: Iterable[tuple[torch.Tensor, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The branches to drop, as `kept` names them."""
+    if not 0 <= count <= len(coupling.branches):
+        raise InputError(
+            f"{count} residual branches are to be dropped, and the model has {len(coupling.branches)}.",
+            "`edgeprune inspect MODEL` lists them.",
+        )
+    if count == 0:
+        return {}
+    found = influence(dense, coupling, batches)
+    return dict.fromkeys(sorted(found, key=lambda name: found[name])[:count], ())
 
 
 def _inputs(example: Any, batch: Any, number: int) -> tuple[torch.Tensor, ...]:

@@ -22,6 +22,7 @@ from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
+from edgeprune.graph.depth import dead_nodes
 from edgeprune.graph.rules import argument
 from edgeprune.graph.walk import attribute, op_name
 
@@ -60,10 +61,11 @@ def reconstruct(
 ) -> int:
     """Set the weights of every consumer that lost inputs, in place; the number of layers changed."""
     removed = coupling.removed(kept)
+    dead = dead_nodes(dense.module.graph, coupling.dropped(kept))
     changed = 0
     for consumer in consumers.values():
         use = coupling.parameters[consumer.weight]
-        if use.atoms[1] is None:
+        if use.atoms[1] is None or consumer.node in dead:
             continue
         stay = torch.from_numpy(~removed[coupling.classes[use.atoms[1]]])
         if bool(stay.all()):

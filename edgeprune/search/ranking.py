@@ -29,11 +29,13 @@ class Choice:
 
     scores: [units], higher is more important, comparable between groups.
     multiple: widths are rounded up to a multiple of this, where the group is at least twice as wide.
+    least: units that must stay.
     """
 
     name: str
     scores: NDArray[np.float32]
     multiple: int
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Ranking:
         widths = {}
         for choice, best, lost in zip(self.choices, self._best, gone.tolist(), strict=True):
             units = len(choice.scores)
-            wanted = max(units - lost, int(np.ceil(self.floor * units)), 1)
+            wanted = max(units - lost, int(np.ceil(self.floor * units)), choice.least)
             if units >= 2 * choice.multiple:
                 wanted = min(units, -(-wanted // choice.multiple) * choice.multiple)
             widths[choice.name] = tuple(np.sort(best[:wanted]).tolist())

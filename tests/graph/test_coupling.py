@@ -74,17 +74,17 @@ def test_the_lists_of_layers_are_those_that_the_drawings_know(networks: ModuleTy
 def assert_exact(
     networks: ModuleType, references: ModuleType, captured: Captured, coupling: Coupling, seed: int
 ) -> None:
-    """Two random subsets of units, each on another batch size than the example's."""
+    """Random subsets of units and, in the last, of residual branches, on other batches than the example's."""
     (example,) = captured.inputs
-    for size, share in ((1, None), (3, 0.5)):
-        kept = references.random_kept(coupling, seed + size, share)
+    for size, share, depth in ((1, None, None), (3, 0.5, None), (2, None, 0.5)):
+        kept = references.random_kept(coupling, seed + size, share, depth)
         x = networks.batch(example, size, seed)
         pruned = cut(captured, coupling, kept)
         with torch.no_grad():
             found = pruned.run(x)
         assert references.difference(found, references.masked(captured, coupling, kept, (x,))) < 1e-5
         removed = [group for group in coupling.groups if len(kept[group.name]) < group.units]
-        if not any(group.normed for group in removed):
+        if depth is None and not any(group.normed for group in removed):
             with torch.no_grad():
                 wanted = references.zeroed(captured, coupling, kept).run(x)
             assert references.difference(found, wanted) < 1e-5

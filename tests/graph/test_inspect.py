@@ -35,3 +35,18 @@ def test_an_operation_without_a_rule_is_listed() -> None:
     assert found.unknown == ("aten.frac",)
     assert found.groups == ()
     assert {each.name for each in found.frozen if each.op == "aten.frac"} == {"0.weight", "0.bias"}
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.branch, self.end = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.start(x)
+        return self.end(x + torch.relu(self.branch(x)))
+
+
+def test_a_residual_branch_says_what_leaves_with_it() -> None:
+    (branch,) = inspect(Residual(), torch.randn(2, 4)).branches
+    assert (branch.name, branch.params, branch.macs) == ("branch:branch", 6 * 6 + 6, 6 * 6)

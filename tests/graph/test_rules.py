@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edgeprune.errors import InputError
 from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import analyse
 from edgeprune.graph.rewrites import REWRITES
@@ -62,9 +63,12 @@ CASES = [
     Case("a slice from behind", lambda x: x[..., -3:], 8),
     Case("pad in front", lambda x: F.pad(x, (2, 1)), 8),
     Case("einsum by labels", lambda x: torch.einsum("bsw,btw->bst", x, x) @ x, 8),
-    Case("softmax over the width freezes it", lambda x: x.softmax(-1), 0),
+    Case("softmax runs over the units that stay", lambda x: x.softmax(-1), 8),
+    Case("log_softmax too", lambda x: x.log_softmax(-1), 8),
+    Case("a running sum over the width freezes it", lambda x: x.cumsum(-1), 0),
     Case("a maximum over the width freezes it", lambda x: x * x.amax(-1, keepdim=True), 0),
-    Case("topk over the width freezes it", _topk, 0),
+    Case("the best two are taken of those that stay", _topk, 8),
+    Case("the numbers of the best two freeze it", lambda x: x.gather(-1, x.topk(2, dim=-1).indices), 0),
     Case("flip of the width freezes it", lambda x: x.flip(-1), 0),
     Case("a strided slice freezes it", lambda x: x[..., ::2], 0),
     Case("constant positions are followed", lambda x: x[..., torch.tensor([0, 3, -1])], 8),
@@ -93,6 +97,15 @@ def test_an_operation_leaves_the_units_that_it_may_and_cuts_them_exactly(
         with torch.no_grad():
             found = cut(captured, coupling, kept).run(x)
         assert references.difference(found, references.masked(captured, coupling, kept, (x,))) < 1e-5
+
+
+def test_as_many_units_stay_as_the_best_are_taken_of(references: ModuleType) -> None:
+    captured = capture(Around(_topk, torch.randn(2, 6, 5)), torch.randn(2, 6, 5))
+    coupling = analyse(captured)
+    (group,) = coupling.groups
+    assert group.least == 2
+    with pytest.raises(InputError, match="would keep 1 units"):
+        cut(captured, coupling, {group.name: (3,)})
 
 
 def test_a_rule_is_one_function_in_one_table(references: ModuleType) -> None:

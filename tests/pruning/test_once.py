@@ -199,3 +199,53 @@ def test_a_keyword_batch_with_other_names_is_refused() -> None:
     example = {"left": torch.randn(2, 4), "right": torch.randn(2, 4)}
     with pytest.raises(InputError, match="Calibration batch 1"):
         prune(Keywords(), example, 0.5, calibration=[{"left": example["left"], "write": example["right"]}])
+
+
+class Deep(nn.Module):
+    """Two residual branches; the second changes nothing. Two heads of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.end = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        x = x + self.first(x)
+        x = x + self.second(x)
+        return self.end(self.mix(x, x, x, need_weights=False)[0])
+
+
+def test_the_branch_that_changes_its_stream_least_is_dropped_first() -> None:
+    torch.manual_seed(0)
+    model, x = Deep(), torch.randn(4, 5, 4)
+    pruned = prune(model, x, 0.0, branches=1)
+    assert [name for name, units in pruned.kept.items() if not units] == ["branch:second"]
+    assert not any(name.startswith("second") for name, _ in pruned.module.named_parameters())
+    assert pruned.params == pruned.dense_params - 72
+    with torch.no_grad():
+        assert torch.allclose(pruned.module(x), model(x), atol=1e-6)
+
+
+def test_widths_give_what_the_dropped_branches_leave_of_the_ratio() -> None:
+    torch.manual_seed(0)
+    pruned = prune(Deep(), torch.randn(4, 5, 4), 0.5, branches=1, calibration=[torch.randn(16, 5, 4)])
+    before, after = prunable(pruned)
+    assert 0.4 * before < after <= 0.5 * before
+
+
+@pytest.mark.parametrize(("heads", "unit"), [("whole", 4), ("inside", 2)])
+def test_attention_loses_whole_heads_or_gets_narrower_ones(heads: str, unit: int) -> None:
+    torch.manual_seed(0)
+    pruned = prune(Deep(), torch.randn(4, 5, 4), 0.4, heads=heads)  # type: ignore[arg-type]
+    width = pruned.module.mix.out_proj.weight.shape[1]  # type: ignore[union-attr]
+    assert width < 8
+    assert width % unit == 0
+
+
+def test_more_branches_than_there_are_are_refused() -> None:
+    with pytest.raises(InputError, match="3 residual branches are to be dropped, and the model has 2"):
+        prune(Deep(), torch.randn(4, 5, 4), 0.1, branches=3)

@@ -27,9 +27,13 @@ class Masked(Interpreter):
         super().__init__(captured.module)
         self._coupling = coupling
         self._removed = coupling.removed(kept)
+        self._dropped = {branch.add: branch for branch in coupling.dropped(kept)}
 
     def run_node(self, n: Node) -> Any:
         value = self._statistic(n) if n.op == "call_function" else None
+        if n.name in self._dropped:  # the branch adds nothing
+            stream, branch = n.args[self._dropped[n.name].skip], n.args[1 - self._dropped[n.name].skip]
+            value = self.env[stream] + torch.zeros_like(self.env[branch])
         if value is None:
             value = super().run_node(n)
         blocks = self._coupling.values.get(n.name, ())
@@ -59,7 +63,7 @@ class Masked(Interpreter):
             return value
         return torch.where(self.stays(value.shape, blocks), value, torch.zeros((), dtype=value.dtype))
 
-    def _statistic(self, node: Node) -> torch.Tensor | None:
+    def _statistic(self, node: Node) -> Any:
         name = op_name(node)
         if node.name not in self._coupling.normed_nodes:
             return None
@@ -68,6 +72,8 @@ class Masked(Interpreter):
         source = node.args[0]
         assert isinstance(source, Node)
         keep = self.stays(x.shape, self._coupling.values[source.name]).expand(x.shape).to(x.dtype)
+        if name in ("aten.softmax", "aten.log_softmax", "aten.topk"):
+            return node.target(x.masked_fill(keep == 0, float("-inf")), *args[1:], **kwargs)
         if name in ("aten.layer_norm", "aten.rms_norm"):
             dims = list(range(x.dim() - len(args[1]), x.dim()))
             centre = _mean(x, keep, dims) if name == "aten.layer_norm" else 0.0
@@ -134,14 +140,22 @@ def zeroed(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     return result
 
 
-def random_kept(coupling: Coupling, seed: int, share: float | None = None) -> Mapping[str, tuple[int, ...]]:
-    """A random subset of at least one unit of every group; `share` of its units, or any number."""
+def random_kept(
+    coupling: Coupling, seed: int, share: float | None = None, depth: float | None = None
+) -> Mapping[str, tuple[int, ...]]:
+    """A random legal subset of every group: `share` of its units, or any number.
+
+    depth: the share of the residual branches to keep; None keeps them all.
+    """
     random = np.random.default_rng(seed)
     kept = {}
     for group in coupling.groups:
-        wanted = random.integers(1, group.units + 1) if share is None else max(1, round(share * group.units))
+        any_number = random.integers(group.least, group.units + 1)
+        wanted = any_number if share is None else max(group.least, round(share * group.units))
         chosen = random.choice(group.units, size=int(wanted), replace=False)
         kept[group.name] = tuple(sorted(int(unit) for unit in chosen))
+    if depth is not None:
+        kept.update((branch.name, (0,) if random.random() < depth else ()) for branch in coupling.branches)
     return kept
 
 
