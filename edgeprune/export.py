@@ -205,8 +205,13 @@ def _name_batch(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _tagged(captured: Captured) -> Iterator[None]:
-    """Each captured node carries its own name through tracing, so that ONNX values can be traced back."""
-    before = [(node, node.meta.get("custom")) for node in captured.module.graph.nodes]
+    """Each operation carries its own name through tracing, so that ONNX values can be traced back.
+
+    Weights and constants carry none: torch.export (2.13) gives a lifted constant the tag of its first user
+    and then refuses the constant's own as a mismatch.
+    """
+    operations = [node for node in captured.module.graph.nodes if node.op == "call_function"]
+    before = [(node, node.meta.get("custom")) for node in operations]
     for node, custom in before:
         node.meta["custom"] = {**(custom or {}), _TAG: node.name}
     try:

@@ -155,6 +155,20 @@ def test_a_view_keeps_the_batch_without_shape_arithmetic_and_shared_layers_keep_
     assert len({node.name for node in model.graph.node}) == 4
 
 
+class Reordered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.one(x)[:, torch.tensor([2, 0])]
+
+
+def test_a_constant_written_in_forward_exports(tmp_path: Path) -> None:
+    path = export_onnx(capture(Reordered(), torch.randn(2, 4)), tmp_path / "model.onnx")
+    assert list(onnxfile.layers(onnxfile.load(path)).values()) == ["one"]
+
+
 class Bessel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(x)
