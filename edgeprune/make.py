@@ -86,7 +86,12 @@ class Workshop:
     def ranking(self, channel_multiple: int) -> Ranking:
         """The allocator: a global ranking of all units by importance."""
         choices = tuple(
-            Choice(group.name, self.scores[group.name], channel_multiple if group.units >= MULTIPLE_OF else 1)
+            Choice(
+                group.name,
+                self.scores[group.name],
+                channel_multiple if group.units >= MULTIPLE_OF else 1,
+                group.least,
+            )
             for group in self.coupling.groups
         )
         return Ranking(choices, work=lambda widths: float(self.cost.macs(widths)))
