@@ -51,6 +51,7 @@ def export_onnx(captured: Captured, path: Path) -> Path:
     }
     model = exported.model_proto
     _annotate(model, sources, _layers(captured))
+    rewrite.repair_gru(model)
     rewrite.pool_means(model)
     rewrite.fix_reshapes(model)
     rewrite.join_clips(model)

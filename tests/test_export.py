@@ -169,6 +169,23 @@ def test_a_constant_written_in_forward_exports(tmp_path: Path) -> None:
     assert list(onnxfile.layers(onnxfile.load(path)).values()) == ["one"]
 
 
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.GRU(4, 3, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cells(x)[0]
+
+
+def test_a_gru_computes_torchs_formula(tmp_path: Path) -> None:
+    captured = capture(Gated(), torch.randn(2, 5, 4))
+    path = export_onnx(captured, tmp_path / "model.onnx")
+    tensors = rows(captured, 3)
+    expected = captured.run(*tensors)[0].detach().numpy()
+    np.testing.assert_allclose(run(path, captured, tensors)[0], expected, rtol=1e-4, atol=1e-6)
+
+
 class Bessel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(x)

@@ -1,7 +1,7 @@
-"""Equivalent forms of exported ONNX operators for which runtimes have better kernels.
+"""Repairs of what the exporter writes wrongly, and equivalent forms for which runtimes have better kernels.
 
-Each rewrite requires value_info of the exporter, ensures the same outputs for every batch, keeps the
-metadata of `onnxfile`, and returns how many places it changed.
+Each rewrite requires value_info of the exporter, ensures the same outputs for every batch (a repair: the
+captured graph's outputs), keeps the metadata of `onnxfile`, and returns how many places it changed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,25 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+
+def repair_gru(model: onnx.ModelProto) -> int:
+    """Let the reset gate act after the recurrent product, its bias included, as in `torch.nn.GRU`.
+
+    onnxscript 0.7 leaves `linear_before_reset` at ONNX's default, which is the other formula.
+    """
+    changed = 0
+    for node in model.graph.node:
+        if node.op_type != "GRU":
+            continue
+        given = next((entry for entry in node.attribute if entry.name == "linear_before_reset"), None)
+        if given is not None and given.i == 1:
+            continue
+        if given is not None:
+            node.attribute.remove(given)
+        node.attribute.append(helper.make_attribute("linear_before_reset", 1))
+        changed += 1
+    return changed
 
 
 def pool_means(model: onnx.ModelProto) -> int:
@@ -141,4 +160,4 @@ def _stored(model: onnx.ModelProto) -> dict[str, np.ndarray[tuple[int, ...], np.
     }
 
 
-__all__ = ["drop_unused", "fix_reshapes", "join_clips", "pool_means"]
+__all__ = ["drop_unused", "fix_reshapes", "join_clips", "pool_means", "repair_gru"]

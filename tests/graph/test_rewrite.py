@@ -100,6 +100,23 @@ def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
     return session.run(None, {"x": image})[0]
 
 
+def test_a_gru_that_is_right_already_is_left_alone() -> None:
+    text = (
+        "agraph (float[5, batch, 4] x, float[1, 9, 4] w, float[1, 9, 3] r) => (float[5, 1, batch, 3] y) "
+        "{{ y = GRU<hidden_size: int = 3{}>(x, w, r) }}"
+    )
+    for given, changed in (
+        ("", 1),
+        (", linear_before_reset: int = 0", 1),
+        (", linear_before_reset: int = 1", 0),
+    ):
+        model = parser.parse_model(HEAD + text.format(given))
+        assert rewrite.repair_gru(model) == changed
+        onnx.checker.check_model(model)
+        attributes = {entry.name: entry.i for entry in model.graph.node[0].attribute}
+        assert attributes == {"hidden_size": 3, "linear_before_reset": 1}
+
+
 def test_what_no_output_needs_is_dropped() -> None:
     text = (
         IMAGE.format("4, 6, 6") + "<float one = {1.0}, float two = {2.0}> { y = Add(x, one) z = Mul(x, two) }"
