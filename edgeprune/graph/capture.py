@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +53,10 @@ class Captured:
         """The same calling convention around another graph."""
         return Captured(module, self.args, self.kwargs)
 
-    def copy(self) -> Captured:
-        """A deep copy: own parameters, own graph."""
+    def copy(self, borrowed: Iterable[torch.Tensor] = ()) -> Captured:
+        """A deep copy: own graph, own parameters but for the borrowed, which the caller will replace."""
         with quiet(*_LOGGERS):
-            return self.with_module(copy.deepcopy(self.module))
+            return self.with_module(copy.deepcopy(self.module, {id(tensor): tensor for tensor in borrowed}))
 
     def program(self) -> ExportedProgram:
         """The graph as an `ExportedProgram`, in evaluation mode, for files and exporters."""

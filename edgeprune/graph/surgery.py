@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
 
     Every result is an ordinary `GraphModule` whose parameters keep their names.
     """
-    result = captured.copy()
-    cutter = _Cutter(coupling, coupling.removed(kept), result.module)
+    cutter = _Cutter(coupling, coupling.removed(kept), captured.module)
+    masks = cutter.parameter_masks()
+    # What gets sliced is not copied before: a cut needs no more memory than what it leaves.
+    result = captured.copy(borrowed=[attribute(captured.module, name) for name in masks])
     for node in result.module.graph.nodes:
         if node.op == "call_function" and op_name(node) in REWRITES:
             REWRITES[op_name(node)](cutter, node)
-    _slice_parameters(result.module, cutter)
+    _slice_parameters(result.module, masks)
     drop_branches(result.module, coupling.dropped(kept))
     result.module.graph.lint()
     result.module.recompile()
@@ -68,7 +71,7 @@ class _Cutter:
         return found
 
 
-def _slice_parameters(module: GraphModule, cutter: _Cutter) -> None:
+def _slice_parameters(module: GraphModule, parameter_masks: Mapping[str, Sequence[Mask | None]]) -> None:
     """Slice each tensor once and give the slice to all its names (tied weights stay tied)."""
     names: dict[int, list[str]] = {}
     for name, tensor in [
@@ -76,14 +79,13 @@ def _slice_parameters(module: GraphModule, cutter: _Cutter) -> None:
         *module.named_buffers(remove_duplicate=False),
     ]:
         names.setdefault(id(tensor), []).append(name)
-    for name, masks in cutter.parameter_masks().items():
+    for name, masks in parameter_masks.items():
         old = attribute(module, name)
         aliases = names.get(id(old), [name])
-        sliced = old.detach()
+        new = old.detach()
         for dim, keep in enumerate(masks):
             if keep is not None:
-                sliced = sliced.index_select(dim, torch.from_numpy(np.flatnonzero(keep)).to(sliced.device))
-        new: torch.Tensor = sliced.clone() if sliced is old.detach() else sliced
+                new = new.index_select(dim, torch.from_numpy(np.flatnonzero(keep)).to(new.device))
         if isinstance(old, torch.nn.Parameter):
             new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
         for alias in aliases:
