@@ -146,8 +146,7 @@ def _annotate(model: onnx.ModelProto, sources: dict[str, str], layers: dict[str,
     for node in model.graph.node:
         scopes = ast.literal_eval(onnxfile.metadata(node, "pkg.torch.onnx.name_scopes") or "[]")
         origin = sources.get(scopes[-1]) if scopes else None
-        del node.metadata_props[:]
-        node.doc_string = ""
+        _forget(node)
         values = [
             sources[name] if name in sources and last[sources[name]] == name else "" for name in node.output
         ]
@@ -159,13 +158,16 @@ def _annotate(model: onnx.ModelProto, sources: dict[str, str], layers: dict[str,
             node.metadata_props.add(key=onnxfile.LAYER, value=layer)
             node.name = layer if layer not in used else f"{layer}#{len(used)}"  # a module called twice
             used.add(node.name)
-    graph = model.graph
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del value.metadata_props[:]
-        value.doc_string = ""
-    del graph.metadata_props[:]
-    del model.metadata_props[:]
-    model.doc_string = graph.doc_string = ""
+    top, *inner = onnxfile.graphs(model.graph)
+    for graph in (top, *inner):
+        _forget(graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    _forget(model, *(node for graph in inner for node in graph.node))
+
+
+def _forget(*parts: Any) -> None:
+    for part in parts:
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def _name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
@@ -179,13 +181,17 @@ def _name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
     for index, value in enumerate(model.graph.output):
         names[value.name] = f"output_{index}" if index else "output"
     ends = set(names.values())
-    for node in model.graph.node:  # an inner value that has such a name already makes room
-        names.update({name: f"{name}.inner" for name in node.output if name in ends and name not in names})
-    for node in model.graph.node:
-        for slot in (node.input, node.output):
-            slot[:] = [names.get(name, name) for name in slot]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        value.name = names.get(value.name, value.name)
+    everywhere = list(onnxfile.graphs(model.graph))
+    for graph in everywhere:  # another value that has such a name already makes room
+        made = {name for node in graph.node for name in node.output}
+        made.update(value.name for value in (*graph.input, *graph.initializer))
+        names.update({name: f"{name}.inner" for name in made & ends - set(names)})
+    for graph in everywhere:
+        for node in graph.node:
+            for slot in (node.input, node.output):
+                slot[:] = [names.get(name, name) for name in slot]
+        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            value.name = names.get(value.name, value.name)
 
 
 def _name_batch(model: onnx.ModelProto) -> None:
@@ -198,10 +204,11 @@ def _name_batch(model: onnx.ModelProto) -> None:
     if not symbols:
         return
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = pattern.sub(BATCH, dim.dim_param)
+    for graph in onnxfile.graphs(model.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.dim_param = pattern.sub(BATCH, dim.dim_param)
 
 
 @contextmanager

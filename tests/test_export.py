@@ -186,6 +186,33 @@ def test_a_gru_computes_torchs_formula(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(path, captured, tensors)[0], expected, rtol=1e-4, atol=1e-6)
 
 
+class Branching(nn.Module):
+    """Both branches take a value that is also an output; a weight has the name that an output gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 3)
+        self.output = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.one(x)
+        found = torch.cond(x.sum() > 0, lambda x: x.relu() + 1, lambda x: x * 2, (x,))
+        return x, found * self.output
+
+
+def test_a_branch_takes_values_from_around_it(tmp_path: Path) -> None:
+    captured = capture(Branching(), torch.randn(2, 4))
+    path = export_onnx(captured, tmp_path / "model.onnx")
+    for tensor in (torch.full((3, 4), 5.0), torch.full((3, 4), -5.0)):
+        expected = captured.run(tensor)
+        for one, other in zip(expected, run(path, captured, (tensor,)), strict=True):
+            np.testing.assert_allclose(one.detach().numpy(), other, rtol=1e-4, atol=1e-6)
+    _, *branches = onnxfile.graphs(onnxfile.load(path).graph)
+    assert len(branches) == 2
+    assert b"stack_trace" not in path.read_bytes()
+    assert all(not node.metadata_props for branch in branches for node in branch.node)
+
+
 class Bessel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(x)

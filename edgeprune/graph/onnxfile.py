@@ -7,7 +7,7 @@ exporter's own metadata (source lines, stack traces of the user's machine) does 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -53,6 +53,22 @@ def save(model: onnx.ModelProto, path: Path, check: Callable[[Path], None] | Non
 def metadata(node: onnx.NodeProto, key: str) -> str | None:
     """One entry of a node's metadata, None when it has no such entry."""
     return next((entry.value for entry in node.metadata_props if entry.key == key), None)
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph, then every graph inside its nodes, at any depth."""
+    yield graph
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            yield from graphs(inner)
+
+
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The branches or the loop body of a node; they take the values around the node by name."""
+    found: list[onnx.GraphProto] = []
+    for entry in node.attribute:
+        found += [entry.g] if entry.HasField("g") else entry.graphs
+    return found
 
 
 def captured_names(model: onnx.ModelProto) -> dict[str, str]:

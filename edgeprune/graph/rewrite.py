@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgeprune.graph import onnxfile
+
 
 def repair_gru(model: onnx.ModelProto) -> int:
     """Let the reset gate act after the recurrent product, its bias included, as in `torch.nn.GRU`.
@@ -125,7 +127,7 @@ def drop_unused(model: onnx.ModelProto) -> int:
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed |= _reads(node)
     removed = len(model.graph.node) - len(kept)
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     removed += len(model.graph.initializer) - len(tensors)
@@ -134,6 +136,12 @@ def drop_unused(model: onnx.ModelProto) -> int:
     del model.graph.initializer[:]
     model.graph.initializer.extend(tensors)
     return removed
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """The values that the node takes, also inside its branches or its loop body."""
+    inner = (each for graph in onnxfile.inner_graphs(node) for each in graph.node)
+    return set(node.input).union(*map(_reads, inner))
 
 
 def _one_size(producers: dict[str, onnx.NodeProto], shape: onnx.NodeProto, at: int) -> bool:

@@ -125,3 +125,18 @@ def test_what_no_output_needs_is_dropped() -> None:
     assert rewrite.drop_unused(model) == 2  # the product and its factor
     assert [node.op_type for node in model.graph.node] == ["Add"]
     assert [tensor.name for tensor in model.graph.initializer] == ["one"]
+
+
+def test_what_only_a_branch_needs_is_kept() -> None:
+    branch = "graph () => (float[batch, 4, 6, 6] {0}) {{ {0} = Mul({1}, x) }}"
+    yes, no = branch.format("p", "a"), branch.format("q", "one")
+    text = (
+        IMAGE.format("4, 6, 6")
+        + "<bool yes = {1}, float one = {1.0}, float two = {2.0}> { a = Add(x, one) b = Add(x, two) "
+        + f"y = If(yes) <then_branch = {yes}, else_branch = {no}> }}"
+    )
+    model = parser.parse_model(HEAD + text)
+    assert rewrite.drop_unused(model) == 2  # b and its summand
+    assert [node.op_type for node in model.graph.node] == ["Add", "If"]
+    image = np.ones((1, 4, 6, 6), np.float32)
+    np.testing.assert_array_equal(run(model, image), 2 * image)
