@@ -29,6 +29,9 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     for node in result.module.graph.nodes:
         if node.op == "call_function" and op_name(node) in REWRITES:
             REWRITES[op_name(node)](cutter, node)
+        if node.target is torch.ops.aten.view.default:
+            # A width of 1 changes strides: what was contiguous, so that a view was possible, may not be.
+            node.target = torch.ops.aten.reshape.default
     _slice_parameters(result.module, masks)
     drop_branches(result.module, coupling.dropped(kept))
     result.module.graph.lint()

@@ -122,3 +122,30 @@ def test_keeping_every_unit_changes_nothing(image: Captured, networks: ModuleTyp
     x = networks.batch(image.inputs[0], 3)
     with torch.no_grad():
         assert torch.equal(whole.run(x)[0], image.run(x)[0])
+
+
+class Views(nn.Module):
+    """Heads of 3 side by side, brought back in front, and one view over batch and sequence (as Conv1D)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 12), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, s, _ = x.shape
+        heads = self.enter(x).view(b, s, 4, 3).transpose(1, 2)
+        mixed = heads @ heads.transpose(-1, -2) @ heads
+        flat = mixed.transpose(1, 2).reshape(b, s, 12).view(-1, 12)
+        return self.leave(flat).view(b, s, 2)
+
+
+def test_a_width_of_one_may_stand_before_a_view(references: ModuleType) -> None:
+    captured = capture(Views(), torch.randn(2, 5, 4))
+    coupling = analyse(captured, inner=frozenset(node.name for node in captured.module.graph.nodes))
+    for group in coupling.groups:
+        kept = {group.name: (0,)}
+        with torch.no_grad():
+            found = cut(captured, coupling, kept).run(*captured.inputs)
+        assert (
+            references.difference(found, references.masked(captured, coupling, kept, captured.inputs)) < 1e-5
+        )
