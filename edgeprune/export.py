@@ -12,11 +12,13 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
+from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.graph import onnxfile, rewrite
 from edgeprune.graph.capture import Captured, quiet
+from edgeprune.graph.rules import argument
 
 TOLERANCE = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
 BATCH = "batch"
@@ -35,6 +37,7 @@ def export_onnx(captured: Captured, path: Path) -> Path:
     """
     with _tagged(captured), quiet(*_LOGGERS):
         program = captured.program()
+        _mean_pools(program)
         try:
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
         except Exception as error:
@@ -209,6 +212,20 @@ def _name_batch(model: onnx.ModelProto) -> None:
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param:
                     dim.dim_param = pattern.sub(BATCH, dim.dim_param)
+
+
+def _mean_pools(program: ExportedProgram) -> None:
+    """An adaptive average pool to one value -> the mean that it is.
+
+    For channels-last values torch (2.13) decomposes such a pool into a mean and `as_strided`, and onnxscript
+    writes `as_strided` as a loop over a sequence, which few runtimes take.
+    """
+    for node in program.graph.nodes:
+        pool = re.fullmatch(r"aten\.adaptive_avg_pool([123])d\.default", str(node.target))
+        if pool and set(argument(node, 1, "output_size")) == {1}:
+            node.target = torch.ops.aten.mean.dim
+            node.args, node.kwargs = (node.args[0], list(range(-int(pool[1]), 0)), True), {}
+    program.graph_module.recompile()
 
 
 @contextmanager

@@ -213,6 +213,31 @@ def test_a_branch_takes_values_from_around_it(tmp_path: Path) -> None:
     assert all(not node.metadata_props for branch in branches for node in branch.node)
 
 
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.pool, self.words = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool1d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.one(x)
+        return self.pool(x).flatten(1) + self.words(x.flatten(2)).flatten(1)
+
+
+def test_pools_of_channels_last_images_are_means_without_a_loop(tmp_path: Path) -> None:
+    image = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    path = export_onnx(capture(Pooled(), image), tmp_path / "model.onnx")
+    operators = [node.op_type for node in onnxfile.load(path).graph.node]
+    assert set(operators) <= {
+        "Conv",
+        "GlobalAveragePool",
+        "Reshape",
+        "Unsqueeze",
+        "ReduceMean",
+        "Squeeze",
+        "Add",
+    }
+
+
 class Bessel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(x)
