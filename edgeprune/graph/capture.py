@@ -72,7 +72,8 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
     """Capture `model` with `torch.export`, the batch dynamic, in evaluation mode.
 
     example: a tensor, a tuple of tensors (positional) or a dict of tensors (keywords).
-    Raises `InputError` with torch.export's words and the line of the user's model when it does not export.
+    Raises `InputError` when the example does not fit `forward`, and with torch.export's words and the line
+    of the user's model when it does not export.
     """
     args, kwargs = _as_call(example)
     for index, tensor in enumerate(flatten((args, kwargs))):
@@ -81,6 +82,7 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
                 f"Example input {index} has shape {tuple(tensor.shape)}; dimension 0 must be the batch.",
                 "Give an example with a batch of one or more.",
             )
+    _check_call(model, args, kwargs)
     was_training = model.training
     try:
         program = _export(model.eval(), args, kwargs)
@@ -127,16 +129,29 @@ def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+def _check_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        names = ", ".join(signature.parameters)
+        given = ", ".join(kwargs) if kwargs else f"{len(args)} by position"
+        raise InputError(
+            f"The example ({given}) does not fit {type(model).__name__}.forward({names}): {error}.",
+            "Give a tuple in the order of forward's parameters, or a dict by their names.",
+        ) from error
+
+
 def _export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     # torch specialises a dimension of size 1, so a batch of one is captured as a batch of two.
     args, kwargs = pytree.tree_map_only(torch.Tensor, _at_least_two, (args, kwargs))
     try:
-        # By the names of forward's parameters: also those that `*args` or `**kwargs` gathers.
-        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-        shapes = pytree.tree_map(
-            lambda leaf: {0: Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, dict(bound)
-        )
-        with torch.no_grad(), quiet(*_LOGGERS), _attention_in_full():
+        with torch.no_grad(), quiet(*_LOGGERS), _attention_in_full(), _keywords_by_name(model, kwargs):
+            # By the names of forward's parameters: also those that `*args` gathers.
+            bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+            shapes = pytree.tree_map(
+                lambda leaf: {0: Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, dict(bound)
+            )
             return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         where = _user_line(error, model)
@@ -184,6 +199,37 @@ def _attention_in_full() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def _keywords_by_name(model: torch.nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
+    """A `forward` whose signature names what its `**kwargs` gathers.
+
+    torch (2.13, issue 150022) looks for the dynamic shapes of gathered keywords once below the name of
+    `**kwargs` and once beside it: no specification satisfies both.
+    """
+    forward = model.forward
+    signature = inspect.signature(forward)
+    named = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    gathered = kwargs.keys() - {each.name for each in named}
+    if not gathered or len(named) == len(signature.parameters):
+        yield
+        return
+    named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs if name in gathered]
+
+    def by_name(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    own = vars(model).get("forward")
+    by_name.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    model.forward = by_name
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.forward
+        else:
+            model.forward = own
 
 
 @contextmanager

@@ -48,6 +48,20 @@ def test_inputs_by_position_may_be_a_tuple() -> None:
     assert captured.module(torch.randn(3, 4), torch.randn(3, 2))["sum"].shape == (3, 3)
 
 
+class Gathering(Two):
+    def forward(self, left: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
+        return super().forward(left, others["right"])
+
+
+def test_inputs_that_forward_gathers_have_a_dynamic_batch_too() -> None:
+    model, left, right = Gathering(), torch.randn(3, 4), torch.randn(3, 2)
+    captured = capture(model, {"right": right[:1], "left": left[:1]})
+    assert captured.input_names == ("right", "left")
+    assert torch.equal(captured.run(right, left)[0], model(left, right=right)["sum"])
+    assert "forward" not in vars(model)
+    assert captured.with_module(captured.program().module()).input_names == captured.input_names
+
+
 def test_capturing_leaves_the_model_in_the_mode_it_was_in() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train()
     capture(model, torch.randn(2, 4))
@@ -66,6 +80,22 @@ def test_a_model_that_does_not_export_is_refused_with_the_line_of_the_user() -> 
 def test_an_example_that_is_not_tensors_is_refused(example: object) -> None:
     with pytest.raises(InputError, match="not tensors"):
         capture(nn.Linear(4, 3), example)
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        (torch.zeros(2, 4), r"\(1 by position\) does not fit Two.forward\(left, right\): missing .* 'right'"),
+        (
+            {"left": torch.zeros(2, 4), "right": torch.zeros(2, 2), "middle": torch.zeros(2, 2)},
+            r"\(left, right, middle\) does not fit .* unexpected keyword argument 'middle'",
+        ),
+    ],
+    ids=["too few", "too many"],
+)
+def test_an_example_that_forward_does_not_take_is_refused(example: object, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        capture(Two(), example)
 
 
 @pytest.mark.parametrize("example", [torch.zeros(0, 4), torch.tensor(1.0)], ids=["empty", "scalar"])
