@@ -26,6 +26,8 @@ from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_rungs
+from edgeprune.recover.lora import adaptable
+from edgeprune.recover.rewind import remember, required, rewound
 from edgeprune.recover.statistics import reestimate
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import flat_inputs
@@ -109,7 +111,7 @@ class Workshop:
 
     def prune(self, kept: Kept, recover: str) -> tuple[Captured, tuple[Rung, ...]]:
         """Cut, and with a rung above "none" reconstruct the consumers and re-estimate BatchNorm."""
-        pruned = cut(self.dense, self.coupling, kept)
+        pruned = remember(cut(self.dense, self.coupling, kept), kept)
         if recover == "none" or not self.split.held_back:
             return pruned, ()
         rungs = []
@@ -121,7 +123,10 @@ class Workshop:
     def train(
         self, pruned: Captured, recover: str, epochs: int, listen: Callable[[str, int, int], None] | None
     ) -> tuple[Captured, tuple[Rung, ...]]:
-        """The rungs that train, up to `recover`."""
+        """The rung `recover`, when it is one that trains."""
+        start = None
+        if recover == "rewind":
+            start = rewound(pruned, self.dense, self.coupling, required(self.task.earlier))
         return train_rungs(
             pruned,
             self.dense,
@@ -132,6 +137,7 @@ class Workshop:
             seed=self.seed,
             loss=self.task.loss,
             listen=listen,
+            start=start,
         )
 
     def build(self, candidate: Candidate, pruned: Captured, folder: Path) -> Built:
@@ -155,16 +161,23 @@ class Workshop:
         return Built(artefact, written.layers_int8, written.layers_float)
 
     def highest_rung(self, wished: str | None) -> str:
-        """The rung that was asked for, or the highest that the task's data allows."""
+        """The rung that was asked for, or the highest that the task's data allows.
+
+        Raises `InputError` when there is no such rung, or it needs what the task has not.
+        """
         if wished is None:
             return "finetune" if self.task.train is not None else "distill"
         if wished not in RUNGS:
             raise InputError(f"There is no recovery {wished!r}.", f"Choose one of: {', '.join(RUNGS)}.")
-        if wished == "finetune" and self.task.train is None:
+        if wished == "rewind":
+            required(self.task.earlier)
+        if wished in ("finetune", "rewind") and self.task.train is None:
             raise InputError(
-                "Fine-tuning needs labelled data, and the task has no `train`.",
-                "Give Task.train, or recover with distill.",
+                f"Recovery {wished!r} needs labelled data, and the task has no `train`.",
+                "Give Task.train, or recover with distill or lora.",
             )
+        if wished == "lora":
+            adaptable(self.dense)  # refuses a model without a layer for it before a search begins
         return wished
 
     def _reconstruct(self, kept: Kept) -> Callable[[Captured], object]:

@@ -31,8 +31,8 @@ INTERRUPTED = 130
 @click.option("--lab", type=click.Path(path_type=Path), help="A lab.toml that names devices.")
 @click.option(
     "--recover",
-    type=click.Choice(["none", "reconstruct", "distill", "finetune"]),
-    help="Highest recovery allowed; by default what the task's data allow.",
+    type=click.Choice(["none", "reconstruct", "distill", "finetune", "lora", "rewind"]),
+    help="How to recover; by default distill, or finetune when the task has labels.",
 )
 @click.option("--epochs", type=int, default=3, show_default=True, help="Epochs of recovery training.")
 @click.option("--criterion", default="l2", show_default=True, help="Importance: l1, l2, taylor or random.")

@@ -136,13 +136,14 @@ def compared_ms(latency: Latency) -> float:
 
 
 def _fingerprint(workshop: Workshop) -> str:
-    """SHA-256 of the graph, the weights, the example's shapes and the calibration data."""
+    """SHA-256 of the graph, the weights (earlier ones too), the example's shapes, the calibration data."""
     digest = hashlib.sha256()
     dense = workshop.dense
     digest.update(dense.module.code.encode())
-    for name, tensor in sorted(dense.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(_bytes(tensor))
+    for weights in (dense.module.state_dict(), workshop.task.earlier or {}):
+        for name, tensor in sorted(weights.items()):
+            digest.update(name.encode())
+            digest.update(_bytes(tensor))
     for batch in workshop.calibration:
         for tensor in batch:
             digest.update(repr(tuple(tensor.shape)).encode())

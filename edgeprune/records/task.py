@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ class Task:
     loss: optional (output, target) -> scalar tensor; cross-entropy when None.
     evaluate: (predict) -> float, higher is better; `predict` takes and returns numpy arrays.
     metric: what `evaluate` returns, for the reports.
+    earlier: optional weights of the same model from early in training, a state_dict: what recovery by
+        rewinding starts from. (A copy of it: `state_dict()` itself follows the model as it trains.)
     """
 
     model: torch.nn.Module
@@ -34,6 +36,7 @@ class Task:
     train: Iterable[tuple[Any, Any]] | None = None
     loss: Callable[[Any, Any], torch.Tensor] | None = None
     metric: str = "metric"
+    earlier: Mapping[str, torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         for field, value in (("model", self.model), ("evaluate", self.evaluate)):
@@ -48,6 +51,11 @@ class Task:
             raise InputError(
                 f"Task.loss is {type(self.loss).__name__}, which cannot be called.",
                 "Give a function (output, target) -> scalar tensor, or leave it out for cross-entropy.",
+            )
+        if self.earlier is not None and not isinstance(self.earlier, Mapping):
+            raise InputError(
+                f"Task.earlier is {type(self.earlier).__name__}, not a mapping of weights by name.",
+                "Give what model.state_dict() returned early in the training.",
             )
         for field, data in (("calibration", self.calibration), ("train", self.train)):
             if data is not None and (not isinstance(data, Iterable) or iter(data) is data):

@@ -1,4 +1,4 @@
-"""The recovery ladder: cheap rungs first, each kept only when it helped on held-back data."""
+"""The recovery ladder: cheap rungs, then one that trains; each kept when it helped on held-back data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from edgeprune.recover.data import Split
 from edgeprune.recover.train import Loss, Pair, Recipe, distance, train
 
 WORST = sys.float_info.max
-RUNGS = ("none", "reconstruct", "distill", "finetune")  # each includes those before it
+# Ways to train, of which a fit takes one; reconstruction comes before each of them.
+TRAINING = ("distill", "finetune", "lora", "rewind")
+RUNGS = ("none", "reconstruct", *TRAINING)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def attempt(
 def train_rungs(
     student: Captured,
     teacher: Captured,
-    highest: str,
+    name: str,
     split: Split,
     judge: Judge,
     *,
@@ -83,21 +85,27 @@ def train_rungs(
     seed: int,
     loss: Loss | None,
     listen: Callable[[str, int, int], None] | None = None,
+    start: Captured | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
-    """The rungs that train: with labels one run that distils and fine-tunes together, else distillation.
+    """The rung `name` if it trains: one run that distils, together with the task's loss unless "distill".
 
-    seed: of dropout and of loaders that shuffle. listen: called with (rung, step, total steps).
+    "lora" trains low-rank updates of the weights, the others all weights.
+    seed: of dropout, of loaders that shuffle and of the updates' first values.
+    listen: called with (rung, step, total steps). start: a network like the student that training starts
+    from instead: the rewound one of "rewind".
     """
-    if RUNGS.index(highest) < RUNGS.index("distill") or split.steps == 0 or epochs == 0:
+    if name not in TRAINING or split.steps == 0 or epochs == 0:
         return student, ()
 
     def step(tried: Captured) -> None:
-        recipe = Recipe(epochs=epochs, supervised=highest == "finetune")
-        tell = None if listen is None else lambda at, total: listen(highest, at, total)
-        # Dropout, and a loader that shuffles, draw from torch's generator; the caller's state stays.
+        if start is not None:
+            tried.module.load_state_dict(start.module.state_dict())
+        recipe = Recipe(epochs=epochs, supervised=name != "distill", low_rank=name == "lora")
+        tell = None if listen is None else lambda at, total: listen(name, at, total)
+        # All that is random draws from torch's generator; the caller's state stays.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             train(tried, teacher, split.epoch, split.steps, recipe, loss, tell)
 
-    better, rung = attempt(highest, student, judge, step)
+    better, rung = attempt(name, student, judge, step)
     return better, (rung,)

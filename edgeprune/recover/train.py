@@ -1,10 +1,10 @@
-"""Recovery training on the exported graph: distillation from the original, fine-tuning with labels."""
+"""Recovery training on the exported graph: distillation from the original, with labels the task's loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.walk import op_name
+from edgeprune.recover.lora import low_rank
 
 Pair = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]  # inputs, target
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -27,6 +28,7 @@ class Recipe:
     distillation: float = 1.0  # weight of the distillation loss; the task's loss has weight 1
     temperature: float = 2.0
     supervised: bool = True  # use the targets where the data has them
+    low_rank: bool = False  # train low-rank updates and merge them; else all weights
 
 
 @contextmanager
@@ -65,13 +67,10 @@ def train(
     listen: called with (step, total steps).
     Raises `InputError` when no output depends on the parameters in a way that has a gradient.
     """
-    parameters = [p for p in student.module.parameters() if p.is_floating_point()]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=1e-4)
     total = max(1, steps * recipe.epochs)
     step = 0
-    with training_mode(student):
+    with training_mode(student), _trained(student, recipe) as parameters:
+        optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=1e-4)
         for epoch in range(recipe.epochs):
             for inputs, target in epochs(epoch):
                 for group in optimiser.param_groups:
@@ -94,6 +93,16 @@ def train(
                 step += 1
                 if listen is not None:
                     listen(step, total)
+
+
+def _trained(student: Captured, recipe: Recipe) -> AbstractContextManager[list[torch.nn.Parameter]]:
+    """What the optimiser moves: the factors of low-rank updates, or every weight."""
+    if recipe.low_rank:
+        return low_rank(student)
+    parameters = [p for p in student.module.parameters() if p.is_floating_point()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return nullcontext(parameters)
 
 
 def _schedule(step: int, total: int) -> float:

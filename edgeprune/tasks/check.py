@@ -18,11 +18,13 @@ _LIKE_EXAMPLE = "Every input must look like the example, in the same order; only
 
 
 def check_task(task: Task) -> None:
-    """Check the example, every calibration batch and the first training batch.
+    """Check the example, the earlier weights, every calibration batch and the first training batch.
 
-    Raises `InputError` that names the batch, the input, what was expected and what was given.
+    Raises `InputError` that names the batch, the input or the weight, what was expected and what was given.
     """
     _check_example(task.example)
+    if task.earlier is not None:
+        _check_earlier(task.earlier, task.model.state_dict())
     count = 0
     for count, item in enumerate(_walk(task.calibration, "calibration"), start=1):
         _check_item(task.example, item, f"Calibration batch {count}")
@@ -132,6 +134,25 @@ def _check_example(example: Any) -> None:
         raise InputError(
             f"Task.example has unequal batches: {shown}.", "Dimension 0 must be the batch in all."
         )
+
+
+def _check_earlier(earlier: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    hint = "Give the state_dict() of the same model, saved early in its training."
+    for name, value in model.items():
+        if name not in earlier:
+            raise InputError(f"Task.earlier has no {name!r}, which the model has.", hint)
+        given = earlier[name]
+        if not isinstance(given, torch.Tensor):
+            raise InputError(f"Task.earlier[{name!r}] is {_kind(given)}, not a tensor.", hint)
+        if given.shape != value.shape:
+            raise InputError(
+                f"Task.earlier[{name!r}] has shape {list(given.shape)}, and the model's has "
+                f"{list(value.shape)}.",
+                hint,
+            )
+    for name in earlier:
+        if name not in model:
+            raise InputError(f"Task.earlier has {name!r}, which the model has not.", hint)
 
 
 def _check_item(example: Any, item: Any, where: str) -> None:

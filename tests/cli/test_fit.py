@@ -111,6 +111,20 @@ def test_an_unknown_flag_value_is_refused(tmp_path: Path) -> None:
     assert run("fit", write(tmp_path), "--recover", "prayer").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("rung", "word"), [("finetune", "Task.train"), ("rewind", "Task.earlier")], ids=lambda value: value
+)
+def test_a_recovery_that_the_task_has_no_data_for_is_refused(tmp_path: Path, rung: str, word: str) -> None:
+    refused(run("fit", write(tmp_path), "--recover", rung, "--out", str(tmp_path / "run")), word)
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_recovery_can_be_asked_for() -> None:
+    from edgeprune.recover.ladder import RUNGS
+
+    assert f"[{'|'.join(RUNGS)}]" in run("fit", "--help").output
+
+
 def test_an_out_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(run("fit", write(tmp_path), "--out", str(tmp_path / "file" / "run")), "file")

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.records.codec import to_json
 from edgeprune.recover.data import Split, split
-from edgeprune.recover.ladder import RUNGS, WORST, Judge, Rung, attempt, judge_of, train_rungs
+from edgeprune.recover.ladder import RUNGS, TRAINING, WORST, Judge, Rung, attempt, judge_of, train_rungs
 from edgeprune.recover.train import Pair, distance
 
 
@@ -162,7 +162,7 @@ def climb(
     return train_rungs(damaged(), original(), highest, found, judge, epochs=epochs, seed=seed, loss=None)
 
 
-@pytest.mark.parametrize("highest", ["distill", "finetune"])
+@pytest.mark.parametrize("highest", ["distill", "finetune", "lora"])
 def test_training_recovers_a_damaged_model(highest: str) -> None:
     found = split(labelled)
     judge = judge_of(original(), found.held_back, None)
@@ -240,8 +240,9 @@ def test_a_listener_hears_the_rung_and_every_step() -> None:
     assert heard == [("finetune", step, total) for step in range(1, total + 1)]
 
 
-def test_the_rungs_are_named_from_the_cheapest_up() -> None:
-    assert RUNGS == ("none", "reconstruct", "distill", "finetune")
+def test_a_rung_trains_or_comes_before_all_that_train() -> None:
+    assert RUNGS == ("none", "reconstruct", "distill", "finetune", "lora", "rewind")
+    assert TRAINING == ("distill", "finetune", "lora", "rewind")
 
 
 def test_a_loss_that_diverges_is_not_kept() -> None:

@@ -13,6 +13,7 @@ from edgeprune import DeviceError, InputError, Task
 from edgeprune.tasks import call_evaluate, check_task, flat_inputs
 
 X = torch.zeros(1, 3, 4)
+LINEAR = torch.nn.Linear(4, 2)
 
 
 def task(**parts: Any) -> Task:
@@ -130,6 +131,26 @@ BAD = [
         {"train": [(torch.zeros(1, 3), torch.zeros(1))]},
         "Training batch 1, input 0, has shape [1, 3], and the example asks for [N, 3, 4].",
     ),
+    Bad(
+        "earlier weights without a name",
+        {"model": LINEAR, "earlier": {"weight": LINEAR.weight}},
+        "Task.earlier has no 'bias', which the model has.",
+    ),
+    Bad(
+        "earlier weights of another shape",
+        {"model": LINEAR, "earlier": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}},
+        "Task.earlier['weight'] has shape [2, 3], and the model's has [2, 4].",
+    ),
+    Bad(
+        "earlier weights that are no tensors",
+        {"model": LINEAR, "earlier": {"weight": np.zeros((2, 4)), "bias": torch.zeros(2)}},
+        "Task.earlier['weight'] is an array of float64 [2, 4], not a tensor.",
+    ),
+    Bad(
+        "a checkpoint with more than weights",
+        {"model": LINEAR, "earlier": {**LINEAR.state_dict(), "epoch": torch.tensor(3)}},
+        "Task.earlier has 'epoch', which the model has not.",
+    ),
 ]
 
 
@@ -139,6 +160,15 @@ def test_a_bad_task_is_refused_in_one_sentence(bad: Bad):
         check_task(task(**bad.parts))
     assert refused.value.what.startswith(bad.says)
     assert refused.value.hint
+
+
+def test_earlier_weights_of_the_same_model_pass():
+    check_task(task(model=LINEAR, earlier=torch.nn.Linear(4, 2).state_dict()))
+
+
+def test_earlier_weights_that_are_no_mapping_are_refused():
+    with pytest.raises(InputError, match=r"Task\.earlier is str"):
+        task(earlier="early.pt")
 
 
 def test_labels_in_the_calibration_data_are_explained():

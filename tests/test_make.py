@@ -1,0 +1,108 @@
+"""What a workshop offers to recover with, and what it records of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from edgeprune import InputError, Task
+from edgeprune.make import Workshop, recovered
+from edgeprune.quantize.dialects import dialect_for
+from edgeprune.recover.ladder import RUNGS, TRAINING
+
+EPOCHS = 120  # rewinding trains the second half again, at a smaller rate
+
+
+def model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+
+
+@cache
+def trained() -> tuple[nn.Module, dict[str, torch.Tensor], tuple[tuple[torch.Tensor, torch.Tensor], ...]]:
+    """A model that tells the largest of three inputs, its weights half-way there, and its data."""
+    net, inputs = model(0), [torch.randn(32, 4) for _ in range(16)]
+    pairs = tuple((x, x[:, :3].argmax(1)) for x in inputs)
+    optimiser, early = torch.optim.Adam(net.parameters(), lr=1e-2), {}
+    for step in range(160):
+        x, target = pairs[step % len(pairs)]
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x), target).backward()
+        optimiser.step()
+        if step == 80:
+            early = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    return net, early, pairs
+
+
+def workshop(**parts: Any) -> Workshop:
+    net, early, pairs = trained()
+    fields: dict[str, Any] = {
+        "model": net,
+        "example": pairs[0][0][:1],
+        "calibration": [x for x, _ in pairs],
+        "train": pairs,
+        "earlier": early,
+        "evaluate": lambda predict: 0.5,
+    }
+    return Workshop(Task(**{**fields, **parts}), dialect_for("onnxruntime-x86", "x86_64"))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_rung_that_trains_comes_after_reconstruction_and_is_recorded(name: str) -> None:
+    shop = workshop()
+    (group,) = shop.coupling.groups
+    pruned, free = shop.prune({group.name: (0, 3, 8, 9, 17, 30)}, name)
+    better, last = shop.train(pruned, name, EPOCHS, None)
+    records = recovered((*free, *last))
+    assert [record[0] for record in records] == ["reconstruct", "statistics", name]
+    _, before, after, kept = records[-1]
+    assert kept == (after < before)
+    assert kept, "so many epochs teach six units something"
+    assert shop.judge.error(better) == pytest.approx(after)
+
+
+def test_low_rank_updates_need_no_labels() -> None:
+    shop = workshop(train=None, earlier=None)
+    (group,) = shop.coupling.groups
+    pruned, _ = shop.prune({group.name: range(6)}, "lora")
+    _, (rung,) = shop.train(pruned, shop.highest_rung("lora"), 8, None)
+    assert (rung.name, rung.kept) == ("lora", True)
+
+
+def test_every_rung_may_be_asked_for_when_the_task_has_everything() -> None:
+    shop = workshop()
+    assert [shop.highest_rung(name) for name in RUNGS] == list(RUNGS)
+
+
+def test_the_default_is_what_the_data_allows() -> None:
+    assert workshop().highest_rung(None) == "finetune"
+    assert workshop(train=None).highest_rung(None) == "distill"
+
+
+@dataclass(frozen=True)
+class Refused:
+    name: str
+    recover: str
+    parts: dict[str, Any]
+    says: str
+
+
+REFUSED = (
+    Refused("an unknown rung", "prayer", {}, "no recovery 'prayer'"),
+    Refused("fine-tuning without labels", "finetune", {"train": None}, "no `train`"),
+    Refused("rewinding without labels", "rewind", {"train": None}, "no `train`"),
+    Refused("rewinding without earlier weights", "rewind", {"earlier": None}, "no `earlier`"),
+    Refused("low-rank updates of nothing", "lora", {"model": nn.ReLU()}, "no linear or convolution"),
+)
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_a_rung_that_lacks_something_is_refused_with_a_way_out(case: Refused) -> None:
+    with pytest.raises(InputError, match=case.says) as refused:
+        workshop(**case.parts).highest_rung(case.recover)
+    assert refused.value.hint
