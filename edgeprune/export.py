@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ from edgeprune.graph.rules import argument
 TOLERANCE = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
 BATCH = "batch"
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they report on themselves
-_OPERATOR = re.compile(r"OpOverload\(op='([^']+)', overload='([^']+)'\)|call_function\[target=([^\]]+)\]")
+_MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
+_LINE = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 _TAG = "edgeprune"  # in node.meta["custom"], which torch.export carries through tracing and decomposition
 
 
@@ -42,7 +44,7 @@ def export_onnx(captured: Captured, path: Path) -> Path:
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
         except Exception as error:
             raise EdgepruneError(
-                f"The model has no ONNX form: {_failed_operator(error)}",
+                f"The model has no ONNX form: {_failure(error, captured)}",
                 "Write that part of the model with other operators, or check that onnxscript is up to date.",
             ) from error
     if exported is None or exported.exported_program is None:
@@ -79,7 +81,7 @@ def prove_equal(captured: Captured, path: Path) -> None:
         feeds = {
             name: tensor.numpy(force=True) for name, tensor in zip(captured.input_names, tensors, strict=True)
         }
-        found = [torch.from_numpy(array) for array in session.run(None, feeds)]
+        found = [torch.from_numpy(array) for array in _run(session, feeds)]
         if len(found) != len(expected):
             raise EdgepruneError(
                 f"The ONNX file has {len(found)} outputs where the model has {len(expected)}.",
@@ -121,6 +123,18 @@ def _session(path: Path) -> Any:
             f"ONNX Runtime does not load the exported model: {error}",
             "Write the operator it names with other operators.",
         ) from error
+
+
+def _run(session: Any, feeds: dict[str, Any]) -> list[Any]:
+    try:
+        found: list[Any] = session.run(None, feeds)
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+        raise EdgepruneError(
+            f"ONNX Runtime does not run the exported model on {shapes}: {error}",
+            "The operator it names was exported wrongly: write that part of the model with other operators.",
+        ) from error
+    return found
 
 
 def _layers(captured: Captured) -> dict[str, str]:
@@ -249,18 +263,35 @@ def _tagged(captured: Captured) -> Iterator[None]:
                 node.meta["custom"] = custom
 
 
-def _failed_operator(error: BaseException) -> str:
-    """`aten.foo.default` and the reason, from the deepest exception that names an operator."""
-    messages = []
-    current: BaseException | None = error
-    while current is not None:
-        messages.append(str(current))
-        current = current.__cause__ or current.__context__
-    for message in reversed(messages):
-        found = re.search(
-            r"OpOverload\(op='([^']+)', overload='([^']+)'\)|call_function\[target=([^\]]+)\]", message
-        )
-        if found:
-            operator = found[3] or f"{found[1]}.{found[2]}"
-            return f"operator {operator.removeprefix('torch.ops.')} cannot be translated."
-    return " ".join(messages[0].split())[:400]
+def _failure(error: BaseException, captured: Captured) -> str:
+    """`operator aten.foo.default (FILE, line N: CODE) cannot be translated: REASON.`
+
+    The exporter fails at a node of its decomposed graph; the tag leads back to the operator of the model.
+    """
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    reason = " ".join(str(causes[-1]).split())[:300].removesuffix(".")
+    if missing := _MISSING.search(reason):
+        reason = f"onnxscript has no form of {missing[1]}.{missing[2]}"
+    failed = next(filter(None, map(_failed_node, reversed(causes))), None)
+    if failed is None:
+        return f"{reason}."
+    name = failed.meta.get("custom", {}).get(_TAG)
+    node = next((each for each in captured.module.graph.nodes if each.name == name), failed)
+    return f"operator {node.target}{_written_at(node)} cannot be translated: {reason}."
+
+
+def _failed_node(error: BaseException) -> Node | None:
+    """The exporter's errors hold the node only as text; the frame that raised has the node itself."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    nodes = [frame.f_locals.get("node") for frame in reversed(frames)]
+    return next((node for node in nodes if isinstance(node, Node)), None)
+
+
+def _written_at(node: Node) -> str:
+    """` (FILE, line N: CODE)` of the deepest line outside torch that made the node, else nothing."""
+    torch_files = str(Path(torch.__file__).parent)
+    lines = _LINE.findall(node.meta.get("stack_trace") or "")
+    own = [found for found in lines if not found[0].startswith(torch_files)]
+    return " ({}, line {}: {})".format(*own[-1]) if own else ""

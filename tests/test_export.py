@@ -243,9 +243,41 @@ class Bessel(nn.Module):
         return torch.special.bessel_j0(x)
 
 
-def test_an_operator_without_onnx_form_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EdgepruneError, match=r"operator \S*bessel_j0\S* cannot be translated"):
+def test_an_operator_without_onnx_form_is_named_as_the_model_has_it_with_its_line(tmp_path: Path) -> None:
+    expected = (
+        r"operator aten\.special_bessel_j0\.default "
+        r"\(\S*test_export\.py, line \d+: return torch\.special\.bessel_j0\(x\)\) "
+        r"cannot be translated: onnxscript has no form of prims\.bessel_j0\.default\.$"
+    )
+    with pytest.raises(EdgepruneError, match=expected):
         export_onnx(capture(Bessel(), torch.randn(2, 3)), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Histogram(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.histc(x.sum(0), bins=3)
+
+
+def test_a_use_of_an_operator_that_has_no_onnx_form_keeps_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(EdgepruneError, match=r"operator aten\.histc\.default .* translated: .*min == max"):
+        export_onnx(capture(Histogram(), torch.randn(2, 3)), tmp_path / "model.onnx")
+
+
+class Projected(nn.Module):
+    """ONNX has no LSTM with a projection, but the exporter writes one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(4, 3, proj_size=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cells(x.transpose(0, 1))[0].transpose(0, 1)
+
+
+def test_a_file_that_does_not_run_is_refused_with_the_runtimes_words(tmp_path: Path) -> None:
+    with pytest.raises(EdgepruneError, match=r"does not run .* on x \[2, 5, 4\]: .*LSTM"):
+        export_onnx(capture(Projected(), torch.randn(2, 5, 4)), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
