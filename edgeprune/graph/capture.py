@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
 
+_STDLIB = sysconfig.get_path("stdlib")
 _LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # they report on their own internals
 
 
@@ -130,6 +132,11 @@ def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _check_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"The model is TorchScript ({type(model).__name__}).",
+            "Give the nn.Module that it was made from: torch.export does not take TorchScript.",
+        )
     signature = inspect.signature(model.forward)
     try:
         signature.bind(*args, **kwargs)
@@ -182,7 +189,7 @@ def _user_line(error: BaseException, model: torch.nn.Module) -> str:
     while current is not None:
         for frame, line in traceback.walk_tb(current.__traceback__):
             file = frame.f_code.co_filename
-            library = "site-packages" in file or "/torch/" in file or file.startswith("<")
+            library = file.startswith((_STDLIB, "<")) or "site-packages" in file or "/torch/" in file
             if not library and __file__ != file:
                 code = linecache.getline(file, line).strip()
                 found = f" ({file}, line {line}: {code})"

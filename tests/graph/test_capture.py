@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,24 @@ def test_a_model_that_does_not_export_is_refused_with_the_line_of_the_user() -> 
     assert "test_capture.py" in caught.value.what
     assert "if x.sum() > 0:" in caught.value.what
     assert "torch.cond" in caught.value.hint
+
+
+class Reading(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * json.loads("no number")
+
+
+def test_the_line_is_the_users_when_a_library_fails_below_it() -> None:
+    with pytest.raises(InputError, match=r"test_capture\.py, line \d+: return x \* json\.loads"):
+        capture(Reading(), torch.randn(2, 3))
+
+
+def test_torchscript_is_refused_by_name() -> None:
+    model = torch.nn.Linear(4, 3)
+    with pytest.warns(DeprecationWarning, match="torch.jit.trace"):
+        traced = torch.jit.trace(model, torch.randn(2, 4))
+    with pytest.raises(InputError, match=r"is TorchScript \(TopLevelTracedModule\)"):
+        capture(traced, torch.randn(2, 4))
 
 
 @pytest.mark.parametrize("example", [None, [], {}, {"x": 1}, (torch.zeros(1), 2), "x"], ids=repr)
