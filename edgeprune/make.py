@@ -27,7 +27,7 @@ from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_rungs
 from edgeprune.recover.lora import adaptable
-from edgeprune.recover.rewind import remember, required, rewound
+from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.statistics import reestimate
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import flat_inputs
@@ -111,7 +111,7 @@ class Workshop:
 
     def prune(self, kept: Kept, recover: str) -> tuple[Captured, tuple[Rung, ...]]:
         """Cut, and with a rung above "none" reconstruct the consumers and re-estimate BatchNorm."""
-        pruned = remember(cut(self.dense, self.coupling, kept), kept)
+        pruned = cut(self.dense, self.coupling, kept)
         if recover == "none" or not self.split.held_back:
             return pruned, ()
         rungs = []
@@ -121,12 +121,17 @@ class Workshop:
         return pruned, tuple(rungs)
 
     def train(
-        self, pruned: Captured, recover: str, epochs: int, listen: Callable[[str, int, int], None] | None
+        self,
+        pruned: Captured,
+        kept: Kept,
+        recover: str,
+        epochs: int,
+        listen: Callable[[str, int, int], None] | None,
     ) -> tuple[Captured, tuple[Rung, ...]]:
-        """The rung `recover`, when it is one that trains."""
+        """The rung `recover`, when it is one that trains; `pruned` holds what was kept."""
         start = None
         if recover == "rewind":
-            start = rewound(pruned, self.dense, self.coupling, required(self.task.earlier))
+            start = rewound(self.dense, self.coupling, kept, required(self.task.earlier))
         return train_rungs(
             pruned,
             self.dense,

@@ -56,8 +56,9 @@ def workshop(**parts: Any) -> Workshop:
 def test_a_rung_that_trains_comes_after_reconstruction_and_is_recorded(name: str) -> None:
     shop = workshop()
     (group,) = shop.coupling.groups
-    pruned, free = shop.prune({group.name: (0, 3, 8, 9, 17, 30)}, name)
-    better, last = shop.train(pruned, name, EPOCHS, None)
+    kept = {group.name: (0, 3, 8, 9, 17, 30)}
+    pruned, free = shop.prune(kept, name)
+    better, last = shop.train(pruned, kept, name, EPOCHS, None)
     records = recovered((*free, *last))
     assert [record[0] for record in records] == ["reconstruct", "statistics", name]
     _, before, after, kept = records[-1]
@@ -69,8 +70,9 @@ def test_a_rung_that_trains_comes_after_reconstruction_and_is_recorded(name: str
 def test_low_rank_updates_need_no_labels() -> None:
     shop = workshop(train=None, earlier=None)
     (group,) = shop.coupling.groups
-    pruned, _ = shop.prune({group.name: range(6)}, "lora")
-    _, (rung,) = shop.train(pruned, shop.highest_rung("lora"), 8, None)
+    kept = {group.name: range(6)}
+    pruned, _ = shop.prune(kept, "lora")
+    _, (rung,) = shop.train(pruned, kept, shop.highest_rung("lora"), 8, None)
     assert (rung.name, rung.kept) == ("lora", True)
 
 

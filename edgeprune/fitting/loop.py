@@ -62,7 +62,7 @@ def fit(
     """Find the least compressed version of a model that provably fits a device's budget.
 
     target, profile: names on the shelf or paths. Budget lines (ms, MiB, the metric's own unit) override
-    the profile's. recover: highest rung allowed; None takes the highest that the task's data allows.
+    the profile's. recover: how; None takes fine-tuning where the task has labels, else distillation.
     out: run folder; `resume` goes on with the run that is there.
     Raises `InputError` for anything wrong with the input, `DeviceError` when the device fails. A budget
     that nothing meets is a result: `verdict.kind == "misses"`, `chosen` the closest candidate.

@@ -182,11 +182,13 @@ class Trials:
         if not candidate.kept:
             return self._workshop.dense, ()
         self._tell(name, "cutting and reconstructing")
-        pruned, rungs = self._workshop.prune(dict(candidate.kept), candidate.recover)
+        kept = dict(candidate.kept)
+        pruned, rungs = self._workshop.prune(kept, candidate.recover)
         if not train:
             return pruned, rungs
         pruned, trained = self._workshop.train(
             pruned,
+            kept,
             candidate.recover,
             self._order.epochs,
             lambda rung, step, total: self._tell(name, f"recovering ({rung})", step / total),

@@ -15,17 +15,6 @@ from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.surgery import cut
 
-_KEPT = "kept"
-
-
-def remember(pruned: Captured, kept: Kept) -> Captured:
-    """Note in a graph what was kept of the dense one; copies of the graph know it too.
-
-    Later steps change the weights of `pruned`, so nothing else in it tells which units they belong to.
-    """
-    pruned.module.meta[_KEPT] = kept
-    return pruned
-
 
 def required(earlier: Mapping[str, torch.Tensor] | None) -> Mapping[str, torch.Tensor]:
     """The earlier weights; raises `InputError` where the task has none."""
@@ -37,13 +26,11 @@ def required(earlier: Mapping[str, torch.Tensor] | None) -> Mapping[str, torch.T
     return earlier
 
 
-def rewound(
-    pruned: Captured, dense: Captured, coupling: Coupling, earlier: Mapping[str, torch.Tensor]
-) -> Captured:
-    """The units of `pruned` with their earlier values, statistics of BatchNorm included.
+def rewound(dense: Captured, coupling: Coupling, kept: Kept, earlier: Mapping[str, torch.Tensor]) -> Captured:
+    """The units kept of `dense` with their earlier values, statistics of BatchNorm included.
 
-    pruned: cut from `dense`, with a note by `remember`. earlier: a state_dict of the dense model.
+    earlier: a state_dict of the dense model.
     """
     early = dense.copy()
     early.module.load_state_dict(dict(earlier))
-    return cut(early, coupling, pruned.module.meta[_KEPT])
+    return cut(early, coupling, kept)
