@@ -58,6 +58,7 @@ def export_onnx(captured: Captured, path: Path) -> Path:
     _annotate(model, sources, _layers(captured))
     rewrite.repair_gru(model)
     rewrite.pool_means(model)
+    rewrite.pool_whole_images(model)
     rewrite.fix_reshapes(model)
     rewrite.join_clips(model)
     rewrite.drop_unused(model)
@@ -261,6 +262,23 @@ def _tagged(captured: Captured) -> Iterator[None]:
                 del node.meta["custom"]
             else:
                 node.meta["custom"] = custom
+
+
+@contextmanager
+def _without_gradients(module: torch.nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient, whether or not gradients are on.
+
+    For a mask that asks for one, as a learned position bias does, torch (2.13) traces attention through
+    one kernel and decomposes it through another, whose strides the traced views do not fit.
+    """
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def _failure(error: BaseException, captured: Captured) -> str:

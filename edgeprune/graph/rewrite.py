@@ -59,14 +59,38 @@ def pool_means(model: onnx.ModelProto) -> int:
     return changed
 
 
+def pool_whole_images(model: onnx.ModelProto) -> int:
+    """AveragePool with a window that covers the image -> GlobalAveragePool.
+
+    Windows far larger than the image (EfficientNet) are written by users and refused by TensorRT.
+    """
+    static = _static_shapes(model)
+    changed = 0
+    for node in model.graph.node:
+        if node.op_type != "AveragePool":
+            continue
+        found = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        sizes = static.get(node.input[0], [])[2:]
+        covered = sizes and all(
+            0 < size <= reach for size, reach in zip(sizes, found["kernel_shape"], strict=True)
+        )
+        if (
+            not covered
+            or any(found.get("pads", ()))
+            or found.get("auto_pad", b"NOTSET") not in (b"", b"NOTSET")
+        ):
+            continue
+        node.op_type = "GlobalAveragePool"
+        del node.attribute[:]
+        changed += 1
+    return changed
+
+
 def fix_reshapes(model: onnx.ModelProto) -> int:
     """Reshape to [size of the batch, constants] -> Reshape to [-1, constants]: no shape arithmetic."""
     stored = _stored(model)
     producers = {name: node for node in model.graph.node for name in node.output}
-    static = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]  # 0 where it varies
-        for value in (*model.graph.value_info, *model.graph.output)
-    }
+    static = _static_shapes(model)
     changed = 0
     for node in model.graph.node:
         shape = producers.get(node.input[1]) if node.op_type == "Reshape" else None
@@ -157,6 +181,12 @@ def _one_size(producers: dict[str, onnx.NodeProto], shape: onnx.NodeProto, at: i
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     return {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+
+
+def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """Sizes by value; 0 where one varies."""
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
 
 
 def _stored(model: onnx.ModelProto) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:

@@ -49,6 +49,34 @@ CASES = (
         0,
     ),
     Case(
+        "a window over the whole image",
+        rewrite.pool_whole_images,
+        IMAGE.format("4, 1, 1") + "{ y = AveragePool<kernel_shape: ints = [6, 6]>(x) }",
+        ["GlobalAveragePool"],
+    ),
+    Case(
+        "a window far beyond the image",
+        rewrite.pool_whole_images,
+        IMAGE.format("4, 1, 1")
+        + "{ y = AveragePool<kernel_shape: ints = [9, 9], strides: ints = [9, 9], ceil_mode: int = 1>(x) }",
+        ["GlobalAveragePool"],
+    ),
+    Case(
+        "a window over a part of the image",
+        rewrite.pool_whole_images,
+        IMAGE.format("4, 2, 1") + "{ y = AveragePool<kernel_shape: ints = [5, 6]>(x) }",
+        ["AveragePool"],
+        0,
+    ),
+    Case(
+        "a window over the image and its margin",
+        rewrite.pool_whole_images,
+        IMAGE.format("4, 3, 3")
+        + "{ y = AveragePool<kernel_shape: ints = [6, 6], pads: ints = [1, 1, 1, 1]>(x) }",
+        ["AveragePool"],
+        0,
+    ),
+    Case(
         "a view that asks for the batch",
         rewrite.fix_reshapes,
         IMAGE.format(144) + VIEW.format(rest=144, end=1),
