@@ -22,7 +22,6 @@ from edgeprune.graph.capture import Captured, quiet
 from edgeprune.graph.rules import argument
 
 TOLERANCE = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
-BATCH = "batch"
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they report on themselves
 _MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
@@ -62,8 +61,8 @@ def export_onnx(captured: Captured, path: Path) -> Path:
     rewrite.fix_reshapes(model)
     rewrite.join_clips(model)
     rewrite.drop_unused(model)
-    _name_ends(model, captured.input_names)
-    _name_batch(model)
+    onnxfile.name_ends(model, captured.input_names)
+    onnxfile.name_batch(model)
     return onnxfile.save(model, path, lambda written: prove_equal(captured, written))
 
 
@@ -188,47 +187,6 @@ def _forget(*parts: Any) -> None:
         part.doc_string = ""
 
 
-def _name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
-    """The placeholders' names for the inputs; "output", "output_1", ... for the outputs."""
-    if len(model.graph.input) != len(inputs):
-        raise EdgepruneError(
-            f"The ONNX model has {len(model.graph.input)} inputs where the model has {len(inputs)}.",
-            "Remove the inputs that the model does not use.",
-        )
-    names = {value.name: name for value, name in zip(model.graph.input, inputs, strict=True)}
-    for index, value in enumerate(model.graph.output):
-        names[value.name] = f"output_{index}" if index else "output"
-    ends = set(names.values())
-    everywhere = list(onnxfile.graphs(model.graph))
-    for graph in everywhere:  # another value that has such a name already makes room
-        made = {name for node in graph.node for name in node.output}
-        made.update(value.name for value in (*graph.input, *graph.initializer))
-        names.update({name: f"{name}.inner" for name in made & ends - set(names)})
-    for graph in everywhere:
-        for node in graph.node:
-            for slot in (node.input, node.output):
-                slot[:] = [names.get(name, name) for name in slot]
-        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-            value.name = names.get(value.name, value.name)
-
-
-def _name_batch(model: onnx.ModelProto) -> None:
-    """torch calls the batch `s77`; every symbol that is an input's dimension 0 becomes "batch"."""
-    symbols = {
-        dims[0].dim_param
-        for value in model.graph.input
-        if (dims := value.type.tensor_type.shape.dim) and dims[0].dim_param
-    }
-    if not symbols:
-        return
-    pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
-    for graph in onnxfile.graphs(model.graph):
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            for dim in value.type.tensor_type.shape.dim:
-                if dim.dim_param:
-                    dim.dim_param = pattern.sub(BATCH, dim.dim_param)
-
-
 def _mean_pools(program: ExportedProgram) -> None:
     """An adaptive average pool to one value -> the mean that it is.
 
@@ -262,23 +220,6 @@ def _tagged(captured: Captured) -> Iterator[None]:
                 del node.meta["custom"]
             else:
                 node.meta["custom"] = custom
-
-
-@contextmanager
-def _without_gradients(module: torch.nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient, whether or not gradients are on.
-
-    For a mask that asks for one, as a learned position bias does, torch (2.13) traces attention through
-    one kernel and decomposes it through another, whose strides the traced views do not fit.
-    """
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in learned:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
 
 
 def _failure(error: BaseException, captured: Captured) -> str:

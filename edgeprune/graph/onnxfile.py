@@ -1,5 +1,6 @@
 """What every ONNX file of edgeprune carries: where each value and each layer came from.
 
+Inputs have the placeholders' names, outputs are `output`, `output_1`, ..., the batch is `batch`.
 Ranges are calibrated on the captured graph and used on the ONNX graph, so each ONNX node says in its
 metadata which captured nodes its outputs are, and a node with weights says which layer it is. The
 exporter's own metadata (source lines, stack traces of the user's machine) does not leave the host.
@@ -7,6 +8,7 @@ exporter's own metadata (source lines, stack traces of the user's machine) does 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import onnx
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import replacing
 
+BATCH = "batch"  # the first dimension of every input
 VALUES = "edgeprune.values"  # captured node of each output, comma-separated, empty where there is none
 LAYER = "edgeprune.layer"  # the parameter's module: "layer1.0.conv1"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the weight is the second input
@@ -69,6 +72,47 @@ def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     for entry in node.attribute:
         found += [entry.g] if entry.HasField("g") else entry.graphs
     return found
+
+
+def name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
+    """The placeholders' names for the inputs; "output", "output_1", ... for the outputs."""
+    if len(model.graph.input) != len(inputs):
+        raise EdgepruneError(
+            f"The ONNX model has {len(model.graph.input)} inputs where the model has {len(inputs)}.",
+            "Remove the inputs that the model does not use.",
+        )
+    names = {value.name: name for value, name in zip(model.graph.input, inputs, strict=True)}
+    for index, value in enumerate(model.graph.output):
+        names[value.name] = f"output_{index}" if index else "output"
+    ends = set(names.values())
+    everywhere = list(graphs(model.graph))
+    for graph in everywhere:  # another value that has such a name already makes room
+        made = {name for node in graph.node for name in node.output}
+        made.update(value.name for value in (*graph.input, *graph.initializer))
+        names.update({name: f"{name}.inner" for name in made & ends - set(names)})
+    for graph in everywhere:
+        for node in graph.node:
+            for slot in (node.input, node.output):
+                slot[:] = [names.get(name, name) for name in slot]
+        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            value.name = names.get(value.name, value.name)
+
+
+def name_batch(model: onnx.ModelProto) -> None:
+    """torch calls the batch `s77`; every symbol that is an input's dimension 0 becomes "batch"."""
+    symbols = {
+        dims[0].dim_param
+        for value in model.graph.input
+        if (dims := value.type.tensor_type.shape.dim) and dims[0].dim_param
+    }
+    if not symbols:
+        return
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
+    for graph in graphs(model.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.dim_param = pattern.sub(BATCH, dim.dim_param)
 
 
 def captured_names(model: onnx.ModelProto) -> dict[str, str]:
