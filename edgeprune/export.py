@@ -36,7 +36,7 @@ def export_onnx(captured: Captured, path: Path) -> Path:
     `graph.onnxfile` reads: the captured node of each value, the layer of each weight.
     Raises `EdgepruneError` naming the operator that has no ONNX form, or the output that differs.
     """
-    with _tagged(captured), quiet(*_LOGGERS):
+    with _tagged(captured), _without_gradients(captured.module), quiet(*_LOGGERS):
         program = captured.program()
         _mean_pools(program)
         try:
@@ -220,6 +220,23 @@ def _tagged(captured: Captured) -> Iterator[None]:
                 del node.meta["custom"]
             else:
                 node.meta["custom"] = custom
+
+
+@contextmanager
+def _without_gradients(module: torch.nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient, whether or not gradients are on.
+
+    For a mask that asks for one, as a learned position bias does, torch (2.13) traces attention through
+    one kernel and decomposes it through another, whose strides the traced views do not fit.
+    """
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def _failure(error: BaseException, captured: Captured) -> str:

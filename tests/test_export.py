@@ -238,6 +238,27 @@ def test_pools_of_channels_last_images_are_means_without_a_loop(tmp_path: Path) 
     }
 
 
+class Placed(nn.Module):
+    """Attention with a learned bias between positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.places = nn.Linear(8, 24), nn.Parameter(torch.randn(1, 2, 5, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.enter(x).chunk(3, -1))
+        found = nn.functional.scaled_dot_product_attention(*parts, attn_mask=self.places)
+        return found.transpose(1, 2).reshape(x.shape)
+
+
+def test_attention_with_a_learned_bias_exports_and_stays_trainable(tmp_path: Path) -> None:
+    captured = capture(Placed(), torch.randn(2, 5, 8))
+    captured.module.enter.bias.requires_grad_(False)  # the user's choice is kept too
+    export_onnx(captured, tmp_path / "model.onnx")
+    trained = {name for name, each in captured.module.named_parameters() if each.requires_grad}
+    assert trained == {"enter.weight", "places"}
+
+
 class Bessel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(x)
