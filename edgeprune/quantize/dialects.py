@@ -65,6 +65,25 @@ def _onnxruntime(name: str, activation: IntegerType) -> Dialect:
     )
 
 
+_TENSORRT = Dialect(
+    name="tensorrt",
+    activation="int8",
+    symmetric=True,
+    per_channel=True,
+    # TensorRT's parser refuses INT32 behind a DequantizeLinear, and zero points other than 0.
+    quantised_bias=False,
+    layers=frozenset({"Conv", "Gemm", "MatMul"}),
+    integer_output=frozenset({"Conv"}),
+    joins=frozenset({"Add", "Concat"}),
+    reductions=frozenset({"AveragePool", "GlobalAveragePool"}),
+    followers=frozenset(
+        {"Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+    ),
+    # A constant of integers may stand before a DequantizeLinear only, so nothing is padded on integers.
+    integer_followers=frozenset(),
+    fused=frozenset({"Relu", "Clip"}),
+)
+
 # x86 kernels multiply unsigned activations with signed weights (VPMADDUBSW, VPDPBUSD); ARM kernels
 # multiply signed with signed (SMLAL, SDOT). The other combination costs a conversion or runs in C++.
 TABLE: dict[str, Dialect] = {
@@ -72,6 +91,7 @@ TABLE: dict[str, Dialect] = {
     "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8"),
     # OpenVINO's CPU plug-in reads the same Q/DQ graph and runs it on integers.
     "openvino": _onnxruntime("openvino", "uint8"),
+    "tensorrt": _TENSORRT,
 }
 
 AUTO = "auto"

@@ -1,0 +1,172 @@
+"""What TensorRT makes of a Q/DQ file, proven by building it: also on a host without a GPU.
+
+TensorRT for RTX builds engines for a named compute capability anywhere. Such an engine is thrown away;
+what counts is that the file parses and builds, and that every layer that edgeprune wanted in INT8 runs on
+integers in it, layer by layer. A Jetson (SM87) is not among the capabilities: for it this proves parsing,
+type rules and the placement of Q/DQ, and the engine is built and checked on the Jetson.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
+from edgeprune.graph import onnxfile
+from edgeprune.runtimes import trt_build
+
+CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+MULTIPLYING = ("correlation", "deconv", "gemm")  # engine layers that convolve or multiply matrices
+TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One layer of a built engine; onnx: the nodes that it was made of; types: of data, then of weights."""
+
+    name: str
+    kind: str
+    onnx: tuple[str, ...]
+    inputs: tuple[str, ...]
+    constants: tuple[str, ...]
+
+    def multiplies_int8(self, weight: str) -> bool:
+        """Whether this layer takes integers and the integers of this weight, and computes with them."""
+        return (
+            self.kind in MULTIPLYING
+            and f"{weight}.dequantize" in self.onnx
+            and self.inputs[:1] == ("Int8",)
+            and "Int8" in self.constants
+        )
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A build that succeeded. int8, not_int8: the layers that were wanted in INT8, by what they became."""
+
+    version: str
+    capability: str
+    plan_mib: float
+    activation_mib: float
+    layers: tuple[EngineLayer, ...]
+    int8: tuple[str, ...]
+    not_int8: tuple[str, ...]
+
+
+def build_engine(path: Path, capability: str, *, batch: int = 1) -> Engine:
+    """Build `path` (a Q/DQ ONNX file in the TensorRT dialect) for a GPU of `capability` and read it.
+
+    Raises `InputError` for an unknown capability and for a file that TensorRT refuses, naming the node;
+    `MissingExtraError` without TensorRT for RTX; `EdgepruneError` when the build fails or its account
+    cannot be read: an engine of unknown types is never taken for an INT8 one.
+    """
+    if capability not in CAPABILITIES:
+        raise InputError(
+            f"There is no compute capability {capability!r} to build for.",
+            f"Choose one of: {', '.join(CAPABILITIES)}.",
+        )
+    wanted = check_types(path)
+    answer = _build(path, capability, batch)
+    layers = tuple(
+        EngineLayer(
+            str(layer["name"]),
+            str(layer["type"]),
+            tuple(layer["onnx"]),
+            tuple(tensor["type"] for tensor in layer["inputs"]),
+            tuple(tensor["type"] for tensor in layer["constants"]),
+        )
+        for layer in answer["layers"]
+    )
+    found = {weight: any(layer.multiplies_int8(weight) for layer in layers) for weight in wanted}
+    return Engine(
+        version=str(answer["version"]),
+        capability=capability,
+        plan_mib=answer["plan_bytes"] / 2**20,
+        activation_mib=answer["activation_bytes"] / 2**20,
+        layers=layers,
+        int8=tuple(wanted[weight] for weight, good in found.items() if good),
+        not_int8=tuple(wanted[weight] for weight, good in found.items() if not good),
+    )
+
+
+def require_int8(engine: Engine) -> None:
+    """Raise `EdgepruneError` naming the layers that were wanted in INT8 and are not."""
+    if engine.not_int8:
+        wanted = len(engine.int8) + len(engine.not_int8)
+        raise EdgepruneError(
+            f"TensorRT {engine.version} for {engine.capability} runs {len(engine.not_int8)} of {wanted} INT8 "
+            f"layers in float: {', '.join(engine.not_int8[:5])}.",
+            "Leave these layers out of INT8 (float_layers), and report the model.",
+        )
+
+
+def check_types(path: Path) -> Mapping[str, str]:
+    """The INT8 weights of a file, each with its layer, after a look for what TensorRT's parser refuses.
+
+    Raises `InputError` naming the node: zero points other than 0, integers other than 8-bit signed ones,
+    a quantised bias.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    model = onnxfile.load(path)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    wanted = {}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        constants = [stored[name] for name in node.input if name in stored]
+        point = stored.get(node.input[2]) if len(node.input) > 2 else None
+        types = {tensor.data_type for tensor in constants} - {TensorProto.FLOAT, TensorProto.FLOAT16}
+        if types - {TensorProto.INT8}:
+            names = ", ".join(sorted(TensorProto.DataType.Name(kind) for kind in types))
+            raise InputError(
+                f"{path.name}: node {node.name} is quantised as {names}; TensorRT takes INT8 only.",
+                "Quantise with the dialect tensorrt.",
+            )
+        if point is not None and numpy_helper.to_array(point).any():
+            raise InputError(
+                f"{path.name}: node {node.name} has a zero point other than 0, which TensorRT refuses.",
+                "Quantise with the dialect tensorrt.",
+            )
+        weight = node.name.removesuffix(".dequantize")
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            wanted[weight] = weight.removesuffix(".weight")
+    return wanted
+
+
+def _build(path: Path, capability: str, batch: int) -> Mapping[str, Any]:
+    """Run trt_build.py in a process of its own: a build that fails spoils those after it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command: Sequence[str] = (
+            *(sys.executable, trt_build.__file__, "--artefact", str(path)),
+            *("--out", str(Path(folder) / "engine.plan"), "--capability", capability),
+            *("--batch", str(batch)),
+        )
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise EdgepruneError(
+                f"TensorRT did not build {path.name} for {capability} in {TIMEOUT_SECONDS:.0f} s.",
+                "Try again on a machine that does nothing else.",
+            ) from error
+    lines = done.stdout.splitlines()
+    answer: dict[str, Any] = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    if answer.get("ok") and "activation_bytes" in answer:
+        return answer
+    said = str(answer.get("error") or done.stderr.strip()[-500:] or f"exit {done.returncode}")
+    if said.startswith("ImportError"):
+        raise MissingExtraError("TensorRT for RTX is not installed.", "pip install 'edgeprune[rtx]'")
+    if said.startswith("node "):
+        raise InputError(f"TensorRT refuses {path.name} for {capability}: {said[:600]}", _ELSEWHERE)
+    raise EdgepruneError(f"TensorRT does not build {path.name} for {capability}: {said[:600]}", _ELSEWHERE)
+
+
+_ELSEWHERE = "Serve this model with ONNX Runtime or OpenVINO, or write the operation in another way."
