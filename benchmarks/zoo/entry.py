@@ -9,10 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-# torch 2.13 decomposes scaled_dot_product_attention with a learned bias into strides that its own ONNX
-# exporter then cannot view (the dense model fails too): attention as two products exports.
-WRITTEN_OUT = "eager"
-
 Example = torch.Tensor | Mapping[str, torch.Tensor]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.zoo.entry import WRITTEN_OUT, Entry, from_config, tokens, written
+from benchmarks.zoo.entry import Entry, from_config, tokens, written
 
 WORDS = 97
 _TEXT = tokens(12, WORDS)
@@ -96,7 +96,6 @@ ENTRIES: tuple[Entry, ...] = (
         num_layers=2,
         num_heads=4,
         num_labels=3,
-        attn_implementation=WRITTEN_OUT,
     ).named("T5 encoder"),
     from_config(
         "GPT2LMHeadModel",

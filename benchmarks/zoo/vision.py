@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.zoo.entry import WRITTEN_OUT, Entry, Part, from_config, images, written
+from benchmarks.zoo.entry import Entry, Part, from_config, images, written
 
 
 class Dense(nn.Module):
@@ -257,7 +257,6 @@ ENTRIES: tuple[Entry, ...] = (
         num_heads=[2, 4],
         window_size=4,
         num_labels=10,
-        attn_implementation=WRITTEN_OUT,
     ).named("Swin"),
     from_config(
         "SegformerForSemanticSegmentation",
