@@ -7,7 +7,7 @@ WHEEL_TESTS = tests/test_shelf.py tests/test_detect.py tests/test_bundle.py test
 	tests/test_validate.py tests/records $(addprefix tests/cli/test_,main.py doctor.py profiles.py \
 	targets.py validate.py bundle.py)
 
-.PHONY: setup fit test lint wheel-test clean
+.PHONY: setup fit test lint wheel-test zoo clean
 
 setup: .venv/installed
 
@@ -45,6 +45,11 @@ wheel-test: setup
 	$$bin/python -c 'import sys, edgeprune; sys.exit("numpy" in sys.modules)'; \
 	$$bin/edgeprune --help; $$bin/edgeprune targets; $$bin/edgeprune profiles; $$bin/edgeprune doctor; \
 	$$bin/pytest $(WHEEL_TESTS)
+
+# The table of docs/coupling.md: 39 architectures, beside Torch-Pruning (about half an hour).
+zoo: setup
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.zoo
 
 clean:
 	rm -rf .venv build dist runs

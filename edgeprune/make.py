@@ -22,6 +22,8 @@ from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.equalise import equalise
+from edgeprune.quantize.sensitivity import damage, layer_nodes
 from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
@@ -98,6 +100,24 @@ class Workshop:
         )
         return Ranking(choices, work=lambda widths: float(self.cost.macs(widths)))
 
+    def fragile_layers(self, candidate: Candidate, layers: Sequence[str]) -> tuple[str, ...]:
+        """`layers`, those first that are worth giving back to float.
+
+        Worth: the damage that INT8 does to the dense model's output there, for the work that it saves.
+        """
+        dense = equalise(self.dense) if candidate.equalised else self.dense
+        found = damage(
+            dense,
+            calibrate(dense, self.calibration, candidate.calibrator or "minmax"),
+            self.dialect,
+            layers,
+            self.calibration[0],
+            reduce_range=candidate.reduce_range,
+        )
+        macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
+        work = {layer: sum(macs[node.name] for node in nodes.get(layer, ())) for layer in layers}
+        return tuple(sorted(layers, key=lambda layer: (-found[layer] / max(work[layer], 1), layer)))
+
     def predict(self, *arrays: Any) -> Any:
         """The dense model as `Task.evaluate` calls it: arrays in order, or one dict of them by name."""
         given = arrays[0] if len(arrays) == 1 and isinstance(arrays[0], Mapping) else None
@@ -152,6 +172,8 @@ class Workshop:
         if candidate.precision == "float32":
             export_onnx(pruned, artefact)
             return Built(artefact, (), tuple(onnxfile.layers(onnxfile.load(artefact)).values()))
+        if candidate.equalised:
+            pruned = equalise(pruned)
         exported = export_onnx(pruned, folder / "float.onnx")
         ranges = calibrate(pruned, self.calibration, candidate.calibrator or "minmax")
         written = quantise(

@@ -16,10 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.bundle.write import write_bundle
-from edgeprune.detect import saturates
 from edgeprune.devices import Device
-from edgeprune.errors import NothingToQuantise
 from edgeprune.fitting.order import Order, place, resolved
+from edgeprune.fitting.precision import dense_int8
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop, as_candidate_kept
@@ -131,7 +130,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
 
     if settled("dense"):
         return "dense"
-    start = _dense_int8(order, trials, floor)
+    start = dense_int8(order, workshop, trials, floor)
     if start != "dense" and settled(start):
         return start
     if not workshop.coupling.groups:
@@ -149,33 +148,6 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
             return None
         probes[:] = [replace(probe, use=proven) if probe.name == landed.name else probe for probe in probes]
     return None
-
-
-def _dense_int8(order: Order, trials: Trials, floor: float) -> str:
-    """The trial that pruning starts from: the best INT8 form of the dense model, or "dense".
-
-    INT8 that loses more than the budget's drop, or that is slower or larger than what it replaces, is not
-    shipped. Calibrators are tried until one holds the metric.
-    """
-    narrow = [True] if saturates(order.profile.isa) else []
-    for calibrator, reduce_range in [
-        ("minmax", False),
-        *(("minmax", r) for r in narrow),
-        ("kl", bool(narrow)),
-    ]:
-        name = "dense-int8" + ("" if calibrator == "minmax" else f"-{calibrator}") + "-7bit" * reduce_range
-        candidate = Candidate((), "int8", calibrator, reduce_range=reduce_range)
-        try:
-            tested, dense = trials.run(name, candidate), trials.tested["dense"]
-        except NothingToQuantise:
-            return "dense"
-        # Medians: a burst of load during one of the two would decide by its tail.
-        faster = tested.measurement.latency.p50_ms < dense.measurement.latency.p50_ms
-        if not faster or tested.measurement.size_mib >= dense.measurement.size_mib:
-            return "dense"
-        if tested.metric >= floor:
-            return name
-    return "dense"
 
 
 def _land(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -47,6 +47,15 @@ class Cost:
 
     def macs(self, kept: Kept) -> int:
         return self._total(self.mac_terms, kept)
+
+    def node_macs(self) -> Mapping[str, int]:
+        """Multiply-accumulates of every node of the dense graph that has any."""
+        found: dict[str, int] = {}
+        removed = self.coupling.removed({})
+        for term in self.mac_terms:
+            (node,) = term.nodes
+            found[node] = found.get(node, 0) + prod(_size(factor, removed) for factor in term.factors)
+        return found
 
     def _total(self, terms: Sequence[Term], kept: Kept) -> int:
         removed = self.coupling.removed(kept)

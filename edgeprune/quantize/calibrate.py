@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +20,27 @@ from torch.fx import GraphModule, Node
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.graph.capture import Captured
+from edgeprune.quantize.histogram import Counts, percentile, squared_error
 from edgeprune.quantize.ranges import Ranges
 
-# Calibrator -> neural-compressor's name of the algorithm that chooses a range.
-TABLE: dict[str, str] = {
-    "minmax": "minmax",  # the mean of the batches' extremes
-    "kl": "kl",  # the range that loses least of a histogram, outliers clipped
+
+@dataclass(frozen=True)
+class Calibrator:
+    """How the range of an activation is chosen.
+
+    algorithm: neural-compressor's name of what observes. choose: from the histogram of "kl", where the
+    range is not neural-compressor's own.
+    """
+
+    algorithm: str
+    choose: Callable[[Counts, float, float], tuple[float, float]] | None = None
+
+
+TABLE: Mapping[str, Calibrator] = {
+    "minmax": Calibrator("minmax"),  # the mean of the batches' extremes
+    "kl": Calibrator("kl"),  # the range that loses least of a histogram, outliers clipped
+    "percentile": Calibrator("kl", percentile),
+    "mse": Calibrator("kl", squared_error),
 }
 
 
@@ -38,8 +54,8 @@ def calibrate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]], c
     """
     if calibrator not in TABLE:
         raise InputError(f'There is no calibrator "{calibrator}".', f"Use one of: {', '.join(TABLE)}.")
-    prepared = _prepare(captured, TABLE[calibrator])
-    observers = _wrap_observers(prepared, _folded(captured, prepared))
+    prepared = _prepare(captured, TABLE[calibrator].algorithm)
+    observers = _wrap_observers(prepared, _folded(captured, prepared), TABLE[calibrator])
     samples = 0
     with torch.no_grad():
         for index, batch in enumerate(batches):
@@ -60,9 +76,9 @@ def calibrate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]], c
 class _Observer(torch.nn.Module):
     """neural-compressor's observer of one activation, spared from values that it cannot bin."""
 
-    def __init__(self, inner: Any, name: str, node: str) -> None:
+    def __init__(self, inner: Any, name: str, node: str, calibrator: Calibrator) -> None:
         super().__init__()
-        self.inner, self.name, self.node = inner, name, node
+        self.inner, self.name, self.node, self.calibrator = inner, name, node, calibrator
         self.broken = False
         self.batches = 0
 
@@ -78,7 +94,10 @@ class _Observer(torch.nn.Module):
         return activation
 
     def bounds(self) -> tuple[float, float]:
-        """(low, high) of the chosen scale and zero point; zero is inside."""
+        """(low, high) of the chosen range or of the chosen scale and zero point; zero is inside."""
+        if self.calibrator.choose is not None:
+            counts = self.inner.histogram.double().numpy()
+            return self.calibrator.choose(counts, float(self.inner.min_val), float(self.inner.max_val))
         scale, zero_point = (float(value) for value in self.inner.calculate_qparams())
         low, high = self.inner.quant_min, self.inner.quant_max
         return (low - zero_point) * scale, (high - zero_point) * scale
@@ -124,14 +143,16 @@ def _prepare(captured: Captured, algorithm: str) -> GraphModule:
             ) from error
 
 
-def _wrap_observers(prepared: GraphModule, folded: dict[str, str]) -> list[_Observer]:
+def _wrap_observers(prepared: GraphModule, folded: dict[str, str], calibrator: Calibrator) -> list[_Observer]:
     """Put every observer behind an `_Observer`; in execution order."""
     found = []
     for node in prepared.graph.nodes:
         if node.op == "call_module" and isinstance(node.args[0], Node):
             source = node.args[0]
             name = folded.get(source.name, source.name)
-            observer = _Observer(prepared.get_submodule(node.target), name, _describe(source, name))
+            observer = _Observer(
+                prepared.get_submodule(node.target), name, _describe(source, name), calibrator
+            )
             setattr(prepared, node.target, observer)
             found.append(observer)
     return found

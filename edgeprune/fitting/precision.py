@@ -1,0 +1,87 @@
+"""The INT8 form of the dense model that everything else starts from.
+
+Decided by the metric, measured in the runtime on the device: which calibrator, 8-bit or 7-bit weights,
+channels equalised or not, and which layers go back to float. The simplest form that holds it is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from edgeprune.detect import saturates
+from edgeprune.errors import NothingToQuantise
+from edgeprune.fitting.order import Order
+from edgeprune.fitting.trials import Trials
+from edgeprune.make import Workshop
+from edgeprune.records.trial import Candidate
+
+DENSE, INT8 = "dense", "dense-int8"
+# How a form is called, its calibrator, whether channels are equalised first.
+FORMS = (
+    ("", "minmax", False),
+    ("-mse", "mse", False),
+    ("-equalised", "minmax", True),
+    ("-percentile", "percentile", False),
+)
+
+
+def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -> str:
+    """The trial that pruning starts from: the first INT8 form that holds the metric, or "dense".
+
+    INT8 that is slower or larger than what it replaces is not shipped.
+    """
+    failed: list[str] = []
+    for name, candidate in _forms(order):
+        try:
+            tested = trials.run(name, candidate)
+        except NothingToQuantise:
+            return DENSE
+        if not _pays(trials, name):
+            return DENSE
+        if tested.metric >= floor:
+            return name
+        failed.append(name)
+    return _given_back(workshop, trials, floor, max(failed, key=lambda name: trials.tested[name].metric))
+
+
+def _forms(order: Order) -> Iterator[tuple[str, Candidate]]:
+    """What is tried in turn; where 8-bit weights saturate, each with 7 bits too."""
+    narrow = (False, True) if saturates(order.profile.isa) else (False,)
+    for words, calibrator, equalised in FORMS:
+        for reduce_range in narrow:
+            name = INT8 + words + "-7bit" * reduce_range
+            yield name, Candidate((), "int8", calibrator, reduce_range=reduce_range, equalised=equalised)
+
+
+def _pays(trials: Trials, name: str) -> bool:
+    """Faster and smaller than the dense model. Medians: a burst of load would decide by its tail."""
+    tested, dense = trials.tested[name].measurement, trials.tested[DENSE].measurement
+    return tested.latency.p50_ms < dense.latency.p50_ms and tested.size_mib < dense.size_mib
+
+
+def _given_back(workshop: Workshop, trials: Trials, floor: float, name: str) -> str:
+    """Give layers back to float until the metric holds, those that buy most accuracy for their work first.
+
+    The number of layers doubles until the metric holds, then halves back to the fewest that do.
+    """
+    base = trials.tested[name].candidate
+    ranked = workshop.fragile_layers(base, trials.tested[name].layers_int8)
+
+    def holds(count: int) -> str | None:
+        given = f"{name}-float{count}"
+        tested = trials.run(given, replace(base, float_layers=tuple(sorted(ranked[:count]))))
+        return given if tested.metric >= floor and _pays(trials, given) else None
+
+    count, found = 1, None
+    while found is None and count <= len(ranked) // 2:
+        found = holds(count)
+        count *= 2
+    if found is None:
+        return DENSE
+    enough, few = count // 2, count // 4
+    while enough - few > 1:
+        middle = (enough + few) // 2
+        better = holds(middle)
+        enough, few, found = (middle, few, better) if better else (enough, middle, found)
+    return found
