@@ -45,6 +45,7 @@ def test_an_architecture_is_pruned_by_half_from_its_graph_alone(entry: Any) -> N
     assert row.frozen < trial.FROZEN, row.held
     assert row.trains
     assert row.reloads
+    assert row.onnx
 
 
 def test_the_zoo_holds_every_architecture_once() -> None:

@@ -47,19 +47,19 @@ class Row:
     moved: float
     trains: bool
     reloads: bool
-    onnx: bool | None
+    onnx: bool
     seconds: float
 
     @property
     def green(self) -> bool:
         enough = all(share >= ratio for share, ratio in zip(self.reached, RATIOS, strict=False))
         exact = self.error <= LIMIT and self.moved > MOVED
-        works = self.trains and self.reloads and self.onnx is not False
+        works = self.trains and self.reloads and self.onnx
         return enough and exact and works and self.frozen < FROZEN
 
 
 def measure(entry: Entry, *, quick: bool = False) -> Row:
-    """Build, analyse, prune and check one architecture; `quick` leaves out ONNX and the first ratio."""
+    """Build, analyse, prune and check one architecture; `quick` leaves out the first ratio."""
     oracle = _oracle()
     model, example = entry.made()
     dense = capture(model, example)
@@ -92,7 +92,7 @@ def measure(entry: Entry, *, quick: bool = False) -> Row:
         moved=min(moved for _, moved in checks),
         trains=_trains(dense, smallest.captured),
         reloads=_reloads(smallest.captured),
-        onnx=None if quick else _onnx(smallest.captured),
+        onnx=_onnx(smallest.captured),
         seconds=seconds,
     )
 
