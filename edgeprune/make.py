@@ -20,10 +20,12 @@ from edgeprune.graph.surgery import cut
 from edgeprune.pruning.criteria import find_criterion, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import quantise
 from edgeprune.quantize.equalise import equalise
-from edgeprune.quantize.sensitivity import damage, layer_nodes
+from edgeprune.quantize.sensitivity import damage
+from edgeprune.quantize.simulate import layer_nodes
 from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
@@ -175,7 +177,14 @@ class Workshop:
         if candidate.equalised:
             pruned = equalise(pruned)
         exported = export_onnx(pruned, folder / "float.onnx")
-        ranges = calibrate(pruned, self.calibration, candidate.calibrator or "minmax")
+        ranges = correct_means(
+            pruned,
+            calibrate(pruned, self.calibration, candidate.calibrator or "minmax"),
+            self.dialect,
+            self.calibration,
+            reduce_range=candidate.reduce_range,
+            float_layers=candidate.float_layers,
+        )
         written = quantise(
             exported,
             ranges,

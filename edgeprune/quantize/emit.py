@@ -21,6 +21,7 @@ from edgeprune.quantize.plan import Graph, Plan, plan
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.scales import Scale, quantise_bias, quantise_weight
 
+_RAW = ".raw"  # what a kernel computes, in front of the pair that makes it integer
 _ACTIVATIONS: dict[str, type[np.generic]] = {"uint8": np.uint8, "int8": np.int8}
 
 
@@ -146,6 +147,7 @@ class _Writer:
         name = self.planned.layers[index]
         name = name if name not in self.named else f"{name}#{index}"
         self.named.add(name)
+        bias = self._corrected(node, name, bias)
         added = [self._stored(f"{name}.weight", weight.integers, weight.scale, axis)]
         node.input[1] = added[0].output[0]
         if bias is not None and self.dialect.quantised_bias:
@@ -154,6 +156,33 @@ class _Writer:
             added.append(self._stored(f"{name}.bias", integers, accumulator, 0))
             node.input[2] = added[1].output[0]
         return added
+
+    def _corrected(
+        self, node: onnx.NodeProto, name: str, bias: NDArray[np.float32] | None
+    ) -> NDArray[np.float32] | None:
+        """The bias without what INT8 adds to the layer's mean; a matrix product's is added behind it."""
+        if node.op_type == "MatMul":
+            self._correct_addition(str(node.output[0]), name)
+            return bias
+        shift = self.graph.shifts.get(str(node.output[0]))
+        if shift is None:
+            return bias
+        corrected = np.asarray((0.0 if bias is None else bias) - shift, np.float32)
+        if bias is None or not self.dialect.quantised_bias:
+            node.input[2:] = [self._store(f"{name}.bias.corrected", corrected)]
+        return corrected if bias is not None else None
+
+    def _correct_addition(self, product: str, name: str) -> None:
+        readers = self.graph.consumers[product]
+        add = self.graph.nodes[readers[0]] if len(readers) == 1 else None
+        shift = self.graph.shifts.get(str(add.output[0]).removesuffix(_RAW)) if add is not None else None
+        if add is None or shift is None or add.op_type != "Add":
+            return
+        for at, operand in enumerate(add.input):
+            stored = self.graph.weights.get(operand)
+            if stored is not None and list(stored.dims) == list(shift.shape):
+                corrected = np.asarray(numpy_helper.to_array(stored) - shift, np.float32)
+                add.input[at] = self._store(f"{name}.bias.corrected", corrected)
 
     def _is_integer_follower(self, node: onnx.NodeProto) -> bool:
         return node.op_type in self.dialect.integer_followers and node.output[0] in self.planned.written
@@ -193,7 +222,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
 
 
 def _raw(value: str) -> str:
-    return f"{value}.raw"
+    return f"{value}{_RAW}"
 
 
 def _check_known(float_layers: Iterable[str], known: Collection[str]) -> None:

@@ -53,6 +53,9 @@ class Graph:
         self.bounds = {
             value: ranges.bounds[name] for value, name in captured.items() if name in ranges.bounds
         }
+        self.shifts = {
+            value: ranges.shifts[name] for value, name in captured.items() if name in ranges.shifts
+        }
         for node in self.nodes:
             if node.op_type == "Sigmoid":  # inside a SiLU it is no captured node, and needs no calibration
                 self.bounds.setdefault(node.output[0], (0.0, 1.0))

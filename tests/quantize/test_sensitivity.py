@@ -9,7 +9,8 @@ from torch import nn
 from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.sensitivity import damage, layer_nodes
+from edgeprune.quantize.sensitivity import damage
+from edgeprune.quantize.simulate import layer_nodes
 
 
 class Chain(nn.Module):

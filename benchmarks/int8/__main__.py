@@ -1,0 +1,153 @@
+"""`python -m benchmarks.int8`: INT8 / float latency of edgeprune, ONNX Runtime's quantiser and NNCF.
+
+All sessions of a row take turns in one process, batch 1, one thread; a ratio is of medians. The error is
+the distance of the INT8 outputs to the float outputs, as a share of what tells the float outputs of
+different inputs apart, over inputs that calibration did not see. With --data (or $EDGEPRUNE_DATA) the
+second table measures accuracy on CIFAR-10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.int8.models import MODELS
+from edgeprune.devices import agent
+from edgeprune.export import export_onnx
+from edgeprune.graph.capture import capture
+from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.correction import correct_means
+from edgeprune.quantize.dialects import TABLE
+from edgeprune.quantize.emit import quantise
+
+SECONDS = 8.0  # of each session's queries
+UNSEEN = 32  # inputs for the error
+Feed = Mapping[str, Any]
+Run = Callable[[Feed], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.int8", description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[""], metavar="WORD")
+    parser.add_argument("--data", type=Path, default=os.environ.get("EDGEPRUNE_DATA"))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    heads = ("model", "ORT float, ms", "edgeprune", "ORT quantize_static", "error", "theirs")
+    heads += ("OpenVINO float, ms", "edgeprune", "NNCF", "error", "theirs")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name in MODELS:
+        if any(word.lower() in name.lower() for word in options.only):
+            with tempfile.TemporaryDirectory() as folder:
+                print(f"| {' | '.join(row(name, Path(folder)))} |", flush=True)
+    if options.data is not None:
+        from benchmarks.int8.accuracy import print_table
+
+        print_table(Path(options.data))
+
+
+def row(name: str, folder: Path) -> list[str]:
+    torch.manual_seed(0)
+    model, batches = MODELS[name]()
+    captured = capture(model, batches[0])
+    exported = export_onnx(captured, folder / "float.onnx")
+    ranges = calibrate(captured, [(batch,) for batch in batches], "minmax")
+    feeds = [{captured.input_names[0]: unseen} for unseen in _unseen(batches[0])]
+    cells = [name]
+    for runtime, dialect, peer in (("ort", "onnxruntime-x86", _theirs_ort), ("ov", "openvino", _theirs_nncf)):
+        corrected = correct_means(captured, ranges, TABLE[dialect], [(batch,) for batch in batches])
+        ours = quantise(exported, corrected, dialect, folder / f"{runtime}.onnx").path
+        theirs = peer(exported, captured.input_names[0], batches, folder)
+        runs = {
+            title: _session(runtime, path)
+            for title, path in (("float", exported), ("ours", ours), ("theirs", theirs))
+        }
+        outputs = {title: np.concatenate([run(feed) for feed in feeds]) for title, run in runs.items()}
+        errors = {title: _error(found, outputs["float"]) for title, found in outputs.items()}
+        times = in_turn(runs, feeds[0])
+        cells.append(f"{times['float']:.1f}")
+        cells += [f"{times[title] / times['float']:.3f}" for title in ("ours", "theirs")]
+        cells += [f"{errors[title]:.2f}" for title in ("ours", "theirs")]
+    return cells
+
+
+def in_turn(runs: Mapping[str, Run], feed: Feed) -> dict[str, float]:
+    """Median milliseconds of each, one query at a time, all in turn."""
+    times: dict[str, list[float]] = {title: [] for title in runs}
+    for run in runs.values():
+        for _ in range(3):
+            run(feed)
+    ends = time.monotonic() + SECONDS * len(runs)
+    while time.monotonic() < ends:
+        for title, run in runs.items():
+            started = time.perf_counter()
+            run(feed)
+            times[title].append(1e3 * (time.perf_counter() - started))
+    return {title: median(found) for title, found in times.items()}
+
+
+def _session(runtime: str, path: Path) -> Run:
+    runner = agent.load_module(f"{runtime}.py").Runner(str(path), 1)
+    return lambda feed: runner.run(feed)[0]
+
+
+def _unseen(batch: torch.Tensor) -> list[Any]:
+    source = torch.Generator().manual_seed(1)
+    if batch.is_floating_point():
+        return [torch.randn(batch.shape, generator=source).numpy() for _ in range(UNSEEN)]
+    return [torch.randint(0, 30_000, batch.shape, generator=source).numpy() for _ in range(UNSEEN)]
+
+
+def _error(found: Any, exact: Any) -> float:
+    centred = exact - exact.mean(0)
+    return float(np.sqrt(((found - exact) ** 2).sum() / (centred**2).sum()))
+
+
+def _theirs_ort(exported: Path, name: str, batches: list[torch.Tensor], folder: Path) -> Path:
+    """ONNX Runtime's own static quantiser as its documentation calls it."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._left, None)
+            return None if batch is None else {name: batch.numpy()}
+
+    prepared, written = folder / "prepared.onnx", folder / "theirs.onnx"
+    quant_pre_process(str(exported), str(prepared), skip_symbolic_shape=True)
+    quantize_static(str(prepared), str(written), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+    return written
+
+
+def _theirs_nncf(exported: Path, name: str, batches: list[torch.Tensor], folder: Path) -> Path:
+    """NNCF's post-training quantisation with its transformer preset where the model is one."""
+    import nncf
+    import openvino
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = openvino.Core().read_model(str(exported))
+    attention = any("softmax" in node.get_type_name().lower() for node in model.get_ops())
+    kind = nncf.ModelType.TRANSFORMER if attention else None
+    data = nncf.Dataset([{name: batch.numpy()} for batch in batches])
+    openvino.save_model(
+        nncf.quantize(model, data, subset_size=len(batches), model_type=kind), str(folder / "theirs.xml")
+    )
+    return folder / "theirs.xml"
+
+
+if __name__ == "__main__":
+    main()
