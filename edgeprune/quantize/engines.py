@@ -12,13 +12,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.graph import onnxfile
+from edgeprune.quantize.emit import Quantised
 from edgeprune.runtimes import trt_build
 
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
@@ -93,6 +94,25 @@ def build_engine(path: Path, capability: str, *, batch: int = 1) -> Engine:
         int8=tuple(wanted[weight] for weight, good in found.items() if good),
         not_int8=tuple(wanted[weight] for weight, good in found.items() if not good),
     )
+
+
+def settle(
+    write: Callable[[tuple[str, ...]], Quantised], capabilities: Sequence[str], *, batch: int = 1
+) -> tuple[Quantised, tuple[Engine, ...]]:
+    """Write a file and build it; layers that an engine runs in float all the same go back to float.
+
+    write: takes the layers that stay float and writes the file. Ends with a file of which every engine keeps
+    its promise, layer by layer: INT8 that is not computed as INT8 costs accuracy and conversions for
+    nothing. Raises what `build_engine` raises, and `NothingToQuantise` when no layer is left.
+    """
+    kept_float: tuple[str, ...] = ()
+    while True:
+        written = write(kept_float)
+        engines = tuple(build_engine(written.path, each, batch=batch) for each in capabilities)
+        lost = {layer.partition("#")[0] for engine in engines for layer in engine.not_int8}
+        if not lost:
+            return written, engines
+        kept_float = tuple(sorted({*kept_float, *lost}))
 
 
 def require_int8(engine: Engine) -> None:

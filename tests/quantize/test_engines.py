@@ -108,6 +108,29 @@ def test_a_capability_that_cannot_be_built_for_is_refused(tmp_path: Path) -> Non
         build_engine(tmp_path / "model.onnx", "SM87")
 
 
+def test_layers_that_an_engine_loses_go_back_to_float_until_it_keeps_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that cannot do "body", and loses the second call of "shared" once body is float."""
+    wanted = ("stem", "body", "shared", "shared#7")
+    given: list[tuple[str, ...]] = []
+
+    def write(kept: tuple[str, ...]) -> Quantised:
+        given.append(kept)
+        return Quantised(tmp_path / "m.onnx", tuple(name for name in wanted if name not in kept), kept)
+
+    def build(path: Path, capability: str, *, batch: int) -> Engine:
+        lost = {(): ("body",), ("body",): ("shared#7",)}.get(given[-1], ())
+        kept = tuple(name for name in wanted if name not in lost)
+        return Engine("1.7", capability, 1.0, 1.0, (), kept, lost if capability == "SM89" else ())
+
+    monkeypatch.setattr(engines, "build_engine", build)
+    _, built = engines.settle(write, ["SM86", "SM89"])
+    assert given == [(), ("body",), ("body", "shared")]
+    assert [engine.capability for engine in built] == ["SM86", "SM89"]
+    assert all(engine.not_int8 == () for engine in built)
+
+
 def test_an_engine_with_layers_in_float_names_them() -> None:
     engine = Engine("1.7", "SM86", 1.0, 1.0, (), int8=("stem",), not_int8=("body", "head"))
     with pytest.raises(EdgepruneError, match="runs 2 of 3 INT8 layers in float: body, head"):

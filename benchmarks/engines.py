@@ -1,0 +1,82 @@
+"""`python -m benchmarks.engines`: the zoo in INT8 as TensorRT for RTX builds it, on a machine without a GPU.
+
+Every architecture is calibrated, written in the TensorRT dialect and built for each capability; layers that
+the engine runs in float go back to float, until what is INT8 in the file is INT8 in every engine. One row
+each: layers in INT8, layers in float, sizes of the files, types of the engine's multiplying layers.
+Ends with status 1 when one does not build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from benchmarks.zoo import ENTRIES, Entry
+from edgeprune.errors import EdgepruneError
+from edgeprune.export import export_onnx
+from edgeprune.graph.capture import capture
+from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.correction import correct_means
+from edgeprune.quantize.dialects import TABLE
+from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.engines import MULTIPLYING, Engine, settle
+
+CAPABILITIES = ("SM86", "SM89")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[""], metavar="WORD")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    heads = ("architecture", "INT8", "in float", "float, KiB", "INT8, KiB", *CAPABILITIES)
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    failed = 0
+    for entry in ENTRIES:
+        if any(word.lower() in entry.name.lower() for word in options.only):
+            try:
+                cells = _row(entry)
+            except EdgepruneError as error:
+                failed += 1
+                cells = [entry.name, f"{error.what[:160]}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+    return 1 if failed else 0
+
+
+def _row(entry: Entry) -> list[str]:
+    model, example = entry.made()
+    captured = capture(model, example)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export_onnx(captured, Path(folder) / "float.onnx")
+        ranges = calibrate(captured, [captured.inputs], "minmax")
+        ranges = correct_means(captured, ranges, TABLE["tensorrt"], [captured.inputs])
+        written, engines = settle(
+            lambda kept: quantise(
+                exported, ranges, "tensorrt", Path(folder) / "int8.onnx", float_layers=kept
+            ),
+            CAPABILITIES,
+        )
+        sizes = [f"{path.stat().st_size / 1024:.0f}" for path in (exported, written.path)]
+    given_back = ", ".join(written.layers_float) or "-"
+    return [entry.name, str(len(written.layers_int8)), given_back, *sizes, *map(_types, engines)]
+
+
+def _types(engine: Engine) -> str:
+    """`correlation Int8 15`: how many layers of the engine multiply, by their kind and the type they read."""
+    found = Counter(
+        f"{layer.kind} {layer.inputs[0]}"
+        for layer in engine.layers
+        if layer.kind in MULTIPLYING and layer.inputs
+    )
+    return ", ".join(f"{name} {count}" for name, count in sorted(found.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
