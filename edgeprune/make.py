@@ -26,6 +26,7 @@ from edgeprune.quantize.emit import quantise
 from edgeprune.quantize.equalise import equalise
 from edgeprune.quantize.sensitivity import damage
 from edgeprune.quantize.simulate import layer_nodes
+from edgeprune.quantize.smooth import smooth
 from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
@@ -107,7 +108,7 @@ class Workshop:
 
         Worth: the damage that INT8 does to the dense model's output there, for the work that it saves.
         """
-        dense = equalise(self.dense) if candidate.equalised else self.dense
+        dense = self._equalised(self.dense) if candidate.equalised else self.dense
         found = damage(
             dense,
             calibrate(dense, self.calibration, candidate.calibrator or "minmax"),
@@ -175,7 +176,7 @@ class Workshop:
             export_onnx(pruned, artefact)
             return Built(artefact, (), tuple(onnxfile.layers(onnxfile.load(artefact)).values()))
         if candidate.equalised:
-            pruned = equalise(pruned)
+            pruned = self._equalised(pruned)
         exported = export_onnx(pruned, folder / "float.onnx")
         ranges = correct_means(
             pruned,
@@ -215,6 +216,9 @@ class Workshop:
         if wished == "lora":
             adaptable(self.dense)  # refuses a model without a layer for it before a search begins
         return wished
+
+    def _equalised(self, captured: Captured) -> Captured:
+        return smooth(equalise(captured), self.calibration)
 
     def _reconstruct(self, kept: Kept) -> Callable[[Captured], object]:
         return lambda pruned: reconstruct(pruned, self.coupling, kept, self.consumers, self.dense)

@@ -66,7 +66,7 @@ class Candidate:
     calibrator: str | None = None  # a key of quantize.calibrate.TABLE; None for a float artefact
     float_layers: tuple[str, ...] = ()  # layers that stay float in an INT8 artefact
     reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
-    equalised: bool = False  # channels of neighbouring layers are brought to like size before calibration
+    equalised: bool = False  # channels brought to like size first: equalisation, and smoothing behind norms
     recover: str = "none"  # a rung of the recovery ladder, or one that trains
 
 
