@@ -38,7 +38,7 @@ def correct_means(
     batches: calibration inputs; the first ROWS rows are used. A layer that is called twice has one bias
     and two means, and stays as it is.
     """
-    inputs = tuple(torch.cat(parts)[:ROWS] for parts in zip(*batches, strict=True))
+    inputs = _first_rows(batches)
     layers = {
         nodes[0]: _end(nodes[0])
         for layer, nodes in layer_nodes(captured).items()
@@ -53,6 +53,15 @@ def correct_means(
         name: shift.double().numpy() for name, shift in corrected.shifts.items() if shift.isfinite().all()
     }
     return replace(ranges, shifts=shifts)
+
+
+def _first_rows(batches: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    taken: list[tuple[torch.Tensor, ...]] = []
+    for batch in batches:
+        if sum(len(inputs[0]) for inputs in taken) >= ROWS:
+            break
+        taken.append(batch)
+    return tuple(torch.cat(parts)[:ROWS] for parts in zip(*taken, strict=True))
 
 
 def _end(node: Node) -> Node:

@@ -132,8 +132,11 @@ class _Writer:
             raise ValueError(
                 f"layer {self.planned.layers[index]} reads {value}, which was not planned as integer"
             )
-        bias_name = node.input[2] if len(node.input) > 2 else ""
-        bias = numpy_helper.to_array(graph.weights[bias_name]) if bias_name else None
+        # A layer that is called twice is stored twice: the scale of its bias depends on its input's.
+        name = self.planned.layers[index]
+        name = name if name not in self.named else f"{name}#{index}"
+        self.named.add(name)
+        bias = self._bias(node, name)
         axis = _channel_axis(node)
         weight = quantise_weight(
             numpy_helper.to_array(graph.weights[node.input[1]]),
@@ -143,34 +146,26 @@ class _Writer:
             bias if self.dialect.quantised_bias else None,
             scale,
         )
-        # A layer that is called twice is stored twice: the scale of its bias depends on its input's.
-        name = self.planned.layers[index]
-        name = name if name not in self.named else f"{name}#{index}"
-        self.named.add(name)
-        bias = self._corrected(node, name, bias)
         added = [self._stored(f"{name}.weight", weight.integers, weight.scale, axis)]
         node.input[1] = added[0].output[0]
         if bias is not None and self.dialect.quantised_bias:
             accumulator = weight.scale * scale.scale
             integers = quantise_bias(bias, weight, scale)
             added.append(self._stored(f"{name}.bias", integers, accumulator, 0))
-            node.input[2] = added[1].output[0]
+            node.input[2:] = [added[1].output[0]]
+        elif bias is not None:
+            node.input[2:] = [self._store(f"{name}.bias.float", bias)]
         return added
 
-    def _corrected(
-        self, node: onnx.NodeProto, name: str, bias: NDArray[np.float32] | None
-    ) -> NDArray[np.float32] | None:
-        """The bias without what INT8 adds to the layer's mean; a matrix product's is added behind it."""
+    def _bias(self, node: onnx.NodeProto, name: str) -> NDArray[np.float32] | None:
+        """A bias without what INT8 adds to the mean; a matrix product has it in the addition behind it."""
         if node.op_type == "MatMul":
             self._correct_addition(str(node.output[0]), name)
-            return bias
+            return None
+        stored = node.input[2] if len(node.input) > 2 else ""
+        bias = numpy_helper.to_array(self.graph.weights[stored]) if stored else None
         shift = self.graph.shifts.get(str(node.output[0]))
-        if shift is None:
-            return bias
-        corrected = np.asarray((0.0 if bias is None else bias) - shift, np.float32)
-        if bias is None or not self.dialect.quantised_bias:
-            node.input[2:] = [self._store(f"{name}.bias.corrected", corrected)]
-        return corrected if bias is not None else None
+        return bias if shift is None else np.asarray((0.0 if bias is None else bias) - shift, np.float32)
 
     def _correct_addition(self, product: str, name: str) -> None:
         readers = self.graph.consumers[product]
@@ -182,7 +177,7 @@ class _Writer:
             stored = self.graph.weights.get(operand)
             if stored is not None and list(stored.dims) == list(shift.shape):
                 corrected = np.asarray(numpy_helper.to_array(stored) - shift, np.float32)
-                add.input[at] = self._store(f"{name}.bias.corrected", corrected)
+                add.input[at] = self._store(f"{name}.bias.float", corrected)
 
     def _is_integer_follower(self, node: onnx.NodeProto) -> bool:
         return node.op_type in self.dialect.integer_followers and node.output[0] in self.planned.written

@@ -19,6 +19,7 @@ from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.kernels import integer_nodes
 from edgeprune.quantize.ranges import Ranges
 
 
@@ -84,7 +85,16 @@ def test_every_kind_of_layer_is_corrected(tmp_path: Path) -> None:
     assert {len(shift) for shift in ranges.shifts.values()} == {16, 12}
     path = quantise(export_onnx(captured, tmp_path / "f.onnx"), ranges, "tensorrt", tmp_path / "q.onnx").path
     stored = {tensor.name for tensor in onnxfile.load(path).graph.initializer}
-    assert {f"{name}.bias.corrected" for name in ("first", "second", "third", "head")} <= stored
+    assert {f"{name}.bias.float" for name in ("first", "second", "third", "head")} <= stored
+
+
+@pytest.mark.parametrize("dialect", ["onnxruntime-x86", "onnxruntime-arm"])
+def test_a_layer_that_gets_a_bias_still_runs_on_integers(dialect: str, tmp_path: Path) -> None:
+    captured, batches = mixed()
+    ranges = correct_means(captured, calibrate(captured, batches, "minmax"), TABLE[dialect], batches)
+    path = quantise(export_onnx(captured, tmp_path / "f.onnx"), ranges, dialect, tmp_path / "q.onnx").path
+    assert integer_nodes(path).integer["QLinearConv"] == 2
+    assert "Conv" not in integer_nodes(path).floating
 
 
 def test_layers_in_float_and_layers_called_twice_stay_as_they_are() -> None:
