@@ -120,6 +120,7 @@ def test_the_agent_knows_exactly_the_runtimes_of_the_table() -> None:
 DEVICE_FILES = [
     Path(agent.__file__),
     Path(agent.__file__).with_name("probe.py"),
+    Path(runtimes.__file__).with_name("trt_build.py"),
     *(row.path for row in ROWS),
 ]
 
