@@ -51,6 +51,7 @@ def _candidate(report: Report) -> dict[str, JSON]:
         **_measured(report),
         "precision": {"int8": report.layers_int8, "float": report.layers_float},
         "calibrator": report.candidate.calibrator,
+        "float_layers": list(report.candidate.float_layers),
         "kept": dict(report.kept),
         "recover": [
             {"rung": rung, "before": before, "after": after, "kept": kept}

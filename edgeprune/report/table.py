@@ -48,6 +48,11 @@ def verdict_lines(result: FitResult) -> list[str]:
     lines += [f"  {_broken(breach, result)}" for breach in result.verdict.breaches]
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
+    if chosen.candidate.float_layers:
+        given_back = ", ".join(chosen.candidate.float_layers)
+        lines.append(
+            f"  given back to float, where INT8 cost most {result.metric} for its work: {given_back}"
+        )
     if result.bundle is not None:
         lines.append(f"bundle: {result.bundle}")
     return lines

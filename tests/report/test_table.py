@@ -108,6 +108,15 @@ def test_what_misses_says_which_line_broke_and_by_how_much(result: FitResult) ->
     ]
 
 
+def test_layers_that_went_back_to_float_are_named_with_the_reason(result: FitResult) -> None:
+    candidate = replace(result.chosen.candidate, float_layers=("stem", "head"))
+    lines = verdict_lines(replace(result, chosen=replace(result.chosen, candidate=candidate)))
+    assert "  given back to float, where INT8 cost most top-1 for its work: stem, head" in lines
+    assert document(replace(result, chosen=replace(result.chosen, candidate=candidate)))["chosen"][
+        "float_layers"
+    ] == ["stem", "head"]
+
+
 @pytest.mark.parametrize("kind", ["predicted", "inconclusive"])
 def test_every_verdict_has_a_sentence(result: FitResult, kind: Any) -> None:
     assert verdict_lines(replace(result, verdict=Verdict(kind)))[0].startswith(f"{kind}: ")
