@@ -1,12 +1,13 @@
 """The INT8 form of the dense model that everything else starts from.
 
 Decided by the metric, measured in the runtime on the device: which calibrator, 8-bit or 7-bit weights,
-channels equalised or not, and which layers go back to float. The simplest form that holds it is taken.
+channels equalised or not, and which layers go back to float. Forms are compared on a subset first, and
+evaluated in full in that order (`search.shortlist`) until one holds the metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgeprune.detect import saturates
@@ -15,6 +16,7 @@ from edgeprune.fitting.order import Order
 from edgeprune.fitting.trials import Trials
 from edgeprune.make import Workshop
 from edgeprune.records.trial import Candidate
+from edgeprune.search.shortlist import shortlist
 
 DENSE, INT8 = "dense", "dense-int8"
 # How a form is called, its calibrator, whether channels are equalised first.
@@ -32,16 +34,16 @@ def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -
     INT8 that is slower or larger than what it replaces is not shipped.
     """
     failed: list[str] = []
-    for name, candidate in _forms(order):
-        try:
+    try:
+        for name, candidate in _in_turn(trials, list(_forms(order))):
             tested = trials.run(name, candidate)
-        except NothingToQuantise:
-            return DENSE
-        if not _pays(trials, name):
-            return DENSE
-        if tested.metric >= floor:
-            return name
-        failed.append(name)
+            if not _pays(trials, name):
+                return DENSE
+            if tested.metric >= floor:
+                return name
+            failed.append(name)
+    except NothingToQuantise:
+        return DENSE
     return _given_back(workshop, trials, floor, max(failed, key=lambda name: trials.tested[name].metric))
 
 
@@ -52,6 +54,20 @@ def _forms(order: Order) -> Iterator[tuple[str, Candidate]]:
         for reduce_range in narrow:
             name = INT8 + words + "-7bit" * reduce_range
             yield name, Candidate((), "int8", calibrator, reduce_range=reduce_range, equalised=equalised)
+
+
+def _in_turn(trials: Trials, forms: Sequence[tuple[str, Candidate]]) -> Iterator[tuple[str, Candidate]]:
+    """The forms that are worth a full evaluation, the most promising first.
+
+    The simplest one goes ahead of all comparison when INT8 does no harm to it on the subset.
+    """
+    harmless = trials.screen(*forms[0]).error <= trials.subset.slack
+    if harmless:
+        yield forms[0]
+    errors = [trials.screen(name, candidate).error for name, candidate in forms]
+    for at in shortlist(errors, trials.subset.slack):
+        if at or not harmless:
+            yield forms[at]
 
 
 def _pays(trials: Trials, name: str) -> bool:
@@ -66,11 +82,15 @@ def _given_back(workshop: Workshop, trials: Trials, floor: float, name: str) -> 
     The number of layers doubles until the metric holds, then halves back to the fewest that do.
     """
     base = trials.tested[name].candidate
+    hopeless = trials.screened[name].error + trials.subset.slack
     ranked = workshop.fragile_layers(base, trials.tested[name].layers_int8)
 
     def holds(count: int) -> str | None:
         given = f"{name}-float{count}"
-        tested = trials.run(given, replace(base, float_layers=tuple(sorted(ranked[:count]))))
+        candidate = replace(base, float_layers=tuple(sorted(ranked[:count])))
+        if trials.screen(given, candidate).error > hopeless:  # worse than with all in INT8
+            return None
+        tested = trials.run(given, candidate)
         return given if tested.metric >= floor and _pays(trials, given) else None
 
     count, found = 1, None

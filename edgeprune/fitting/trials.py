@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from edgeprune.bundle.golden import write_golden
 from edgeprune.devices import Feeds, Load
 from edgeprune.fitting.order import Order, compared_ms
+from edgeprune.fitting.screening import Screened, Subset
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
-from edgeprune.make import MODEL, Workshop, recovered, widths
+from edgeprune.make import MODEL, Built, Workshop, recovered, widths
 from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
 from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.machine import Budget
@@ -61,7 +62,20 @@ class Trials:
         self.folder = ledger.folder
         self.tested: dict[str, Tested] = {}
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
+        self.screened: dict[str, Screened] = {}
+        self.subset = Subset(workshop, order.budget.max_drop, order.profile.batch)
         self._seconds: list[float] = []
+
+    def screen(self, name: str, candidate: Candidate) -> Screened:
+        """Build a form of the dense model and compare it on a subset; `run` takes it up where it stops."""
+        screened = self._ledger.once(
+            f"{name}-screen",
+            lambda: self._screen(name, candidate),
+            Screened,
+            files=[self.folder / name / MODEL],
+        )
+        self.screened[name] = screened
+        return screened
 
     def run(self, name: str, candidate: Candidate, *, train: bool = False) -> Tested:
         """Build, measure and evaluate a candidate; `train` climbs the rungs that need training."""
@@ -141,8 +155,7 @@ class Trials:
     def _test(self, name: str, candidate: Candidate, train: bool) -> Tested:
         started = time.monotonic()
         pruned, rungs = self._made(name, candidate, train)
-        self._tell(name, "building")
-        built = self._workshop.build(candidate, pruned, self.folder / name)
+        built = self._built(name, candidate, pruned)
         if train:
             self._save(pruned, self.folder / name / PT2)
         measurement = self._measure(name)
@@ -158,6 +171,21 @@ class Trials:
             recovered=recovered(rungs),
             seconds=time.monotonic() - started,
         )
+
+    def _screen(self, name: str, candidate: Candidate) -> Screened:
+        built = self._built(name, candidate, self._workshop.dense)
+        self._tell(name, "comparing on a subset")
+        with self._order.device.start(self._load(name)) as session:
+            error = self.subset.error(predictor(session))
+        return Screened(candidate, error, built.layers_int8, built.layers_float)
+
+    def _built(self, name: str, candidate: Candidate, pruned: Captured) -> Built:
+        """The artefact: of the screening when there was one, else made now."""
+        screened = self.screened.get(name)
+        if screened is not None:
+            return Built(self.folder / name / MODEL, screened.layers_int8, screened.layers_float)
+        self._tell(name, "building")
+        return self._workshop.build(candidate, pruned, self.folder / name)
 
     def _measure(self, name: str) -> Measurement:
         """A search measurement; of up to three sessions the one in which the reference drifted least."""

@@ -27,6 +27,8 @@ class Task:
     metric: what `evaluate` returns, for the reports.
     earlier: optional weights of the same model from early in training, a state_dict: what recovery by
         rewinding starts from. (A copy of it: `state_dict()` itself follows the model as it trains.)
+    evaluate_subset: optional, `evaluate` on a few hundred of its samples: INT8 forms are compared by it, so
+        that few are evaluated in full. Without it they are compared by their distance to the original.
     """
 
     model: torch.nn.Module
@@ -37,6 +39,7 @@ class Task:
     loss: Callable[[Any, Any], torch.Tensor] | None = None
     metric: str = "metric"
     earlier: Mapping[str, torch.Tensor] | None = None
+    evaluate_subset: Callable[[Predict], float] | None = None
 
     def __post_init__(self) -> None:
         for field, value in (("model", self.model), ("evaluate", self.evaluate)):
@@ -47,6 +50,11 @@ class Task:
                     if field == "model"
                     else "Give a function (predict) -> float.",
                 )
+        if self.evaluate_subset is not None and not callable(self.evaluate_subset):
+            raise InputError(
+                f"Task.evaluate_subset is {type(self.evaluate_subset).__name__}, which cannot be called.",
+                "Give a function (predict) -> float, or leave it out.",
+            )
         if self.loss is not None and not callable(self.loss):
             raise InputError(
                 f"Task.loss is {type(self.loss).__name__}, which cannot be called.",

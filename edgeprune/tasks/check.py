@@ -46,33 +46,36 @@ def check_task(task: Task) -> None:
     _check_item(task.example, first[0], "Training batch 1")
 
 
-def call_evaluate(task: Task, predict: Predict) -> float:
-    """`task.evaluate(predict)` as a finite float.
+def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> float:
+    """`task.evaluate(predict)` as a finite float; with `subset` that of `evaluate_subset`, if there is one.
 
     Raises `InputError` with the exception and its line in the user's code, or with what was returned
     instead of a number. An `EdgepruneError` of `predict` (a device that failed) passes unchanged.
     """
+    evaluate, name = task.evaluate, "evaluate"
+    if subset and task.evaluate_subset is not None:
+        evaluate, name = task.evaluate_subset, "evaluate_subset"
     try:
-        value: Any = task.evaluate(predict)
+        value: Any = evaluate(predict)
     except EdgepruneError:
         raise
     except Exception as error:
         raise InputError(
-            f"evaluate raised {describe(error)}.",
+            f"{name} raised {describe(error)}.",
             "Correct it: it gets predict, a function of numpy arrays (one for each input) "
             "that returns a numpy array.",
         ) from error
     if isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
-    where = _definition(task.evaluate)
+    where = _definition(evaluate)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(
-            f"evaluate returned {_kind(value)}, not a number{where}.",
+            f"{name} returned {_kind(value)}, not a number{where}.",
             "Return one float, higher is better.",
         )
     if not math.isfinite(value):
         raise InputError(
-            f"evaluate returned {float(value)}{where}.",
+            f"{name} returned {float(value)}{where}.",
             "Return a finite number: an empty data set or a division by zero gives NaN.",
         )
     return float(value)

@@ -75,6 +75,7 @@ def _task(module: GraphModule, keywords: bool, metric: Metric, calibration: Arra
         train=metric.train(keywords),
         loss=metric.loss,
         evaluate=metric.evaluate,
+        evaluate_subset=metric.evaluate_subset,
         metric=metric.name,
     )
 

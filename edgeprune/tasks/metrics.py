@@ -16,6 +16,7 @@ from edgeprune.records.task import Predict
 from edgeprune.tasks.arrays import Arrays
 
 BATCH = 32
+SUBSET = 256  # evaluation rows that INT8 forms are compared on before one is evaluated in full
 
 Forward = Callable[[Arrays], torch.Tensor]
 Score = Callable[[NDArray[Any], NDArray[Any]], float]  # (outputs, targets), all rows -> higher is better
@@ -62,14 +63,24 @@ class Metric:
 
     def evaluate(self, predict: Predict) -> float:
         """The score of `predict`: numpy arrays in the model's order -> its (first) output."""
-        outputs = []
-        for rows in _batches(self.evaluation):
-            result = predict(*rows.inputs.values())
-            outputs.append(np.asarray(result[0] if isinstance(result, tuple | list) else result))
-        return self.score(np.concatenate(outputs), np.asarray(self.evaluation.labels))
+        return self._score(predict, self.evaluation)
+
+    @property
+    def evaluate_subset(self) -> Callable[[Predict], float] | None:
+        """`evaluate` on the first rows, which were shuffled; None when there are hardly more."""
+        if len(self.evaluation) < 2 * SUBSET:
+            return None
+        return lambda predict: self._score(predict, self.evaluation.rows(slice(0, SUBSET)))
 
     def train(self, keywords: bool) -> Pairs:
         return Pairs(Batches(self.training, keywords))
+
+    def _score(self, predict: Predict, rows: Arrays) -> float:
+        outputs = []
+        for batch in _batches(rows):
+            result = predict(*batch.inputs.values())
+            outputs.append(np.asarray(result[0] if isinstance(result, tuple | list) else result))
+        return self.score(np.concatenate(outputs), np.asarray(rows.labels))
 
 
 def metric_for(forward: Forward, arrays: Arrays, training: Arrays, evaluation: Arrays, path: Path) -> Metric:

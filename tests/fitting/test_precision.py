@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 import edgeprune
+from edgeprune.errors import DeviceError
+from edgeprune.fitting.precision import FORMS
 from edgeprune.records.trial import FitResult
 
 
@@ -57,17 +60,111 @@ def dense_ms(tiny: ModuleType, scripted: ModuleType, out: Path) -> float:
 
 
 def test_a_model_with_planted_outliers_is_brought_back(
-    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = planted(tiny.task().model, slice(0, 3), 1e4)
+    with monkeypatch.context() as patched:
+        patched.setattr("edgeprune.fitting.precision.FORMS", FORMS[:1])
+        plain = started(tiny, scripted, tmp_path / "plain", net, max_drop=0.01)
     result = started(tiny, scripted, tmp_path, net, max_drop=0.01)
-    trials = {trial.name: trial for trial in result.trials}
     floor = result.baseline.metric - 0.01
-    assert trials["dense-int8"].metric < floor - 0.02, "nothing to bring back"
+    assert {trial.name: trial for trial in plain.trials}["dense-int8"].metric < floor - 0.02, (
+        "nothing to bring back"
+    )
     assert result.verdict.kind == "fits"
     assert result.chosen.candidate.precision == "int8"
     assert result.chosen.metric >= floor
     assert result.chosen.candidate.equalised
+
+
+def counted(tiny: ModuleType, net: Any, log: list[int], **changes: Any) -> edgeprune.Task:
+    """The task; every full evaluation goes to `log`, as the number of rows that it asked for."""
+    inner = tiny.task().evaluate
+
+    def evaluate(predict: Any) -> float:
+        log.append(0)
+
+        def counting(images: Any) -> Any:
+            log[-1] += len(images)
+            return predict(images)
+
+        return float(inner(counting))
+
+    return edgeprune.Task(**{**vars(tiny.task(model=net)), "evaluate": evaluate, **changes})
+
+
+def test_forms_are_compared_on_a_subset_and_few_are_evaluated_in_full(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    """Equalised channels are the third of four forms that hold; the first two are never evaluated."""
+    evaluated: list[int] = []
+    task = counted(tiny, planted(tiny.task().model, slice(0, 3), 1e4), evaluated)
+    limit_ms = 0.97 * dense_ms(tiny, scripted, tmp_path)
+    options: dict[str, Any] = {"latency_ms": limit_ms, "max_drop": 0.01, "out": tmp_path / "run"}
+    result = edgeprune.fit(task, device=scripted.ScriptedDevice(tiny.latency_ms), **options)
+    assert [trial.name for trial in result.trials] == ["dense", "dense-int8-equalised"]
+    assert evaluated == 3 * [tiny.TEST_ROWS]  # the check of the task itself, dense, and the one that holds
+    ledger = (tmp_path / "run" / "ledger.jsonl").read_text()
+    assert ledger.count('-screen"') in (
+        len(FORMS),
+        2 * len(FORMS),
+    )  # each with 7 bits too where they saturate
+
+
+def test_a_task_that_knows_a_subset_is_asked_for_its_metric_there(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    evaluated: list[int] = []
+    images, labels = next(iter(tiny.task().train))
+    asked: list[float] = []
+
+    def evaluate_subset(predict: Any) -> float:
+        asked.append(float((predict(images.numpy()).argmax(axis=1) == labels.numpy()).mean()))
+        return asked[-1]
+
+    net = planted(tiny.task().model, slice(0, 3), 1e4)
+    task = counted(tiny, net, evaluated, evaluate_subset=evaluate_subset)
+    limit_ms = 0.97 * dense_ms(tiny, scripted, tmp_path)
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+    result = edgeprune.fit(task, latency_ms=limit_ms, max_drop=0.02, device=device, out=tmp_path / "run")
+    assert result.chosen.candidate.equalised
+    assert result.verdict.kind == "fits"
+    assert min(asked) < asked[0] - 0.02, "the subset showed nothing"
+    assert len(evaluated) < 2 + len(FORMS)
+
+
+def test_a_comparison_that_was_recorded_is_not_made_again(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    net = planted(tiny.task().model, slice(0, 3), 1e4)
+    limit_ms = 0.97 * dense_ms(tiny, scripted, tmp_path)
+
+    def lost(request: str, artefact: Path) -> None:
+        if request == "time" and artefact.parent.name == "dense-int8-equalised":
+            raise DeviceError("The device is gone.", "Look for it.")
+
+    def fit(device: Any, **options: Any) -> FitResult:
+        task = tiny.task(model=net)
+        return edgeprune.fit(task, latency_ms=limit_ms, device=device, out=tmp_path / "run", **options)
+
+    with pytest.raises(DeviceError, match="gone"):
+        fit(scripted.ScriptedDevice(tiny.latency_ms, before=lost))
+    again = scripted.ScriptedDevice(tiny.latency_ms)
+    whole = edgeprune.fit(
+        tiny.task(model=net),
+        latency_ms=limit_ms,
+        device=scripted.ScriptedDevice(tiny.latency_ms),
+        out=tmp_path / "whole",
+    )
+    resumed = fit(again, resume=True)
+    assert resumed.chosen.candidate == whole.chosen.candidate
+    assert [trial.name for trial in resumed.trials] == [trial.name for trial in whole.trials]
+    steps = [json.loads(line)["key"] for line in _ledger(tmp_path / "run")[1:]]
+    assert len(steps) == len(set(steps))
+
+
+def _ledger(out: Path) -> list[str]:
+    return (out / "ledger.jsonl").read_text().splitlines()
 
 
 @pytest.fixture

@@ -1,0 +1,84 @@
+"""A form's error on a subset of the data: what forms are compared by before one is evaluated in full.
+
+With `Task.evaluate_subset` the error is what the metric loses on that subset. A plain `Task.evaluate` cannot
+be asked for less than everything, so there it is the distance to the float outputs on calibration rows.
+(Calibration saw those rows, but ranges are two numbers for each tensor and do not learn them.)
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from edgeprune.make import Workshop
+from edgeprune.records.task import Predict
+from edgeprune.records.trial import Candidate
+from edgeprune.recover.train import distance
+from edgeprune.tasks import call_evaluate
+
+ROWS = 128  # of calibration data, the last ones: bias correction reads the first
+HARMLESS = 1e-3  # a distance, in nats or as a share of the outputs' energy, that moves no metric to speak of
+WORST = sys.float_info.max  # for outputs that are not finite: the ledger keeps finite numbers only
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A form that was built and compared on the subset; the ledger's record."""
+
+    candidate: Candidate
+    error: float
+    layers_int8: tuple[str, ...]
+    layers_float: tuple[str, ...]
+
+
+class Subset:
+    """The rows that forms are compared on, and the float model's answers there."""
+
+    def __init__(self, workshop: Workshop, max_drop: float, batch: int) -> None:
+        self._workshop = workshop
+        self._max_drop = max_drop
+        self._batch = batch  # rows that a session is given at a time
+
+    @property
+    def slack(self) -> float:
+        """An error that does no harm."""
+        return HARMLESS if self._workshop.task.evaluate_subset is None else self._max_drop / 2
+
+    def error(self, predict: Predict) -> float:
+        """How far `predict`, an artefact in its runtime, is from the float model; lower is better."""
+        if self._workshop.task.evaluate_subset is not None:
+            return self._exact_metric - call_evaluate(self._workshop.task, predict, subset=True)
+        answers = [predict(*(tensor.numpy(force=True) for tensor in inputs)) for inputs in self._inputs]
+        parts = [answer if isinstance(answer, tuple) else (answer,) for answer in answers]
+        given = [torch.cat([torch.as_tensor(part) for part in column]) for column in zip(*parts, strict=True)]
+        found = float(distance(given, self._wanted))
+        return found if math.isfinite(found) else WORST
+
+    @cached_property
+    def _exact_metric(self) -> float:
+        return call_evaluate(self._workshop.task, self._workshop.predict, subset=True)
+
+    @cached_property
+    def _rows(self) -> tuple[torch.Tensor, ...]:
+        batches = self._workshop.calibration
+        return tuple(torch.cat(column)[-ROWS:] for column in zip(*batches, strict=True))
+
+    @cached_property
+    def _inputs(self) -> Sequence[tuple[torch.Tensor, ...]]:
+        """Full batches only: an artefact may have been built for one size."""
+        size = min(self._batch, len(self._rows[0]))
+        count = len(self._rows[0]) - len(self._rows[0]) % size
+        return [
+            tuple(tensor[start : start + size] for tensor in self._rows) for start in range(0, count, size)
+        ]
+
+    @cached_property
+    def _wanted(self) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            parts = [self._workshop.dense.run(*inputs) for inputs in self._inputs]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
