@@ -35,8 +35,8 @@ FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 
-# The keys of runtimes.TABLE and quantize.dialects.TABLE, and of the rows that are still to be written: a
-# target can stand here before its runtime does. "auto" follows the profile's architecture.
+# The keys of runtimes.TABLE and quantize.dialects.TABLE: this floor knows neither room. "auto" follows the
+# profile's architecture.
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 DIALECTS = ("auto", "onnxruntime-x86", "onnxruntime-arm", "openvino", "tensorrt")
 

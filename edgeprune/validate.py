@@ -61,7 +61,10 @@ def validate_on(
     manifest = verified.manifest
     golden = read_golden(verified.folder / GOLDEN)
     load = Load(
-        manifest.runtime, verified.folder / manifest.artefact, manifest.threads, device=manifest.device
+        *(manifest.runtime, verified.folder / manifest.artefact, manifest.threads),
+        device=manifest.device,
+        batch=manifest.batch,
+        memory_mib=manifest.budget.memory_mib,
     )
     checks = list(verified.checks)
     machine: Machine | None = None

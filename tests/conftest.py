@@ -83,3 +83,9 @@ def networks() -> ModuleType:
 def references() -> ModuleType:
     """tests/support/references.py: what a cut must equal, computed on the dense graph."""
     return load_support("references")
+
+
+@pytest.fixture(scope="session")
+def fake_cuda() -> ModuleType:
+    """tests/support/fake_cuda.py: libcuda played in this process."""
+    return load_support("fake_cuda")

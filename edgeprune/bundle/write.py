@@ -72,7 +72,12 @@ def write_bundle(
     _check_ships(report, artefact)
     golden = read_golden(folder / GOLDEN)
     measured = report.measurement
-    load = Load(result.runtime, artefact, measured.threads, device=target.device)
+    load = Load(
+        *(result.runtime, artefact, measured.threads),
+        device=target.device,
+        batch=measured.batch,
+        memory_mib=result.budget.memory_mib,
+    )
     content: Content = folder / GOLDEN
     if report.name != result.chosen.name:
         golden = _served_here(golden, load, measured.batch)
@@ -119,7 +124,7 @@ def _served_here(golden: Golden, load: Load, batch: int) -> Golden:
 
 def _runner_files(load: Load, precision: Precision) -> dict[str, Content]:
     """What a device needs to run and compare the artefact without edgeprune."""
-    session = find(load.runtime).path
+    row = find(load.runtime)
     readme = (
         f"Needs Python 3.8 or newer with numpy and {load.runtime}. In this folder, run:\n"
         f"    python3 -B {RUNNER} --artefact {load.artefact.name} --runtime {load.runtime} --golden {GOLDEN}"
@@ -129,7 +134,7 @@ def _runner_files(load: Load, precision: Precision) -> dict[str, Content]:
     )
     return {
         RUNNER: Path(agent_file.__file__),
-        session.name: session,
+        **{name: row.path.with_name(name) for name in (row.file, *row.beside)},
         README: readme.encode("ascii"),
     }
 

@@ -44,6 +44,9 @@ class Load:
     threads: int
     exact: bool = False  # exact INT8 arithmetic, to check what another machine will compute (ORT only)
     device: str = "CPU"  # the runtime's device string
+    # For a runtime that builds an engine on the device (TensorRT); the others take any batch.
+    batch: int = 1  # rows of a query
+    memory_mib: float | None = None  # that building may take
 
 
 class Session(Protocol):
@@ -63,7 +66,10 @@ class Session(Protocol):
         """Synchronous single queries until both `runs` and `seconds` are reached; milliseconds each."""
 
     def memory_mib(self) -> float:
-        """Peak resident set so far, minus the same process with the runtime imported and nothing loaded."""
+        """Peak resident set so far, minus the same process with the runtime imported and nothing loaded.
+
+        With a GPU, what its driver says was taken is added.
+        """
 
     def state(self) -> Mapping[str, str]:
         """Clocks, governor, temperatures, throttle flags and load, as text, by name."""

@@ -31,7 +31,16 @@ import numpy as np
 PROTOCOL = 1
 MAGIC = b"epr1"
 MAX_HEADER = 1 << 24  # bytes; more than that is not one of our frames
-SESSIONS = {"onnxruntime": "ort.py", "openvino": "ov.py"}
+SESSIONS = {  # runtime: its session file, then the files that this one needs beside it
+    "onnxruntime": ("ort.py",),
+    "openvino": ("ov.py",),
+    "tensorrt": ("trt.py", "trt_build.py"),
+    "tensorrt-rtx": ("trt.py", "trt_build.py"),
+}
+BUILDERS = (
+    "tensorrt",
+    "tensorrt-rtx",
+)  # they build an engine for a batch, within a memory, at the first load
 
 STEADY = 0.01  # warm-up ends when the rolling median moves less than this
 WINDOW_SECONDS = 0.1  # what the rolling median looks at, and never fewer than WINDOW_RUNS
@@ -105,6 +114,14 @@ def load_module(file: str) -> Any:
     return module
 
 
+def load_session(runtime: str) -> Any:
+    """The session of a runtime: an object with `version` and `Runner`; one file may serve several."""
+    if runtime not in SESSIONS:
+        raise ValueError(f"no runtime {runtime!r} here ({', '.join(SESSIONS)})")
+    module = load_module(SESSIONS[runtime][0])
+    return module.serving(runtime) if runtime in BUILDERS else module
+
+
 def peak_mib() -> float:
     """Highest resident set of this process so far (VmHWM counts from exec, unlike ru_maxrss)."""
     with open("/proc/self/status") as status:
@@ -138,9 +155,9 @@ class Agent:
 
     def do_machine(self, arrays: Mapping[str, Any]) -> Any:
         versions = {}
-        for name, file in SESSIONS.items():
+        for name in SESSIONS:
             try:
-                versions[name] = load_module(file).version()
+                versions[name] = load_session(name).version()
             except (ImportError, OSError) as error:  # not installed, or not installed whole
                 print(f"{name}: {error}", file=sys.stderr)
         return dict(load_module("probe.py").machine(), runtimes=versions, protocol=PROTOCOL), {}
@@ -154,13 +171,14 @@ class Agent:
         exact: bool,
         device: str,
         sensors: Sequence[str],
+        batch: int = 1,
+        memory_mib: float | None = None,
     ) -> Any:
-        if runtime not in SESSIONS:
-            raise ValueError(f"no runtime {runtime!r} here ({', '.join(SESSIONS)})")
-        module = load_module(SESSIONS[runtime])
+        module = load_session(runtime)
         self._sensors = list(sensors)
         self._empty_mib = peak_mib()
-        self._runner = module.Runner(artefact, threads, exact, device)
+        options = {"batch": batch, "memory_mib": memory_mib} if runtime in BUILDERS else {}
+        self._runner = module.Runner(artefact, threads, exact, device, **options)
         reply = {
             "version": f"{runtime} {module.version()}",
             "inputs": [list(port) for port in self._runner.inputs],
@@ -195,12 +213,17 @@ class Agent:
         return {}, {"ms": np.array(timed(self._runner, arrays, runs, seconds))}
 
     def do_memory(self, arrays: Mapping[str, Any]) -> Any:
-        return {"mib": peak_mib() - self._empty_mib}, {}
+        """Of the process, and where the runner has it, of the GPU as its driver reports it."""
+        host = peak_mib() - self._empty_mib
+        device = self._runner.device_mib() if hasattr(self._runner, "device_mib") else 0.0
+        return {"mib": host + device, "host_mib": host, "device_mib": device}, {}
 
     def do_state(self, arrays: Mapping[str, Any]) -> Any:
         found = load_module("probe.py").state(self._sensors)
         if self._runner is not None:
             found.update(("setting:" + name, text) for name, text in self._runner.settings().items())
+        if hasattr(self._runner, "device_mib"):
+            found["memory:device_mib"] = f"{self._runner.device_mib():.1f}"
         return {"state": found}, {}
 
 
@@ -282,11 +305,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="agent.py", description="Run a model on this device and compare it with its golden outputs."
     )
     parser.add_argument("--serve", action="store_true", help="answer edgeprune's requests on stdin instead")
-    parser.add_argument("--artefact", metavar="FILE", help="the model: .onnx, or .xml with its .bin")
+    parser.add_argument("--artefact", metavar="FILE", help="the model: .onnx, .plan, or .xml with its .bin")
     parser.add_argument("--runtime", choices=sorted(SESSIONS), default="onnxruntime")
     parser.add_argument("--golden", metavar="FILE", help="a .npz with in.NAME and out.NAME arrays")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--device", default="CPU", help="the runtime's device string (default: CPU)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="rows that an engine is built for")
+    parser.add_argument(
+        "--memory-mib", type=float, metavar="X", help="memory that building an engine may take"
+    )
     parser.add_argument(
         "--exact", action="store_true", help="INT8 without x86 saturation, to compare machines"
     )
@@ -297,8 +324,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.artefact or not asked.golden:
         parser.error("--artefact and --golden are both needed")
     try:
-        module = load_module(SESSIONS[asked.runtime])
-        runner = module.Runner(asked.artefact, asked.threads, asked.exact, asked.device)
+        module = load_session(asked.runtime)
+        options = {}
+        if asked.runtime in BUILDERS:
+            options = {"batch": asked.batch, "memory_mib": asked.memory_mib}
+        runner = module.Runner(asked.artefact, asked.threads, asked.exact, asked.device, **options)
         found = check_golden(runner, asked.golden)
     except Exception as error:  # the program's edge: one line of JSON whatever happens
         traceback.print_exc()

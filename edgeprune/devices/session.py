@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.devices import Feeds, Load, Machine
-from edgeprune.devices.agent import NotAFrame, decode, encode
+from edgeprune.devices.agent import BUILDERS, NotAFrame, decode, encode
 from edgeprune.errors import DeviceError
 
 STDERR_LINES = 12  # of the agent's last words that an error repeats
+BUILD_SECONDS = 3600.0  # what the first load of an engine may take beyond a request's own time
 QUIT_SECONDS = 5.0  # what an agent gets to leave before it is killed
 
 
@@ -163,12 +164,15 @@ class AgentSession:
         self._channel = channel
         reply, _ = channel.ask(
             "load",
+            extra_s=BUILD_SECONDS if load.runtime in BUILDERS else 0.0,
             runtime=load.runtime,
             artefact=artefact,
             threads=load.threads,
             exact=load.exact,
             device=load.device,
             sensors=list(sensors),
+            batch=load.batch,
+            memory_mib=load.memory_mib,
         )
         self.runtime_version: str = reply["version"]
         self.input_names: tuple[str, ...] = tuple(port[0] for port in reply["inputs"])

@@ -17,7 +17,7 @@ from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.machine import Budget, Profile, Target
 from edgeprune.records.trial import Latency
 from edgeprune.runtimes import TABLE as RUNTIMES
-from edgeprune.runtimes import require
+from edgeprune.runtimes import require_host
 from edgeprune.shelf import load_profile, load_target
 
 LOCAL = "local"
@@ -91,7 +91,7 @@ def place(
         epochs=epochs,
         seed=seed,
     )
-    require(chosen)  # exports are proven here, whatever the device has
+    require_host(chosen)  # exports are proven here, whatever the device has
     if epochs < 0:
         raise InputError(f"--epochs is {epochs}.", "Give 0 or more.")
     found = order.device.machine().architecture

@@ -245,6 +245,8 @@ class Trials:
             self.folder / name / MODEL,
             self._order.profile.threads,
             device=self._order.target.device,
+            batch=self._order.profile.batch,
+            memory_mib=self._order.budget.memory_mib,
         )
 
     def _rows(self, count: int) -> dict[str, NDArray[Any]]:

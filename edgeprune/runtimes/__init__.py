@@ -1,6 +1,6 @@
 """The runtimes that serve an artefact: one row each, imported only when one is used.
 
-A row names the file that runs on the device (`ort.py`, `ov.py`: standard library, numpy and the
+A row names the file that runs on the device (`ort.py`, `ov.py`, `trt.py`: standard library, numpy and the
 runtime, nothing of edgeprune), what it loads and how it is installed. To add one: write the session
 file with a `Runner` like its neighbours, add the row here and in `devices.agent.SESSIONS`, add the
 extra in pyproject.toml. `tests/runtimes/test_contract.py` then tests it by itself.
@@ -26,6 +26,9 @@ class Runtime:
     accepts: suffixes it can load.
     imports: the module whose import proves that it is installed.
     extra: of edgeprune, that installs it.
+    beside: other files that the session file needs on the device.
+    host: runtimes that the host needs instead of this one, when the device builds its own engine: where the
+        export is proven equal, and where the build is proven without a GPU.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Runtime:
     accepts: tuple[str, ...]
     imports: str
     extra: str
+    beside: tuple[str, ...] = ()
+    host: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -48,6 +53,16 @@ class Runtime:
 _ROWS = (
     Runtime("onnxruntime", "ort.py", ".onnx", (".onnx",), "onnxruntime", "ort"),
     Runtime("openvino", "ov.py", ".onnx", (".onnx", ".xml"), "openvino", "openvino"),
+    Runtime(
+        *("tensorrt", "trt.py", ".onnx", (".onnx", ".plan"), "tensorrt", "tensorrt"),
+        beside=("trt_build.py",),
+        host=("onnxruntime", "tensorrt-rtx"),
+    ),
+    Runtime(
+        *("tensorrt-rtx", "trt.py", ".onnx", (".onnx", ".plan"), "tensorrt_rtx_bindings", "rtx"),
+        beside=("trt_build.py",),
+        host=("onnxruntime", "tensorrt-rtx"),
+    ),
 )
 TABLE: Mapping[str, Runtime] = MappingProxyType({row.name: row for row in _ROWS})
 
@@ -76,4 +91,10 @@ def require(name: str) -> str:
     return found
 
 
-__all__ = ["TABLE", "Runtime", "find", "require", "version"]
+def require_host(name: str) -> None:
+    """Raise `MissingExtraError` when this Python lacks what fitting for a runtime needs."""
+    for needed in find(name).host or (name,):
+        require(needed)
+
+
+__all__ = ["TABLE", "Runtime", "find", "require", "require_host", "version"]

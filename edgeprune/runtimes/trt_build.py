@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build a TensorRT engine from ONNX.")
     parser.add_argument("--artefact", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--library", choices=MODULES, help="default: the first that is installed")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--workspace-mib", type=int, help="memory that the build's tactics may use")
     parser.add_argument("--timing-cache", help="file of measured tactics, read and written")
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(options: argparse.Namespace) -> dict[str, Any]:
-    trt = _library()
+    trt = _library((options.library,) if options.library else MODULES)
     logger = _logger(trt)
     started = time.time()
     builder = trt.Builder(logger)
@@ -85,6 +86,7 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
         "module": trt.__name__,
         "version": trt.__version__,
         "capability": options.capability,
+        "workspace_mib": options.workspace_mib,
         "plan_bytes": int(plan.nbytes),
         "seconds": time.time() - started,
         "source": source,
@@ -93,13 +95,13 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _library() -> Any:
-    for name in MODULES:
+def _library(names: tuple[str, ...]) -> Any:
+    for name in names:
         try:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise ImportError("neither tensorrt nor tensorrt_rtx_bindings is installed in this Python")
+    raise ImportError(f"none of {', '.join(names)} is installed in this Python")
 
 
 def _logger(trt: Any) -> Any:

@@ -279,7 +279,7 @@ def test_int8_that_is_slower_is_not_used(
         ({"recover": "prayer"}, "no recovery 'prayer'"),
         ({"epochs": -1}, "epochs is -1"),
         ({"target": "jetsn"}, "jetsn"),
-        ({"target": "jetson"}, "tensorrt"),
+        ({"runtime": "tflite"}, "tflite"),
         ({"target": "arm", "device": None}, "no device is attached"),
         ({"target": "arm"}, "is aarch64, and scripted is x86_64"),
     ],

@@ -24,7 +24,17 @@ def session_file(request: pytest.FixtureRequest) -> Any:
     row: runtimes.Runtime = request.param
     if runtimes.version(row.name) is None:
         pytest.skip(f"{row.name} is not installed")
-    return agent.load_module(row.file)
+    if row.name in agent.BUILDERS and not has_gpu():
+        pytest.skip(f"{row.name} needs an NVIDIA GPU to load an engine")
+    return agent.load_session(row.name)
+
+
+def has_gpu() -> bool:
+    try:
+        agent.load_module("trt.py").open_driver()
+    except OSError:
+        return False
+    return True
 
 
 def test_it_computes_what_numpy_computes(session_file: Any, small_onnx: ModuleType, tmp_path: Path) -> None:
@@ -110,11 +120,11 @@ def test_onnxruntime_names_the_providers_it_has_when_a_device_is_unknown(
 def test_a_row_names_a_session_file_that_the_agent_finds(row: runtimes.Runtime) -> None:
     assert row.path.is_file()
     assert row.suffix in row.accepts
-    assert Path(agent.sibling(agent.SESSIONS[row.name])) == row.path
+    assert Path(agent.sibling(agent.SESSIONS[row.name][0])) == row.path
 
 
 def test_the_agent_knows_exactly_the_runtimes_of_the_table() -> None:
-    assert {name: row.file for name, row in runtimes.TABLE.items()} == agent.SESSIONS
+    assert {name: (row.file, *row.beside) for name, row in runtimes.TABLE.items()} == agent.SESSIONS
 
 
 DEVICE_FILES = [
