@@ -17,6 +17,7 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.surgery import cut
+from edgeprune.ir import write_ir
 from edgeprune.pruning.criteria import find_criterion, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.calibrate import calibrate
@@ -34,10 +35,11 @@ from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, trai
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.statistics import reestimate
+from edgeprune.runtimes import find
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import flat_inputs
 
-MODEL = "model.onnx"
+MODEL = "model"  # the artefact's name, before the suffix of its runtime
 MULTIPLE_OF = 16  # groups narrower than this (heads) are not rounded to channel multiples
 
 
@@ -53,9 +55,18 @@ class Built:
 class Workshop:
     """What all candidates of a fit share: the dense graph, its groups, the data, and what was learnt."""
 
-    def __init__(self, task: Task, dialect: Dialect, *, criterion: str = "l2", seed: int = 0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        dialect: Dialect,
+        *,
+        runtime: str = "onnxruntime",
+        criterion: str = "l2",
+        seed: int = 0,
+    ) -> None:
         self.task = task
         self.dialect = dialect
+        self.artefact = f"{MODEL}{find(runtime).suffix}"
         find_criterion(criterion)  # scores come late, when a run has begun: a wrong name is refused here
         self.criterion = criterion
         self.seed = seed
@@ -169,15 +180,14 @@ class Workshop:
         )
 
     def build(self, candidate: Candidate, pruned: Captured, folder: Path) -> Built:
-        """Write the artefact of `pruned` into `folder`."""
+        """Write the artefact of `pruned` into `folder`, in the format of the runtime."""
         folder.mkdir(parents=True, exist_ok=True)
-        artefact = folder / MODEL
-        if candidate.precision == "float32":
-            export_onnx(pruned, artefact)
-            return Built(artefact, (), tuple(onnxfile.layers(onnxfile.load(artefact)).values()))
         if candidate.equalised:
             pruned = self._equalised(pruned)
         exported = export_onnx(pruned, folder / "float.onnx")
+        if candidate.precision == "float32":
+            layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
+            return Built(self._stored(exported, folder, exported), (), layers)
         ranges = correct_means(
             pruned,
             calibrate(pruned, self.calibration, candidate.calibrator or "minmax"),
@@ -190,12 +200,24 @@ class Workshop:
             exported,
             ranges,
             self.dialect,
-            artefact,
+            folder / "int8.onnx",
             reduce_range=candidate.reduce_range,
             float_layers=candidate.float_layers,
         )
-        exported.unlink()
-        return Built(artefact, written.layers_int8, written.layers_float)
+        return Built(self._stored(written.path, folder, exported), written.layers_int8, written.layers_float)
+
+    def _stored(self, made: Path, folder: Path, exported: Path) -> Path:
+        """The artefact out of the ONNX file that was made, which goes, as does the float one behind it."""
+        artefact = folder / self.artefact
+        if artefact.suffix == ".xml":
+            inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
+            feeds = {name: tensor.numpy(force=True) for name, tensor in inputs}
+            write_ir(made, artefact, feeds, float_onnx=exported)
+        else:
+            made.replace(artefact)
+        made.unlink(missing_ok=True)
+        exported.unlink(missing_ok=True)
+        return artefact
 
     def highest_rung(self, wished: str | None) -> str:
         """The rung that was asked for, or the highest that the task's data allows.

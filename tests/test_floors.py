@@ -31,6 +31,7 @@ FLOORS = {
     "recover": 3,
     "quantize": 3,
     "export": 3,
+    "ir": 3,
     "tasks": 3,
     "results": 4,
     "make": 4,

@@ -1,6 +1,6 @@
 """A bundle: one file that a device can run, check and trust.
 
-model.onnx          the artefact, as it was measured
+model.onnx          the artefact, as it was measured; for OpenVINO model.xml with model.bin
 manifest.json       what it is, what it may cost, what was measured, and the SHA-256 of every file
 manifest.json.sig   optional: an OpenSSH signature over the manifest
 golden.npz          real inputs ("in.NAME") and the outputs that the artefact served ("out.NAME")

@@ -9,16 +9,19 @@ from edgeprune.errors import InputError
 from edgeprune.files import sha256
 
 
+def written_files(path: Path) -> tuple[Path, ...]:
+    """The files of an artefact that edgeprune writes at `path`: OpenVINO IR is NAME.xml with NAME.bin."""
+    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+
+
 def artefact_files(path: Path) -> tuple[Path, ...]:
     """The named file first, then what it cannot be loaded without, in a fixed order.
 
-    OpenVINO IR is NAME.xml with NAME.bin; torch's exporter puts large weights into NAME.onnx.data.
+    Beyond what edgeprune writes: torch's exporter puts large weights into NAME.onnx.data.
     Raises `InputError` when one of them is missing.
     """
-    files = [path]
-    if path.suffix == ".xml":
-        files.append(path.with_suffix(".bin"))
-    elif path.suffix == ".onnx":
+    files = [*written_files(path)]
+    if path.suffix == ".onnx":
         data = path.with_name(path.name + ".data")
         files += [data] if data.is_file() else []
     for file in files:

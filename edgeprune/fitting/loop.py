@@ -86,7 +86,7 @@ def fit(
     )
     check_task(task)
     dialect = dialect_for(order.target.dialect, order.profile.architecture)
-    workshop = Workshop(task, dialect, criterion=criterion, seed=seed)
+    workshop = Workshop(task, dialect, runtime=order.runtime, criterion=criterion, seed=seed)
     rung = workshop.highest_rung(recover)
     call_evaluate(task, workshop.predict)  # an evaluation that fails is refused before anything is written
     with Ledger.open(Path(out), order.facts(workshop), resume) as ledger:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_golden
 from edgeprune.devices import Feeds, Load
+from edgeprune.devices.artefact import written_files
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
-from edgeprune.make import MODEL, Built, Workshop, recovered, widths
+from edgeprune.make import Built, Workshop, recovered, widths
 from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
 from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.machine import Budget
@@ -72,15 +73,14 @@ class Trials:
             f"{name}-screen",
             lambda: self._screen(name, candidate),
             Screened,
-            files=[self.folder / name / MODEL],
+            files=written_files(self._artefact(name)),
         )
         self.screened[name] = screened
         return screened
 
     def run(self, name: str, candidate: Candidate, *, train: bool = False) -> Tested:
         """Build, measure and evaluate a candidate; `train` climbs the rungs that need training."""
-        artefact = self.folder / name / MODEL
-        files = [artefact, self.folder / name / PT2] if train else [artefact]
+        files = [*written_files(self._artefact(name)), *([self.folder / name / PT2] if train else [])]
         started = time.monotonic()
         tested = self._ledger.once(name, lambda: self._test(name, candidate, train), Tested, files=files)
         self.tested[name] = tested
@@ -115,7 +115,7 @@ class Trials:
             layers_int8=len(tested.layers_int8),
             layers_float=len(tested.layers_float),
             recovered=tested.recovered,
-            artefact=f"{name}/{MODEL}",
+            artefact=f"{name}/{self._workshop.artefact}",
             verdict=verdict,
         )
 
@@ -183,7 +183,7 @@ class Trials:
         """The artefact: of the screening when there was one, else made now."""
         screened = self.screened.get(name)
         if screened is not None:
-            return Built(self.folder / name / MODEL, screened.layers_int8, screened.layers_float)
+            return Built(self._artefact(name), screened.layers_int8, screened.layers_float)
         self._tell(name, "building")
         return self._workshop.build(candidate, pruned, self.folder / name)
 
@@ -239,10 +239,13 @@ class Trials:
             listen=self._measuring(name, "proving"),
         ).measurement
 
+    def _artefact(self, name: str) -> Path:
+        return self.folder / name / self._workshop.artefact
+
     def _load(self, name: str) -> Load:
         return Load(
             self._order.runtime,
-            self.folder / name / MODEL,
+            self._artefact(name),
             self._order.profile.threads,
             device=self._order.target.device,
             batch=self._order.profile.batch,

@@ -52,7 +52,7 @@ class Runtime:
 
 _ROWS = (
     Runtime("onnxruntime", "ort.py", ".onnx", (".onnx",), "onnxruntime", "ort"),
-    Runtime("openvino", "ov.py", ".onnx", (".onnx", ".xml"), "openvino", "openvino"),
+    Runtime("openvino", "ov.py", ".xml", (".onnx", ".xml"), "openvino", "openvino"),
     Runtime(
         *("tensorrt", "trt.py", ".onnx", (".onnx", ".plan"), "tensorrt", "tensorrt"),
         beside=("trt_build.py",),

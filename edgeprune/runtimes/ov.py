@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ _REPORTED = (
     "INFERENCE_PRECISION_HINT",
     "EXECUTION_DEVICES",
 )
+_VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among the others
 
 
 def version() -> str:
@@ -28,12 +29,14 @@ class Runner:
     A model with dynamic dimensions is compiled for the shapes of its first query, because OpenVINO runs
     dynamic shapes slower; a query of other shapes compiles anew.
     exact: refused, OpenVINO has no switch for it.
+    device: OpenVINO's own string: "CPU", "GPU.1", "NPU", "HETERO:GPU,CPU".
     """
 
     def __init__(self, path: str, threads: int, exact: bool = False, device: str = "CPU") -> None:
         if exact:
             raise ValueError("openvino has no exact INT8 mode; check this artefact with onnxruntime")
         self._core = openvino.Core()
+        _check(device, self._core.available_devices)
         self._device = device
         # f32 stops a machine with AMX or an ARM core from serving a float model in bf16 or f16 unasked.
         self._config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -74,6 +77,15 @@ class Runner:
     def _compile(self) -> None:
         self._compiled = self._core.compile_model(self._model, self._device, self._config)
         self._request = self._compiled.create_infer_request()
+
+
+def _check(device: str, available: Sequence[str]) -> None:
+    """Raise before OpenVINO does, whose words are of libraries that did not load."""
+    here = {name.split(".")[0] for name in available}
+    wanted = {name.split("(")[0].split(".")[0] for name in device.split(":")[-1].split(",")}
+    missing = sorted(name for name in wanted - here - _VIRTUAL if not name.startswith("-"))
+    if missing:
+        raise ValueError(f"this openvino has no {', '.join(missing)} (it has {', '.join(available)})")
 
 
 def _port(port: Any) -> tuple[str, str, tuple[Any, ...]]:

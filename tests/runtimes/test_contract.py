@@ -156,3 +156,24 @@ def test_a_missing_runtime_is_reported_with_its_pip_line(monkeypatch: pytest.Mon
     with pytest.raises(MissingExtraError) as caught:
         runtimes.require("openvino")
     assert "pip install 'edgeprune[openvino]'" in caught.value.hint
+
+
+@pytest.mark.parametrize("device", ["HETERO:CPU", "AUTO:CPU", "BATCH:CPU(1)"])
+def test_openvino_takes_its_own_device_strings(device: str, small_onnx: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = str(small_onnx.linear(tmp_path / "m.onnx"))
+    x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    outputs = agent.load_module("ov.py").Runner(path, 1, device=device).run({"x": x})
+    np.testing.assert_allclose(outputs[0], small_onnx.linear_in_numpy(x)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["GPU", "NPU"])
+def test_openvino_names_the_device_that_this_machine_lacks(
+    device: str, small_onnx: ModuleType, tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    if device in {name.split(".")[0] for name in openvino.Core().available_devices}:
+        pytest.skip(f"this machine has a {device}")
+    path = str(small_onnx.linear(tmp_path / "m.onnx", batch=1))
+    with pytest.raises(ValueError, match=rf"this openvino has no {device} \(it has .*CPU"):
+        agent.load_module("ov.py").Runner(path, 1, device=device)

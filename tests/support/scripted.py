@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.devices import Feeds, Load, Machine, Session
+from edgeprune.devices.agent import load_module
 
 MACHINE = Machine(
     architecture="x86_64",
@@ -26,7 +27,7 @@ MACHINE = Machine(
 
 
 class ScriptedDevice:
-    """A `devices.Device`; predictions are made by onnxruntime in this process, the rest is scripted.
+    """A `devices.Device`; predictions are made by the runtime in this process, the rest is scripted.
 
     latency_ms: of one query of an artefact.
     memory_mib: peak of an artefact's session.
@@ -88,15 +89,15 @@ class ScriptedSession:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        return tuple(node.name for node in self._ort.get_inputs())
+        return tuple(name for name, _, _ in self._runner.inputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        return tuple(node.name for node in self._ort.get_outputs())
+        return tuple(name for name, _, _ in self._runner.outputs)
 
     def predict(self, feeds: Feeds) -> list[NDArray[Any]]:
         self._request("predict")
-        outputs: list[NDArray[Any]] = self._ort.run(None, dict(feeds))
+        outputs: list[NDArray[Any]] = self._runner.run(dict(feeds))
         return outputs
 
     def warm_up(self, feeds: Feeds, min_seconds: float) -> int:
@@ -133,15 +134,8 @@ class ScriptedSession:
         self._device.request(name, self._load.artefact, self.number)
 
     @property
-    def _ort(self) -> Any:
+    def _runner(self) -> Any:
         if self._loaded is None:
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            if self._load.exact:
-                options.add_session_config_entry("session.x64quantprecision", "1")
-            self._loaded = onnxruntime.InferenceSession(
-                str(self._load.artefact), options, providers=["CPUExecutionProvider"]
-            )
+            file = "ov.py" if self._load.artefact.suffix == ".xml" else "ort.py"
+            self._loaded = load_module(file).Runner(str(self._load.artefact), 1, exact=self._load.exact)
         return self._loaded
