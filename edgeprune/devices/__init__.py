@@ -47,6 +47,19 @@ class Load:
     # For a runtime that builds an engine on the device (TensorRT); the others take any batch.
     batch: int = 1  # rows of a query
     memory_mib: float | None = None  # that building may take
+    profile: bool = False  # let the runtime time every operator, for `Session.operators`
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator as a runtime fused it, and how long it took."""
+
+    name: str  # the runtime's own, made from the artefact's
+    kind: str  # what runs: the runtime's name of the operator, and of its kernel where it tells
+    ms: float
+    inputs: tuple[tuple[int, ...], ...]  # shapes, the weights' too where the runtime tells
+    outputs: tuple[tuple[int, ...], ...]
+    sources: tuple[str, ...]  # nodes of the artefact that it was made of, where the runtime tells
 
 
 class Session(Protocol):
@@ -64,6 +77,9 @@ class Session(Protocol):
 
     def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
         """Synchronous single queries until both `runs` and `seconds` are reached; milliseconds each."""
+
+    def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
+        """The operators of a session that was loaded with `profile`, in order; may be asked once."""
 
     def memory_mib(self) -> float:
         """Peak resident set so far, minus the same process with the runtime imported and nothing loaded.
@@ -116,4 +132,4 @@ def open_device(name_or_address: str, *, lab: Path | None = None) -> Device:
     return TABLE[spec.scheme](spec)
 
 
-__all__ = ["TABLE", "Device", "Feeds", "LabDevice", "Load", "Machine", "Session", "open_device"]
+__all__ = ["TABLE", "Device", "Feeds", "LabDevice", "Load", "Machine", "Operator", "Session", "open_device"]

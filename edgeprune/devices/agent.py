@@ -173,11 +173,16 @@ class Agent:
         sensors: Sequence[str],
         batch: int = 1,
         memory_mib: float | None = None,
+        profile: bool = False,
     ) -> Any:
         module = load_session(runtime)
         self._sensors = list(sensors)
         self._empty_mib = peak_mib()
-        options = {"batch": batch, "memory_mib": memory_mib} if runtime in BUILDERS else {}
+        options: dict[str, Any] = {"batch": batch, "memory_mib": memory_mib} if runtime in BUILDERS else {}
+        if profile and runtime in BUILDERS:
+            raise ValueError(f"{runtime} is not timed operator by operator")
+        if profile:
+            options["profile"] = True
         self._runner = module.Runner(artefact, threads, exact, device, **options)
         reply = {
             "version": f"{runtime} {module.version()}",
@@ -211,6 +216,9 @@ class Agent:
 
     def do_time(self, arrays: Mapping[str, Any], runs: int, seconds: float) -> Any:
         return {}, {"ms": np.array(timed(self._runner, arrays, runs, seconds))}
+
+    def do_operators(self, arrays: Mapping[str, Any], runs: int) -> Any:
+        return {"operators": self._runner.operators(arrays, runs)}, {}
 
     def do_memory(self, arrays: Mapping[str, Any]) -> Any:
         """Of the process, and where the runner has it, of the GPU as its driver reports it."""

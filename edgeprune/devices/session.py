@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.devices import Feeds, Load, Machine
+from edgeprune.devices import Feeds, Load, Machine, Operator
 from edgeprune.devices.agent import BUILDERS, NotAFrame, decode, encode
 from edgeprune.errors import DeviceError
 
@@ -170,6 +170,7 @@ class AgentSession:
             threads=load.threads,
             exact=load.exact,
             device=load.device,
+            profile=load.profile,
             sensors=list(sensors),
             batch=load.batch,
             memory_mib=load.memory_mib,
@@ -189,6 +190,20 @@ class AgentSession:
     def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
         _, arrays = self._channel.ask("time", feeds, extra_s=seconds, runs=runs, seconds=seconds)
         return [float(ms) for ms in np.asarray(arrays["ms"])]
+
+    def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
+        reply, _ = self._channel.ask("operators", feeds, runs=runs)
+        return tuple(
+            Operator(
+                name=told["name"],
+                kind=told["kind"],
+                ms=float(told["ms"]),
+                inputs=tuple(tuple(shape) for shape in told["inputs"]),
+                outputs=tuple(tuple(shape) for shape in told["outputs"]),
+                sources=tuple(told["sources"]),
+            )
+            for told in reply["operators"]
+        )
 
     def memory_mib(self) -> float:
         return float(self._channel.ask("memory")[0]["mib"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ _REPORTED = (
 _VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among the others
 
 
+_FIRST_RUNS = 2  # that fill the caches
+_STEADY = 1.05  # times the quickest query: slower ones were disturbed
+_PROFILES = 4  # compilations at most, until half of `runs` queries were not disturbed
+
+
 def version() -> str:
     return str(openvino.__version__).split("-")[0]  # without the build number and the commit
 
@@ -30,9 +36,12 @@ class Runner:
     dynamic shapes slower; a query of other shapes compiles anew.
     exact: refused, OpenVINO has no switch for it.
     device: OpenVINO's own string: "CPU", "GPU.1", "NPU", "HETERO:GPU,CPU".
+    profile: time every operator (`operators`); queries get a little slower by it.
     """
 
-    def __init__(self, path: str, threads: int, exact: bool = False, device: str = "CPU") -> None:
+    def __init__(
+        self, path: str, threads: int, exact: bool = False, device: str = "CPU", profile: bool = False
+    ) -> None:
         if exact:
             raise ValueError("openvino has no exact INT8 mode; check this artefact with onnxruntime")
         self._core = openvino.Core()
@@ -43,6 +52,9 @@ class Runner:
         if device == "CPU":
             # Pinned threads cannot leave a core that something else has taken.
             self._config.update(INFERENCE_NUM_THREADS=str(threads), NUM_STREAMS="1", ENABLE_CPU_PINNING="NO")
+        if profile:
+            self._config["PERF_COUNT"] = "YES"
+        self._profile = profile
         self._model = self._core.read_model(path)
         self.inputs = [_port(port) for port in self._model.inputs]
         self.outputs = [_port(port) for port in self._model.outputs]
@@ -65,6 +77,66 @@ class Runner:
         # the next query overwrites them.
         self._request.infer(dict(feeds), share_inputs=True)
         return [self._request.get_output_tensor(at).data.copy() for at in range(len(self.outputs))]
+
+    def operators(self, feeds: Mapping[str, Any], runs: int) -> list[dict[str, Any]]:
+        """Milliseconds of every operator as this runtime fused them, in the order in which they run.
+
+        [{name, kind, ms, inputs, outputs, sources}]; sources: the model's nodes that it was made of. Only the
+        quickest queries count, other load only adds; `runs` of them at a time. Needs `profile`.
+        """
+        if not self._profile:
+            raise ValueError("this session was started without profile")
+        queries: list[tuple[float, dict[str, float]]] = []
+        for _ in range(_PROFILES):
+            queries += self._profiled(feeds, runs)
+            quick = [
+                times
+                for seconds, times in queries
+                if seconds <= _STEADY * min(queries, key=lambda query: query[0])[0]
+            ]
+            if 2 * len(quick) >= runs:
+                break
+        times = {name: sum(each.get(name, 0.0) for each in quick) / len(quick) for name in quick[0]}
+        nodes = self._compiled.get_runtime_model().get_ops()
+        found = []
+        for node in sorted(nodes, key=lambda op: int(_told(op, "execOrder"))):
+            name = str(node.get_friendly_name())
+            if name in times and (times[name] > 0 or _told(node, "execTimeMcs").isdigit()):
+                found.append(
+                    {
+                        "name": name,
+                        "kind": f"{_told(node, 'layerType')} {_told(node, 'primitiveType')}",
+                        "ms": max(0.0, times[name]),
+                        "inputs": [_shape(port.get_source_output()) for port in node.inputs()],
+                        "outputs": [_shape(port) for port in node.outputs()],
+                        "sources": [text for text in _told(node, "originalLayersNames").split(",") if text],
+                    }
+                )
+        return found
+
+    def _profiled(self, feeds: Mapping[str, Any], runs: int) -> list[tuple[float, dict[str, float]]]:
+        """Per query: seconds that it took, and milliseconds by operator.
+
+        The runtime tells the average over all queries since the model was compiled, in microseconds, so what
+        one query added is less and less precise: the model is compiled anew for every few of them.
+        """
+        self._shapes = None
+        if not self._dynamic:
+            self._compile()
+        found = []
+        before: dict[str, float] = {}
+        for count in range(1, _FIRST_RUNS + runs + 1):
+            begin = time.perf_counter()
+            self.run(feeds)
+            seconds = time.perf_counter() - begin
+            total = {
+                str(op.node_name): op.real_time.total_seconds() * 1e3 * count
+                for op in self._request.get_profiling_info()
+            }
+            if count > _FIRST_RUNS:
+                found.append((seconds, {name: ms - before.get(name, 0.0) for name, ms in total.items()}))
+            before = total
+        return found
 
     def settings(self) -> dict[str, str]:
         """What decides speed and arithmetic, as the compiled model reports it."""
@@ -98,3 +170,14 @@ def _text(value: Any) -> str:
     if hasattr(value, "to_string"):
         return str(value.to_string())
     return ",".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _told(node: Any, key: str) -> str:
+    """One entry of what the runtime says of an operator."""
+    info = node.get_rt_info()
+    return str(info[key].astype(str)) if key in info else ""
+
+
+def _shape(port: Any) -> list[int]:
+    sizes = port.get_partial_shape()
+    return [int(size.get_length()) if size.is_static else -1 for size in sizes]

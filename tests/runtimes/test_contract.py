@@ -29,6 +29,15 @@ def session_file(request: pytest.FixtureRequest) -> Any:
     return agent.load_session(row.name)
 
 
+@pytest.fixture(params=[row for row in ROWS if row.name not in agent.BUILDERS], ids=lambda row: row.name)
+def profiled_file(request: pytest.FixtureRequest) -> Any:
+    """The session file of a runtime that is timed operator by operator."""
+    row: runtimes.Runtime = request.param
+    if runtimes.version(row.name) is None:
+        pytest.skip(f"{row.name} is not installed")
+    return agent.load_session(row.name)
+
+
 def has_gpu() -> bool:
     try:
         agent.load_module("trt.py").open_driver()
@@ -92,6 +101,25 @@ def test_its_version_is_the_one_that_the_table_reports(
 ) -> None:
     row: runtimes.Runtime = request.node.callspec.params["session_file"]
     assert session_file.version() == runtimes.version(row.name)
+
+
+def test_a_profiled_session_tells_the_time_and_the_shapes_of_every_operator(
+    profiled_file: Any, small_onnx: ModuleType, tmp_path: Path
+) -> None:
+    runner = profiled_file.Runner(str(small_onnx.linear(tmp_path / "m.onnx", batch=4096)), 1, profile=True)
+    told = runner.operators({"x": np.ones((4096, 8), np.float32)}, 8)
+    assert told
+    assert all(set(each) == {"name", "kind", "ms", "inputs", "outputs", "sources"} for each in told)
+    assert all(each["ms"] >= 0 for each in told)
+    assert any([4096, 8] in each["inputs"] and [4096, 5] in each["outputs"] for each in told)
+
+
+def test_a_session_without_profile_refuses_to_invent_times(
+    profiled_file: Any, small_onnx: ModuleType, tmp_path: Path
+) -> None:
+    runner = profiled_file.Runner(str(small_onnx.linear(tmp_path / "m.onnx")), 1)
+    with pytest.raises(ValueError, match="without profile"):
+        runner.operators({"x": np.ones((1, 8), np.float32)}, 4)
 
 
 def test_exact_arithmetic_is_a_setting_of_onnxruntime(small_onnx: ModuleType, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.devices import Feeds, Load, Machine, Session
+from edgeprune.devices import Feeds, Load, Machine, Operator, Session
 from edgeprune.devices.agent import load_module
+from edgeprune.errors import DeviceError
 
 MACHINE = Machine(
     architecture="x86_64",
@@ -34,8 +35,9 @@ class ScriptedDevice:
     noise: sigma of a log-normal factor on every query, seeded.
     speed: factor on all latencies by block; blocks are counted over the device's whole life, from 0.
     state: the k-th reading of the device's state, counted per session from 0.
+    operators: of one query of an artefact; without it the device has no profile and says so.
     before: called ahead of every request with its name ("start", "warm_up", "time", "predict", "memory",
-        "state") and the artefact; it may raise, as a failing device would.
+        "state", "operators") and the artefact; it may raise, as a failing device would.
 
     `log` lists every request as (name, artefact's file name, number of the session from 0).
     """
@@ -51,11 +53,13 @@ class ScriptedDevice:
         seed: int = 0,
         speed: Callable[[int], float] = lambda block: 1.0,
         state: Callable[[int], Mapping[str, str]] = lambda reading: {"loadavg": "0.00 0.00 0.00"},
+        operators: Callable[[Path], tuple[Operator, ...]] | None = None,
         before: Callable[[str, Path], None] | None = None,
         machine: Machine = MACHINE,
     ) -> None:
         self.latency_ms, self.memory_mib = latency_ms, memory_mib
         self.noise, self.seed, self.speed, self.state, self.before = noise, seed, speed, state, before
+        self.operators = operators
         self.log: list[tuple[str, str, int]] = []
         self.sensors: list[tuple[str, ...]] = []  # what each session was asked to read
         self.open = 0  # sessions that have not been left
@@ -112,6 +116,12 @@ class ScriptedSession:
         factors = np.random.default_rng((device.seed, device.blocks)).lognormal(0.0, device.noise, count)
         device.blocks += 1
         return [float(ms) for ms in one * factors]
+
+    def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
+        self._request("operators")
+        if self._device.operators is None:
+            raise DeviceError("Device scripted failed to operators: no profile.", "Script one.")
+        return self._device.operators(self._load.artefact)
 
     def memory_mib(self) -> float:
         self._request("memory")

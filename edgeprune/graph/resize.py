@@ -1,0 +1,294 @@
+"""A model's ONNX file at other widths, without exporting it again: for timing, not for answers.
+
+How long an operator takes depends on its shapes and not on its weights. Exporting a model takes seconds,
+so it is exported at a few widths only, at which no two sizes that can differ are alike. What a dimension, a
+shape constant or an attribute was in each of them then says which groups it depends on, and the file can be
+written at any widths in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.graph import onnxfile
+from edgeprune.graph.blocks import Ids
+from edgeprune.graph.coupling import Coupling
+
+Widths = Mapping[str, int]  # group name -> units kept; a group that is not named stays whole
+MOST_PROBES = 4
+TRIES = 64  # random widths that are drawn before a probe is taken as it is
+SHAPE_CONSTANT = 64  # integer tensors with more elements are data, not shapes
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size that follows the widths: `fixed + sum of each * units kept`."""
+
+    fixed: int
+    each: tuple[tuple[str, int], ...] = ()  # (group, positions per unit)
+
+    def at(self, widths: Widths) -> int:
+        return self.fixed + sum(times * widths[group] for group, times in self.each)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(group for group, _ in self.each)
+
+
+def sizes(coupling: Coupling) -> tuple[Size, ...]:
+    """Every size that a dimension of a parameter or of a value can have and that some group changes."""
+    found: dict[Size, None] = {}
+    place = np.full(int(coupling.classes.max(initial=-1)) + 1, -1)
+    for number, group in enumerate(coupling.groups):
+        place[group.classes] = number
+    for atoms in _dimensions(coupling):
+        owners, counts = np.unique(place[coupling.classes[atoms]], return_counts=True)
+        each = [
+            (coupling.groups[owner].name, count // coupling.groups[owner].units, coupling.groups[owner].units)
+            for owner, count in zip(owners.tolist(), counts.tolist(), strict=True)
+            if owner >= 0
+        ]
+        if each and all(times for _, times, _ in each):
+            size = Size(
+                int(len(atoms) - sum(times * units for _, times, units in each)),
+                tuple((name, times) for name, times, _ in each),
+            )
+            found[size] = None
+    return tuple(found)
+
+
+def _dimensions(coupling: Coupling) -> Iterator[Ids]:
+    for use in coupling.parameters.values():
+        yield from (atoms for atoms in use.atoms if atoms is not None)
+    for value in coupling.values.values():
+        for blocks in value if isinstance(value, list) else [value]:
+            for block in blocks:
+                for axis in range(block.ids.ndim):
+                    rows = np.moveaxis(block.ids, axis, 0).reshape(block.ids.shape[axis], -1)
+                    classes = coupling.classes[rows]
+                    if (classes == classes[:, :1]).all():
+                        yield rows[:, 0]
+
+
+@dataclass(frozen=True)
+class Resizable:
+    """One graph and how its shapes follow the widths.
+
+    dims: initialiser -> its dimensions. constants: initialiser of integers -> its elements, in order.
+    attributes: (node index, attribute) -> its integers, where some follow the widths.
+    shapes: value -> its shape at batch 1, of every value whose shape is known.
+    """
+
+    model: onnx.ModelProto
+    dims: Mapping[str, tuple[Size, ...]]
+    constants: Mapping[str, tuple[Size, ...]]
+    attributes: Mapping[tuple[int, str], tuple[Size, ...]]
+    shapes: Mapping[str, tuple[Size, ...]]
+
+    def at(self, widths: Widths) -> onnx.ModelProto:
+        """The file at these widths. Weights are the template's, repeated or cut short to the new shape."""
+        made = onnx.ModelProto()
+        made.CopyFrom(self.model)
+        for index, tensor in enumerate(made.graph.initializer):
+            if tensor.name in self.constants:
+                values = [size.at(widths) for size in self.constants[tensor.name]]
+                array = np.array(values, numpy_helper.to_array(tensor).dtype).reshape(tuple(tensor.dims))
+            elif tensor.name in self.dims:
+                shape = tuple(size.at(widths) for size in self.dims[tensor.name])
+                array = np.resize(numpy_helper.to_array(tensor), shape)
+            else:
+                continue
+            made.graph.initializer[index].CopyFrom(numpy_helper.from_array(array, tensor.name))
+        for (index, name), following in self.attributes.items():
+            entry = next(entry for entry in made.graph.node[index].attribute if entry.name == name)
+            numbers = [size.at(widths) for size in following]
+            if entry.type == onnx.AttributeProto.INT:
+                entry.i = numbers[0]
+            else:
+                entry.ints[:] = numbers
+        return made
+
+
+def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], seed: int = 0) -> Resizable:
+    """Learn from a few exports how the shapes of a model follow its widths.
+
+    export: the float ONNX model of the captured graph cut to the widths given.
+    Raises `EdgepruneError` when the exports differ in more than sizes, or a size follows no group.
+    """
+    known = sizes(coupling)
+    probes = _probes(coupling, known, np.random.default_rng(seed))
+    models = [export(widths) for widths in probes]
+    reader = _Reader(known, probes)
+    first, *others = models
+    for other in others:
+        _same_structure(first, other)
+    slots = [_initialisers(model) for model in models]
+    dims: dict[str, tuple[Size, ...]] = {}
+    constants: dict[str, tuple[Size, ...]] = {}
+    for slot, tensor in slots[0].items():
+        tensors = [found[slot] for found in slots]
+        shapes = [tuple(each.dims) for each in tensors]
+        integers = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+        if integers and len(set(shapes)) == 1 and prod(shapes[0]) <= SHAPE_CONSTANT:
+            values = [numpy_helper.to_array(each).reshape(-1).tolist() for each in tensors]
+            if any(value != values[0] for value in values):
+                _put(constants, tensor.name, reader.read(values, f"constant {tensor.name}"))
+        elif len(set(shapes)) > 1:
+            _put(dims, tensor.name, reader.read(shapes, f"initialiser {tensor.name}"))
+    attributes = {}
+    for index, nodes in enumerate(zip(*(model.graph.node for model in models), strict=True)):
+        for name, values in _integers(nodes).items():
+            attributes[index, name] = reader.read(values, f"attribute {name} of {nodes[0].name}")
+    inferred = [_shapes(model) for model in models]
+    del first.graph.value_info[:]  # it speaks of the probe's widths; runtimes infer it again
+    shapes_ = {
+        name: reader.read([found[name] for found in inferred], f"value {name}")
+        for name in inferred[0]
+        if all(len(found.get(name, ())) == len(inferred[0][name]) for found in inferred)
+    }
+    return Resizable(first, dims, constants, attributes, shapes_)
+
+
+class _Reader:
+    """Says which size a dimension is, from what it was in each probe."""
+
+    def __init__(self, known: Sequence[Size], probes: Sequence[Widths]) -> None:
+        self._probes = probes
+        self._known: dict[tuple[int, ...], Size] = {}
+        for size in sorted(known, key=lambda size: len(size.each), reverse=True):
+            self._known[tuple(size.at(widths) for widths in probes)] = size  # the simplest stays
+
+    def read(self, values: Sequence[Sequence[int]], where: str) -> tuple[Size, ...]:
+        """values: per probe, the same numbers in the same order."""
+        return tuple(self._size(tuple(seen), where) for seen in zip(*values, strict=True))
+
+    def _size(self, seen: tuple[int, ...], where: str) -> Size:
+        if len(set(seen)) == 1:
+            return Size(seen[0])
+        if seen in self._known:
+            return self._known[seen]
+        for known, size in self._known.items():  # a whole multiple, such as heads of all windows
+            times, rest = divmod(seen[0], known[0]) if known[0] else (0, 1)
+            if (
+                not rest
+                and times
+                and all(one == times * other for one, other in zip(seen, known, strict=True))
+            ):
+                return Size(size.fixed * times, tuple((group, each * times) for group, each in size.each))
+        raise EdgepruneError(
+            f"The {where} is {', '.join(map(str, seen))} at different widths, which follows no group.",
+            "Widths are then chosen by the share of the work that they leave.",
+        )
+
+
+def _probes(coupling: Coupling, known: Sequence[Size], rng: np.random.Generator) -> list[dict[str, int]]:
+    """Widths at which as few sizes as possible coincide; two sets of them, more while some still do."""
+    probes: list[dict[str, int]] = []
+    while len(probes) < 2 or (_coinciding(known, probes) and len(probes) < MOST_PROBES):
+        drawn = [_drawn(coupling, rng) for _ in range(TRIES)]
+        if len(probes) == 1:  # every group must be seen at two widths
+            drawn = [_moved(coupling, widths, probes[0]) for widths in drawn]
+        probes.append(min(drawn, key=lambda widths: _coinciding(known, [*probes, widths])))
+    return probes
+
+
+def _coinciding(known: Sequence[Size], probes: Sequence[Widths]) -> int:
+    return len(known) - len({tuple(size.at(widths) for widths in probes) for size in known})
+
+
+def _drawn(coupling: Coupling, rng: np.random.Generator) -> dict[str, int]:
+    return {
+        group.name: int(rng.integers(max(group.least, group.units // 2), group.units, endpoint=True))
+        for group in coupling.groups
+    }
+
+
+def _moved(coupling: Coupling, widths: Widths, other: Widths) -> dict[str, int]:
+    return {
+        group.name: (
+            widths[group.name]
+            if widths[group.name] != other[group.name]
+            else max(group.least, widths[group.name] - 1)
+            if widths[group.name] > group.least
+            else min(group.units, widths[group.name] + 1)
+        )
+        for group in coupling.groups
+    }
+
+
+def _same_structure(one: onnx.ModelProto, other: onnx.ModelProto) -> None:
+    names: dict[str, str] = {}
+    stored = [{tensor.name for tensor in model.graph.initializer} for model in (one, other)]
+    same = len(one.graph.node) == len(other.graph.node)
+    for left, right in zip(one.graph.node, other.graph.node, strict=False):
+        same &= left.op_type == right.op_type and len(left.input) == len(right.input)
+        same &= len(left.output) == len(right.output)
+        for a, b in zip(left.input, right.input, strict=False):
+            same &= (a in stored[0]) == (b in stored[1])
+            same &= a in stored[0] or names.setdefault(a, b) == b
+        names.update(zip(left.output, right.output, strict=False))
+        for a, b in zip(onnxfile.inner_graphs(left), onnxfile.inner_graphs(right), strict=False):
+            same &= a.SerializeToString() == b.SerializeToString()
+        if not same:
+            break
+    if not same:
+        raise EdgepruneError(
+            "The model has another graph at other widths.",
+            "Widths are then chosen by the share of the work that they leave.",
+        )
+
+
+def _initialisers(model: onnx.ModelProto) -> dict[tuple[int, int], onnx.TensorProto]:
+    """(node index, input position) -> the tensor that is stored there: names differ between exports."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {
+        (index, at): stored[name]
+        for index, node in enumerate(model.graph.node)
+        for at, name in enumerate(node.input)
+        if name in stored
+    }
+
+
+def _put(found: dict[str, tuple[Size, ...]], name: str, value: tuple[Size, ...]) -> None:
+    if found.setdefault(name, value) != value:
+        raise EdgepruneError(
+            f"Initialiser {name} is shared by nodes that need it at different sizes.",
+            "Widths are then chosen by the share of the work that they leave.",
+        )
+
+
+def _integers(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[list[int]]]:
+    """Attribute -> its integers in each probe, of those that differ."""
+    found: dict[str, list[list[int]]] = {}
+    for name in [entry.name for entry in nodes[0].attribute]:
+        entries = [next((e for e in node.attribute if e.name == name), None) for node in nodes]
+        values = [[] if e is None else [e.i] if e.type == e.INT else list(e.ints) for e in entries]
+        if any(value != values[0] for value in values):
+            found[name] = values
+    return found
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Value -> its shape at batch 1, of values whose every dimension is known."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in fixed.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = 1
+    del fixed.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims: Any = value.type.tensor_type.shape.dim
+        if all(dim.HasField("dim_value") for dim in dims):
+            found[value.name] = tuple(dim.dim_value for dim in dims)
+    return found
