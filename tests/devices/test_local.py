@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -53,6 +54,13 @@ def test_a_session_predicts_times_and_reports(load: Load, small_onnx: ModuleType
         assert len(session.time({"x": X}, runs=64, seconds=0.0)) == 64
         assert session.state()["echo 1"] == "1"
         assert session.state()["setting:intra_op_num_threads"] == "1"
+
+
+def test_a_profiled_session_times_every_operator(load: Load) -> None:
+    with LocalDevice().start(replace(load, profile=True)) as session:
+        operators = session.operators({"x": X}, runs=4)
+    assert operators
+    assert all(operator.ms >= 0 and operator.outputs for operator in operators)
 
 
 def test_peak_memory_grows_with_what_a_run_touches(load: Load) -> None:
