@@ -23,8 +23,10 @@ from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import Dialect
-from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
+from edgeprune.quantize.emit import Quantised, quantise
 from edgeprune.quantize.equalise import equalise
+from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.sensitivity import damage
 from edgeprune.quantize.simulate import layer_nodes
 from edgeprune.quantize.smooth import smooth
@@ -122,7 +124,7 @@ class Workshop:
         dense = self._equalised(self.dense) if candidate.equalised else self.dense
         found = damage(
             dense,
-            calibrate(dense, self.calibration, candidate.calibrator or "minmax"),
+            self._ranges(candidate, dense),
             self.dialect,
             layers,
             self.calibration[0],
@@ -131,6 +133,14 @@ class Workshop:
         macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
         work = {layer: sum(macs[node.name] for node in nodes.get(layer, ())) for layer in layers}
         return tuple(sorted(layers, key=lambda layer: (-found[layer] / max(work[layer], 1), layer)))
+
+    @cached_property
+    def share_of_products(self) -> float:
+        """How much of the work is products with stored matrices: what dynamic ranges and blocks are for."""
+        macs = self.cost.node_macs()
+        nodes = [node for found in layer_nodes(self.dense).values() for node in found]
+        products = sum(macs[node.name] for node in nodes if "conv" not in str(node.target))
+        return products / max(sum(macs.values()), 1)
 
     def predict(self, *arrays: Any) -> Any:
         """The dense model as `Task.evaluate` calls it: arrays in order, or one dict of them by name."""
@@ -188,23 +198,27 @@ class Workshop:
         if candidate.precision == "float32":
             layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
             return Built(self._stored(exported, folder, exported), (), layers)
+        written = self._quantised(candidate, pruned, exported, folder / "int8.onnx")
+        return Built(self._stored(written.path, folder, exported), written.layers_int8, written.layers_float)
+
+    def _quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
+        narrow, left = candidate.reduce_range, candidate.float_layers
+        if candidate.calibrator == DYNAMIC:
+            return quantise_dynamic(exported, path, reduce_range=narrow, float_layers=left)
         ranges = correct_means(
             pruned,
-            calibrate(pruned, self.calibration, candidate.calibrator or "minmax"),
+            self._ranges(candidate, pruned),
             self.dialect,
             self.calibration,
-            reduce_range=candidate.reduce_range,
-            float_layers=candidate.float_layers,
+            reduce_range=narrow,
+            float_layers=left,
         )
-        written = quantise(
-            exported,
-            ranges,
-            self.dialect,
-            folder / "int8.onnx",
-            reduce_range=candidate.reduce_range,
-            float_layers=candidate.float_layers,
-        )
-        return Built(self._stored(written.path, folder, exported), written.layers_int8, written.layers_float)
+        return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=left)
+
+    def _ranges(self, candidate: Candidate, captured: Captured) -> Ranges:
+        """Of the candidate's calibrator; to rank layers of one without, the extremes stand for its ranges."""
+        calibrator = candidate.calibrator or DYNAMIC
+        return calibrate(captured, self.calibration, "minmax" if calibrator == DYNAMIC else calibrator)
 
     def _stored(self, made: Path, folder: Path, exported: Path) -> Path:
         """The artefact out of the ONNX file that was made, which goes, as does the float one behind it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -108,3 +109,9 @@ def test_a_rung_that_lacks_something_is_refused_with_a_way_out(case: Refused) ->
     with pytest.raises(InputError, match=case.says) as refused:
         workshop(**case.parts).highest_rung(case.recover)
     assert refused.value.hint
+
+
+def test_the_share_of_products_counts_what_multiplies_with_stored_matrices(tiny: ModuleType) -> None:
+    assert workshop().share_of_products == 1.0
+    convolutional = Workshop(tiny.task(), dialect_for("onnxruntime-x86", "x86_64"))
+    assert 0.0 < convolutional.share_of_products < 0.01

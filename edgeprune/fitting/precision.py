@@ -15,6 +15,7 @@ from edgeprune.errors import NothingToQuantise
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.trials import Trials
 from edgeprune.make import Workshop
+from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.trial import Candidate
 from edgeprune.search.shortlist import shortlist
 
@@ -26,6 +27,7 @@ FORMS = (
     ("-equalised", "minmax", True),
     ("-percentile", "percentile", False),
 )
+PRODUCTS = 0.5  # share of the work from which ranges of each query, which need matrix products, are tried
 
 
 def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -> str:
@@ -35,7 +37,7 @@ def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -
     """
     failed: list[str] = []
     try:
-        for name, candidate in _in_turn(trials, list(_forms(order))):
+        for name, candidate in _in_turn(trials, list(_forms(order, workshop))):
             tested = trials.run(name, candidate)
             if not _pays(trials, name):
                 return DENSE
@@ -47,10 +49,11 @@ def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -
     return _given_back(workshop, trials, floor, max(failed, key=lambda name: trials.tested[name].metric))
 
 
-def _forms(order: Order) -> Iterator[tuple[str, Candidate]]:
+def _forms(order: Order, workshop: Workshop) -> Iterator[tuple[str, Candidate]]:
     """What is tried in turn; where 8-bit weights saturate, each with 7 bits too."""
     narrow = (False, True) if saturates(order.profile.isa) else (False,)
-    for words, calibrator, equalised in FORMS:
+    dynamic = workshop.dialect.dynamic and workshop.share_of_products >= PRODUCTS
+    for words, calibrator, equalised in (*FORMS, *((("-dynamic", DYNAMIC, False),) * dynamic)):
         for reduce_range in narrow:
             name = INT8 + words + "-7bit" * reduce_range
             yield name, Candidate((), "int8", calibrator, reduce_range=reduce_range, equalised=equalised)

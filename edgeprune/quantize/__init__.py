@@ -5,6 +5,7 @@
     plan.py        float ONNX + ranges + dialect -> which values become integers
     scales.py      ranges and weights -> scales, zero points, integers
     emit.py        writes the plan: `quantise(float_onnx, ranges, dialect, path) -> Quantised`
+    dynamic.py     INT8 products whose activations get their range from each query
     kernels.py     what ONNX Runtime makes of the result: `integer_nodes(path) -> Kernels`
 
 To add a calibrator or a dialect, add a row to its table; the tests are parametrised over both.

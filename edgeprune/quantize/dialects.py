@@ -29,6 +29,7 @@ class Dialect:
     integer_followers: followers to be written on the integers themselves, because the runtime would run
         them in float between DequantizeLinear and QuantizeLinear.
     fused: activations that disappear into the kernel that they follow.
+    dynamic: products with ranges from each query have a kernel, too (`dynamic.py`).
     """
 
     name: str
@@ -43,9 +44,10 @@ class Dialect:
     followers: frozenset[str]
     integer_followers: frozenset[str]
     fused: frozenset[str]
+    dynamic: bool = False
 
 
-def _onnxruntime(name: str, activation: IntegerType) -> Dialect:
+def _onnxruntime(name: str, activation: IntegerType, *, dynamic: bool = False) -> Dialect:
     return Dialect(
         name=name,
         activation=activation,
@@ -62,6 +64,7 @@ def _onnxruntime(name: str, activation: IntegerType) -> Dialect:
         ),
         integer_followers=frozenset({"Pad"}),
         fused=frozenset({"Relu", "Clip"}),
+        dynamic=dynamic,
     )
 
 
@@ -87,8 +90,8 @@ _TENSORRT = Dialect(
 # x86 kernels multiply unsigned activations with signed weights (VPMADDUBSW, VPDPBUSD); ARM kernels
 # multiply signed with signed (SMLAL, SDOT). The other combination costs a conversion or runs in C++.
 TABLE: dict[str, Dialect] = {
-    "onnxruntime-x86": _onnxruntime("onnxruntime-x86", "uint8"),
-    "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8"),
+    "onnxruntime-x86": _onnxruntime("onnxruntime-x86", "uint8", dynamic=True),
+    "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8", dynamic=True),
     # OpenVINO's CPU plug-in reads the same Q/DQ graph and runs it on integers.
     "openvino": _onnxruntime("openvino", "uint8"),
     "tensorrt": _TENSORRT,

@@ -53,7 +53,7 @@ def quantise(
     spoken = dialect_for(dialect, "") if isinstance(dialect, str) else dialect
     model = onnxfile.load(float_onnx)
     graph, layers = Graph(model, ranges), onnxfile.layers(model)
-    _check_known(float_layers, set(layers.values()))
+    check_known(float_layers, set(layers.values()))
     planned = plan(graph, spoken, {at: name for at, name in layers.items() if name not in float_layers})
     if not planned.layers:
         raise NothingToQuantise(
@@ -220,7 +220,8 @@ def _raw(value: str) -> str:
     return f"{value}{_RAW}"
 
 
-def _check_known(float_layers: Iterable[str], known: Collection[str]) -> None:
+def check_known(float_layers: Iterable[str], known: Collection[str]) -> None:
+    """Raise `InputError` for a layer that the model has not, naming its like."""
     for name in float_layers:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]

@@ -14,8 +14,8 @@ import onnxruntime
 from edgeprune.errors import EdgepruneError
 from edgeprune.graph import onnxfile
 
-_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
-_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "NhwcMaxPool", "Pad", "Reshape", "Shape"}
     | {"Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}

@@ -63,7 +63,7 @@ class Candidate:
 
     kept: tuple[tuple[str, tuple[int, ...]], ...]  # group name -> indices of the units kept, ascending
     precision: Precision
-    calibrator: str | None = None  # a key of quantize.calibrate.TABLE; None for a float artefact
+    calibrator: str | None = None  # of quantize.calibrate.TABLE, or "dynamic"; None for a float artefact
     float_layers: tuple[str, ...] = ()  # layers that stay float in an INT8 artefact
     reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
     equalised: bool = False  # channels brought to like size first: equalisation, and smoothing behind norms

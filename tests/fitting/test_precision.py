@@ -205,3 +205,17 @@ def test_where_half_of_the_layers_in_float_do_not_help_the_answer_is_float(
     names = [trial.name for trial in result.trials]
     assert names[:4] == ["dense", "dense-int8", "dense-int8-float1", "dense-int8-float2"]
     assert all(trial.candidate.precision == "float32" for trial in result.trials if "trial" in trial.name)
+
+
+def test_a_model_of_matrix_products_may_take_its_ranges_from_each_query(
+    tiny: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edgeprune.fitting.precision.FORMS", ())
+    linear = torch.nn.Linear
+    net = torch.nn.Sequential(torch.nn.Flatten(), linear(64, 256), torch.nn.ReLU(), linear(256, 10)).eval()
+    device = scripted.ScriptedDevice(lambda artefact: 1.0 if "int8" in artefact.parent.name else 2.0)
+    task = tiny.task(model=net, evaluate=lambda predict: 0.5)
+    result = edgeprune.fit(task, latency_ms=1.5, device=device, out=tmp_path / "run")
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8-dynamic")
+    assert result.chosen.candidate.calibrator == "dynamic"
+    assert (result.chosen.layers_int8, result.chosen.layers_float) == (2, 0)
