@@ -25,6 +25,7 @@ from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
 from edgeprune.quantize.emit import Quantised, quantise
+from edgeprune.quantize.engines import settle
 from edgeprune.quantize.equalise import equalise
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.sensitivity import damage
@@ -65,7 +66,14 @@ class Workshop:
         runtime: str = "onnxruntime",
         criterion: str = "l2",
         seed: int = 0,
+        capability: str | None = None,
+        keep_onnx: bool = False,
     ) -> None:
+        """capability: of the GPU that TensorRT's engines are for; what is INT8 in a file is INT8 in them.
+        keep_onnx: leave the ONNX file beside an artefact in another format.
+        """
+        self.capability = capability
+        self.keep_onnx = keep_onnx
         self.task = task
         self.dialect = dialect
         self.artefact = f"{MODEL}{find(runtime).suffix}"
@@ -213,7 +221,12 @@ class Workshop:
             reduce_range=narrow,
             float_layers=left,
         )
-        return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=left)
+
+        def write(also_float: tuple[str, ...] = ()) -> Quantised:
+            kept = tuple(sorted({*left, *also_float}))
+            return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=kept)
+
+        return write() if self.capability is None else settle(write, (self.capability,))[0]
 
     def _ranges(self, candidate: Candidate, captured: Captured) -> Ranges:
         """Of the candidate's calibrator; to rank layers of one without, the extremes stand for its ranges."""
@@ -227,8 +240,8 @@ class Workshop:
             inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
             feeds = {name: tensor.numpy(force=True) for name, tensor in inputs}
             write_ir(made, artefact, feeds, float_onnx=exported)
-        else:
-            made.replace(artefact)
+        if artefact.suffix == ".onnx" or self.keep_onnx:
+            made.replace(artefact.with_suffix(".onnx"))
         made.unlink(missing_ok=True)
         exported.unlink(missing_ok=True)
         return artefact

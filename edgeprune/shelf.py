@@ -32,6 +32,11 @@ FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "gpu_clock_max": ("GHz", "highest GPU clock"),
         "float32": ("TFLOPS", "peak FP32 rate of the GPU"),
         "int8_dense": ("TOPS", "peak INT8 rate of the GPU, without sparsity"),
+        "compute_capability": ("capability", "CUDA compute capability, MAJOR.MINOR"),
+        "float32_macs": (
+            "per clock",
+            "FP32 multiply-adds per core and clock, where isa promises another number",
+        ),
     }
 )
 

@@ -10,6 +10,8 @@
          `fit` makes it. A session that drifted or throttled is repeated; when it never settles, the answer
          is "inconclusive" and not a number.
 
+So a bundle that was predicted without a device becomes one that fits or misses.
+
 Needs numpy on the host, and on the device the runtime: no torch, no onnx.
 """
 
@@ -91,7 +93,9 @@ def validate_on(
             claim = manifest.claim
             verdict = judge(measurement, claim.metric, claim.baseline_metric, manifest.budget)
             checks.append(_check_room(verdict, measurement, manifest.budget))  # (9)
-            checks.append(_check_latency(measurement, manifest.budget, proof.tried))  # (10)
+            checks.append(
+                _check_latency(measurement, claim.measurement, manifest.budget, proof.tried)
+            )  # (10)
     except DeviceError as error:
         number = checks[-1].number + 1
         checks.append(Check(number, TITLES[number], "failed", error.what, error.hint))
@@ -116,8 +120,10 @@ def _check_runtime(manifest: Manifest, name: str, machine: Machine) -> Check:
             f"On the device, run: {row.pip}" if row else "Upgrade edgeprune: it does not know this runtime."
         )
         return Check(7, TITLES[7], "failed", f"{name} has no {manifest.runtime}.", hint)
-    here, claimed = f"{manifest.runtime} {version}", manifest.claim.measurement.runtime
-    notes = [here if here == claimed else f"{here}; the claim was measured with {claimed}"]
+    here, claim = f"{manifest.runtime} {version}", manifest.claim.measurement
+    notes = [here if here == claim.runtime else f"{here}; the claim was measured with {claim.runtime}"]
+    if claim.predicted:
+        notes = [f"{here}; the claim was predicted, without a device"]
     if machine.cores < manifest.threads:
         notes.append(f"{machine.cores} cores for {manifest.threads} threads")
     return Check(7, TITLES[7], "passed", "; ".join(notes))
@@ -138,7 +144,10 @@ def _check_golden(manifest: Manifest, device: Device, load: Load, golden: Golden
             "INT8, another runtime version may round elsewhere. Fit for this machine, or use that version.",
         )
     claim = manifest.claim
-    return Check(8, TITLES[8], "passed", f"{told}; so {claim.metric_name} {claim.metric:.4g} is carried over")
+    told = f"{told}; so {claim.metric_name} {claim.metric:.4g} is carried over"
+    if claim.arithmetic == "exact":
+        told = f"{told} (computed without a device, in exact arithmetic)"
+    return Check(8, TITLES[8], "passed", told)
 
 
 def _check_room(verdict: Verdict, measurement: Measurement, budget: Budget) -> Check:
@@ -148,11 +157,15 @@ def _check_room(verdict: Verdict, measurement: Measurement, budget: Budget) -> C
     return Check(9, TITLES[9], "failed" if broken else "passed", f"{memory}; {size}")
 
 
-def _check_latency(measurement: Measurement, budget: Budget, tried: Sequence[Measurement]) -> Check:
+def _check_latency(
+    measurement: Measurement, claimed: Measurement, budget: Budget, tried: Sequence[Measurement]
+) -> Check:
     latency = measurement.latency
     shown = f"p{latency.percentile} bound"
     told = f"p50 {latency.p50_ms:.3g}, p90 {latency.p90_ms:.3g}, p99 {latency.p99_ms:.3g} ms"
     told = f"{told} in {latency.runs} runs"
+    if claimed.predicted:
+        told = f"{told}; {claimed.latency.p50_ms:.3g} ms was predicted"
     if latency.bound_ms is not None:
         told = f"{_against(shown, latency.bound_ms, budget.latency_ms, 'ms')}; {told}"
     if budget.latency_ms is None:

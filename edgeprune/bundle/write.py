@@ -13,7 +13,7 @@ from edgeprune import __version__
 from edgeprune.bundle.archive import Content, pack
 from edgeprune.bundle.golden import Golden, packed, ports, read_golden, serve
 from edgeprune.bundle.signature import sign as sign_manifest
-from edgeprune.devices import Load
+from edgeprune.devices import Load, exact_load
 from edgeprune.devices import agent as agent_file
 from edgeprune.devices.artefact import artefact_files, artefact_sha256
 from edgeprune.devices.local import LocalDevice
@@ -61,7 +61,8 @@ def write_bundle(
     """Pack one candidate of a fit into `destination`; the same run folder gives the same bytes.
 
     folder: the run folder; `Report.artefact` and golden.npz lie below it.
-    chosen: `result.chosen` when None. Another one is served its golden inputs here, on this machine.
+    chosen: `result.chosen` when None. Another one is served its golden inputs here, on this machine; in exact
+        arithmetic when it was only predicted, because then this machine is not the device.
     sign: an SSH private key.
     Raises `InputError` when the candidate misses its budget, when its files are missing or not those that
     were measured, and when the destination cannot be written.
@@ -80,7 +81,7 @@ def write_bundle(
     )
     content: Content = folder / GOLDEN
     if report.name != result.chosen.name:
-        golden = _served_here(golden, load, measured.batch)
+        golden = _served_here(golden, exact_load(artefact) if measured.predicted else load, measured.batch)
         content = packed(golden.inputs, golden.outputs)
     if golden.rows % measured.batch:
         raise InputError(
@@ -176,6 +177,7 @@ def _manifest(
             baseline_metric=result.baseline.metric,
             verdict=report.verdict.kind,
             measurement=report.measurement,
+            arithmetic="exact" if report.measurement.predicted else "device",
         ),
         files=tuple(_packed_file(name, files[name]) for name in sorted(files)),
     )

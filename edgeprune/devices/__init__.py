@@ -62,6 +62,15 @@ class Operator:
     sources: tuple[str, ...]  # nodes of the artefact that it was made of, where the runtime tells
 
 
+def exact_load(artefact: Path, threads: int = 1) -> Load:
+    """How a host computes what another machine will: without the saturation of its own INT8 kernels.
+
+    artefact: an ONNX file, or what was made of the one beside it: only ONNX Runtime can be asked for exact
+    integer arithmetic.
+    """
+    return Load("onnxruntime", artefact.with_suffix(".onnx"), threads, exact=True)
+
+
 class Session(Protocol):
     """One artefact in one process on the device. A context manager: leaving it ends the process."""
 
@@ -132,4 +141,15 @@ def open_device(name_or_address: str, *, lab: Path | None = None) -> Device:
     return TABLE[spec.scheme](spec)
 
 
-__all__ = ["TABLE", "Device", "Feeds", "LabDevice", "Load", "Machine", "Operator", "Session", "open_device"]
+__all__ = [
+    "TABLE",
+    "Device",
+    "Feeds",
+    "LabDevice",
+    "Load",
+    "Machine",
+    "Operator",
+    "Session",
+    "exact_load",
+    "open_device",
+]

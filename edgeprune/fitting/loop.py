@@ -35,6 +35,7 @@ from edgeprune.search.ranking import Ranking
 from edgeprune.tasks import call_evaluate, check_task
 
 MOST_BUILDS = 8  # of pruned candidates, the trained ones included
+SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
 FLOAT = Candidate((), "float32")
 
 
@@ -86,7 +87,15 @@ def fit(
     )
     check_task(task)
     dialect = dialect_for(order.target.dialect, order.profile.architecture)
-    workshop = Workshop(task, dialect, runtime=order.runtime, criterion=criterion, seed=seed)
+    capability = order.forecast.capability if order.forecast is not None else None
+    workshop = Workshop(
+        *(task, dialect),
+        runtime=order.runtime,
+        criterion=criterion,
+        seed=seed,
+        capability=capability,
+        keep_onnx=order.forecast is not None,
+    )
     rung = workshop.highest_rung(recover)
     call_evaluate(task, workshop.predict)  # an evaluation that fails is refused before anything is written
     with Ledger.open(Path(out), order.facts(workshop), resume) as ledger:
@@ -124,9 +133,9 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     def settled(name: str) -> bool:
         """Whether a trial that looks as if it fits is proven to."""
         tested = trials.tested[name]
-        return (
-            trials.use(name, budget) <= 1 and tested.metric >= floor and trials.prove(name, budget) == "fits"
-        )
+        if not (trials.use(name, budget) <= 1 and tested.metric >= floor):
+            return False
+        return trials.prove(name, budget) in SETTLED
 
     if settled("dense"):
         return "dense"
@@ -141,7 +150,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     while (landed := _land(workshop, ranking, trials, budget, recipe, probes)) is not None:
         final = landed.name.replace("trial", "final")
         trials.run(final, replace(trials.tested[landed.name].candidate, recover=rung), train=True)
-        if trials.prove(final, budget) == "fits":
+        if trials.prove(final, budget) in SETTLED:
             return final
         proven = trials.use(final, budget)
         if proven <= 1:  # the metric broke or a throttle flag moved: cutting more mends neither

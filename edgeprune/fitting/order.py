@@ -12,6 +12,7 @@ import torch
 
 from edgeprune.devices import Device, open_device
 from edgeprune.errors import InputError
+from edgeprune.fitting.forecast import Forecast, forecast_for
 from edgeprune.make import Workshop
 from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.machine import Budget, Profile, Target
@@ -25,7 +26,10 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Order:
-    """One fit's target, profile, unresolved budget, and choices."""
+    """One fit's target, profile, unresolved budget, and choices.
+
+    forecast: predicts when no device is attached; `device` is then this host, which computes outputs only.
+    """
 
     target: Target
     profile: Profile
@@ -36,6 +40,7 @@ class Order:
     recover: str | None
     epochs: int
     seed: int
+    forecast: Forecast | None = None
 
     def facts(self, workshop: Workshop) -> Mapping[str, JSON]:
         """All that the answer depends on, for the ledger: a run is resumed only with equal facts."""
@@ -45,7 +50,7 @@ class Order:
             "profile": to_json(self.profile),
             "budget": to_json(self.budget),
             "runtime": self.runtime,
-            "device": self.device.name,
+            "device": self.device.name if self.forecast is None else "none",
             "criterion": self.criterion,
             "recover": self.recover,
             "epochs": self.epochs,
@@ -74,11 +79,9 @@ def place(
             f"Target {platform.name} serves with {chosen}, which this edgeprune cannot build for.",
             f"It builds for {', '.join(RUNTIMES)}: choose one with --runtime, or another target.",
         )
+    forecast = None
     if device is None and machine.name != LOCAL:
-        raise InputError(
-            f"Profile {machine.name} is about another machine, and no device is attached to measure on.",
-            "Give --device ssh://user@host or a NAME of your lab; --device local if this is that machine.",
-        )
+        forecast = forecast_for(machine, chosen, platform.device)
     where = device if device is not None else LOCAL
     order = Order(
         target=platform,
@@ -90,10 +93,13 @@ def place(
         recover=recover,
         epochs=epochs,
         seed=seed,
+        forecast=forecast,
     )
     require_host(chosen)  # exports are proven here, whatever the device has
     if epochs < 0:
         raise InputError(f"--epochs is {epochs}.", "Give 0 or more.")
+    if forecast is not None:
+        return order
     found = order.device.machine().architecture
     if found != machine.architecture:
         raise InputError(

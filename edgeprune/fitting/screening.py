@@ -55,7 +55,7 @@ class Subset:
             return self._exact_metric - call_evaluate(self._workshop.task, predict, subset=True)
         answers = [predict(*(tensor.numpy(force=True) for tensor in inputs)) for inputs in self._inputs]
         parts = [answer if isinstance(answer, tuple) else (answer,) for answer in answers]
-        given = [torch.cat([torch.as_tensor(part) for part in column]) for column in zip(*parts, strict=True)]
+        given = [torch.cat([torch.tensor(part) for part in column]) for column in zip(*parts, strict=True)]
         found = float(distance(given, self._wanted))
         return found if math.isfinite(found) else WORST
 

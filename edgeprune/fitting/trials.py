@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_golden
-from edgeprune.devices import Feeds, Load
+from edgeprune.detect import cores
+from edgeprune.devices import Feeds, Load, exact_load
 from edgeprune.devices.artefact import written_files
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
@@ -73,14 +74,14 @@ class Trials:
             f"{name}-screen",
             lambda: self._screen(name, candidate),
             Screened,
-            files=written_files(self._artefact(name)),
+            files=self._files(name),
         )
         self.screened[name] = screened
         return screened
 
     def run(self, name: str, candidate: Candidate, *, train: bool = False) -> Tested:
         """Build, measure and evaluate a candidate; `train` climbs the rungs that need training."""
-        files = [*written_files(self._artefact(name)), *([self.folder / name / PT2] if train else [])]
+        files = [*self._files(name), *([self.folder / name / PT2] if train else [])]
         started = time.monotonic()
         tested = self._ledger.once(name, lambda: self._test(name, candidate, train), Tested, files=files)
         self.tested[name] = tested
@@ -189,6 +190,11 @@ class Trials:
 
     def _measure(self, name: str) -> Measurement:
         """A search measurement; of up to three sessions the one in which the reference drifted least."""
+        if self._order.forecast is not None:
+            feeds = self._feeds(self._rows(self._order.profile.batch))[0]
+            return self._order.forecast.measurement(
+                self._artefact(name), self._order.device, feeds, self._order.budget.percentile
+            )
         sessions: list[Measurement] = []
         while len(sessions) < MOST_SESSIONS and all((s.drift or 0.0) > STEADY for s in sessions):
             sessions.append(
@@ -227,6 +233,8 @@ class Trials:
         torch.export.save(pruned.program(), path)
 
     def _prove(self, name: str, budget: Budget) -> Measurement:
+        if self._order.forecast is not None:
+            return self.tested[name].measurement  # there is no device to prove it on
         return prove(
             self._order.device,
             self._load(name),
@@ -242,7 +250,16 @@ class Trials:
     def _artefact(self, name: str) -> Path:
         return self.folder / name / self._workshop.artefact
 
+    def _files(self, name: str) -> tuple[Path, ...]:
+        """What a finished trial must still have."""
+        files = written_files(self._artefact(name))
+        if self._order.forecast is None:
+            return files
+        return tuple(dict.fromkeys((*files, self._artefact(name).with_suffix(".onnx"))))
+
     def _load(self, name: str) -> Load:
+        if self._order.forecast is not None:
+            return exact_load(self._artefact(name), cores() or 1)
         return Load(
             self._order.runtime,
             self._artefact(name),

@@ -27,6 +27,16 @@ MULTIPLYING = ("correlation", "deconv", "gemm")  # engine layers that convolve o
 TIMEOUT_SECONDS = 600.0
 
 
+def capability_of(version: float) -> str:
+    """The capability to build for, to prove what a GPU of compute capability `version` (8.7) will take.
+
+    The GPU's own where TensorRT for RTX knows it, else the last one before it: Orin's 8.7 is not among them.
+    """
+    known = {each: int(each.removeprefix("SM")) for each in CAPABILITIES}
+    older = [each for each in CAPABILITIES if known[each] <= round(version * 10)]
+    return older[-1] if older else CAPABILITIES[0]
+
+
 @dataclass(frozen=True)
 class EngineLayer:
     """One layer of a built engine; onnx: the nodes that it was made of; types: of data, then of weights."""

@@ -39,13 +39,16 @@ class PackedFile:
 
 @dataclass(frozen=True)
 class Claim:
-    """What was measured when the bundle was made, and how that was judged against the budget."""
+    """What was measured or predicted when the bundle was made, and how that was judged against the budget."""
 
     metric_name: str
     metric: float
     baseline_metric: float  # of the dense float model: the budget's `max_drop` counts from here
     verdict: VerdictKind
     measurement: Measurement
+    # Where metric and golden outputs were computed: "device", as served there; "exact", on the host in ONNX
+    # Runtime with exact integer arithmetic, because no device was attached.
+    arithmetic: Literal["device", "exact"]
 
 
 @dataclass(frozen=True)

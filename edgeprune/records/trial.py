@@ -12,7 +12,7 @@ VerdictKind = Literal["fits", "predicted", "misses", "inconclusive"]
 
 @dataclass(frozen=True)
 class Latency:
-    """Distribution of single-query latency.
+    """Distribution of single-query latency; of a prediction (0 runs) all figures are the predicted one.
 
     `bound_ms` is the early-stopping upper bound of `percentile` at 99 % confidence (MLPerf Inference
     rules, "early stopping"), in the slowest third of the session when its reference drifted; it is None
@@ -41,7 +41,7 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One artefact on one device, in a fresh process."""
+    """One artefact on one device, in a fresh process; or what a roofline predicts of it."""
 
     latency: Latency
     memory_mib: float  # peak resident set above an empty runner with the runtime imported
@@ -55,6 +55,13 @@ class Measurement:
     # slowest third of the session was not within the budget's latency either
     state: DeviceState
     reference_ms: float | None = None  # median of the interleaved reference: the machine's speed just then
+    assumptions: tuple[
+        str, ...
+    ] = ()  # what latency and memory rest on when they were predicted, not measured
+
+    @property
+    def predicted(self) -> bool:
+        return bool(self.assumptions)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ def document(result: FitResult) -> dict[str, JSON]:
     return {
         "verdict": result.verdict.kind,
         "breaches": _breaches(result.verdict),
+        "assumptions": list(result.chosen.measurement.assumptions),
         "metric": result.metric,
         "budget": to_json(result.budget),
         "baseline": _measured(result.baseline),
@@ -34,8 +35,8 @@ def _measured(report: Report) -> dict[str, JSON]:
         "metric": report.metric,
         "latency_ms": {
             "p50": latency.p50_ms,
-            "p90": latency.p90_ms,
-            "p99": latency.p99_ms,
+            "p90": None if measurement.predicted else latency.p90_ms,
+            "p99": None if measurement.predicted else latency.p99_ms,
             "bound": latency.bound_ms,
             "runs": latency.runs,
         },

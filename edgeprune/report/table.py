@@ -37,13 +37,16 @@ def trials_table(result: FitResult) -> Table:
 def verdict_lines(result: FitResult) -> list[str]:
     """The verdict in words: what it says, which budget line broke and by how much, what came of it."""
     chosen, kind = result.chosen, result.verdict.kind
+    predicted = chosen.measurement.predicted
     lines = {
         "fits": [f"fits: {chosen.name} is proven inside its budget on this device."],
         "predicted": [f"predicted: {chosen.name} should fit; no device was attached to prove it."],
         "inconclusive": [
             f"inconclusive: the machine was too unsteady to prove {chosen.name}. Quieten it and fit again."
         ],
-        "misses": [f"misses: nothing fits. Closest is {chosen.name}:"],
+        "misses": [
+            f"misses: nothing {'is predicted to fit' if predicted else 'fits'}. Closest is {chosen.name}:"
+        ],
     }[kind]
     lines += [f"  {_broken(breach, result)}" for breach in result.verdict.breaches]
     if kind in ("fits", "predicted"):
@@ -53,8 +56,12 @@ def verdict_lines(result: FitResult) -> list[str]:
         lines.append(
             f"  given back to float, where INT8 cost most {result.metric} for its work: {given_back}"
         )
+    if predicted:
+        lines += ["assumptions:", *(f"  {line}" for line in chosen.measurement.assumptions)]
     if result.bundle is not None:
         lines.append(f"bundle: {result.bundle}")
+    if kind == "predicted":
+        lines.append(f"prove it: edgeprune validate {result.bundle} --device ssh://USER@DEVICE")
     return lines
 
 
@@ -83,10 +90,11 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
         made.add_column(escape(column), justify="right", no_wrap=True)
     for title, report in rows:
         latency = report.measurement.latency
+        spread = (latency.p90_ms, latency.p99_ms, latency.bound_ms) if latency.runs else (None, None, None)
         made.add_row(
             escape(title),
             f"{report.metric:.4f}",
-            *(_ms(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.bound_ms)),
+            *(_ms(value) for value in (latency.p50_ms, *spread)),
             f"{report.measurement.memory_mib:.1f}",
             f"{report.measurement.size_mib:.3f}",
             _count(report.params),
@@ -94,6 +102,8 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
             f"{report.layers_int8}/{report.layers_int8 + report.layers_float}",
         )
     made.caption = "latencies in ms, memory and size in MiB, INT8: layers in INT8 of all layers with weights"
+    if result.chosen.measurement.predicted:
+        made.caption = f"latency and memory are predicted, not measured; {made.caption}"
     return made
 
 

@@ -107,8 +107,8 @@ def judge(measurement: Measurement, metric: float, baseline_metric: float, budge
 
     A line that broke for certain (memory, size, metric) makes it `misses` even when the session was
     inconclusive; latency is judged only by a conclusive session with enough runs, else the verdict is
-    `inconclusive`. Raises `InputError` for a budget that is not resolved to milliseconds, or that is
-    about another percentile than the measurement.
+    `inconclusive`. What was predicted never fits: it is `predicted`, or it misses. Raises `InputError` for a
+    budget that is not resolved to milliseconds, or that is about another percentile than the measurement.
     """
     if budget.latency_ms is None and budget.speedup is not None:
         raise InputError(
@@ -124,9 +124,10 @@ def judge(measurement: Measurement, metric: float, baseline_metric: float, budge
                 f"The budget is about p{budget.percentile}, the measurement about p{latency.percentile}.",
                 "Measure again with the budget's percentile.",
             )
-        undecided = latency.bound_ms is None or not measurement.conclusive
-        if latency.bound_ms is not None and not undecided and not latency.bound_ms <= budget.latency_ms:
-            breaches.append(Breach("latency_ms", latency.bound_ms, budget.latency_ms))
+        compared_ms = latency.max_ms if measurement.predicted else latency.bound_ms
+        undecided = compared_ms is None or not measurement.conclusive
+        if compared_ms is not None and not undecided and not compared_ms <= budget.latency_ms:
+            breaches.append(Breach("latency_ms", compared_ms, budget.latency_ms))
     if budget.memory_mib is not None and not measurement.memory_mib <= budget.memory_mib:
         breaches.append(Breach("memory_mib", measurement.memory_mib, budget.memory_mib))
     if budget.size_mib is not None and not measurement.size_mib <= budget.size_mib:
@@ -136,4 +137,6 @@ def judge(measurement: Measurement, metric: float, baseline_metric: float, budge
         breaches.append(Breach("metric", metric, floor))
     if breaches:
         return Verdict("misses", tuple(breaches))
+    if measurement.predicted:
+        return Verdict("predicted")
     return Verdict("inconclusive" if undecided else "fits")

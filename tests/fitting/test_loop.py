@@ -280,7 +280,7 @@ def test_int8_that_is_slower_is_not_used(
         ({"epochs": -1}, "epochs is -1"),
         ({"target": "jetsn"}, "jetsn"),
         ({"runtime": "tflite"}, "tflite"),
-        ({"target": "arm", "device": None}, "no device is attached"),
+        ({"profile": "raspberry-pi-4", "device": None}, "no memory_bandwidth, and a prediction needs it"),
         ({"target": "arm"}, "is aarch64, and scripted is x86_64"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,0 +1,42 @@
+"""What a runtime has to do for one query of an artefact, launch by launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+NumberType = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch: an operation and what runtimes fuse with it.
+
+    numbers: at whose rate it multiplies. Dot products and tensor cores sum over channels, which a depthwise
+    convolution does not: it multiplies at the rate of float32, whatever its type.
+    functions: values of exp, erf, division and the like, which take longer than a sum or a product.
+    traffic: bytes of activations and weights that it reads and writes; what stays inside is not counted.
+    """
+
+    name: str
+    macs: int  # multiply-accumulates
+    numbers: NumberType
+    functions: int
+    traffic: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """All launches of one query, in order."""
+
+    kernels: tuple[Kernel, ...]
+    weight_bytes: int
+    activation_bytes: int  # the most that are alive at one time
+
+    @property
+    def macs(self) -> int:
+        return sum(kernel.macs for kernel in self.kernels)
+
+    @property
+    def traffic(self) -> int:
+        return sum(kernel.traffic for kernel in self.kernels)
