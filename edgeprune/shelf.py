@@ -34,7 +34,7 @@ FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "int8_dense": ("TOPS", "peak INT8 rate of the GPU, without sparsity"),
         "compute_capability": ("capability", "CUDA compute capability, MAJOR.MINOR"),
         "float32_macs": (
-            "per clock",
+            "macs/clock",
             "FP32 multiply-adds per core and clock, where isa promises another number",
         ),
     }
