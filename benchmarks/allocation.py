@@ -1,9 +1,10 @@
 """`python -m benchmarks.allocation`: how near to the best the allocation comes, and how long it takes.
 
 200 random instances of the kinds below, each with a latency limit or with latency, size and memory limits
-together; per kind the largest and the mean proven gap, the share proven optimal to 1e-6, and seconds on one
-core. Costs are what layers cost: bilinear in the producer's and the layer's own width, rounded up to a
-channel multiple, dearer at odd widths, with a launch overhead; INT8 is between 0.35 and 1.2 times float.
+together; per kind the largest and the mean proven gap, the share proven optimal to 1e-6, in how many nothing
+fits (then the gap is that within the smallest limits that something fits), and processor seconds. Costs are
+what layers cost: bilinear in the producer's and the layer's own width, rounded up to a channel multiple, dearer
+at odd widths, with a launch overhead; INT8 takes between 0.35 and 1.2 times float.
 
 `--profile` prints where the time goes instead, `--instances N` takes fewer.
 """
@@ -209,25 +210,24 @@ def main() -> None:
         profile()
         return
     each = max(1, asked.instances // (2 * len(KINDS)))
-    print(f"{'instances':42} | limits | gap max | gap mean | optimal | s max | s mean")
+    print(f"{'kind':42} | limits | gap max | gap mean | optimal | no fit | s max | s mean", flush=True)
     over = 0
     for kind in KINDS:
         for resources in (ALL[:1], ALL):
-            gaps, seconds = [], []
+            gaps, seconds, misses = [], [], 0
             for seed in range(each):
                 rng = np.random.default_rng(seed)
                 problem = kind.make(rng)
                 held = limits(problem, resources, rng)
-                started = time.perf_counter()
+                started = time.process_time()
                 got = allocate(problem, held)
-                seconds.append(time.perf_counter() - started)
+                seconds.append(time.process_time() - started)
                 gaps.append(got.gap)
-                if not got.feasible:
-                    raise SystemExit(f"{kind.name}, seed {seed}: nothing found within {held}")
+                misses += not got.feasible
             over += sum(gap > 0.01 for gap in gaps)
             print(
-                f"{kind.name:42} | {len(resources):6} | {max(gaps):6.3%} | {np.mean(gaps):7.3%} "
-                f"| {np.mean(np.array(gaps) <= 1e-6):6.0%} | {max(seconds):5.2f} | {np.mean(seconds):5.2f}",
+                f"{kind.name:42} | {len(resources):6} | {max(gaps):7.3%} | {np.mean(gaps):8.3%} "
+                f"| {np.mean(np.array(gaps) <= 1e-6):7.0%} | {misses:6} | {max(seconds):5.2f} | {np.mean(seconds):5.2f}",
                 flush=True,
             )
     print(f"\n{over} of {each * 2 * len(KINDS)} instances have a gap above 1 %")

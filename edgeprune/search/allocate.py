@@ -25,8 +25,8 @@ from edgeprune.search.prices import least_overrun, lowest_bound
 from edgeprune.search.problem import Problem, factors
 from edgeprune.search.sweep import sweep
 
-BEAMS = (64, 512, 4096)  # partial allocations kept: a wider sweep only while the gap is above GAP
 GAP = 0.001
+BEAMS = ((64, 0.0), (512, GAP), (4096, 0.01))  # partial allocations kept; only while the gap is above this
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ class _Search:
                 for options in seen[-8:]:
                     self._mend(options)
             guide = self.plan.maximise([1.0, *-prices.prices])
-            for beam in BEAMS:
-                if self._proven(bound, GAP):
+            for beam, gap in BEAMS:
+                if self._proven(bound, max(gap, SLACK)):
                     break
                 swept = sweep(self.plan, guide, least, prices.prices, self.allowed, self.best_value, beam)
                 for options in swept.found:

@@ -46,6 +46,7 @@ class Elimination:
     sizes: options per decision.
     factors: (positions of decisions, [planes, options of each]).
     exact: nothing had to be split, so every bound is attained.
+    neighbours: per decision, itself and those that share a table of the problem with it.
     """
 
     def __init__(self, sizes: Sequence[int], factors: Sequence[tuple[Scope, Table]]) -> None:
@@ -58,6 +59,9 @@ class Elimination:
         self._about = [
             [(scope, scope.index(v), planes) for scope, planes in placed.items() if v in scope]
             for v in range(len(self.sizes))
+        ]
+        self.neighbours = [
+            tuple(sorted({v}.union(*(scope for scope, _, _ in about)))) for v, about in enumerate(self._about)
         ]
 
     def _plan(self, placed: dict[Scope, Table], limit: int | None) -> dict[int, list[tuple[int, _Bucket]]]:
@@ -183,17 +187,16 @@ def elimination_order(sizes: Sequence[int], scopes: Sequence[Scope]) -> tuple[in
         mask = sum(1 << v for v in scope)
         for v in scope:
             near[v] |= mask & ~(1 << v)
-    left = set(range(len(sizes)))
     order = []
-    weight = [float(np.log(size)) for size in sizes]
-    while left:
-        cells = {v: round(weight[v] + sum(weight[u] for u in _bits(near[v])), 9) for v in left}
+    cells = {v: prod(sizes[u] for u in (v, *_bits(near[v]))) for v in range(len(sizes))}
+    while cells:
         least = min(cells.values())
-        tied = sorted(v for v in left if cells[v] == least)
+        tied = (v for v, size in cells.items() if size == least)
         v = min(tied, key=lambda v: (sum((near[v] & ~near[u]).bit_count() - 1 for u in _bits(near[v])), v))
+        del cells[v]
         for u in _bits(near[v]):
             near[u] = (near[u] | near[v]) & ~(1 << u) & ~(1 << v)
-        left.remove(v)
+            cells[u] = prod(sizes[w] for w in (u, *_bits(near[u])))
         order.append(v)
     return tuple(order)
 

@@ -12,7 +12,7 @@ from edgeprune.search.elimination import Elimination, Maximum, Options, Table
 from edgeprune.search.moves import SLACK
 
 Index = NDArray[np.intp]
-FOUND = 16
+FOUND = 4
 NEIGHBOURS = 16
 
 
