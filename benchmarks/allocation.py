@@ -3,8 +3,8 @@
 200 random instances of the kinds below, each with a latency limit or with latency, size and memory limits
 together; per kind the largest and the mean proven gap, the share proven optimal to 1e-6, in how many nothing
 fits (then the gap is that within the smallest limits that something fits), and processor seconds. Costs are
-what layers cost: bilinear in the producer's and the layer's own width, rounded up to a channel multiple, dearer
-at odd widths, with a launch overhead; INT8 takes between 0.35 and 1.2 times float.
+what layers cost: bilinear in the producer's and the layer's own width, rounded up to a channel multiple,
+dearer at odd widths, with a launch overhead; INT8 takes between 0.35 and 1.2 times float.
 
 `--profile` prints where the time goes instead, `--instances N` takes fewer.
 """
@@ -227,7 +227,8 @@ def main() -> None:
             over += sum(gap > 0.01 for gap in gaps)
             print(
                 f"{kind.name:42} | {len(resources):6} | {max(gaps):7.3%} | {np.mean(gaps):8.3%} "
-                f"| {np.mean(np.array(gaps) <= 1e-6):7.0%} | {misses:6} | {max(seconds):5.2f} | {np.mean(seconds):5.2f}",
+                f"| {np.mean(np.array(gaps) <= 1e-6):7.0%} | {misses:6} "
+                f"| {max(seconds):5.2f} | {np.mean(seconds):5.2f}",
                 flush=True,
             )
     print(f"\n{over} of {each * 2 * len(KINDS)} instances have a gap above 1 %")

@@ -2,7 +2,8 @@
 
 A session follows MLPerf's SingleStream: a fresh process, synchronous queries one at a time, real inputs.
 A proof also runs a reference artefact in a second process, block by block in turn (A B A B ... A). The
-reference does the same work all the time, so when it gets slower or faster the machine changed. Such a
+reference does the same work all the time, so when it gets slower or faster the machine changed. The artefact
+does, too: what it feels and the reference does not (another working set, its own heat) counts as much. Such a
 session still proves a fit when even its slowest third is within the budget, because a disturbance can
 only make a model look slower than it is; it never proves a miss. docs/decisions/003 has the figures.
 """
@@ -23,13 +24,11 @@ from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import DeviceState, Measurement
-from edgeprune.search.judge import drift, slowest_bound, summarise
+from edgeprune.search.judge import TRIES, show, summarise
 
 WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
 STATE_SECONDS = 1.0  # how often the device's state is read between blocks
-MAX_DRIFT = 0.02
-TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -123,13 +122,10 @@ def measure(
         memory_mib = artefact.memory_mib()
         runtime = artefact.runtime_version
     latency = summarise([ms for block in timed.artefact for ms in block], percentile, timed.seconds)
-    moved = drift(timed.reference) if other is not None else None
-    steady = moved is None or moved <= MAX_DRIFT
-    if not steady:
-        latency = replace(latency, bound_ms=slowest_bound(timed.artefact, percentile))
-    settled = steady or (
-        latency_ms is not None and latency.bound_ms is not None and latency.bound_ms <= latency_ms
-    )
+    shown = None
+    if other is not None:
+        shown = show(timed.artefact, timed.reference, percentile, latency_ms)
+        latency = replace(latency, bound_ms=shown.bound_ms)
     return Measurement(
         latency=latency,
         memory_mib=memory_mib,
@@ -138,8 +134,8 @@ def measure(
         runtime=runtime,
         threads=load.threads,
         batch=_batch(feeds[0]),
-        drift=moved,
-        conclusive=settled and not state.moved,
+        drift=None if shown is None else shown.drift,
+        conclusive=(shown is None or shown.conclusive) and not state.moved,
         state=state,
         reference_ms=float(np.median(np.concatenate(timed.reference))) if timed.reference else None,
     )

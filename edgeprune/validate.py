@@ -189,7 +189,7 @@ def _unsettled(measurement: Measurement) -> str:
         return f"throttling was seen ({', '.join(measurement.state.moved)})"
     if measurement.latency.bound_ms is None:
         return "too few runs for a bound"
-    return f"the speed of the reference moved by {measurement.drift or 0:.1%}"
+    return f"the machine was disturbed (its reference moved by {measurement.drift or 0:.1%})"
 
 
 def _against(what: str, value: float, limit: float | None, unit: str) -> str:

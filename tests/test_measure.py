@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,9 @@ from edgeprune.measure import (
     predictor,
     prove,
 )
+from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Measurement
+from edgeprune.search.judge import TRIES, judge
 
 FEEDS = [{"x": np.full((2, 8), at, np.float32)} for at in range(3)]
 
@@ -136,6 +138,82 @@ def test_a_drifting_session_too_short_for_three_bounds_has_none(scripted: Module
     assert got.latency.runs >= 64
     assert got.latency.bound_ms is None
     assert not got.conclusive
+
+
+def load_on_a_core(first: int, blocks: int, slower: float = 1.6) -> Callable[[int], float]:
+    """Another process takes its share of a core from one block on, for some blocks of the device's life."""
+    return lambda block: slower if first <= block < first + blocks else 1.0
+
+
+BLOCKS = 51  # of a proof of a model of 1 ms: 26 of the artefact, 25 of its reference
+
+
+def verdict(measurement: Measurement, latency_ms: float) -> str:
+    return judge(measurement, 1.0, 1.0, Budget(latency_ms=latency_ms, percentile=90)).kind
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4, 8, 16, 25])
+def test_under_a_planted_disturbance_a_model_that_fits_is_never_said_to_miss(
+    scripted: ModuleType, load: Load, blocks: int
+) -> None:
+    for first in range(0, BLOCKS - blocks + 1, 5):
+        device = scripted.ScriptedDevice(speed=load_on_a_core(first, blocks), noise=0.01)
+        proof = prove(device, load, FEEDS, percentile=90, latency_ms=1.05)
+        kinds = [verdict(tried, 1.05) for tried in proof.tried]
+        assert kinds[-1] == "fits", "the disturbance is over by the second session"
+        assert kinds[:-1] in ([], ["inconclusive"])
+        if blocks >= 8:  # long enough for the percentile
+            assert kinds == ["inconclusive", "fits"]
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4, 8, 16, 25, 40])
+@pytest.mark.parametrize("slower", [0.97, 1.0, 1.05, 1.6])
+def test_under_a_planted_disturbance_a_model_that_misses_never_fits_by_luck(
+    scripted: ModuleType, load: Load, blocks: int, slower: float
+) -> None:
+    for first in range(0, BLOCKS - blocks + 1, 5):
+        device = scripted.ScriptedDevice(speed=load_on_a_core(first, blocks, slower), noise=0.01)
+        proof = prove(device, load, FEEDS, percentile=90, latency_ms=1.0)
+        assert all(verdict(tried, 1.0) != "fits" for tried in proof.tried)
+        if slower == 1.0:
+            assert [verdict(tried, 1.0) for tried in proof.tried] == ["misses"]
+
+
+def test_a_disturbance_that_does_not_end_is_never_a_verdict(scripted: ModuleType, load: Load) -> None:
+    device = scripted.ScriptedDevice(speed=lambda block: 1.6 if block // 9 % 2 else 1.0, noise=0.01)
+    proof = prove(device, load, FEEDS, percentile=90, latency_ms=1.05)
+    assert [verdict(tried, 1.05) for tried in proof.tried] == ["inconclusive"] * TRIES
+
+
+def test_a_load_that_is_there_all_the_time_makes_a_model_slow_and_is_not_told_apart(
+    scripted: ModuleType, load: Load
+) -> None:
+    device = scripted.ScriptedDevice(speed=lambda block: 1.6, noise=0.01)
+    proof = prove(device, load, FEEDS, percentile=90, latency_ms=1.05)
+    assert [verdict(tried, 1.05) for tried in proof.tried] == ["misses"]
+
+
+def test_a_model_that_slows_down_by_itself_fits_only_as_slow_as_it_became(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    slow: list[str] = []
+
+    def latency_ms(path: Path) -> float:
+        if path == load.artefact:
+            slow.append(path.name)
+        return 1.1 if path == load.artefact and len(slow) > 15 else 1.0
+
+    def session(budget_ms: float) -> Measurement:
+        slow.clear()
+        device = scripted.ScriptedDevice(latency_ms=latency_ms)
+        return measure(
+            device, load, FEEDS, percentile=90, effort=PROOF, latency_ms=budget_ms, reference=other
+        )
+
+    assert session(1.2).drift == 0.0
+    assert session(1.2).latency.bound_ms == 1.1
+    assert verdict(session(1.2), 1.2) == "fits"
+    assert verdict(session(1.05), 1.05) == "inconclusive"
 
 
 def test_a_throttle_flag_that_moved_is_not_excused_by_a_low_latency(scripted: ModuleType, load: Load) -> None:

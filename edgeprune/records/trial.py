@@ -51,8 +51,8 @@ class Measurement:
     threads: int
     batch: int
     drift: float | None  # relative change of the interleaved reference, None when there was none
-    conclusive: bool  # False when a throttle flag moved, or the reference drifted by more than 2 % and the
-    # slowest third of the session was not within the budget's latency either
+    conclusive: bool  # False when a throttle flag moved, or when the session was disturbed and its slowest
+    # third was not within the budget's latency (`search.judge.show` has the rule)
     state: DeviceState
     reference_ms: float | None = None  # median of the interleaved reference: the machine's speed just then
     assumptions: tuple[

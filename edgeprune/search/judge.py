@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,9 @@ from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Breach, Latency, Measurement, Verdict
 
 CONFIDENCE = 0.99
+TRIES = 3  # sessions of a proof; only one that drifted is followed by another
+MAX_DRIFT = 0.02  # of the reference
+OWN_DRIFT = 0.04  # of the artefact: where runs scatter by 10 %, thirds of a short session do by 2 % or 3 %
 
 
 @lru_cache(maxsize=256)
@@ -84,22 +90,81 @@ def drift(blocks: Sequence[Sequence[float]]) -> float:
     blocks: milliseconds per run, block by block in time; the median over blocks of each block's median
     is the speed of a third. Two blocks or less show no drift, which is 0.
     """
-    medians = np.array([np.median(block) for block in blocks])
-    thirds = [np.median(third) for third in np.array_split(medians, 3) if third.size]
-    return float((max(thirds) - min(thirds)) / np.median(medians)) if len(thirds) > 1 else 0.0
+    medians = [median(block) for block in blocks]
+    thirds = [median(medians[third[0] : third[-1] + 1]) for third in _thirds(len(medians)) if third]
+    return (max(thirds) - min(thirds)) / median(medians) if len(thirds) > 1 else 0.0
 
 
 def slowest_bound(blocks: Sequence[Sequence[float]], percentile: int) -> float | None:
     """The bound of the slowest third of a session, in ms; None when a third has too few runs for one.
 
-    No mixture of the thirds has a higher percentile than the slowest of them.
+    No mixture of the thirds has a higher percentile than the slowest of them. A session that needs this bound
+    may be one of `TRIES`, so each may err that much less often.
     """
-    bounds = [
-        early_stopping_bound(np.concatenate([blocks[at] for at in third]), percentile) if third.size else None
-        for third in np.array_split(np.arange(len(blocks)), 3)
-    ]
+    confidence = 1 - (1 - CONFIDENCE) / TRIES
+    parts = _parts(blocks)
+    bounds = [early_stopping_bound(part, percentile, confidence) for part in parts]
     found = [bound for bound in bounds if bound is not None]
-    return max(found) if len(found) == len(bounds) else None
+    return max(found) if len(found) == 3 else None
+
+
+def _thirds(count: int) -> list[range]:
+    """Places in thirds, the first ones longer by one when they do not divide."""
+    size, more = divmod(count, 3)
+    starts = [third * size + min(third, more) for third in range(4)]
+    return [range(start, end) for start, end in pairwise(starts)]
+
+
+def _parts(blocks: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
+    """The runs of each third of a session that is not empty."""
+    return [
+        np.concatenate([blocks[at] for at in third]).astype(np.float64)
+        for third in _thirds(len(blocks))
+        if third
+    ]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an interleaved session shows of a latency percentile.
+
+    drift: of the reference; conclusive: the bound may be held against the budget.
+    """
+
+    bound_ms: float | None
+    drift: float
+    conclusive: bool
+
+
+def show(
+    artefact: Sequence[Sequence[float]],
+    reference: Sequence[Sequence[float]],
+    percentile: int,
+    latency_ms: float | None,
+) -> Shown:
+    """The rule of a proof (docs/decisions/003), from milliseconds per run, block by block in time.
+
+    The bound of a steady session is that of all runs. When the reference moved by more than `MAX_DRIFT` or
+    the artefact itself by more than `OWN_DRIFT`, it is the slowest third's, and proves a fit or nothing. Even
+    a steady session proves a miss only when every third of it misses: a disturbance may be too short for the
+    thirds' medians, and yet long enough for a percentile.
+    """
+    moved = drift(reference)
+    steady = moved <= MAX_DRIFT and drift(artefact) <= OWN_DRIFT
+    if steady:
+        bound_ms = early_stopping_bound(np.concatenate(artefact), percentile)
+    else:
+        bound_ms = slowest_bound(artefact, percentile)
+    if latency_ms is None or bound_ms is None or bound_ms <= latency_ms:
+        return Shown(bound_ms, moved, steady or (latency_ms is not None and bound_ms is not None))
+    every = all(_misses(third, percentile, latency_ms) for third in _parts(artefact))
+    return Shown(bound_ms, moved, steady and every)
+
+
+def _misses(runs: NDArray[np.float64], percentile: int, latency_ms: float) -> bool:
+    """Does this part of a session miss on its own? One that is too short for a bound contradicts nothing."""
+    bound_ms = early_stopping_bound(runs, percentile)
+    return bound_ms is None or bound_ms > latency_ms
 
 
 def judge(measurement: Measurement, metric: float, baseline_metric: float, budget: Budget) -> Verdict:
