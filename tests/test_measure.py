@@ -203,7 +203,7 @@ def test_a_model_that_slows_down_by_itself_fits_only_as_slow_as_it_became(
             slow.append(path.name)
         return 1.1 if path == load.artefact and len(slow) > 15 else 1.0
 
-    def session(budget_ms: float) -> Measurement:
+    def session(budget_ms: float | None) -> Measurement:
         slow.clear()
         device = scripted.ScriptedDevice(latency_ms=latency_ms)
         return measure(
@@ -214,6 +214,7 @@ def test_a_model_that_slows_down_by_itself_fits_only_as_slow_as_it_became(
     assert session(1.2).latency.bound_ms == 1.1
     assert verdict(session(1.2), 1.2) == "fits"
     assert verdict(session(1.05), 1.05) == "inconclusive"
+    assert session(None).conclusive, "without a budget nothing is promised"
 
 
 def test_a_throttle_flag_that_moved_is_not_excused_by_a_low_latency(scripted: ModuleType, load: Load) -> None:

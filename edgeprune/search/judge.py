@@ -95,13 +95,13 @@ def drift(blocks: Sequence[Sequence[float]]) -> float:
     return (max(thirds) - min(thirds)) / median(medians) if len(thirds) > 1 else 0.0
 
 
-def slowest_bound(blocks: Sequence[Sequence[float]], percentile: int) -> float | None:
+def slowest_bound(
+    blocks: Sequence[Sequence[float]], percentile: int, confidence: float = CONFIDENCE
+) -> float | None:
     """The bound of the slowest third of a session, in ms; None when a third has too few runs for one.
 
-    No mixture of the thirds has a higher percentile than the slowest of them. A session that needs this bound
-    may be one of `TRIES`, so each may err that much less often.
+    No mixture of the thirds has a higher percentile than the slowest of them.
     """
-    confidence = 1 - (1 - CONFIDENCE) / TRIES
     parts = _parts(blocks)
     bounds = [early_stopping_bound(part, percentile, confidence) for part in parts]
     found = [bound for bound in bounds if bound is not None]
@@ -148,15 +148,21 @@ def show(
     the artefact itself by more than `OWN_DRIFT`, it is the slowest third's, and proves a fit or nothing. Even
     a steady session proves a miss only when every third of it misses: a disturbance may be too short for the
     thirds' medians, and yet long enough for a percentile.
+    latency_ms: of the budget; None in a search, which compares and promises nothing: there the reference
+        alone tells, and a session is not one of several.
     """
     moved = drift(reference)
+    if latency_ms is None:
+        steady = moved <= MAX_DRIFT
+        pooled = early_stopping_bound(np.concatenate(artefact), percentile)
+        return Shown(pooled if steady else slowest_bound(artefact, percentile), moved, steady)
     steady = moved <= MAX_DRIFT and drift(artefact) <= OWN_DRIFT
     if steady:
         bound_ms = early_stopping_bound(np.concatenate(artefact), percentile)
     else:
-        bound_ms = slowest_bound(artefact, percentile)
-    if latency_ms is None or bound_ms is None or bound_ms <= latency_ms:
-        return Shown(bound_ms, moved, steady or (latency_ms is not None and bound_ms is not None))
+        bound_ms = slowest_bound(artefact, percentile, 1 - (1 - CONFIDENCE) / TRIES)
+    if bound_ms is None or bound_ms <= latency_ms:
+        return Shown(bound_ms, moved, steady or bound_ms is not None)
     every = all(_misses(third, percentile, latency_ms) for third in _parts(artefact))
     return Shown(bound_ms, moved, steady and every)
 
