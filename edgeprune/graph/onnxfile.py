@@ -20,6 +20,7 @@ from edgeprune.files import replacing
 BATCH = "batch"  # the first dimension of every input
 VALUES = "edgeprune.values"  # captured node of each output, comma-separated, empty where there is none
 LAYER = "edgeprune.layer"  # the parameter's module: "layer1.0.conv1"
+TYPES = "edgeprune.types"  # of the file: "float16" when it computes in float16 outside Q/DQ
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the weight is the second input
 
 
@@ -51,6 +52,11 @@ def save(model: onnx.ModelProto, path: Path, check: Callable[[Path], None] | Non
         if check is not None:
             check(temporary)
     return path
+
+
+def mark_half(model: onnx.ModelProto) -> None:
+    """Say in the file that it computes in float16: sessions and checks on the host go by it."""
+    onnx.helper.set_model_props(model, {TYPES: "float16"})
 
 
 def metadata(node: onnx.NodeProto, key: str) -> str | None:

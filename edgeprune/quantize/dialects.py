@@ -30,6 +30,7 @@ class Dialect:
         them in float between DequantizeLinear and QuantizeLinear.
     fused: activations that disappear into the kernel that they follow.
     dynamic: products with ranges from each query have a kernel, too (`dynamic.py`).
+    half: everything outside Q/DQ is written in float16, because the runtime takes each type from the file.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dialect:
     integer_followers: frozenset[str]
     fused: frozenset[str]
     dynamic: bool = False
+    half: bool = False
 
 
 def _onnxruntime(name: str, activation: IntegerType, *, dynamic: bool = False) -> Dialect:
@@ -85,6 +87,7 @@ _TENSORRT = Dialect(
     # A constant of integers may stand before a DequantizeLinear only, so nothing is padded on integers.
     integer_followers=frozenset(),
     fused=frozenset({"Relu", "Clip"}),
+    half=True,
 )
 
 # x86 kernels multiply unsigned activations with signed weights (VPMADDUBSW, VPDPBUSD); ARM kernels

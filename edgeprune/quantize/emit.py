@@ -17,6 +17,7 @@ from edgeprune.errors import InputError, NothingToQuantise
 from edgeprune.graph import onnxfile
 from edgeprune.graph.rewrite import drop_unused
 from edgeprune.quantize.dialects import Dialect, dialect_for
+from edgeprune.quantize.half import halve
 from edgeprune.quantize.plan import Graph, Plan, plan
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.scales import Scale, quantise_bias, quantise_weight
@@ -27,11 +28,15 @@ _ACTIVATIONS: dict[str, type[np.generic]] = {"uint8": np.uint8, "int8": np.int8}
 
 @dataclass(frozen=True)
 class Quantised:
-    """A Q/DQ file and what is INT8 in it; layers are named by their weight's module."""
+    """A Q/DQ file and what is INT8 in it; layers are named by their weight's module.
+
+    wide: nodes that stay float32 in a dialect of float16, because they would overflow.
+    """
 
     path: Path
     layers_int8: tuple[str, ...]
     layers_float: tuple[str, ...]
+    wide: tuple[str, ...] = ()
 
 
 def quantise(
@@ -62,11 +67,13 @@ def quantise(
         )
     _Writer(graph, planned, spoken, reduce_range).write(model)
     onnx.checker.check_model(model)
+    wide = halve(model, graph.bounds) if spoken.half else ()
     onnxfile.save(model, path)
     return Quantised(
         path,
         tuple(name for at, name in layers.items() if at in planned.layers),
         tuple(name for at, name in layers.items() if at not in planned.layers),
+        wide,
     )
 
 
@@ -145,6 +152,7 @@ class _Writer:
             self.reduce_range,
             bias if self.dialect.quantised_bias else None,
             scale,
+            half=self.dialect.half,
         )
         added = [self._stored(f"{name}.weight", weight.integers, weight.scale, axis)]
         node.input[1] = added[0].output[0]

@@ -14,6 +14,17 @@ _SMALLEST = float(np.finfo(np.float32).tiny)  # a range of zero width still need
 _BIAS_LIMIT = 2.0**31 - 1
 
 
+def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The smallest float16 numbers that are not below `scale`, so that no range is cut; as float32.
+
+    Where float16 ends a scale stays as it is.
+    """
+    with np.errstate(over="ignore"):
+        near = scale.astype(np.float16)
+        up = np.where(near.astype(np.float32) < scale, np.nextafter(near, np.float16(np.inf)), near)
+    return np.where(np.isfinite(up), up.astype(np.float32), scale).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Scale:
     """real = scale * (integer - zero_point)."""
@@ -36,7 +47,8 @@ def activation_scale(low: float, high: float, dialect: Dialect) -> Scale:
     low, high = min(low, 0.0), max(high, 0.0)
     bottom, top = _LIMITS[dialect.activation]
     if dialect.symmetric:
-        return Scale(np.float32(max(-low, high, _SMALLEST) / top), 0)
+        wanted = np.asarray(max(-low, high, _SMALLEST) / top, np.float32)
+        return Scale(np.float32(half_scale(wanted) if dialect.half else wanted), 0)
     scale = max((high - low) / (top - bottom), _SMALLEST)
     zero_point = int(np.clip(round(bottom - low / scale), bottom, top))
     return Scale(np.float32(scale), zero_point)
@@ -49,9 +61,12 @@ def quantise_weight(
     reduce_range: bool,
     bias: NDArray[np.float32] | None,
     activation: Scale,
+    *,
+    half: bool = False,
 ) -> Weight:
     """Symmetric INT8 weights.
 
+    half: scales that float16 holds exactly.
     reduce_range: 7 bits, [-64, 64]: the sum of two products with unsigned activations, 2 * 255 * 64,
         stays inside the 16 bits of x86 machines without VNNI.
     A channel whose bias would not fit in INT32 at its own scale (a pruned or dead channel has nearly
@@ -67,7 +82,7 @@ def quantise_weight(
     if bias is not None:
         needed = np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * float(activation.scale))
         scale = np.maximum(scale, needed if per_channel else needed.max(initial=0.0))
-    scale = scale.astype(np.float32)
+    scale = half_scale(scale.astype(np.float32)) if half else scale.astype(np.float32)
     shape = [1] * weight.ndim
     shape[axis] = channels
     integers = np.clip(np.rint(weight / scale.reshape(shape)), -limit, limit).astype(np.int8)

@@ -76,7 +76,10 @@ class Simulation(Interpreter):
             changed[x_at] = _rounded(args[x_at], scale, self._dialect)
         weight = args[weight_at].detach().float().numpy(force=True)
         axis = channels % weight.ndim
-        held = quantise_weight(weight, axis, self._dialect.per_channel, self._reduce_range, None, scale)
+        dialect = self._dialect
+        held = quantise_weight(
+            *(weight, axis, dialect.per_channel, self._reduce_range, None, scale), half=dialect.half
+        )
         shape = [1] * weight.ndim
         shape[axis] = -1
         restored = held.integers.astype(np.float32) * held.scale.reshape(shape if held.scale.ndim else ())
