@@ -17,7 +17,7 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.surgery import cut
-from edgeprune.ir import write_ir
+from edgeprune.ir import TOLERANCE, difference, write_ir
 from edgeprune.pruning.criteria import find_criterion, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.calibrate import calibrate
@@ -27,6 +27,8 @@ from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
 from edgeprune.quantize.emit import Quantised, quantise
 from edgeprune.quantize.engines import settle
 from edgeprune.quantize.equalise import equalise
+from edgeprune.quantize.half import halve
+from edgeprune.quantize.plan import Graph
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.sensitivity import damage
 from edgeprune.quantize.simulate import layer_nodes
@@ -205,6 +207,8 @@ class Workshop:
         exported = export_onnx(pruned, folder / "float.onnx")
         if candidate.precision == "float32":
             layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
+            if self.dialect.half:
+                self._halve(pruned, exported)
             return Built(self._stored(exported, folder, exported), (), layers)
         written = self._quantised(candidate, pruned, exported, folder / "int8.onnx")
         return Built(self._stored(written.path, folder, exported), written.layers_int8, written.layers_float)
@@ -237,14 +241,29 @@ class Workshop:
         """The artefact out of the ONNX file that was made, which goes, as does the float one behind it."""
         artefact = folder / self.artefact
         if artefact.suffix == ".xml":
-            inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
-            feeds = {name: tensor.numpy(force=True) for name, tensor in inputs}
-            write_ir(made, artefact, feeds, float_onnx=exported)
+            write_ir(made, artefact, self._feeds(), float_onnx=exported)
         if artefact.suffix == ".onnx" or self.keep_onnx:
             made.replace(artefact.with_suffix(".onnx"))
         made.unlink(missing_ok=True)
         exported.unlink(missing_ok=True)
         return artefact
+
+    def _halve(self, pruned: Captured, exported: Path) -> None:
+        """Float16 in place of a float file, where that moves no output by more than TOLERANCE."""
+        from edgeprune.runtimes.ort import Runner  # imports onnxruntime
+
+        model, feeds = onnxfile.load(exported), self._feeds()
+        exact = Runner(str(exported), 1).run(feeds)
+        halve(model, Graph(model, calibrate(pruned, self.calibration, "minmax")).bounds)
+        path = onnxfile.save(model, exported.with_name("half.onnx"))
+        if difference(Runner(str(path), 1, exact=True).run(feeds), exact) <= TOLERANCE:
+            path.replace(exported)
+        path.unlink(missing_ok=True)
+
+    def _feeds(self) -> dict[str, Any]:
+        """The example, by input name."""
+        inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
+        return {name: tensor.numpy(force=True) for name, tensor in inputs}
 
     def highest_rung(self, wished: str | None) -> str:
         """The rung that was asked for, or the highest that the task's data allows.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from onnx import TensorProto
 from torch import nn
 
-from edgeprune import InputError, Task
+from edgeprune import InputError, Task, make
+from edgeprune.graph import onnxfile
 from edgeprune.make import Workshop, recovered
 from edgeprune.quantize.dialects import dialect_for
+from edgeprune.records.trial import Candidate
 from edgeprune.recover.ladder import RUNGS, TRAINING
 
 EPOCHS = 120  # rewinding trains the second half again, at a smaller rate
@@ -115,3 +119,20 @@ def test_the_share_of_products_counts_what_multiplies_with_stored_matrices(tiny:
     assert workshop().share_of_products == 1.0
     convolutional = Workshop(tiny.task(), dialect_for("onnxruntime-x86", "x86_64"))
     assert 0.0 < convolutional.share_of_products < 0.01
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.5], ids=["outputs stay", "outputs move"])
+def test_a_float_artefact_for_tensorrt_is_float16_where_its_outputs_stay(
+    moved: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, _, pairs = trained()
+    task = Task(
+        model=net, example=pairs[0][0][:1], calibration=[x for x, _ in pairs], evaluate=lambda predict: 0.5
+    )
+    shop = Workshop(task, dialect_for("tensorrt", "aarch64"), runtime="tensorrt")
+    real = make.difference
+    monkeypatch.setattr(make, "difference", lambda found, exact: moved + real(found, exact))
+    built = shop.build(Candidate((), "float32"), shop.dense, tmp_path / "dense")
+    kinds = {tensor.data_type for tensor in onnxfile.load(built.artefact).graph.initializer}
+    assert kinds == {TensorProto.FLOAT if moved else TensorProto.FLOAT16}
+    assert [path.name for path in built.artefact.parent.iterdir()] == ["model.onnx"]

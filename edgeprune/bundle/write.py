@@ -19,6 +19,7 @@ from edgeprune.devices.artefact import artefact_files, artefact_sha256
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import InputError
 from edgeprune.files import replacing, sha256
+from edgeprune.quantize.dialects import TABLE as DIALECTS
 from edgeprune.records.bundle import (
     EVIDENCE,
     GOLDEN,
@@ -42,6 +43,8 @@ from edgeprune.runtimes import find
 # rounding that falls the other way moves an output by a step of 1/255, and two may meet. A processor that
 # saturates in its 8-bit kernels is off by 3.7 % and more: it must be refused.
 TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "int8": 0.02}
+# Float16 has 11 bits: each kernel rounds in its own order, and the errors of many layers add up.
+TOLERANCE_HALF = 0.02
 
 
 def bundle_path(folder: Path, tier: int | None = None) -> Path:
@@ -88,7 +91,8 @@ def write_bundle(
             f"{folder / GOLDEN} has {golden.rows} rows, which do not fill batches of {measured.batch}.",
             "Run fit again: it writes whole batches.",
         )
-    files = _runner_files(load, report.candidate.precision)
+    tolerance = _tolerance(report.candidate.precision, target)
+    files = _runner_files(load, tolerance)
     files[GOLDEN] = content
     files |= {file.name: file for file in artefact_files(artefact)}
     # The evidence is about the run, not about where it lay or what was packed from it before.
@@ -123,13 +127,18 @@ def _served_here(golden: Golden, load: Load, batch: int) -> Golden:
         return replace(golden, outputs=serve(session, golden, batch))
 
 
-def _runner_files(load: Load, precision: Precision) -> dict[str, Content]:
+def _tolerance(precision: Precision, target: Target) -> float:
+    half = target.dialect in DIALECTS and DIALECTS[target.dialect].half
+    return max(TOLERANCE[precision], TOLERANCE_HALF if half else 0.0)
+
+
+def _runner_files(load: Load, tolerance: float) -> dict[str, Content]:
     """What a device needs to run and compare the artefact without edgeprune."""
     row = find(load.runtime)
     readme = (
         f"Needs Python 3.8 or newer with numpy and {load.runtime}. In this folder, run:\n"
         f"    python3 -B {RUNNER} --artefact {load.artefact.name} --runtime {load.runtime} --golden {GOLDEN}"
-        f" --threads {load.threads} --device {load.device} --tolerance {TOLERANCE[precision]}\n"
+        f" --threads {load.threads} --device {load.device} --tolerance {tolerance}\n"
         'It answers the golden inputs and prints one line of JSON: "ok" is true where this machine computes '
         "what the bundle promises.\n"
     )
@@ -170,7 +179,7 @@ def _manifest(
         artefact=artefact.name,
         inputs=ports(golden.inputs, report.measurement.batch),
         outputs=ports(golden.outputs, report.measurement.batch),
-        tolerance=TOLERANCE[report.candidate.precision],
+        tolerance=_tolerance(report.candidate.precision, target),
         claim=Claim(
             metric_name=result.metric,
             metric=report.metric,

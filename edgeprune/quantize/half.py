@@ -1,7 +1,7 @@
 """Float32 -> float16 for everything outside Q/DQ, for runtimes that take each type from the file.
 
 TensorRT 11 and TensorRT for RTX know no "fastest of FP16 and FP32": a network is strongly typed, and what
-the file calls float32 runs as float32. docs/decisions/012 says why no library does this.
+the file calls float32 runs as float32. docs/decisions/006-float16.md says why no library does this.
 """
 
 from __future__ import annotations
@@ -181,6 +181,12 @@ class _Writer:
         self.graph, self.kept = graph, kept
         self.made: dict[str, str] = {}  # (value, type) as a name -> the value that holds it
         self.stored: dict[str, onnx.TensorProto] = {}
+        self.wide = {  # constants that something reads as float32
+            name
+            for index, node in enumerate(graph.nodes)
+            for at, name in enumerate(node.input)
+            if name in graph.weights and not self._half(index, "inputs", at, name)
+        } | graph.outside
         self.halved = {
             name
             for index, node in enumerate(graph.nodes)
@@ -201,7 +207,9 @@ class _Writer:
                     ordered.append(_cast(f"{name}.half", name, _FLOAT))
         del model.graph.node[:]
         model.graph.node.extend(ordered)
-        model.graph.initializer.extend(self.stored.values())
+        kept = [tensor for tensor in model.graph.initializer if tensor.name not in self.stored]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend([*kept, *self.stored.values()])
         del model.graph.value_info[:]  # it speaks of float32; runtimes infer it again
         drop_unused(model)
         onnx.checker.check_model(model, full_check=True)
@@ -222,9 +230,10 @@ class _Writer:
             return self.made[wished]
         if name in self.graph.weights:
             array = numpy_helper.to_array(self.graph.weights[name]).astype(np.float16)
-            self.stored[wished] = numpy_helper.from_array(array, wished)
-        else:
-            ordered.append(_cast(name, wished, _HALF if half else _FLOAT))
+            self.made[wished] = stored = wished if name in self.wide else name
+            self.stored[stored] = numpy_helper.from_array(array, stored)
+            return stored
+        ordered.append(_cast(name, wished, _HALF if half else _FLOAT))
         self.made[wished] = wished
         return wished
 

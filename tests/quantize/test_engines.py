@@ -78,7 +78,7 @@ def test_a_layer_that_stays_float_is_not_taken_for_integers(nets: ModuleType, tm
     engine = build_engine(written.path, "SM86")
     assert "stem.0" not in (*engine.int8, *engine.not_int8)
     (stem,) = [layer for layer in engine.layers if layer.kind == "correlation" and "stem.0" in layer.onnx]
-    assert stem.inputs == ("Float",)
+    assert stem.inputs == ("Half",)
 
 
 @needs_rtx
