@@ -14,7 +14,7 @@ import onnxruntime
 from edgeprune.errors import EdgepruneError
 from edgeprune.graph import onnxfile
 
-_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
+_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "NhwcMaxPool", "Pad", "Reshape", "Shape"}
