@@ -30,9 +30,11 @@ from edgeprune.quantize.equalise import equalise
 from edgeprune.quantize.half import halve
 from edgeprune.quantize.plan import Graph
 from edgeprune.quantize.ranges import Ranges
-from edgeprune.quantize.sensitivity import damage
+from edgeprune.quantize.sensitivity import damage, weight_damage
 from edgeprune.quantize.simulate import layer_nodes
 from edgeprune.quantize.smooth import smooth
+from edgeprune.quantize.weights import TABLE as WEIGHT_FORMS
+from edgeprune.quantize.weights import compress_weights
 from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
@@ -132,7 +134,15 @@ class Workshop:
         Worth: the damage that INT8 does to the dense model's output there, for the work that it saves.
         """
         dense = self._equalised(self.dense) if candidate.equalised else self.dense
-        found = damage(
+        found = self._damage(candidate, dense, layers)
+        macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
+        work = {layer: sum(macs[node.name] for node in nodes.get(layer, ())) for layer in layers}
+        return tuple(sorted(layers, key=lambda layer: (-found[layer] / max(work[layer], 1), layer)))
+
+    def _damage(self, candidate: Candidate, dense: Captured, layers: Sequence[str]) -> Mapping[str, float]:
+        if candidate.precision in WEIGHT_FORMS:
+            return weight_damage(dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0])
+        return damage(
             dense,
             self._ranges(candidate, dense),
             self.dialect,
@@ -140,17 +150,22 @@ class Workshop:
             self.calibration[0],
             reduce_range=candidate.reduce_range,
         )
-        macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
-        work = {layer: sum(macs[node.name] for node in nodes.get(layer, ())) for layer in layers}
-        return tuple(sorted(layers, key=lambda layer: (-found[layer] / max(work[layer], 1), layer)))
 
     @cached_property
     def share_of_products(self) -> float:
         """How much of the work is products with stored matrices: what dynamic ranges and blocks are for."""
+        return self._product_macs / max(sum(self.cost.node_macs().values()), 1)
+
+    @cached_property
+    def uses_of_weights(self) -> float:
+        """How often a query multiplies with each weight of a product: once for one token."""
+        return self._product_macs / max(self.cost.params({}), 1)
+
+    @cached_property
+    def _product_macs(self) -> int:
         macs = self.cost.node_macs()
         nodes = [node for found in layer_nodes(self.dense).values() for node in found]
-        products = sum(macs[node.name] for node in nodes if "conv" not in str(node.target))
-        return products / max(sum(macs.values()), 1)
+        return sum(macs[node.name] for node in nodes if "conv" not in str(node.target))
 
     def predict(self, *arrays: Any) -> Any:
         """The dense model as `Task.evaluate` calls it: arrays in order, or one dict of them by name."""
@@ -215,6 +230,8 @@ class Workshop:
 
     def _quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
         narrow, left = candidate.reduce_range, candidate.float_layers
+        if candidate.precision in WEIGHT_FORMS:
+            return compress_weights(exported, path, candidate.precision, float_layers=left)
         if candidate.calibrator == DYNAMIC:
             return quantise_dynamic(exported, path, reduce_range=narrow, float_layers=left)
         ranges = correct_means(

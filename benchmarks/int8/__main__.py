@@ -70,7 +70,7 @@ def row(name: str, folder: Path) -> list[str]:
         ours = _ours(captured, batches, runtime, dialect, folder)
         theirs = peer(exported, captured.input_names[0], batches, folder)
         runs = {
-            title: _session(runtime, path)
+            title: session(runtime, path)
             for title, path in (("float", exported), ("ours", ours), ("theirs", theirs))
         }
         outputs = {title: np.concatenate([run(feed) for feed in feeds]) for title, run in runs.items()}
@@ -93,7 +93,7 @@ def _ours(captured: Captured, batches: list[torch.Tensor], runtime: str, dialect
         feeds = [{captured.input_names[0]: batch.numpy()} for batch in batches]
         exact, answers = (
             np.concatenate([run(feed) for feed in feeds])
-            for run in (_session(runtime, exported), _session(runtime, path))
+            for run in (session(runtime, exported), session(runtime, path))
         )
         found.append((_error(answers, exact), path))
     return min(found, key=lambda each: each[0])[1]
@@ -114,7 +114,7 @@ def in_turn(runs: Mapping[str, Run], feed: Feed) -> dict[str, float]:
     return {title: median(found) for title, found in times.items()}
 
 
-def _session(runtime: str, path: Path) -> Run:
+def session(runtime: str, path: Path) -> Run:
     runner = agent.load_module(f"{runtime}.py").Runner(str(path), 1)
     return lambda feed: runner.run(feed)[0]
 

@@ -42,7 +42,13 @@ from edgeprune.runtimes import find
 # and between versions of a runtime to about 1e-5. INT8 agrees bit for bit where the arithmetic is right; a
 # rounding that falls the other way moves an output by a step of 1/255, and two may meet. A processor that
 # saturates in its 8-bit kernels is off by 3.7 % and more: it must be refused.
-TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "int8": 0.02}
+TOLERANCE: Mapping[Precision, float] = {
+    "float32": 1e-3,
+    "int8": 0.02,
+    # Runtimes round activations to 8 bits on their way into these products, too.
+    "int8-weights": 0.02,
+    "int4-weights": 0.02,
+}
 # Float16 has 11 bits: each kernel rounds in its own order, and the errors of many layers add up.
 TOLERANCE_HALF = 0.02
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from edgeprune.bundle.write import write_bundle
 from edgeprune.devices import Device
 from edgeprune.fitting.order import Order, place, resolved
-from edgeprune.fitting.precision import dense_int8
+from edgeprune.fitting.precision import dense_int8, light_forms
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop, as_candidate_kept
@@ -142,6 +142,9 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     start = dense_int8(order, workshop, trials, floor)
     if start != "dense" and settled(start):
         return start
+    for light in light_forms(order, workshop, trials, budget, floor, start):
+        if settled(light):
+            return light
     if not workshop.coupling.groups:
         return None
     ranking = workshop.ranking(order.target.channel_multiple)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import inf
 
 from edgeprune.detect import saturates
 from edgeprune.errors import NothingToQuantise
@@ -16,6 +17,7 @@ from edgeprune.fitting.order import Order
 from edgeprune.fitting.trials import Trials
 from edgeprune.make import Workshop
 from edgeprune.quantize.dynamic import DYNAMIC
+from edgeprune.records.machine import Budget, Precision
 from edgeprune.records.trial import Candidate
 from edgeprune.search.shortlist import shortlist
 
@@ -27,7 +29,8 @@ FORMS = (
     ("-equalised", "minmax", True),
     ("-percentile", "percentile", False),
 )
-PRODUCTS = 0.5  # share of the work from which ranges of each query, which need matrix products, are tried
+PRODUCTS = 0.5  # share of the work from which forms that only matrix products have are tried
+FEW = 4  # uses of a weight in a query up to which reading it is most of its time
 
 
 def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -> str:
@@ -73,10 +76,46 @@ def _in_turn(trials: Trials, forms: Sequence[tuple[str, Candidate]]) -> Iterator
             yield forms[at]
 
 
+def light_forms(
+    order: Order, workshop: Workshop, trials: Trials, budget: Budget, floor: float, start: str
+) -> Iterator[str]:
+    """Weight-only forms of the dense model that hold the metric, once the form `start` has not fitted.
+
+    Where INT8 stands, its products are faster and its file is as small as with 8-bit weights alone: then 4
+    bits remain, if it is room that lacks, or a query uses weights so rarely that reading them is its time.
+    """
+    if not workshop.dialect.blocks or workshop.share_of_products < PRODUCTS:
+        return
+    measured = trials.tested[start].measurement
+    roomy = measured.size_mib <= (budget.size_mib or inf) and measured.memory_mib <= (
+        budget.memory_mib or inf
+    )
+    if start != DENSE and roomy and workshop.uses_of_weights > FEW:
+        return
+    forms: tuple[Precision, ...] = ("int8-weights", "int4-weights") if start == DENSE else ("int4-weights",)
+    for precision in forms:
+        name, candidate = f"dense-{precision}", Candidate((), precision)
+        try:
+            trials.screen(name, candidate)
+        except NothingToQuantise:
+            return
+        tested = trials.run(name, candidate)
+        if not _pays(trials, name):
+            continue
+        if tested.metric < floor:
+            name = _given_back(workshop, trials, floor, name)
+        if name != DENSE:
+            yield name
+
+
 def _pays(trials: Trials, name: str) -> bool:
-    """Faster and smaller than the dense model. Medians: a burst of load would decide by its tail."""
-    tested, dense = trials.tested[name].measurement, trials.tested[DENSE].measurement
-    return tested.latency.p50_ms < dense.latency.p50_ms and tested.size_mib < dense.size_mib
+    """Smaller than the dense model, and unless the weights alone are integers faster.
+
+    Medians: a burst of load would decide by its tail.
+    """
+    tested, dense = trials.tested[name], trials.tested[DENSE].measurement
+    faster = tested.measurement.latency.p50_ms < dense.latency.p50_ms
+    return tested.measurement.size_mib < dense.size_mib and (faster or tested.candidate.precision != "int8")
 
 
 def _given_back(workshop: Workshop, trials: Trials, floor: float, name: str) -> str:

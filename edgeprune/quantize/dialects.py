@@ -31,6 +31,7 @@ class Dialect:
     fused: activations that disappear into the kernel that they follow.
     dynamic: products with ranges from each query have a kernel, too (`dynamic.py`).
     half: everything outside Q/DQ is written in float16, because the runtime takes each type from the file.
+    blocks: products with weights in blocks have a kernel (`weights.py`).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Dialect:
     fused: frozenset[str]
     dynamic: bool = False
     half: bool = False
+    blocks: bool = False
 
 
 def _onnxruntime(name: str, activation: IntegerType, *, dynamic: bool = False) -> Dialect:
@@ -67,6 +69,7 @@ def _onnxruntime(name: str, activation: IntegerType, *, dynamic: bool = False) -
         integer_followers=frozenset({"Pad"}),
         fused=frozenset({"Relu", "Clip"}),
         dynamic=dynamic,
+        blocks=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which layers INT8 hurts: the error of the output when a single layer is quantised.
+"""Which layers rounding hurts: the error of the output when a single layer is quantised.
 
 Simulated, so that no artefact has to be built for each. It only ranks; whether giving a layer back is enough
 is measured in the runtime.
@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from edgeprune.graph.capture import Captured
+from edgeprune.graph.walk import op_name
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate import Simulation, layer_nodes
+from edgeprune.quantize.weights import Form
 
 
 def damage(
@@ -38,6 +40,32 @@ def damage(
             layer: _distance(simulation.outputs(inputs, nodes[layer]), exact) if layer in nodes else 0.0
             for layer in layers
         }
+
+
+def weight_damage(
+    captured: Captured, form: Form, layers: Sequence[str], inputs: tuple[torch.Tensor, ...]
+) -> Mapping[str, float]:
+    """Relative squared error of the outputs with the weights of one of `layers` in blocks, by layer.
+
+    As for `damage`, a layer that is not known gets 0.
+    """
+    copied = captured.copy()
+    weights = dict(copied.module.named_parameters(remove_duplicate=False))
+    nodes = layer_nodes(copied)
+    found = dict.fromkeys(layers, 0.0)
+    with torch.no_grad():
+        exact = copied.run(*inputs)
+        for layer in (name for name in layers if name in nodes and f"{name}.weight" in weights):
+            weight = weights[f"{layer}.weight"]
+            kept = weight.detach().clone()
+            # A linear layer has its weight as [outputs, inputs]; a product as it multiplies.
+            transposed = op_name(nodes[layer][0]) == "aten.linear"
+            matrix = (kept.T if transposed else kept).numpy(force=True)
+            rounded = torch.from_numpy(form.rounded(matrix).restored())
+            weight.copy_(rounded.T if transposed else rounded)
+            found[layer] = _distance(copied.run(*inputs), exact)
+            weight.copy_(kept)
+    return found
 
 
 def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:

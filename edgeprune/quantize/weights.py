@@ -24,6 +24,7 @@ from edgeprune.graph.rewrite import drop_unused
 from edgeprune.quantize.blocks import Blocks, to_blocks
 from edgeprune.quantize.emit import Quantised, check_known
 from edgeprune.quantize.products import Product, products
+from edgeprune.records.machine import Precision
 
 _DOMAIN = "com.microsoft"
 _SHORTEST = 16  # block that MatMulNBits takes
@@ -51,7 +52,7 @@ class Form:
         return to_blocks(weight, self.bits, block, symmetric=self.symmetric)
 
 
-TABLE: Mapping[str, Form] = {
+TABLE: Mapping[Precision, Form] = {
     "int8-weights": Form(bits=8, block=128, symmetric=True),
     "int4-weights": Form(bits=4, block=32, symmetric=False),
 }
@@ -63,7 +64,7 @@ _ACCURACY = 4
 def compress_weights(
     float_onnx: Path,
     path: Path,
-    form: Form | str,
+    form: Form | Precision,
     *,
     float_layers: Sequence[str] = (),
     accuracy_level: int = _ACCURACY,
@@ -74,12 +75,7 @@ def compress_weights(
     float_layers: as for `emit.quantise`. `layers_int8` of the result are the compressed layers.
     Raises `InputError` for an unknown form or layer, and when no product is large enough.
     """
-    if isinstance(form, str):
-        if form not in TABLE:
-            raise InputError(
-                f"There is no weight-only precision {form!r}.", f"Choose one of: {', '.join(TABLE)}."
-            )
-        form = TABLE[form]
+    form = form if isinstance(form, Form) else find_form(form)
     model = onnxfile.load(float_onnx)
     layers = onnxfile.layers(model)
     check_known(float_layers, set(layers.values()))
@@ -116,6 +112,15 @@ def compress_weights(
         tuple(name for at, name in layers.items() if at in wanted),
         tuple(name for at, name in layers.items() if at not in wanted),
     )
+
+
+def find_form(precision: Precision) -> Form:
+    """The form of a weight-only precision. Raises `InputError` when it is none."""
+    if precision not in TABLE:
+        raise InputError(
+            f"There is no weight-only precision {precision!r}.", f"Choose one of: {', '.join(TABLE)}."
+        )
+    return TABLE[precision]
 
 
 def large(shape: Sequence[int], form: Form) -> bool:
@@ -162,4 +167,4 @@ def _packed(integers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.bitwise_or(low, np.left_shift(high, 4, dtype=np.uint8), dtype=np.uint8)
 
 
-__all__ = ["TABLE", "Form", "compress_weights", "large"]
+__all__ = ["TABLE", "Form", "compress_weights", "find_form", "large"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Precision = Literal["float32", "int8"]
+# In "...-weights" products keep float activations, and read weights of 8 or 4 bits.
+Precision = Literal["float32", "int8", "int8-weights", "int4-weights"]
 
 
 @dataclass(frozen=True)

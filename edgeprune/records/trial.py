@@ -108,7 +108,7 @@ class Report:
     params: int
     macs: int
     kept: tuple[tuple[str, int], ...]  # width per group
-    layers_int8: int
+    layers_int8: int  # in a weight-only precision: those whose weights are integers
     layers_float: int
     recovered: tuple[tuple[str, float, float, bool], ...]  # rung, metric before, after, kept?
     artefact: str  # path below the run folder

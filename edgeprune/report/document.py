@@ -50,7 +50,7 @@ def _measured(report: Report) -> dict[str, JSON]:
 def _candidate(report: Report) -> dict[str, JSON]:
     return {
         **_measured(report),
-        "precision": {"int8": report.layers_int8, "float": report.layers_float},
+        "precision": _precision(report),
         "calibrator": report.candidate.calibrator,
         "float_layers": list(report.candidate.float_layers),
         "kept": dict(report.kept),
@@ -62,6 +62,13 @@ def _candidate(report: Report) -> dict[str, JSON]:
         "verdict": report.verdict.kind,
         "breaches": _breaches(report.verdict),
     }
+
+
+def _precision(report: Report) -> dict[str, JSON]:
+    """Layers by what they compute in; a weight-only precision has a key of its own."""
+    precision = report.candidate.precision
+    counted = "int8" if precision == "float32" else precision
+    return {"int8": 0, "float": report.layers_float, counted: report.layers_int8}
 
 
 def _breaches(verdict: Verdict) -> JSON:

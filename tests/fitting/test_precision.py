@@ -219,3 +219,48 @@ def test_a_model_of_matrix_products_may_take_its_ranges_from_each_query(
     assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8-dynamic")
     assert result.chosen.candidate.calibrator == "dynamic"
     assert (result.chosen.layers_int8, result.chosen.layers_float) == (2, 0)
+
+
+@pytest.fixture
+def perceptron() -> torch.nn.Module:
+    torch.manual_seed(0)
+    linear, relu = torch.nn.Linear, torch.nn.ReLU()
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), linear(64, 512), relu, linear(512, 512), relu, linear(512, 10)
+    ).eval()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_where_int8_is_too_large_the_weights_alone_take_four_bits(
+    runtime: str, perceptron: Any, tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    pytest.importorskip(runtime)
+    device = scripted.ScriptedDevice(lambda artefact: 1.0 if "int" in artefact.parent.name else 2.0)
+    task = tiny.task(model=perceptron, evaluate=lambda predict: 0.5)
+    result = edgeprune.fit(
+        task, latency_ms=5, size_mib=0.28, runtime=runtime, device=device, out=tmp_path / "run"
+    )
+    assert [trial.name for trial in result.trials] == ["dense", "dense-int8", "dense-int4-weights"]
+    chosen = result.chosen
+    assert (chosen.name, chosen.candidate.precision) == ("dense-int4-weights", "int4-weights")
+    assert (chosen.layers_int8, chosen.layers_float) == (2, 1), "the head has too few weights"
+    assert chosen.measurement.size_mib <= 0.28 < result.trials[1].measurement.size_mib
+    assert result.verdict.kind == "fits"
+
+
+def test_where_latency_alone_lacks_weights_that_are_used_often_are_not_tried_on_their_own(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    class PerPixel(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(8, 16), torch.nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down(torch.relu(self.up(x[:, 0]))).mean(1)
+
+    device = scripted.ScriptedDevice(lambda artefact: 1.0 if "int" in artefact.parent.name else 2.0)
+    task = tiny.task(model=PerPixel().eval(), evaluate=lambda predict: 0.5)
+    result = edgeprune.fit(task, latency_ms=0.5, device=device, out=tmp_path / "run", recover="none")
+    assert result.verdict.kind == "misses"
+    assert not [trial for trial in result.trials if "weights" in trial.candidate.precision]

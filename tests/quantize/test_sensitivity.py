@@ -9,8 +9,9 @@ from torch import nn
 from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.sensitivity import damage
+from edgeprune.quantize.sensitivity import damage, weight_damage
 from edgeprune.quantize.simulate import layer_nodes
+from edgeprune.quantize.weights import TABLE as FORMS
 
 
 class Chain(nn.Module):
@@ -49,3 +50,35 @@ def test_a_layer_that_is_not_known_counts_as_harmless() -> None:
     captured = capture(Chain(), torch.randn(2, 4, 6, 6))
     ranges = calibrate(captured, [captured.inputs], "minmax")
     assert damage(captured, ranges, TABLE["openvino"], ["elsewhere"], captured.inputs) == {"elsewhere": 0.0}
+
+
+class Products(nn.Module):
+    """Three layers; every block of the middle one has weights 100 times the others, for inputs as small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3))
+        with torch.no_grad():
+            self.layers[0].weight[::16] /= 100
+            self.layers[1].weight[:, ::16] *= 100
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+def test_the_layer_whose_blocks_have_outliers_is_hurt_most_by_few_bits() -> None:
+    torch.manual_seed(0)
+    captured = capture(Products().eval(), torch.randn(8, 64))
+    layers = ("layers.0", "layers.1", "layers.2")
+    before = captured.run(*captured.inputs)[0]
+    found = {
+        name: weight_damage(captured, form, (*layers, "elsewhere"), captured.inputs)
+        for name, form in FORMS.items()
+    }
+    assert max(layers, key=lambda layer: found["int4-weights"][layer]) == "layers.1"
+    for layer in layers:
+        assert 0 < found["int8-weights"][layer] < found["int4-weights"][layer]
+    assert found["int4-weights"]["elsewhere"] == 0.0
+    assert torch.equal(captured.run(*captured.inputs)[0], before), "the model itself is untouched"
