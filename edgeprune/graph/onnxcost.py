@@ -59,6 +59,7 @@ class FixedGraph:
     def macs(self, node: onnx.NodeProto) -> int:
         """Multiply-accumulates of one node; 0 for everything that does not multiply matrices or filters."""
         kind = node.op_type.removeprefix("QLinear").removesuffix("Integer").removeprefix("Q")
+        kind = kind.removesuffix("NBits")  # a MatMul whose weights are in blocks
         if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"):
             return 0
         first = self.typed(node.input[0]).shape
@@ -167,8 +168,11 @@ def _constants(graph: onnx.GraphProto) -> set[str]:
 
 def _typed(model: onnx.ModelProto, batch: int) -> Mapping[str, Typed]:
     """Every value whose shape is known once the batch is."""
+    foreign = {name for node in model.graph.node if node.domain for name in node.output}
+    told = [value for value in model.graph.value_info if value.name in foreign]  # ONNX infers none of these
     del model.graph.value_info[:]
-    for value in (*model.graph.input, *model.graph.output):
+    model.graph.value_info.extend(told)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == onnxfile.BATCH:
                 dim.dim_value = batch

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, shape_inference
 
 from edgeprune.errors import InputError, NothingToQuantise
 from edgeprune.graph import onnxfile
@@ -27,6 +27,7 @@ from edgeprune.quantize.products import Product, products
 from edgeprune.records.machine import Precision
 
 _DOMAIN = "com.microsoft"
+_UNBIASED = ".unbiased"
 _SHORTEST = 16  # block that MatMulNBits takes
 _LEAST = 2**14  # weights of a layer; fewer gain nothing
 
@@ -99,6 +100,7 @@ def compress_weights(
         added, tensors = _product(node, product, layers[at], at, blocks, accuracy_level)
         nodes += added
         stored += tensors
+    _tell_shapes(model, nodes)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(stored)
@@ -140,7 +142,7 @@ def _product(
     if blocks.zero_points is not None:
         arrays[f"{name}.zero_point"] = _packed(blocks.zero_points, blocks.bits).reshape(-1)
     result = str(node.output[0])
-    multiplied = f"{result}.unbiased" if product.bias else result
+    multiplied = f"{result}{_UNBIASED}" if product.bias else result
     inputs, outputs = product.weight.shape
     nodes = [
         helper.make_node(
@@ -156,6 +158,19 @@ def _product(
     if product.bias:
         nodes.append(helper.make_node("Add", [multiplied, product.bias], [result]))
     return nodes, [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in arrays.items()]
+
+
+def _tell_shapes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Write down the shapes of what the new nodes make: ONNX infers none for another domain's operator."""
+    inferred = shape_inference.infer_shapes(model).graph
+    known = {value.name: value for value in (*inferred.value_info, *inferred.output)}
+    told = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    for node in nodes:
+        made = str(node.output[0])
+        source = known.get(made.removesuffix(_UNBIASED))
+        if node.op_type == "MatMulNBits" and source is not None and made not in told:
+            model.graph.value_info.add().CopyFrom(source)
+            model.graph.value_info[-1].name = made
 
 
 def _packed(integers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

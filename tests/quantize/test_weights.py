@@ -15,6 +15,7 @@ from torch import nn
 from edgeprune.errors import InputError, NothingToQuantise
 from edgeprune.export import export_onnx
 from edgeprune.graph.capture import capture
+from edgeprune.graph.workload import read_workload
 from edgeprune.ir import write_ir
 from edgeprune.quantize.kernels import integer_nodes
 from edgeprune.quantize.weights import TABLE, compress_weights
@@ -137,3 +138,15 @@ def test_what_cannot_be_compressed_is_refused_by_name(net: Feedforward, tmp_path
         compress_weights(exported, tmp_path / "w.onnx", "int4-weights", float_layers=["upp"])
     with pytest.raises(NothingToQuantise, match="16384 weights or more"):
         compress_weights(exported, tmp_path / "w.onnx", "int4-weights", float_layers=LARGE)
+
+
+@pytest.mark.parametrize("shape", [(), (5,)], ids=["Gemm", "MatMul"])
+def test_the_work_of_a_file_with_blocks_can_be_told_without_running_it(
+    shape: tuple[int, ...], net: Feedforward, tmp_path: Path
+) -> None:
+    exported = export_onnx(capture(net, torch.from_numpy(feeds(2, *shape))), tmp_path / "float.onnx")
+    found = compress_weights(exported, tmp_path / "w.onnx", "int4-weights")
+    works = [read_workload(path, 1) for path in (exported, found.path)]
+    macs = [sum(kernel.macs for kernel in work.kernels) for work in works]
+    assert macs[0] == macs[1] == (shape or (1,))[0] * (160 * 200 + 200 * 160 + 160 * 4)
+    assert works[1].weight_bytes < 0.25 * works[0].weight_bytes
