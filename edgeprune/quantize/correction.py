@@ -46,7 +46,7 @@ def correct_means(
     }
     with torch.no_grad():
         exact = _Means(captured, layers.values())
-        exact.run(*inputs)
+        exact.run(*inputs, enable_io_processing=False)
         corrected = _Corrected(captured, ranges, dialect, reduce_range, layers, exact.found)
         corrected.outputs(inputs, tuple(layers))
     shifts = {

@@ -22,7 +22,7 @@ from edgeprune.quantize.plan import Graph, Plan, plan
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.scales import Scale, quantise_bias, quantise_weight
 
-_RAW = ".raw"  # what a kernel computes, in front of the pair that makes it integer
+RAW = ".raw"  # what a kernel computes, in front of the pair that makes it integer
 _ACTIVATIONS: dict[str, type[np.generic]] = {"uint8": np.uint8, "int8": np.int8}
 
 
@@ -178,7 +178,7 @@ class _Writer:
     def _correct_addition(self, product: str, name: str) -> None:
         readers = self.graph.consumers[product]
         add = self.graph.nodes[readers[0]] if len(readers) == 1 else None
-        shift = self.graph.shifts.get(str(add.output[0]).removesuffix(_RAW)) if add is not None else None
+        shift = self.graph.shifts.get(str(add.output[0]).removesuffix(RAW)) if add is not None else None
         if add is None or shift is None or add.op_type != "Add":
             return
         for at, operand in enumerate(add.input):
@@ -225,7 +225,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
 
 
 def _raw(value: str) -> str:
-    return f"{value}{_RAW}"
+    return f"{value}{RAW}"
 
 
 def check_known(float_layers: Iterable[str], known: Collection[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
-from edgeprune.graph.capture import Captured
+from edgeprune.graph.capture import Captured, flatten
 from edgeprune.graph.depth import module_name
 from edgeprune.graph.rules import argument
 from edgeprune.graph.walk import op_name
@@ -18,7 +18,7 @@ from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.scales import Scale, activation_scale, quantise_weight
 
 # Operation -> (position of the input, position of the weight, dimension of its output channels).
-_LAYERS: Mapping[str, tuple[int, int, int]] = {
+LAYERS: Mapping[str, tuple[int, int, int]] = {
     **dict.fromkeys(("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear"), (0, 1, 0)),
     **dict.fromkeys(("aten.matmul", "aten.mm"), (0, 1, -1)),
     "aten.addmm": (1, 2, -1),
@@ -39,9 +39,9 @@ def layer_nodes(captured: Captured) -> Mapping[str, list[Node]]:
 
 def _weight(node: Node) -> str | None:
     """The qualified name of the weight that a layer's node multiplies with."""
-    if node.op != "call_function" or op_name(node) not in _LAYERS:
+    if node.op != "call_function" or op_name(node) not in LAYERS:
         return None
-    weight = argument(node, _LAYERS[op_name(node)][1], "weight")
+    weight = argument(node, LAYERS[op_name(node)][1], "weight")
     return str(weight.target) if isinstance(weight, Node) and weight.op == "get_attr" else None
 
 
@@ -56,9 +56,8 @@ class Simulation(Interpreter):
 
     def outputs(self, inputs: tuple[torch.Tensor, ...], nodes: Sequence[Node]) -> tuple[torch.Tensor, ...]:
         self._quantised = frozenset(nodes)
-        found = self.run(*inputs)
-        values = found if isinstance(found, tuple | list) else (found,)
-        return tuple(value for value in values if isinstance(value, torch.Tensor))
+        # The graph's own outputs, flat: the model may return a dict of them.
+        return flatten(self.run(*inputs, enable_io_processing=False))
 
     def run_node(self, n: Node) -> Any:
         if n not in self._quantised:
@@ -69,7 +68,7 @@ class Simulation(Interpreter):
         """The value of a layer whose input and weight, and where the dialect has it output, are rounded."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         changed = list(args)
-        x_at, weight_at, channels = _LAYERS[op_name(n)]
+        x_at, weight_at, channels = LAYERS[op_name(n)]
         bound = self._ranges.bounds.get(getattr(n.args[x_at], "name", ""))
         scale = activation_scale(*(bound or (-1.0, 1.0)), self._dialect)
         if bound is not None:
