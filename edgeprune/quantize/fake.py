@@ -176,7 +176,7 @@ class _FakeQuantised(Interpreter):
 
     def _value(self, n: Node) -> Any:
         if n in self._folded:
-            return self.env[n.args[0]]
+            return self.env[n.all_input_nodes[0]]
         if n.op != "call_function":
             return super().run_node(n)
         reader = self._layers.get(n, n.name)
@@ -192,7 +192,7 @@ class _FakeQuantised(Interpreter):
             if n in self._layers and op_name(n) in LAYERS:
                 return self._layer(n, self._file.layers[reader])
             if n.name in self._file.sigmoids:
-                x = self.env[n.args[0]]
+                x = self.env[n.all_input_nodes[0]]
                 return x * self._file.sigmoids[n.name](x.sigmoid())
             return super().run_node(n)
         finally:

@@ -44,6 +44,9 @@ def integer_nodes(path: Path) -> Kernels:
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         options.optimized_model_filepath = str(optimised)
+        options.add_session_config_entry(
+            "optimization.disable_specified_optimizers", "WeightBiasQuantization"
+        )
         if _has_signed_activations(onnxfile.load(path)):
             options.add_session_config_entry("session.qdqisint8allowed", "1")
         try:

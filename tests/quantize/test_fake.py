@@ -1,0 +1,145 @@
+"""What a runtime computes is what the file's integers say: the fake-quantised graph is the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgeprune import runtimes
+from edgeprune.devices import agent
+from edgeprune.export import export_onnx
+from edgeprune.graph.capture import Captured, capture
+from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.correction import correct_means
+from edgeprune.quantize.dialects import TABLE
+from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.fake import fake_quantised, relative_error
+
+LIMIT = 0.02
+# Each runtime with the dialects that it is served in, here or on another machine.
+PAIRS = (
+    ("onnxruntime", "onnxruntime-x86"),
+    ("onnxruntime", "onnxruntime-arm"),
+    ("onnxruntime", "tensorrt"),  # the host's check of what a GPU will serve
+    ("openvino", "openvino"),
+)
+
+
+class Residual(nn.Module):
+    """Folded norms, a ReLU6, a depthwise convolution, a residual, a SiLU, a concatenation, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.point, self.wide = nn.Conv2d(16, 16, 1), nn.Conv2d(32, 24, 3, stride=2)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        inner = torch.nn.functional.hardtanh(self.depthwise(x), 0.0, 6.0)
+        y = torch.nn.functional.silu(self.point(inner) + x)
+        return self.head(torch.relu(self.wide(torch.cat([x, y], 1))).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """A transformer block: normed, with dropout before a layer, two outputs in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.up, self.down, self.dropout = nn.Linear(32, 64), nn.Linear(64, 32), nn.Dropout()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(self.dropout(mixed.transpose(1, 2).flatten(2)))
+        y = x + self.down(torch.nn.functional.gelu(self.up(self.dropout(x))))
+        return {"hidden": y, "pooled": y.mean(1)}
+
+
+NETWORKS = {"Residual": (Residual, (3, 12, 12)), "Attention": (Attention, (10, 32))}
+
+
+@pytest.fixture(params=NETWORKS)
+def made(request: pytest.FixtureRequest) -> tuple[Captured, torch.Tensor]:
+    kind, shape = NETWORKS[request.param]
+    torch.manual_seed(0)
+    return capture(kind().eval(), torch.randn(2, *shape)), torch.randn(32, *shape)
+
+
+def written(captured: Captured, data: torch.Tensor, dialect: str, folder: Path, **choices: Any) -> Path:
+    exported = export_onnx(captured, folder / "float.onnx")
+    ranges = correct_means(captured, calibrate(captured, [(data,)], "minmax"), TABLE[dialect], [(data,)])
+    return quantise(exported, ranges, dialect, folder / "int8.onnx", **choices).path
+
+
+def served(runtime: str, path: Path, captured: Captured, data: torch.Tensor) -> list[Any]:
+    file = agent.load_module(runtimes.find(runtime).file)
+    runner = file.Runner(str(path), 1, exact=runtime == "onnxruntime")
+    answers: list[Any] = runner.run({captured.input_names[0]: data.numpy()})
+    return answers
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_runtime_computes_what_the_integers_of_the_file_say(
+    pair: tuple[str, str], made: tuple[Captured, torch.Tensor], tmp_path: Path
+) -> None:
+    runtime, dialect = pair
+    if runtimes.version(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    captured, data = made
+    path = written(captured, data, dialect, tmp_path)
+    reference = fake_quantised(captured, path, (data,))
+    assert relative_error(served(runtime, path, captured, data), reference) < LIMIT
+    with torch.no_grad():
+        exact = [output.numpy() for output in captured.run(data)]
+    assert relative_error(reference, exact) > 1e-4, "nothing was rounded, so the comparison proves nothing"
+
+
+def test_a_wrong_integer_shows(made: tuple[Captured, torch.Tensor], tmp_path: Path) -> None:
+    captured, data = made
+    path = written(captured, data, "onnxruntime-x86", tmp_path)
+    reference = fake_quantised(captured, path, (data,))
+    other = written(captured, 0.5 * data, "onnxruntime-x86", tmp_path)
+    assert relative_error(served("onnxruntime", other, captured, data), reference) > LIMIT
+
+
+def test_a_layer_left_in_float_is_computed_in_float_between_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Residual().eval()
+    with torch.no_grad():  # one channel far larger than the others: one scale for all would round them away
+        net.depthwise.weight[0] *= 100
+    captured, data = capture(net, torch.randn(2, 3, 12, 12)), torch.randn(32, 3, 12, 12)
+    path = written(captured, data, "onnxruntime-x86", tmp_path, float_layers=("depthwise",))
+    reference = fake_quantised(captured, path, (data,))
+    assert relative_error(served("onnxruntime", path, captured, data), reference) < 1e-3
+
+
+def test_a_layer_that_is_called_twice_and_a_tied_weight_are_followed(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.body = nn.Embedding(20, 16), nn.Linear(16, 16)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.body(torch.relu(self.body(self.embedding(ids)))))
+            return x @ self.embedding.weight.T
+
+    torch.manual_seed(0)
+    ids = torch.randint(0, 20, (8, 6))
+    captured = capture(Tied().eval(), ids[:2])
+    path = written(captured, ids, "onnxruntime-x86", tmp_path)
+    reference = fake_quantised(captured, path, (ids,))
+    assert relative_error(served("onnxruntime", path, captured, ids), reference) < 1e-3
+
+
+def test_the_error_is_a_share_of_the_reference() -> None:
+    one, other = [np.array([3.0, 4.5])], [np.array([3.0, 4.0])]
+    assert relative_error(one, other) == pytest.approx(0.1)
+    assert relative_error(other, other) == 0
