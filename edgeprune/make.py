@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.export import export_onnx
@@ -27,6 +28,7 @@ from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
 from edgeprune.quantize.emit import Quantised, quantise
 from edgeprune.quantize.engines import settle
 from edgeprune.quantize.equalise import equalise
+from edgeprune.quantize.fake import proven_integers
 from edgeprune.quantize.half import halve
 from edgeprune.quantize.plan import Graph
 from edgeprune.quantize.ranges import Ranges
@@ -52,11 +54,16 @@ MULTIPLE_OF = 16  # groups narrower than this (heads) are not rounded to channel
 
 @dataclass(frozen=True)
 class Built:
-    """The artefact of a candidate; layers are named by their weight's module."""
+    """The artefact of a candidate; layers are named by their weight's module.
+
+    reference: the outputs for the probe as torch computes them, with the artefact's integers; empty where
+    the ranges are those of each query.
+    """
 
     artefact: Path
     layers_int8: tuple[str, ...]
     layers_float: tuple[str, ...]
+    reference: Sequence[NDArray[Any]] = ()
 
 
 class Workshop:
@@ -214,8 +221,13 @@ class Workshop:
             start=start,
         )
 
-    def build(self, candidate: Candidate, pruned: Captured, folder: Path) -> Built:
-        """Write the artefact of `pruned` into `folder`, in the format of the runtime."""
+    def build(
+        self, candidate: Candidate, pruned: Captured, folder: Path, probe: tuple[torch.Tensor, ...]
+    ) -> Built:
+        """Write the artefact of `pruned` into `folder`, in the format of the runtime.
+
+        probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         if candidate.equalised:
             pruned = self._equalised(pruned)
@@ -224,9 +236,14 @@ class Workshop:
             layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
             if self.dialect.half:
                 self._halve(pruned, exported)
-            return Built(self._stored(exported, folder, exported), (), layers)
+            with torch.no_grad():
+                reference = [output.numpy(force=True) for output in pruned.run(*probe)]
+            return Built(self._stored(exported, folder, exported), (), layers, reference)
         written = self._quantised(candidate, pruned, exported, folder / "int8.onnx")
-        return Built(self._stored(written.path, folder, exported), written.layers_int8, written.layers_float)
+        static = candidate.calibrator != DYNAMIC
+        proven = proven_integers(pruned, written.path, probe) if static else ()
+        artefact = self._stored(written.path, folder, exported)
+        return Built(artefact, written.layers_int8, written.layers_float, proven)
 
     def _quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
         narrow, left = candidate.reduce_range, candidate.float_layers

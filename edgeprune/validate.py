@@ -29,6 +29,7 @@ from edgeprune.records.bundle import GOLDEN, Check, Manifest, Validation
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Measurement, Verdict
 from edgeprune.runtimes import TABLE
+from edgeprune.search.agreement import relative_error
 from edgeprune.search.judge import judge
 
 TITLES = {
@@ -134,6 +135,10 @@ def _check_golden(manifest: Manifest, device: Device, load: Load, golden: Golden
         served = serve(session, golden, manifest.batch)
     name, worst = worst_difference(served, golden.outputs)
     told = f"{name} differs by {worst:.2g} of its largest value, {manifest.tolerance:g} is allowed"
+    if golden.reference:
+        names = list(golden.reference)
+        error = relative_error([served[each] for each in names], [golden.reference[each] for each in names])
+        told += f"; relative error {error:.2%} to the fake-quantised model in torch"
     if not worst <= manifest.tolerance:
         return Check(
             8,

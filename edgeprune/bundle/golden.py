@@ -1,12 +1,13 @@
-"""Golden vectors: real inputs, and the outputs that the artefact served for them."""
+"""Golden vectors: real inputs, what the artefact served for them, and what torch computes of its integers."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,23 @@ from numpy.typing import NDArray
 from edgeprune.devices import Feeds, Session
 from edgeprune.errors import InputError
 from edgeprune.files import write
-from edgeprune.records.bundle import GOLDEN_IN, GOLDEN_OUT, Port
+from edgeprune.records.bundle import GOLDEN_IN, GOLDEN_OUT, GOLDEN_REFERENCE, Port
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Arrays by the model's own names; dimension 0 of each is the row, the same number in all."""
+    """Arrays by the model's own names; dimension 0 of each is the row, the same number in all.
+
+    reference: the outputs of the captured graph with the artefact's integers, computed in torch; empty
+        where the artefact has a form that is not static (ranges of each query).
+    """
 
     inputs: Arrays
     outputs: Arrays
     rows: int
+    reference: Arrays = field(default_factory=dict)
 
     def feeds(self, batch: int) -> Iterator[Feeds]:
         """The inputs, `batch` rows at a time; rows that do not fill a batch are left out."""
@@ -34,16 +40,23 @@ class Golden:
             yield {name: array[start : start + batch] for name, array in self.inputs.items()}
 
 
-def write_golden(path: Path, inputs: Arrays, outputs: Arrays) -> Path:
+def write_golden(
+    path: Path, inputs: Arrays, outputs: Arrays, reference: Arrays = MappingProxyType({})
+) -> Path:
     """Write golden.npz. Raises `InputError` when it cannot be written."""
-    write(path, packed(inputs, outputs))
+    write(path, packed(inputs, outputs, reference))
     return path
 
 
-def packed(inputs: Arrays, outputs: Arrays) -> bytes:
+def packed(inputs: Arrays, outputs: Arrays, reference: Arrays = MappingProxyType({})) -> bytes:
     """The content of golden.npz; the same arrays give the same bytes."""
     arrays = {GOLDEN_IN + name: np.asarray(array) for name, array in inputs.items()}
     arrays |= {GOLDEN_OUT + name: np.asarray(array) for name, array in outputs.items()}
+    arrays |= {GOLDEN_REFERENCE + name: np.asarray(array) for name, array in reference.items()}
+    return _zipped(arrays)
+
+
+def _zipped(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:  # np.savez would take an input named "file" for its own
         for name, array in arrays.items():
@@ -59,19 +72,25 @@ def read_golden(path: Path) -> Golden:
             arrays = {name: data[name] for name in data.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"{path} cannot be read as golden vectors: {error}.", _HINT) from error
-    inputs = {name[len(GOLDEN_IN) :]: arrays[name] for name in arrays if name.startswith(GOLDEN_IN)}
-    outputs = {name[len(GOLDEN_OUT) :]: arrays[name] for name in arrays if name.startswith(GOLDEN_OUT)}
+    inputs, outputs, reference = (
+        {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}
+        for prefix in (GOLDEN_IN, GOLDEN_OUT, GOLDEN_REFERENCE)
+    )
     rows = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
-    if not inputs or not outputs or len(inputs) + len(outputs) < len(arrays):
+    if not inputs or not outputs or len(inputs) + len(outputs) + len(reference) < len(arrays):
         raise InputError(
             f"{path} holds the arrays {sorted(arrays)}, expected {GOLDEN_IN}NAME and {GOLDEN_OUT}NAME.", _HINT
         )
+    if reference and {name: array.shape for name, array in reference.items()} != {
+        name: array.shape for name, array in outputs.items()
+    }:
+        raise InputError(f"{path}: the {GOLDEN_REFERENCE}NAME arrays are not shaped like the outputs.", _HINT)
     if len(rows) != 1 or 0 in rows:
         raise InputError(f"{path}: the arrays have {sorted(rows)} rows, expected one number of them.", _HINT)
-    for name, array in {**inputs, **outputs}.items():
+    for name, array in (*inputs.items(), *outputs.items(), *reference.items()):
         if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
             raise InputError(f"{path}: the array {name} holds values that are not finite numbers.", _HINT)
-    return Golden(inputs, outputs, rows.pop())
+    return Golden(inputs, outputs, rows.pop(), reference)
 
 
 def serve(session: Session, golden: Golden, batch: int) -> dict[str, NDArray[Any]]:
@@ -91,6 +110,21 @@ def worst_difference(served: Arrays, golden: Arrays) -> tuple[str, float]:
     if set(served) != set(golden):
         return ", ".join(sorted(set(served) ^ set(golden))), float("inf")
     return max(((name, _difference(served[name], golden[name])) for name in golden), key=lambda pair: pair[1])
+
+
+def write_reference(path: Path, outputs: Sequence[NDArray[Any]]) -> None:
+    """Write reference.npz: the outputs in the model's order, named as exported models name them."""
+    names = ["output", *(f"output_{at}" for at in range(1, len(outputs)))]
+    write(path, _zipped(dict(zip(names, outputs, strict=False))))
+
+
+def read_reference(path: Path) -> Arrays:
+    """The arrays of reference.npz, by output name. Raises `InputError` when it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{path} cannot be read: {error}.", _HINT) from error
 
 
 def ports(arrays: Arrays, batch: int) -> tuple[Port, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeprune import __version__
 from edgeprune.bundle.archive import Content, pack
-from edgeprune.bundle.golden import Golden, packed, ports, read_golden, serve
+from edgeprune.bundle.golden import Golden, packed, ports, read_golden, read_reference, serve
 from edgeprune.bundle.signature import sign as sign_manifest
 from edgeprune.devices import Load, exact_load
 from edgeprune.devices import agent as agent_file
@@ -25,6 +25,7 @@ from edgeprune.records.bundle import (
     GOLDEN,
     MANIFEST,
     README,
+    REFERENCE,
     RUNNER,
     SCHEMA,
     SIGNATURE,
@@ -91,7 +92,10 @@ def write_bundle(
     content: Content = folder / GOLDEN
     if report.name != result.chosen.name:
         golden = _served_here(golden, exact_load(artefact) if measured.predicted else load, measured.batch)
-        content = packed(golden.inputs, golden.outputs)
+    if (artefact.parent / REFERENCE).is_file():
+        golden = replace(golden, reference=read_reference(artefact.parent / REFERENCE))
+    if golden.reference or report.name != result.chosen.name:
+        content = packed(golden.inputs, golden.outputs, golden.reference)
     if golden.rows % measured.batch:
         raise InputError(
             f"{folder / GOLDEN} has {golden.rows} rows, which do not fill batches of {measured.batch}.",

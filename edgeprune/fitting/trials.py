@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.bundle.golden import write_golden
+from edgeprune.bundle.golden import write_golden, write_reference
 from edgeprune.detect import cores
 from edgeprune.devices import Feeds, Load, exact_load
 from edgeprune.devices.artefact import written_files
@@ -22,7 +22,7 @@ from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered, widths
 from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
-from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.bundle import GOLDEN, REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Candidate, Measurement, Report, Verdict, VerdictKind
@@ -140,9 +140,7 @@ class Trials:
 
     def write_golden(self, name: str) -> Path:
         """Real inputs, and what the artefact serves for them on the device, one batch at a time."""
-        rows = max(GOLDEN_ROWS, self._order.profile.batch)
-        rows -= rows % self._order.profile.batch
-        inputs = self._rows(rows)
+        inputs = self._rows(self._golden_rows())
         with self._order.device.start(self._load(name)) as session:
             answers = [session.predict(feed) for feed in self._feeds(inputs)]
             outputs = {
@@ -152,6 +150,10 @@ class Trials:
         return write_golden(self.folder / GOLDEN, inputs, outputs)
 
     # ------------------------------------------------------------------------------------------------
+
+    def _golden_rows(self) -> int:
+        rows = max(GOLDEN_ROWS, self._order.profile.batch)
+        return rows - rows % self._order.profile.batch
 
     def _test(self, name: str, candidate: Candidate, train: bool) -> Tested:
         started = time.monotonic()
@@ -186,7 +188,11 @@ class Trials:
         if screened is not None:
             return Built(self._artefact(name), screened.layers_int8, screened.layers_float)
         self._tell(name, "building")
-        return self._workshop.build(candidate, pruned, self.folder / name)
+        folder = self.folder / name
+        rows = tuple(torch.from_numpy(array) for array in self._rows(self._golden_rows()).values())
+        built = self._workshop.build(candidate, pruned, folder, rows)
+        write_reference(folder / REFERENCE, built.reference)
+        return built
 
     def _measure(self, name: str) -> Measurement:
         """A search measurement; of up to three sessions the one in which the reference drifted least."""
@@ -252,7 +258,7 @@ class Trials:
 
     def _files(self, name: str) -> tuple[Path, ...]:
         """What a finished trial must still have."""
-        files = written_files(self._artefact(name))
+        files = (*written_files(self._artefact(name)), self.folder / name / REFERENCE)
         if self._order.forecast is None:
             return files
         return tuple(dict.fromkeys((*files, self._artefact(name).with_suffix(".onnx"))))

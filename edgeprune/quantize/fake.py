@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch.fx import Interpreter, Node
 
+from edgeprune.errors import EdgepruneError
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, flatten
 from edgeprune.graph.walk import op_name
 from edgeprune.quantize.emit import RAW
 from edgeprune.quantize.simulate import LAYERS
+from edgeprune.runtimes import ort
+from edgeprune.search.agreement import agrees, relative_error
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -39,16 +42,26 @@ def fake_quantised(captured: Captured, artefact: Path, inputs: tuple[torch.Tenso
     return [value.numpy(force=True) for value in flatten(found)]
 
 
-def relative_error(found: Arrays, expected: Arrays) -> float:
-    """The largest over the outputs of |found - expected| / |expected|, both Frobenius norms."""
-    return max(
-        float(np.linalg.norm(one - other) / max(np.linalg.norm(other), np.finfo(np.float32).tiny))
-        for one, other in zip(
-            (np.asarray(array, np.float64) for array in found),
-            (np.asarray(array, np.float64) for array in expected),
-            strict=True,
+def proven_integers(captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...]) -> Arrays:
+    """`fake_quantised`, after ONNX Runtime in exact arithmetic computed the same of the file.
+
+    Raises `EdgepruneError` when it did not: a runtime that fuses wrongly, or a file that says something else
+    than was calibrated, would make every measured metric one of another model.
+    """
+    reference = fake_quantised(captured, artefact, inputs)
+    with torch.no_grad():
+        unrounded = [output.numpy(force=True) for output in captured.run(*inputs)]
+    runner = ort.Runner(str(artefact), torch.get_num_threads(), exact=True)
+    names = captured.input_names
+    served = runner.run({name: x.numpy(force=True) for name, x in zip(names, inputs, strict=True)})
+    error, rounding = relative_error(served, reference), relative_error(reference, unrounded)
+    if not agrees(error, rounding):
+        raise EdgepruneError(
+            f"ONNX Runtime {ort.version()} computes {artefact.name} with a relative error of {error:.2%} to "
+            f"its own integers in exact arithmetic, where INT8 itself accounts for {rounding:.2%}.",
+            "Deploy in float32 (or with another version of the runtime), and report the model.",
         )
-    )
+    return reference
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ SUFFIX = ".edgeprune.zip"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 GOLDEN = "golden.npz"
+REFERENCE = "reference.npz"  # beside a trial's artefact: what torch computes of its integers
 EVIDENCE = "evidence.json"
 RUNNER = "run.py"
 README = "README.txt"
 # Prefixes of the arrays in golden.npz: "in.pixels" is the model's input `pixels`.
 GOLDEN_IN = "in."
 GOLDEN_OUT = "out."
+GOLDEN_REFERENCE = "ref."
 
 
 @dataclass(frozen=True)
