@@ -4,7 +4,9 @@
     (7)  The device answers and has the bundle's runtime; another version than the claim's is reported.
     (8)  The golden inputs, served as the budget asks (threads, batch), give the golden outputs within the
          manifest's tolerance. So the device computes the model that was evaluated, and the metric of the
-         manifest's claim is carried over: there is no data set in a bundle.
+         manifest's claim is carried over: there is no data set in a bundle. TensorRT first builds its engine
+         on the device, within the memory budget; one that runs an INT8 layer in float, or does not tell, is
+         refused here.
     (9)  Peak memory and file size are within the budget.
     (10) The early-stopping bound of the budget's percentile is within the latency budget, in a proof as
          `fit` makes it. A session that drifted or throttled is repeated; when it never settles, the answer

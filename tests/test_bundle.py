@@ -134,6 +134,28 @@ def test_the_runner_in_a_bundle_works_without_edgeprune(bundle: Path, tmp_path: 
         pass
 
 
+def test_a_bundle_for_tensorrt_holds_the_build_step_with_the_memory_budget(run: Any, tmp_path: Path) -> None:
+    target = replace(run.result.target, name="jetson", runtime="tensorrt", dialect="tensorrt", device="GPU")
+    jetson = replace(run, result=replace(run.result, runtime="tensorrt", target=target))
+    files = contents(jetson.bundle(tmp_path / "jetson.edgeprune.zip"))
+    assert {"model.onnx", "run.py", "trt.py", "trt_build.py"} <= set(files)
+    script, program = json.loads(files["manifest.json"])["build"]
+    assert script == (
+        "python3 -B trt_build.py --artefact model.onnx --out model.plan --batch 1 "
+        "--timing-cache timing.cache --workspace-mib 2000"
+    )
+    assert program == (
+        "trtexec --onnx=model.onnx --saveEngine=model.plan --shapes=pixels:1x8 --stronglyTyped "
+        "--timingCacheFile=timing.cache --profilingVerbosity=detailed --memPoolSize=workspace:2000"
+    )
+    readme = files["README.txt"].decode()
+    assert script in readme
+    assert program in readme
+    assert "--runtime tensorrt" in readme
+    assert "--device GPU" in readme
+    assert "--batch 1 --memory-mib 2000" in readme
+
+
 def test_another_tier_brings_its_own_golden_outputs(run: Any, tmp_path: Path) -> None:
     other = run.result.frontier[1]
     path = run.bundle(tmp_path / "tier.edgeprune.zip", chosen=other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -102,13 +102,14 @@ def write_bundle(
             "Run fit again: it writes whole batches.",
         )
     tolerance = _tolerance(report.candidate.precision, target)
-    files = _runner_files(load, tolerance)
+    build = _build_commands(load, golden)
+    files = _runner_files(load, tolerance, build)
     files[GOLDEN] = content
     files |= {file.name: file for file in artefact_files(artefact)}
     # The evidence is about the run, not about where it lay or what was packed from it before.
     evidence = replace(result, bundle=None, out=folder.resolve().name)
     files[EVIDENCE] = _document(evidence)
-    text = _document(_manifest(result, report, target, profile, folder, golden, files))
+    text = _document(_manifest(result, report, target, profile, folder, golden, files, build))
     files[MANIFEST] = text
     if sign is not None:
         files[SIGNATURE] = sign_manifest(text, sign)
@@ -142,16 +143,48 @@ def _tolerance(precision: Precision, target: Target) -> float:
     return max(TOLERANCE[precision], TOLERANCE_HALF if half else 0.0)
 
 
-def _runner_files(load: Load, tolerance: float) -> dict[str, Content]:
+def _build_commands(load: Load, golden: Golden) -> tuple[str, ...]:
+    """How the device makes its engine: with the script in the bundle, or with TensorRT's own program."""
+    if load.runtime not in agent_file.BUILDERS:
+        return ()
+    name, plan, cache = load.artefact.name, load.artefact.with_suffix(".plan").name, "timing.cache"
+    script = (
+        f"python3 -B trt_build.py --artefact {name} --out {plan} --batch {load.batch} --timing-cache {cache}"
+    )
+    program = "tensorrt_rtx" if load.runtime == "tensorrt-rtx" else "trtexec"
+    shapes = ",".join(
+        f"{port.name}:{'x'.join(map(str, port.shape))}" for port in ports(golden.inputs, load.batch)
+    )
+    other = f"{program} --onnx={name} --saveEngine={plan} --shapes={shapes}"
+    if program == "trtexec":
+        other += f" --stronglyTyped --timingCacheFile={cache} --profilingVerbosity=detailed"
+    if load.memory_mib is not None:
+        script += f" --workspace-mib {max(1, int(load.memory_mib))}"
+        other += f" --memPoolSize=workspace:{max(1, int(load.memory_mib))}"
+    return script, other
+
+
+def _runner_files(load: Load, tolerance: float, build: Sequence[str]) -> dict[str, Content]:
     """What a device needs to run and compare the artefact without edgeprune."""
     row = find(load.runtime)
+    options = f"--threads {load.threads} --device {load.device} --tolerance {tolerance}"
+    if row.name in agent_file.BUILDERS:
+        options += f" --batch {load.batch}"
+        options += f" --memory-mib {load.memory_mib:g}" if load.memory_mib is not None else ""
     readme = (
         f"Needs Python 3.8 or newer with numpy and {load.runtime}. In this folder, run:\n"
         f"    python3 -B {RUNNER} --artefact {load.artefact.name} --runtime {load.runtime} --golden {GOLDEN}"
-        f" --threads {load.threads} --device {load.device} --tolerance {tolerance}\n"
+        f" {options}\n"
         'It answers the golden inputs and prints one line of JSON: "ok" is true where this machine computes '
         "what the bundle promises.\n"
     )
+    if build:
+        readme += (
+            "An engine belongs to one GPU and one version of TensorRT. The runner builds it at its first "
+            "start (minutes), keeps it and the kernel timings in ~/.cache/edgeprune/engines, and refuses it "
+            "when a layer that is INT8 in the file is not INT8 in the engine. To build one by hand, in "
+            "Python (checked) or with trtexec (not checked):\n" + "".join(f"    {line}\n" for line in build)
+        )
     return {
         RUNNER: Path(agent_file.__file__),
         **{name: row.path.with_name(name) for name in (row.file, *row.beside)},
@@ -167,6 +200,7 @@ def _manifest(
     folder: Path,
     golden: Golden,
     files: Mapping[str, Content],
+    build: Sequence[str],
 ) -> Manifest:
     artefact = folder / report.artefact
     created = datetime.fromtimestamp(int(artefact.stat().st_mtime), timezone.utc)
@@ -199,6 +233,7 @@ def _manifest(
             arithmetic="exact" if report.measurement.predicted else "device",
         ),
         files=tuple(_packed_file(name, files[name]) for name in sorted(files)),
+        build=tuple(build),
     )
 
 

@@ -25,6 +25,17 @@ from edgeprune.runtimes import trt_build
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 MULTIPLYING = ("correlation", "deconv", "gemm")  # engine layers that convolve or multiply matrices
 TIMEOUT_SECONDS = 600.0
+# Operators of ONNX 1.23 that the parser of TensorRT for RTX 1.7 has no importer for (`supports_operator`).
+REFUSED = frozenset(
+    {"AffineGrid", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"}
+    | {"BitwiseXor", "CenterCropPad", "Col2Im", "Compress", "ConcatFromSequence", "ConvInteger"}
+    | {"CumProd", "DFT", "DeformConv", "Det", "DynamicQuantizeLinear", "ImageDecoder", "MatMulInteger"}
+    | {"MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss"}
+    | {"Optional", "OptionalGetElement", "OptionalHasElement", "QLinearConv", "QLinearMatMul"}
+    | {"RegexFullMatch", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase"}
+    | {"SequenceInsert", "SequenceLength", "SequenceMap", "SoftmaxCrossEntropyLoss", "SplitToSequence"}
+    | {"StringConcat", "StringNormalizer", "StringSplit", "SwiGLU", "TfIdfVectorizer", "Unique"}
+)
 
 
 def capability_of(version: float) -> str:
@@ -139,15 +150,26 @@ def require_int8(engine: Engine) -> None:
 def check_types(path: Path) -> Mapping[str, str]:
     """The INT8 weights of a file, each with its layer, after a look for what TensorRT's parser refuses.
 
-    Raises `InputError` naming the node: zero points other than 0, integers other than 8-bit signed ones,
-    a quantised bias.
+    Raises `InputError` naming the node: an operator without an importer, float64, zero points other than 0,
+    integers other than 8-bit signed ones, a quantised bias.
     """
     from onnx import TensorProto, numpy_helper
 
     model = onnxfile.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     wanted = {}
-    for node in model.graph.node:
+    for node in (node for graph in onnxfile.graphs(model.graph) for node in graph.node):
+        name = node.name or node.output[0]
+        if node.op_type in REFUSED or node.domain not in ("", "ai.onnx"):
+            raise InputError(
+                f"{path.name}: node {name} is a {node.op_type}, which TensorRT has not.",
+                _ELSEWHERE,
+            )
+        if any(each in stored and stored[each].data_type == TensorProto.DOUBLE for each in node.input):
+            raise InputError(
+                f"{path.name}: node {name} computes in float64, which TensorRT has not.",
+                "Make the model float32 (model.float()) before it is captured.",
+            )
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
         constants = [stored[name] for name in node.input if name in stored]

@@ -1,7 +1,7 @@
 """Float32 -> float16 for everything outside Q/DQ, for runtimes that take each type from the file.
 
 TensorRT 11 and TensorRT for RTX know no "fastest of FP16 and FP32": a network is strongly typed, and what
-the file calls float32 runs as float32. docs/decisions/006-float16.md says why no library does this.
+the file calls float32 runs as float32. docs/decisions/007-float16.md says why no library does this.
 """
 
 from __future__ import annotations

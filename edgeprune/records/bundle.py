@@ -78,6 +78,9 @@ class Manifest:
     tolerance: float  # largest |served - golden| of an output, as a share of its largest |golden|
     claim: Claim
     files: tuple[PackedFile, ...]  # all but manifest.json and its signature
+    build: tuple[
+        str, ...
+    ] = ()  # commands, each of which makes the engine on the device; the runner does it too
 
 
 Outcome = Literal["passed", "failed", "inconclusive", "skipped"]

@@ -2,7 +2,8 @@
 
 An engine belongs to one GPU and one version, so it is built here: the first load of an ONNX file runs
 trt_build.py in a process of its own and keeps the engine, named by the file's SHA-256, the version, the GPU
-and the batch; later loads deserialise it. A `.plan` file is deserialised as it is.
+and the batch; later loads deserialise it. An engine that runs an INT8 layer in float, or does not tell, is
+refused. A `.plan` file is deserialised as it is, unchecked.
 
 GPU memory and copies go through the CUDA driver (libcuda), which every machine with a GPU has in the
 same form: JetPack ships no CUDA package for Python, and the runtime library's name changes by version.
@@ -82,6 +83,7 @@ class Runner:
         built: dict[str, Any] = {}
         if not path.endswith(".plan"):
             path, built = engine_of(trt, path, self._gpu.name, batch, memory_mib)
+            _check_int8(built)
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
         with open(path, "rb") as stream:
@@ -100,7 +102,6 @@ class Runner:
         self._batch = self._buffers[ins[0]].host.shape[0]
         self.inputs = [self._port(name) for name in ins]
         self.outputs = [self._port(name) for name in names if name not in ins]
-        self.engine = built
         self._settings = {
             "threads": str(threads),
             "gpu": self._gpu.name,
@@ -312,6 +313,23 @@ def _build(
     return dict(answer)
 
 
+def _check_int8(built: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every layer that is INT8 in the file was seen to be INT8 in the engine.
+
+    INT8 in name only costs accuracy for nothing, and what cannot be read is not taken for INT8.
+    """
+    lost, unread = built["not_int8"], built["unread"]
+    if lost or unread:
+        seen = [f"{len(lost)} run in float: {', '.join(lost[:5])}"] if lost else []
+        seen += (
+            [f"of {len(unread)} the {built['source']} does not tell: {', '.join(unread[:5])}"]
+            if unread
+            else []
+        )
+        total = len(lost) + len(unread) + len(built["int8"])
+        raise ValueError(f"of {total} INT8 layers in the engine, {'; '.join(seen)}")
+
+
 def _told(built: Mapping[str, Any]) -> dict[str, str]:
     if not built:
         return {"engine": "a plan file, built elsewhere"}
@@ -319,7 +337,7 @@ def _told(built: Mapping[str, Any]) -> dict[str, str]:
         "engine": "from the cache" if built["from_cache"] else f"built in {built['seconds']:.0f} s",
         "plan_mib": f"{built['plan_bytes'] / 2**20:.2f}",
         "workspace_mib": str(built.get("workspace_mib")),
-        "types_from": str(built.get("source")),
+        "int8_layers": f"{len(built['int8'])}, seen in the {built['source']}",
     }
 
 

@@ -5,6 +5,8 @@
 
 Standard library and TensorRT (`tensorrt`, or `tensorrt_rtx_bindings`); Python 3.8; nothing of edgeprune.
 Prints one line of JSON: {"ok": true, "plan_bytes": ..., "layers": [...]} or {"ok": false, "error": ...}.
+The first form also says which layers that are INT8 in the file multiply integers in the engine ("int8"),
+which do not ("not_int8"), and of which that cannot be read ("unread").
 One build per process: after a failed build the next one in the same process may silently lose its INT8
 layers.
 
@@ -25,7 +27,10 @@ import time
 from typing import Any
 
 MODULES = ("tensorrt", "tensorrt_rtx_bindings")
+LEAST = {"tensorrt": 10}  # the first major version with strongly typed networks; RTX has nothing else
 LOG_VERSIONS = ("1.7",)  # of TensorRT for RTX
+_MULTIPLYING = ("conv", "correlation", "gemm", "matrix", "matmul")  # parts of engine layers' kinds
+_WEIGHT = ".weight.dequantize"  # how edgeprune ends the name of the node in front of a layer's INT8 weight
 _LAYER = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), Inputs: \[(?P<inputs>.*?)\], "
     r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], TacticName: ",
@@ -58,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build(options: argparse.Namespace) -> dict[str, Any]:
     trt = _library((options.library,) if options.library else MODULES)
+    _check_version(trt)
     logger = _logger(trt)
     started = time.time()
     builder = trt.Builder(logger)
@@ -65,6 +71,7 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(options.artefact):
         return {"ok": False, "error": "; ".join(_parse_errors(parser))}
+    wanted = _wanted(network)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_mib:
@@ -91,6 +98,7 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": time.time() - started,
         "source": source,
         "layers": layers,
+        **check(layers, wanted),
         **_memory(logger.lines),
     }
 
@@ -102,6 +110,12 @@ def _library(names: tuple[str, ...]) -> Any:
         except ImportError:
             continue
     raise ImportError(f"none of {', '.join(names)} is installed in this Python")
+
+
+def _check_version(trt: Any) -> None:
+    least, version = LEAST.get(trt.__name__, 0), str(trt.__version__)
+    if int(version.split(".")[0]) < least:
+        raise ValueError(f"TensorRT {version} takes no types from the file: {least}.0 or newer is needed")
 
 
 def _logger(trt: Any) -> Any:
@@ -133,6 +147,40 @@ def _parse_errors(parser: Any) -> list[str]:
         error = parser.get_error(at)
         found.append(f"node {error.node_name()!r}: {error.desc()}")
     return found
+
+
+def _wanted(network: Any) -> list[str]:
+    """The layers whose weight is INT8 in the file, by the names of the nodes that dequantise them."""
+    names = [network.get_layer(at).name for at in range(network.num_layers)]
+    return [name[: -len(_WEIGHT)] for name in names if name.endswith(_WEIGHT)]
+
+
+def check(layers: list[dict[str, Any]], wanted: list[str]) -> dict[str, list[str]]:
+    """What became of the layers that are INT8 in the file; nothing unread is taken for INT8."""
+    found: dict[str, list[str]] = {"int8": [], "not_int8": [], "unread": []}
+    for name in wanted:
+        names = (name + _WEIGHT, name)
+        own = [layer for layer in layers if set(names) & set(layer["onnx"]) and _multiplies(layer)]
+        states = {_integers(layer) for layer in own}
+        if True in states:
+            found["int8"].append(name)
+        elif states == {False}:
+            found["not_int8"].append(name)
+        else:
+            found["unread"].append(name)
+    return found
+
+
+def _multiplies(layer: dict[str, Any]) -> bool:
+    return any(word in layer["type"].lower() for word in _MULTIPLYING)
+
+
+def _integers(layer: dict[str, Any]) -> bool | None:
+    """Whether a layer multiplies integers; None when its types are not told."""
+    types = [tensor["type"] for tensor in (*layer["inputs"][:1], *layer["constants"][:1])]
+    if len(types) < 2 or "" in types:
+        return None
+    return types == ["Int8", "Int8"]
 
 
 def _set_shapes(builder: Any, network: Any, config: Any, batch: int) -> None:
@@ -175,7 +223,10 @@ def _layers(trt: Any, logger: Any, plan: Any, capability: str | None) -> Any:
         engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        return [_inspected(layer) for layer in json.loads(text)["Layers"]], "engine inspector"
+        found = [_inspected(layer) for layer in json.loads(text).get("Layers", [])]
+        if not found:
+            raise ValueError("the engine inspector names no layer")
+        return found, "engine inspector"
     version = trt.__version__
     if not version.startswith(LOG_VERSIONS):
         raise ValueError(f"the build log of version {version} is not known; it may say something else")
@@ -204,21 +255,45 @@ def _tensors(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def _inspected(layer: dict[str, Any]) -> dict[str, Any]:
+def _inspected(layer: Any) -> dict[str, Any]:
+    """A layer of the engine inspector's JSON. Raises ValueError when it holds no more than a name."""
+    if not isinstance(layer, dict):
+        raise ValueError(f"the engine inspector tells no more of a layer than its name: {layer!r}")
+
     def tensors(part: str) -> list[dict[str, Any]]:
         return [
-            {"type": str(t.get("Format/Datatype", t.get("Datatype", ""))), "shape": t.get("Dimensions", [])}
+            {
+                "type": _type(str(t.get("Format/Datatype", t.get("Datatype", "")))),
+                "shape": t.get("Dimensions", []),
+            }
             for t in layer.get(part, [])
         ]
 
+    weights = layer.get("Weights")
+    stored = [{"type": _type(str(weights.get("Type", ""))), "shape": []}] if isinstance(weights, dict) else []
+    names = _ONNX.findall(layer.get("Metadata", "")) or str(layer.get("Name", "")).split(" + ")
     return {
         "name": layer.get("Name", ""),
         "type": layer.get("LayerType", ""),
-        "onnx": _ONNX.findall(layer.get("Metadata", "")),
+        "onnx": names,
         "inputs": tensors("Inputs"),
-        "constants": tensors("Constants"),
+        "constants": stored or tensors("Constants"),
         "outputs": tensors("Outputs"),
     }
+
+
+def _type(text: str) -> str:
+    """`Thirty-two wide channel vectorized row major Int8 format` -> `Int8`; "" for what is not known."""
+    for word, name in (
+        ("int8", "Int8"),
+        ("fp16", "Half"),
+        ("half", "Half"),
+        ("fp32", "Float"),
+        ("float", "Float"),
+    ):
+        if word in text.lower():
+            return name
+    return ""
 
 
 def _memory(lines: list[str]) -> dict[str, int]:

@@ -103,6 +103,41 @@ def test_another_dialect_is_refused_before_tensorrt_sees_it(
         check_types(written.path)
 
 
+REFUSALS = {
+    "an operator without an importer": ("[d] y = Det(x)", "node d is a Det, which TensorRT has not"),
+    "another one": ("[u] y = Unique(x)", "node u is a Unique, which TensorRT has not"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_an_operator_that_tensorrt_has_not_is_refused_before_a_build(case: str, tmp_path: Path) -> None:
+    body, sentence = REFUSALS[case]
+    model = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]>\nagraph (float[2, 2] x) => (float y) {{ {body} }}'
+    )
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match=sentence):
+        check_types(tmp_path / "m.onnx")
+
+
+def test_float64_is_refused_before_a_build(tmp_path: Path) -> None:
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]>\nagraph (double[2] x) => (double[2] y) '
+        "<double[1] c = {1.0}> { [add] y = Add(x, c) }"
+    )
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match="node add computes in float64"):
+        check_types(tmp_path / "m.onnx")
+
+
+@needs_rtx
+def test_the_builder_says_itself_what_is_int8(nets: ModuleType, tmp_path: Path) -> None:
+    written = quantised(nets.residual(), nets.images(4, 4), tmp_path, "tensorrt")
+    answer = engines._build(written.path, "SM86", 1)
+    assert set(answer["int8"]) == set(written.layers_int8)
+    assert (answer["not_int8"], answer["unread"]) == ([], [])
+
+
 def test_a_capability_that_cannot_be_built_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no compute capability 'SM87'"):
         build_engine(tmp_path / "model.onnx", "SM87")

@@ -205,3 +205,56 @@ def test_openvino_names_the_device_that_this_machine_lacks(
     path = str(small_onnx.linear(tmp_path / "m.onnx", batch=1))
     with pytest.raises(ValueError, match=rf"this openvino has no {device} \(it has .*CPU"):
         agent.load_module("ov.py").Runner(path, 1, device=device)
+
+
+# What an artefact is written in for each runtime; those that build engines are proven by a build.
+PAIRS = [
+    ("onnxruntime", "onnxruntime-x86"),
+    ("onnxruntime", "onnxruntime-arm"),
+    ("openvino", "openvino"),
+    ("tensorrt-rtx", "tensorrt"),
+    ("tensorrt", "tensorrt"),
+]
+
+
+@pytest.fixture(scope="module")
+def calibrated(nets: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A residual net as a float file, its ranges, one image, and what the float file makes of it."""
+    pytest.importorskip("torch")
+    from edgeprune.export import export_onnx
+    from edgeprune.quantize.calibrate import calibrate
+
+    net, batches = nets.residual(), nets.images(4, 4)
+    path = export_onnx(net, tmp_path_factory.mktemp("pairs") / "float.onnx")
+    image = {"image": batches[0][0].numpy()}
+    exact = agent.load_session("onnxruntime").Runner(str(path), 1).run(image)[0]
+    return path, calibrate(net, batches, "minmax"), image, exact
+
+
+@pytest.mark.parametrize(("runtime", "dialect"), PAIRS, ids="-".join)
+def test_every_runtime_takes_int8_in_its_dialect(
+    runtime: str, dialect: str, calibrated: Any, tmp_path: Path
+) -> None:
+    from edgeprune.quantize.emit import quantise
+
+    if runtimes.version(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    path, ranges, image, exact = calibrated
+    written = quantise(path, ranges, dialect, tmp_path / "int8.onnx")
+    if runtime in agent.BUILDERS and not has_gpu():
+        from edgeprune.quantize.engines import build_engine
+
+        engine = build_engine(written.path, "SM86")
+        assert set(engine.int8) == set(written.layers_int8)
+        assert engine.not_int8 == ()
+        return
+    options = {"exact": True} if runtime == "onnxruntime" else {}
+    found = agent.load_session(runtime).Runner(str(written.path), 1, **options).run(image)[0]
+    assert np.abs(found - exact).max() < 0.2 * np.abs(exact).max()
+
+
+def test_the_pairs_cover_every_runtime_and_every_dialect() -> None:
+    from edgeprune.quantize.dialects import TABLE
+
+    assert {runtime for runtime, _ in PAIRS} == set(runtimes.TABLE)
+    assert {dialect for _, dialect in PAIRS} == set(TABLE)

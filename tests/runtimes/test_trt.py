@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgeprune.devices import agent
+from edgeprune.runtimes import trt_build
 
 FAKE = Path(__file__).parents[1] / "support" / "fake_tensorrt"
 SESSION = agent.load_module("trt.py")
@@ -192,3 +193,76 @@ def test_without_a_driver_the_sentence_says_so() -> None:
         pytest.skip("this machine has an NVIDIA GPU")
     with pytest.raises(OSError, match="no NVIDIA driver"):
         SESSION.open_driver()
+
+
+@pytest.fixture
+def int8(nets: ModuleType, tmp_path: Path) -> Any:
+    """A residual net in INT8 and float16, as it is written for TensorRT."""
+    pytest.importorskip("torch")
+    from edgeprune.export import export_onnx
+    from edgeprune.quantize.calibrate import calibrate
+    from edgeprune.quantize.emit import quantise
+
+    net, batches = nets.residual(), nets.images(2, 4)
+    path = export_onnx(net, tmp_path / "float.onnx")
+    return quantise(path, calibrate(net, batches, "minmax"), "tensorrt", tmp_path / "int8.onnx")
+
+
+def test_an_engine_that_keeps_every_int8_layer_is_served(session: Callable[..., Any], int8: Any) -> None:
+    told = session(int8.path).settings()
+    assert told["int8_layers"] == f"{len(int8.layers_int8)}, seen in the engine inspector"
+
+
+def test_an_engine_that_runs_an_int8_layer_in_float_is_refused_with_its_name(
+    session: Callable[..., Any], int8: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TENSORRT_FLOAT", "stem.0")
+    for _ in range(2):  # now, and from the cache
+        with pytest.raises(ValueError, match=r"INT8 layers in the engine, 1 run in float: stem\.0"):
+            session(int8.path)
+
+
+def test_an_engine_of_which_no_type_can_be_read_is_refused(
+    session: Callable[..., Any], int8: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TENSORRT_SILENT", "1")
+    with pytest.raises(RuntimeError, match="tells no more of a layer than its name: 'names only'"):
+        session(int8.path)
+
+
+def test_a_tensorrt_without_strong_types_is_refused(
+    session: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TENSORRT_VERSION", "8.6.1")
+    with pytest.raises(RuntimeError, match=r"TensorRT 8\.6\.1 takes no types from the file: 10\.0"):
+        session(model)
+
+
+WEIGHT = "body.weight.dequantize"
+CASES = {
+    "integers": ("CaskConvolution", "Row major Int8 format", "Int8", "int8"),
+    "float data": ("CaskConvolution", "Row major linear FP32", "Int8", "not_int8"),
+    "float weights": ("gemm", "Int8", "Half", "not_int8"),
+    "weights untold": ("gemm", "Int8", None, "unread"),
+    "a type unheard of": ("CaskConvolution", "Posit8", "Int8", "unread"),
+    "not a layer that multiplies": ("Reformat", "Int8", "Int8", "unread"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_counts_as_int8_only_when_data_and_weights_are_seen_to_be(case: str) -> None:
+    kind, data, weights, outcome = CASES[case]
+    told: dict[str, Any] = {
+        "Name": f"body + {WEIGHT}",
+        "LayerType": kind,
+        "Inputs": [{"Name": "x", "Dimensions": [1, 8], "Format/Datatype": data}],
+        "Metadata": f"[ONNX Layer: body]\x1e[ONNX Layer: {WEIGHT}]",
+    }
+    if weights is not None:
+        told["Weights"] = {"Type": weights, "Count": 64}
+    found = trt_build.check([trt_build._inspected(told)], ["body"])
+    assert {name for name, layers in found.items() if layers} == {outcome}
+
+
+def test_a_layer_that_the_engine_does_not_name_is_unread() -> None:
+    assert trt_build.check([], ["body"])["unread"] == ["body"]

@@ -11,7 +11,6 @@ import ctypes
 import enum
 import json
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -253,7 +252,10 @@ class Context:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.addresses = engine, dict[str, int]()
         content = engine.model.SerializeToString()
-        self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # fused wrongly in float16
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         return bool(shape[0] == self.engine.batch)
@@ -281,6 +283,3 @@ class Context:
 
 def _shape(value: Any) -> list[int]:
     return [entry.dim_value or -1 for entry in value.type.tensor_type.shape.dim]
-
-
-FOLDER = Path(__file__).parent
