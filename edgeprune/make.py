@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
+from edgeprune.graph.resize import Resizable, resizable
 from edgeprune.graph.surgery import cut
 from edgeprune.ir import TOLERANCE, difference, write_ir
 from edgeprune.pruning.criteria import find_criterion, importance
@@ -134,6 +136,29 @@ class Workshop:
             for group in self.coupling.groups
         )
         return Ranking(choices, work=lambda widths: float(self.cost.macs(widths)))
+
+    @cached_property
+    def resizable(self) -> Resizable:
+        """The model's ONNX file at any widths. Raises `EdgepruneError` when it has none."""
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+
+            def export(widths: Mapping[str, int]) -> Any:
+                pruned = cut(self.dense, self.coupling, {name: range(n) for name, n in widths.items()})
+                return onnxfile.load(export_onnx(pruned, Path(folder) / "probe.onnx", prove=False))
+
+            return resizable(self.coupling, export, self.seed)
+
+    def emitter(self, candidate: Candidate) -> Callable[[Path, Path], Path]:
+        """(float ONNX of other widths, where to write) -> an artefact in the candidate's precision.
+
+        For timing only: ranges are those of the dense model.
+        """
+        if candidate.precision == "float32":
+            return lambda source, path: source
+        ranges = calibrate(self.dense, self.calibration, candidate.calibrator or "minmax")
+        return lambda source, path: (
+            quantise(source, ranges, self.dialect, path, float_layers=candidate.float_layers).path
+        )
 
     def fragile_layers(self, candidate: Candidate, layers: Sequence[str]) -> tuple[str, ...]:
         """`layers`, those first that are worth giving back to float.

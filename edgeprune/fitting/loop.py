@@ -2,8 +2,8 @@
 
 1. Measure the dense model, float and INT8. If one already fits, the answer is "do not prune".
 2. Score every unit once.
-3. Choose the units to keep for a share of the work.
-4. Cut, reconstruct, emit, measure; correct the share by what was measured, until it lands.
+3. Choose the units to keep for the budget by a latency table, or without one for a share of the work.
+4. Cut, reconstruct, emit, measure; correct the choice by what was measured, until it lands.
 5. Recover, emit again, and prove it: latency bound, memory, size and metric, on the device.
 6. Pack what was proven.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edgeprune.bundle.write import write_bundle
 from edgeprune.devices import Device
+from edgeprune.fitting.landing import land_by_table
 from edgeprune.fitting.order import Order, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms
 from edgeprune.fitting.trials import Trials
@@ -150,7 +151,14 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     ranking = workshop.ranking(order.target.channel_multiple)
     probes = [Probe(1.0, trials.use(start, budget), start)]
     recipe = replace(trials.tested[start].candidate, recover="none" if rung == "none" else "reconstruct")
-    while (landed := _land(workshop, ranking, trials, budget, recipe, probes)) is not None:
+    space = trials.space(recipe, ranking.choices)
+
+    def land() -> Probe | None:
+        if space is not None:
+            return land_by_table(workshop, space, trials, budget, recipe, probes)
+        return _land(workshop, ranking, trials, budget, recipe, probes)
+
+    while (landed := land()) is not None:
         final = landed.name.replace("trial", "final")
         trials.run(final, replace(trials.tested[landed.name].candidate, recover=rung), train=True)
         if trials.prove(final, budget) in SETTLED:

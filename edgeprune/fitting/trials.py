@@ -18,6 +18,8 @@ from edgeprune.devices import Feeds, Load, exact_load
 from edgeprune.devices.artefact import written_files
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
+from edgeprune.fitting.space import Space
+from edgeprune.fitting.timing import Timing
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered, widths
@@ -28,6 +30,8 @@ from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Candidate, Measurement, Report, Verdict, VerdictKind
 from edgeprune.recover.ladder import Rung
 from edgeprune.search.judge import judge
+from edgeprune.search.ranking import Choice
+from edgeprune.search.table import Table
 from edgeprune.tasks import call_evaluate
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
@@ -127,16 +131,35 @@ class Trials:
         with every trial, and its median then, against its median when the budget was set, says how fast
         the machine was. On a shared machine that ratio is steadier than milliseconds by far.
         """
+        return max(self.uses(name, budget).values(), default=0.0)
+
+    def uses(self, name: str, budget: Budget) -> dict[str, float]:
+        """`use` line by line, of the lines that the budget has."""
         measured, dense = self.tested[name].measurement, self.tested["dense"].measurement
         speed = 1.0
         if name not in self.proven and measured.reference_ms and dense.reference_ms:
             speed = dense.reference_ms / measured.reference_ms
-        pairs = (
-            (compared_ms(measured.latency) * speed, budget.latency_ms),
-            (measured.memory_mib, budget.memory_mib),
-            (measured.size_mib, budget.size_mib),
+        lines = {
+            "latency_ms": (compared_ms(measured.latency) * speed, budget.latency_ms),
+            "memory_mib": (measured.memory_mib, budget.memory_mib),
+            "size_mib": (measured.size_mib, budget.size_mib),
+        }
+        return {line: value / limit for line, (value, limit) in lines.items() if limit is not None}
+
+    def space(self, recipe: Candidate, choices: tuple[Choice, ...]) -> Space | None:
+        """What a model in this precision may become, by a latency table measured now; None without one."""
+        timing = Timing(
+            self._order,
+            self._workshop,
+            self._load("dense"),
+            self._feeds(self._rows(self._order.profile.batch))[0],
+            lambda doing, share: self._tell("table", doing, share),
         )
-        return max((value / limit for value, limit in pairs if limit is not None), default=0.0)
+        model = timing.model()
+        if model is None:
+            return None
+        table = self._ledger.once(f"table-{recipe.precision}", lambda: timing.table(model, recipe), Table)
+        return timing.space(model, table, choices)
 
     def write_golden(self, name: str) -> Path:
         """Real inputs, and what the artefact serves for them on the device, one batch at a time."""

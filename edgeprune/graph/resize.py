@@ -43,26 +43,24 @@ class Size:
         return tuple(group for group, _ in self.each)
 
 
-def sizes(coupling: Coupling) -> tuple[Size, ...]:
-    """Every size that a dimension of a parameter or of a value can have and that some group changes."""
-    found: dict[Size, None] = {}
+def size_of(coupling: Coupling, classes: Ids) -> Size:
+    """How many of these classes stay. Groups are whole here: each unit has equally many of them."""
     place = np.full(int(coupling.classes.max(initial=-1)) + 1, -1)
     for number, group in enumerate(coupling.groups):
         place[group.classes] = number
-    for atoms in _dimensions(coupling):
-        owners, counts = np.unique(place[coupling.classes[atoms]], return_counts=True)
-        each = [
-            (coupling.groups[owner].name, count // coupling.groups[owner].units, coupling.groups[owner].units)
-            for owner, count in zip(owners.tolist(), counts.tolist(), strict=True)
-            if owner >= 0
-        ]
-        if each and all(times for _, times, _ in each):
-            size = Size(
-                int(len(atoms) - sum(times * units for _, times, units in each)),
-                tuple((name, times) for name, times, _ in each),
-            )
-            found[size] = None
-    return tuple(found)
+    owners, counts = np.unique(place[classes], return_counts=True)
+    each = []
+    for owner, count in zip(owners.tolist(), counts.tolist(), strict=True):
+        if owner >= 0 and count % coupling.groups[owner].units == 0:
+            owned = coupling.groups[owner]
+            each.append((owned.name, count // owned.units, count))
+    return Size(len(classes) - sum(count for *_, count in each), tuple((name, n) for name, n, _ in each))
+
+
+def sizes(coupling: Coupling) -> tuple[Size, ...]:
+    """Every size that a dimension of a parameter or of a value can have and that some group changes."""
+    found = dict.fromkeys(size_of(coupling, coupling.classes[atoms]) for atoms in _dimensions(coupling))
+    return tuple(size for size in found if size.each)
 
 
 def _dimensions(coupling: Coupling) -> Iterator[Ids]:

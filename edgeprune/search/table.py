@@ -79,10 +79,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A whole model that was measured end to end, without a profile."""
+
+    widths: tuple[tuple[str, int], ...]  # group -> units kept
+    ms: float
+
+
+@dataclass(frozen=True)
 class Table:
     """The rows of one model's operators on one device, in one runtime and precision."""
 
     rows: tuple[Row, ...]
+    wholes: tuple[Whole, ...] = ()
 
     @cached_property
     def curves(self) -> Mapping[str, Curve]:

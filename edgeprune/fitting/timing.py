@@ -1,0 +1,102 @@
+"""From an order and a model to a space of widths with prices: the latency table's part in a fit.
+
+A table is a help, never a condition: without one (no profile in the runtime, a model whose file cannot be
+resized, a device that fails at it) the reason is told and widths are chosen by their share of the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from edgeprune.devices import Feeds, Load
+from edgeprune.devices.agent import BUILDERS
+from edgeprune.errors import EdgepruneError
+from edgeprune.fitting.latency import designs, measure_table, prediction
+from edgeprune.fitting.operators import Nodes
+from edgeprune.fitting.order import Order
+from edgeprune.fitting.space import Space
+from edgeprune.fitting.tables import Key, cached
+from edgeprune.graph.resize import Resizable, Widths
+from edgeprune.make import Workshop
+from edgeprune.records.trial import Candidate
+from edgeprune.search.ranking import Choice
+from edgeprune.search.table import Table
+
+DOING = "measuring operators"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What measuring a table needs.
+
+    load: how artefacts are served; which one does not matter. feeds: one query's inputs.
+    tell: what is being done, and how far it is.
+    """
+
+    order: Order
+    workshop: Workshop
+    load: Load
+    feeds: Feeds
+    tell: Callable[[str, float | None], None]
+
+    def model(self) -> Resizable | None:
+        """The model's file at any widths; None, and a sentence, when it has none."""
+        if self.order.runtime in BUILDERS:
+            return None  # its engines are not timed operator by operator
+        self.tell(DOING, 0.0)
+        try:
+            return self.workshop.resizable
+        except EdgepruneError as error:
+            self._none(error)
+            return None
+
+    def table(self, model: Resizable, recipe: Candidate) -> Table:
+        """Measured, or from the cache; without rows, and with a sentence, when that fails."""
+        try:
+            return cached(self._key(model, recipe), lambda: self._measured(model, recipe), self._say)
+        except EdgepruneError as error:
+            self._none(error)
+            return Table(())
+
+    def space(self, model: Resizable, table: Table, choices: tuple[Choice, ...]) -> Space | None:
+        """None when the table is empty."""
+        if not table.rows:
+            return None
+        return Space(self.workshop.coupling, self.workshop.cost, choices, prediction(model, table))
+
+    @cached_property
+    def _wanted(self) -> Sequence[Widths]:
+        return designs(self.workshop.coupling, self.order.target.channel_multiple)
+
+    def _measured(self, model: Resizable, recipe: Candidate) -> Table:
+        return measure_table(
+            self.order.device,
+            self.load,
+            model,
+            self.workshop.emitter(recipe),
+            self.feeds,
+            self._wanted,
+            lambda share: self.tell(DOING, share),
+        )
+
+    def _key(self, model: Resizable, recipe: Candidate) -> Key:
+        machine, profile = self.order.device.machine(), self.order.profile
+        version = dict(machine.runtimes).get(self.order.runtime, "unknown")
+        shown = (sorted(Nodes(model).nodes.items()), self._wanted, recipe.float_layers, self.load.device)
+        return Key(
+            device=f"{self.order.device.name}: {machine.processor}, {machine.system}",
+            runtime=f"{self.order.runtime} {version}",
+            precision=recipe.precision,
+            threads=profile.threads,
+            batch=profile.batch,
+            model=hashlib.sha256(repr(shown).encode()).hexdigest(),
+        )
+
+    def _say(self, sentence: str) -> None:
+        self.tell(sentence, None)
+
+    def _none(self, error: EdgepruneError) -> None:
+        self._say(f"no latency table, so widths are chosen by their share of the work: {error.what}")

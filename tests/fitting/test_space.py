@@ -1,0 +1,199 @@
+"""Allocating by a latency table, on a device whose operators' times a test writes down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import edgeprune
+from edgeprune.devices import Operator
+from edgeprune.fitting.landing import limits
+from edgeprune.fitting.latency import designs, legal, measure_table, prediction
+from edgeprune.fitting.operators import START, Nodes
+from edgeprune.fitting.space import LATENCY, PARAMS, Space
+from edgeprune.make import Workshop
+from edgeprune.quantize.dialects import TABLE
+from edgeprune.search.landing import Zone
+from edgeprune.search.ranking import Choice
+
+BLOCK = 8  # of the device: weights are paid for in whole blocks of channels
+
+
+def weight_ms(shape: tuple[int, ...], quantised: bool) -> float:
+    blocks = -(-shape[0] // BLOCK) * BLOCK
+    return 1e-4 * blocks * int(np.prod(shape[1:])) / (1.25 if quantised else 1.0)
+
+
+def operators(artefact: Path) -> tuple[Operator, ...]:
+    """Every layer, named as a runtime might, behind a copy of its own making."""
+    model = onnx.load(artefact)
+    quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:  # a weight behind its DequantizeLinear
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]]
+    found = [Operator("copy", "Reorder", 0.02, (), (), ())]
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in stored:
+            ms = weight_ms(stored[node.input[1]], quantised)
+            found.append(Operator(f"{node.name}_token_3", node.op_type, ms, (), (), ()))
+    return tuple(found)
+
+
+def latency_ms(artefact: Path) -> float:
+    """A tenth more than the operators, as runtimes need."""
+    return 1.1 * sum(operator.ms for operator in operators(artefact))
+
+
+@pytest.fixture(scope="module")
+def workshop(tiny: ModuleType) -> Workshop:
+    return Workshop(tiny.task(), TABLE["onnxruntime-x86"])
+
+
+@pytest.fixture(scope="module")
+def space(workshop: Workshop, scripted: ModuleType) -> Space:
+    from edgeprune.devices import Load
+
+    device = scripted.ScriptedDevice(latency_ms, operators=operators)
+    table = measure_table(
+        device,
+        Load("onnxruntime", Path(), 1),
+        workshop.resizable,
+        lambda source, path: source,
+        {"x": np.zeros((1, 1, 8, 8), np.float32)},
+        designs(workshop.coupling, 1),
+    )
+    choices = tuple(Choice(group.name, workshop.scores[group.name], 1) for group in workshop.coupling.groups)
+    return Space(workshop.coupling, workshop.cost, choices, prediction(workshop.resizable, table))
+
+
+def test_every_millisecond_belongs_to_a_node(workshop: Workshop) -> None:
+    nodes = Nodes(workshop.resizable)
+    conv = next(node for node in workshop.resizable.model.graph.node if node.op_type == "Conv")
+    shares = nodes.shares(
+        [
+            Operator("copied_in", "Reorder", 0.5, (), (), ()),
+            Operator(f"{conv.output[0]}_nchwc", "Conv", 1.0, (), (), ()),
+            Operator("copied_out", "Reorder", 0.25, (), (), ()),
+            Operator("fused", "Convolution brg", 2.0, (), (), (f"{conv.name}/WithoutBiases",)),
+        ]
+    )
+    assert shares == {START: 0.5, conv.name: 3.25}
+
+
+def test_an_operator_named_after_an_activation_is_the_layer_in_front_of_it(workshop: Workshop) -> None:
+    graph = workshop.resizable.model.graph
+    relu = next(node for node in graph.node if node.op_type == "Relu")
+    (conv,) = (node for node in graph.node if relu.input[0] in node.output)
+    shares = Nodes(workshop.resizable).shares([Operator(f"{relu.output[0]}_nchwc", "Conv", 1.0, (), (), ())])
+    assert shares == {conv.name: 1.0}
+
+
+def test_widths_that_were_not_measured_are_predicted(space: Space) -> None:
+    numbers = np.random.default_rng(3)
+    for _ in range(20):
+        widths = {name: int(numbers.choice(options)) for name, options in space.options.items()}
+        export = space.prediction.nodes  # the model's layers, by name
+        assert export
+        stem, middle = widths["stem"], widths["conv1"]
+        layers = ((stem, 1, 3, 3), (middle, stem, 3, 3), (stem, middle, 3, 3), (10, stem))
+        truth = 1.1 * (0.02 + sum(weight_ms(shape, quantised=False) for shape in layers))
+        assert space.prediction.ms(widths) == pytest.approx(truth, rel=0.05)
+
+
+def test_the_problem_costs_what_the_prediction_and_the_parameters_say(space: Space) -> None:
+    problem = space.problem
+    numbers = np.random.default_rng(0)
+    for _ in range(10):
+        chosen = {name: int(numbers.integers(len(widths))) for name, widths in space.options.items()}
+        kept = {name: tuple(range(space.options[name][at])) for name, at in chosen.items()}
+        costs = space.costs(kept)
+        assert problem.cost(chosen, LATENCY) == pytest.approx(costs[LATENCY])
+        assert problem.cost(chosen, PARAMS) == pytest.approx(costs[PARAMS])
+
+
+def test_what_is_kept_is_within_the_limits_and_is_the_most_important(space: Space) -> None:
+    whole = space.costs({})
+    kept, found = space.keep({LATENCY: 0.5 * whole[LATENCY]})
+    assert found.feasible
+    assert 0.4 * whole[LATENCY] <= space.costs(kept)[LATENCY] <= 0.5 * whole[LATENCY]
+    for choice in space.choices:
+        left = np.setdiff1d(np.arange(len(choice.scores)), kept[choice.name])
+        assert left.size == 0 or choice.scores[left].max() <= choice.scores[list(kept[choice.name])].min()
+    fewer, found = space.keep({LATENCY: whole[LATENCY], PARAMS: 0.3 * whole[PARAMS]})
+    assert space.costs(fewer)[PARAMS] <= 0.3 * whole[PARAMS]
+    least, found = space.keep({LATENCY: 1e-6})
+    assert not found.feasible
+    assert {name: len(units) for name, units in least.items()} == {
+        name: widths[0] for name, widths in space.options.items()
+    }
+
+
+def test_designs_visit_all_parts_of_every_range_and_are_repeatable(workshop: Workshop) -> None:
+    wanted = designs(workshop.coupling, 1, count=8)
+    assert wanted == designs(workshop.coupling, 1, count=8)
+    assert wanted[0] == {group.name: group.units for group in workshop.coupling.groups}
+    for group in workshop.coupling.groups:
+        seen = sorted(widths[group.name] for widths in wanted[1:])
+        assert seen[0] <= 0.3 * group.units
+        assert seen[-1] >= 0.8 * group.units
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(3.0, 8), (12.1, 16), (30.0, 32), (63.9, 64), (64.0, 64)])
+def test_a_legal_width_is_the_nearest_multiple(wanted: float, expected: int) -> None:
+    assert legal(wanted, 64, 8) == expected
+    assert legal(wanted / 16, 4, 8) == max(1, round(wanted / 16))
+
+
+def test_each_line_of_the_budget_is_used_to_the_aim() -> None:
+    goal = Zone(low=0.97, aim=0.985, high=0.99)
+    found = limits(
+        {LATENCY: 2.0, PARAMS: 100.0}, {"latency_ms": 1.5, "size_mib": 2.0, "memory_mib": 0.5}, goal
+    )
+    assert found == {LATENCY: pytest.approx(2.0 * 0.985 / 1.5), PARAMS: pytest.approx(100 * 0.985 / 2.0)}
+
+
+def test_a_fit_lands_by_the_table_in_few_builds(
+    scripted: ModuleType, tiny: ModuleType, tmp_path: Path
+) -> None:
+    told: list[Any] = []
+    result = edgeprune.fit(
+        tiny.task(),
+        speedup=2.0,
+        max_drop=0.1,
+        device=scripted.ScriptedDevice(latency_ms, operators=operators),
+        out=tmp_path / "run",
+        epochs=2,
+        listen=told.append,
+    )
+    assert result.verdict.kind == "fits"
+    bound = result.chosen.measurement.latency.bound_ms
+    assert bound is not None
+    assert result.budget.latency_ms is not None
+    assert 0.8 * result.budget.latency_ms <= bound  # the next wider form, by a multiple of 8, is over it
+    assert bound <= result.budget.latency_ms
+    assert len([report for report in result.trials if report.name.startswith("trial")]) <= 3
+    assert any(event.doing == "measuring operators" for event in told)
+
+
+def test_a_device_without_a_profile_is_searched_by_shares_and_says_so(
+    scripted: ModuleType, tiny: ModuleType, tmp_path: Path
+) -> None:
+    told: list[Any] = []
+    result = edgeprune.fit(
+        replace(tiny.task(), train=None),
+        speedup=2.0,
+        max_drop=0.5,
+        recover="none",
+        device=scripted.ScriptedDevice(tiny.latency_ms),
+        out=tmp_path / "run",
+        listen=told.append,
+    )
+    assert result.verdict.kind == "fits"
+    assert any("so widths are chosen by their share of the work" in event.doing for event in told)
