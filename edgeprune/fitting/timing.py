@@ -54,10 +54,14 @@ class Timing:
             return None
 
     def table(self, model: Resizable, recipe: Candidate) -> Table:
-        """Measured, or from the cache; without rows, and with a sentence, when that fails."""
+        """Measured, or from the cache; without rows, and with a sentence, when that fails.
+
+        Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
+        """
         try:
             return cached(self._key(model, recipe), lambda: self._measured(model, recipe), self._say)
         except EdgepruneError as error:
+            self.order.device.machine()
             self._none(error)
             return Table(())
 
