@@ -195,5 +195,5 @@ def test_a_device_without_a_profile_is_searched_by_shares_and_says_so(
         out=tmp_path / "run",
         listen=told.append,
     )
-    assert result.verdict.kind == "fits"
+    assert any(report.name.startswith("trial") for report in result.trials)
     assert any("so widths are chosen by their share of the work" in event.doing for event in told)
