@@ -35,7 +35,7 @@ from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.emit import quantise
 
 CANDIDATES = 12
-ROUNDS = 7  # in which the machine was quiet
+ROUNDS = 5  # in which the machine was quiet
 MOST_ROUNDS = 60
 BLOCK_SECONDS = 0.08
 QUIET = 1.03  # times the quickest block of the dense model

@@ -183,8 +183,9 @@ def test_a_fit_lands_by_the_table_in_few_builds(
 
 
 def test_a_device_without_a_profile_is_searched_by_shares_and_says_so(
-    scripted: ModuleType, tiny: ModuleType, tmp_path: Path
+    scripted: ModuleType, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no table of another test
     told: list[Any] = []
     result = edgeprune.fit(
         replace(tiny.task(), train=None),
