@@ -44,8 +44,8 @@ class Timing:
 
     def model(self) -> Resizable | None:
         """The model's file at any widths; None, and a sentence, when it has none."""
-        if self.order.runtime in BUILDERS:
-            return None  # its engines are not timed operator by operator
+        if self.order.forecast is not None or self.order.runtime in BUILDERS:
+            return None  # no device to measure on, or its engines are not timed operator by operator
         self.tell(DOING, 0.0)
         try:
             return self.workshop.resizable
