@@ -106,6 +106,8 @@ def fit(
         found = _search(order, workshop, trials, budget, rung)
         reports = [trials.report(name, budget, dense.metric) for name in trials.tested]
         chosen = next((r for r in reports if r.name == found), None) or _unproven(reports, trials)
+        chosen = trials.with_drop(chosen)
+        reports = [chosen if report.name == chosen.name else report for report in reports]
         result = FitResult(
             verdict=chosen.verdict,
             budget=budget,

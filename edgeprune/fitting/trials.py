@@ -27,12 +27,13 @@ from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
 from edgeprune.records.bundle import GOLDEN, REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
-from edgeprune.records.trial import Candidate, Measurement, Report, Verdict, VerdictKind
+from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Verdict, VerdictKind
 from edgeprune.recover.ladder import Rung
 from edgeprune.search.judge import judge
+from edgeprune.search.paired import paired_drop
 from edgeprune.search.ranking import Choice
 from edgeprune.search.table import Table
-from edgeprune.tasks import call_evaluate
+from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
 SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
@@ -124,6 +125,13 @@ class Trials:
             verdict=verdict,
         )
 
+    def with_drop(self, report: Report) -> Report:
+        """How sure it is what a candidate lost, where samples are scored one by one: evidence, no verdict."""
+        if self._workshop.task.evaluate_samples is None or report.name == "dense":
+            return report
+        drop = self._ledger.once(f"{report.name}-drop", lambda: self._drop(report.name), Drop)
+        return replace(report, drop=drop)
+
     def use(self, name: str, budget: Budget) -> float:
         """The largest share of a budget line that a trial used: above 1 it does not fit.
 
@@ -177,6 +185,13 @@ class Trials:
     def _golden_rows(self) -> int:
         rows = max(GOLDEN_ROWS, self._order.profile.batch)
         return rows - rows % self._order.profile.batch
+
+    def _drop(self, name: str) -> Drop:
+        self._tell(name, "comparing sample by sample")
+        with self._order.device.start(self._load("dense")) as session:
+            dense = call_evaluate_samples(self._workshop.task, predictor(session))
+        with self._order.device.start(self._load(name)) as session:
+            return paired_drop(dense, call_evaluate_samples(self._workshop.task, predictor(session)))
 
     def _test(self, name: str, candidate: Candidate, train: bool) -> Tested:
         started = time.monotonic()

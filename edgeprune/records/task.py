@@ -29,6 +29,8 @@ class Task:
         rewinding starts from. (A copy of it: `state_dict()` itself follows the model as it trains.)
     evaluate_subset: optional, `evaluate` on a few hundred of its samples: INT8 forms are compared by it, so
         that few are evaluated in full. Without it they are compared by their distance to the original.
+    evaluate_samples: optional, (predict) -> [samples], scores whose mean is `evaluate`: how sure the chosen
+        candidate's drop is, is then told by comparing it with the original sample by sample.
     """
 
     model: torch.nn.Module
@@ -40,6 +42,7 @@ class Task:
     metric: str = "metric"
     earlier: Mapping[str, torch.Tensor] | None = None
     evaluate_subset: Callable[[Predict], float] | None = None
+    evaluate_samples: Callable[[Predict], Any] | None = None
 
     def __post_init__(self) -> None:
         for field, value in (("model", self.model), ("evaluate", self.evaluate)):
@@ -54,6 +57,11 @@ class Task:
             raise InputError(
                 f"Task.evaluate_subset is {type(self.evaluate_subset).__name__}, which cannot be called.",
                 "Give a function (predict) -> float, or leave it out.",
+            )
+        if self.evaluate_samples is not None and not callable(self.evaluate_samples):
+            raise InputError(
+                f"Task.evaluate_samples is {type(self.evaluate_samples).__name__}, which cannot be called.",
+                "Give a function (predict) -> one score per sample, or leave it out.",
             )
         if self.loss is not None and not callable(self.loss):
             raise InputError(

@@ -92,6 +92,27 @@ class Breach:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """What a metric lost against its baseline, sample by sample: below 0 where it gained.
+
+    low, high: two-sided confidence interval.
+    p: of the hypothesis that nothing was lost or gained (McNemar, exact); None when samples are not
+        right or wrong.
+    """
+
+    value: float
+    low: float
+    high: float
+    samples: int
+    confidence: float
+    p: float | None = None
+
+    def exceeds(self, allowed: float) -> bool:
+        """Is more than this lost, for certain?"""
+        return self.low > allowed
+
+
+@dataclass(frozen=True)
 class Verdict:
     kind: VerdictKind
     breaches: tuple[Breach, ...] = ()
@@ -113,6 +134,7 @@ class Report:
     recovered: tuple[tuple[str, float, float, bool], ...]  # rung, metric before, after, kept?
     artefact: str  # path below the run folder
     verdict: Verdict
+    drop: Drop | None = None  # of the chosen candidate, where samples are scored one by one: evidence only
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def _candidate(report: Report) -> dict[str, JSON]:
         "artefact": report.artefact,
         "verdict": report.verdict.kind,
         "breaches": _breaches(report.verdict),
+        **({} if report.drop is None else {"drop": to_json(report.drop)}),
     }
 
 

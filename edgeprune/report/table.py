@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edgeprune.records.trial import Breach, FitResult, Report
+from edgeprune.records.trial import Breach, Drop, FitResult, Report
 
 DENSE_INT8 = "dense-int8"  # how fit's names of the dense model in INT8 begin
 
@@ -51,6 +51,8 @@ def verdict_lines(result: FitResult) -> list[str]:
     lines += [f"  {_broken(breach, result)}" for breach in result.verdict.breaches]
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
+        if chosen.drop is not None:
+            lines.append(f"  {_sure(chosen.drop, result.metric)}")
     if chosen.candidate.float_layers:
         given_back = ", ".join(chosen.candidate.float_layers)
         lines.append(
@@ -105,6 +107,13 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
     if result.chosen.measurement.predicted:
         made.caption = f"latency and memory are predicted, not measured; {made.caption}"
     return made
+
+
+def _sure(drop: Drop, metric: str) -> str:
+    return (
+        f"compared sample by sample ({drop.samples}), {metric} changed by {-drop.high:+.4f} to "
+        f"{-drop.low:+.4f} with {drop.confidence:.0%} confidence"
+    )
 
 
 def _gained(result: FitResult) -> str:

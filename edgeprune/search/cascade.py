@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
-from edgeprune.search.paired import Drop, paired_drop
+from edgeprune.records.trial import Drop
+from edgeprune.search.paired import paired_drop
 
 Rows = NDArray[np.float64]
 GRID = 17  # thresholds of a tier that is not the last to hand on

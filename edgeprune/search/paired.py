@@ -7,39 +7,18 @@ makes a paired comparison so much sharper than two separate error bars.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm, t
+from scipy.stats import binom, norm
 
 from edgeprune.errors import InputError
+from edgeprune.records.trial import Drop
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 CELLS = 1 << 20  # samples drawn at a time
-
-
-@dataclass(frozen=True)
-class Drop:
-    """What a metric lost against its baseline: below 0 where it gained.
-
-    low, high: two-sided confidence interval.
-    p: of the hypothesis that nothing was lost or gained (McNemar, exact); None when samples are not
-        right or wrong.
-    """
-
-    value: float
-    low: float
-    high: float
-    samples: int
-    confidence: float = CONFIDENCE
-    p: float | None = None
-
-    def exceeds(self, allowed: float) -> bool:
-        """Is more than this lost, for certain?"""
-        return self.low > allowed
 
 
 def _plain(mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,23 +75,3 @@ def _matched(lost: int, gained: int, samples: int, confidence: float) -> Drop:
     value = (lost - gained) / samples
     low, high = max(-1.0, middle - half), min(1.0, middle + half)
     return Drop(value, min(low, value), max(high, value), samples, confidence, p)
-
-
-def repeated_drop(baseline: Sequence[float], ours: Sequence[float], confidence: float = CONFIDENCE) -> Drop:
-    """The drop between two models whose evaluations are random, from repetitions of each (Welch 1947).
-
-    Raises `InputError` for fewer than two repetitions of either.
-    """
-    before, after = np.asarray(baseline, np.float64), np.asarray(ours, np.float64)
-    if min(before.size, after.size) < 2:
-        raise InputError(
-            f"{before.size} and {after.size} evaluations say nothing about how much they scatter.",
-            "Evaluate each model at least twice.",
-        )
-    value = float(before.mean() - after.mean())
-    parts = np.array([before.var(ddof=1) / before.size, after.var(ddof=1) / after.size])
-    if not parts.sum() > 0:
-        return Drop(value, value, value, int(before.size + after.size), confidence)
-    freedom = parts.sum() ** 2 / (parts**2 / (np.array([before.size, after.size]) - 1)).sum()
-    half = float(t.ppf((1 + confidence) / 2, freedom) * math.sqrt(parts.sum()))
-    return Drop(value, value - half, value + half, int(before.size + after.size), confidence)

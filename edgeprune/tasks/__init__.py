@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.records.task import Task
-from edgeprune.tasks.check import call_evaluate, check_task, flat_inputs
+from edgeprune.tasks.check import call_evaluate, call_evaluate_samples, check_task, flat_inputs
 
 _FORMS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
 
@@ -58,4 +58,4 @@ def _hint(model: str) -> str:
     return _FORMS
 
 
-__all__ = ["call_evaluate", "check_task", "flat_inputs", "load_task"]
+__all__ = ["call_evaluate", "call_evaluate_samples", "check_task", "flat_inputs", "load_task"]

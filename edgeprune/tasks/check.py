@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.task import Predict, Task
@@ -44,6 +45,27 @@ def check_task(task: Task) -> None:
             "Yield pairs: for a model of several inputs, ((input1, input2), target).",
         )
     _check_item(task.example, first[0], "Training batch 1")
+
+
+def call_evaluate_samples(task: Task, predict: Predict) -> NDArray[np.float64]:
+    """[samples], `task.evaluate_samples(predict)`; raises `InputError` as `call_evaluate` does."""
+    evaluate = task.evaluate_samples
+    if evaluate is None:
+        raise InputError("The task has no evaluate_samples.", "Give one score per sample.")
+    try:
+        scores = np.asarray(evaluate(predict), np.float64)
+    except EdgepruneError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"evaluate_samples raised {describe(error)}.", "Return one number per sample, as an array."
+        ) from error
+    if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise InputError(
+            f"evaluate_samples returned an array of shape {scores.shape}{_definition(evaluate)}.",
+            "Return one finite number per sample.",
+        )
+    return scores
 
 
 def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> float:

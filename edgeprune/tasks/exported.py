@@ -76,6 +76,7 @@ def _task(module: GraphModule, keywords: bool, metric: Metric, calibration: Arra
         loss=metric.loss,
         evaluate=metric.evaluate,
         evaluate_subset=metric.evaluate_subset,
+        evaluate_samples=metric.evaluate_samples,
         metric=metric.name,
     )
 

@@ -72,15 +72,26 @@ class Metric:
             return None
         return lambda predict: self._score(predict, self.evaluation.rows(slice(0, SUBSET)))
 
+    @property
+    def evaluate_samples(self) -> Callable[[Predict], NDArray[np.float64]] | None:
+        """[samples], scores whose mean is `evaluate`; None for a score that is no mean over samples."""
+        marks = _MARKS.get(self.score)
+        if marks is None:
+            return None
+        return lambda predict: marks(*self._outputs(predict, self.evaluation))
+
     def train(self, keywords: bool) -> Pairs:
         return Pairs(Batches(self.training, keywords))
 
     def _score(self, predict: Predict, rows: Arrays) -> float:
+        return self.score(*self._outputs(predict, rows))
+
+    def _outputs(self, predict: Predict, rows: Arrays) -> tuple[NDArray[Any], NDArray[Any]]:
         outputs = []
         for batch in _batches(rows):
             result = predict(*batch.inputs.values())
             outputs.append(np.asarray(result[0] if isinstance(result, tuple | list) else result))
-        return self.score(np.concatenate(outputs), np.asarray(rows.labels))
+        return np.concatenate(outputs), np.asarray(rows.labels)
 
 
 def metric_for(forward: Forward, arrays: Arrays, training: Arrays, evaluation: Arrays, path: Path) -> Metric:
@@ -119,6 +130,11 @@ def top_1(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(np.mean(outputs.argmax(axis=1) == labels))
 
 
+def top_1_marks(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """[samples], `top_1` of each."""
+    return _per_sample(outputs.argmax(axis=1) == labels)
+
+
 def negative_rmse(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
     """Minus the root of the mean squared error."""
     error = outputs.reshape(labels.shape).astype(np.float64) - labels
@@ -130,6 +146,11 @@ def same_argmax(outputs: NDArray[Any], original: NDArray[Any]) -> float:
     return float(np.mean(outputs.argmax(axis=1) == original.argmax(axis=1)))
 
 
+def same_argmax_marks(outputs: NDArray[Any], original: NDArray[Any]) -> NDArray[np.float64]:
+    """[samples], `same_argmax` of each."""
+    return _per_sample(outputs.argmax(axis=1) == original.argmax(axis=1))
+
+
 def relative_closeness(outputs: NDArray[Any], original: NDArray[Any]) -> float:
     """1 - |outputs - original| / |original| in the L2 norm."""
     reference = original.astype(np.float64)
@@ -138,6 +159,16 @@ def relative_closeness(outputs: NDArray[Any], original: NDArray[Any]) -> float:
     if scale == 0.0:
         return 1.0 if distance == 0.0 else 0.0
     return 1.0 - distance / scale
+
+
+def _per_sample(right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.asarray(right.reshape(len(right), -1).mean(axis=1), np.float64)
+
+
+_MARKS: dict[Score, Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]] = {
+    top_1: top_1_marks,
+    same_argmax: same_argmax_marks,
+}
 
 
 def _taught(forward: Forward, arrays: Arrays) -> Arrays:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,28 @@ def test_int8_comes_before_pruning(fit: Callable[..., FitResult]) -> None:
     result = fit(speedup=1.15)
     assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
     assert result.chosen.params == result.baseline.params
+
+
+def test_the_chosen_candidate_is_compared_with_the_original_sample_by_sample(
+    fit: Callable[..., FitResult], tiny: ModuleType
+) -> None:
+    plain = tiny.task()
+    seen: list[float] = []
+
+    def evaluate_samples(predict: Any) -> np.ndarray:
+        share = plain.evaluate(predict)
+        seen.append(share)
+        return (np.arange(tiny.TEST_ROWS) < round(share * tiny.TEST_ROWS)).astype(float)
+
+    result = fit(task=tiny.task(evaluate_samples=evaluate_samples), speedup=1.15)
+    drop = result.chosen.drop
+    assert result.chosen.name == "dense-int8"
+    assert drop is not None
+    assert drop.value == pytest.approx(result.baseline.metric - result.chosen.metric)
+    assert drop.samples == tiny.TEST_ROWS
+    assert len(seen) == 2, "the original and the chosen one, once each"
+    assert result.chosen in result.trials
+    assert load_result(Path(result.out)) == result
 
 
 def test_pruning_lands_just_inside_the_budget_and_everything_holds(pruned: FitResult) -> None:

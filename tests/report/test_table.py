@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from edgeprune.records.trial import Breach, FitResult, Verdict
+from edgeprune.records.trial import Breach, Drop, FitResult, Verdict
 from edgeprune.report import document, frontier_table, table, trials_table, verdict_lines
 
 
@@ -115,6 +115,25 @@ def test_layers_that_went_back_to_float_are_named_with_the_reason(result: FitRes
     assert document(replace(result, chosen=replace(result.chosen, candidate=candidate)))["chosen"][
         "float_layers"
     ] == ["stem", "head"]
+
+
+def test_how_sure_a_drop_is_is_said_and_written(result: FitResult) -> None:
+    assert not any("sample by sample" in line for line in verdict_lines(result))
+    assert "drop" not in document(result)["chosen"]
+    drop = Drop(0.01, -0.002, 0.025, samples=297, confidence=0.95, p=0.25)
+    compared = replace(result, chosen=replace(result.chosen, drop=drop))
+    assert (
+        "  compared sample by sample (297), top-1 changed by -0.0250 to +0.0020 with 95% confidence"
+        in verdict_lines(compared)
+    )
+    assert document(compared)["chosen"]["drop"] == {
+        "value": 0.01,
+        "low": -0.002,
+        "high": 0.025,
+        "samples": 297,
+        "confidence": 0.95,
+        "p": 0.25,
+    }
 
 
 @pytest.mark.parametrize("kind", ["predicted", "inconclusive"])

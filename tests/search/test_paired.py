@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from edgeprune.errors import InputError
 from edgeprune.search import paired as module
-from edgeprune.search.paired import Drop, paired_drop, repeated_drop
+from edgeprune.search.paired import paired_drop
 
 
 def answers(lost: int, gained: int, both: int, neither: int) -> tuple[NDArray[np.float64], ...]:
@@ -96,18 +96,6 @@ def test_the_same_question_has_the_same_answer() -> None:
     assert paired_drop(before, after) == paired_drop(before, after)
 
 
-def test_evaluations_that_are_random_are_compared_by_repetition() -> None:
-    rng = np.random.default_rng(0)
-    held = 0
-    for _ in range(1000):
-        got = repeated_drop(rng.normal(0.9, 0.01, 4), rng.normal(0.88, 0.02, 4))
-        held += got.low <= 0.02 <= got.high
-    assert held >= 0.93 * 1000
-    assert repeated_drop([0.9, 0.9], [0.8, 0.8]) == Drop(
-        pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.1), 4
-    )
-
-
 def test_scores_that_cannot_be_paired_are_refused() -> None:
     with pytest.raises(InputError, match="cannot be paired"):
         paired_drop([1.0, 0.0], [1.0])
@@ -115,5 +103,3 @@ def test_scores_that_cannot_be_paired_are_refused() -> None:
         paired_drop([], [])
     with pytest.raises(InputError, match="not a number"):
         paired_drop([1.0], [np.nan])
-    with pytest.raises(InputError, match="1 and 2 evaluations say nothing"):
-        repeated_drop([0.9], [0.8, 0.8])

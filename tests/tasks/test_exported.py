@@ -14,7 +14,7 @@ from torch.export import Dim
 
 from edgeprune import InputError, Task
 from edgeprune.graph.capture import capture
-from edgeprune.tasks import call_evaluate, check_task, load_task
+from edgeprune.tasks import call_evaluate, call_evaluate_samples, check_task, load_task
 
 ROWS = 40
 
@@ -107,6 +107,27 @@ def test_without_labels_a_classifier_is_scored_by_the_classes_it_keeps(classifie
     assert task.metric == "fidelity"
     assert call_evaluate(task, predict) == 1.0
     assert call_evaluate(task, wrong_on_odd_calls) == 0.5
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_score_per_sample_has_the_metric_as_its_mean(labelled: bool, classifier: Path, data):
+    rng = np.random.default_rng(0)
+    labels = {"labels": rng.integers(0, 3, ROWS)} if labelled else {}
+    task = load_task(str(classifier), data(image=images(), **labels))
+    plain = predict_with(task)
+
+    def sometimes_wrong(image: np.ndarray) -> np.ndarray:
+        return plain(image) * np.where(np.arange(len(image)) % 3 == 1, -1, 1)[:, None]
+
+    scores = call_evaluate_samples(task, sometimes_wrong)
+    assert set(scores.tolist()) <= {0.0, 1.0}
+    assert scores.mean() == call_evaluate(task, sometimes_wrong)
+
+
+def test_a_score_that_is_no_mean_has_none_per_sample(tmp_path: Path, data):
+    model = export(TwoInputs(), tmp_path / "sum.pt2", torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1))
+    ids, scale = np.arange(3 * ROWS).reshape(ROWS, 3), np.full((ROWS, 1), 0.5, np.float32)
+    assert load_task(str(model), data(ids=ids, scale=scale)).evaluate_samples is None
 
 
 def test_without_labels_other_models_are_scored_by_their_distance(tmp_path: Path, data):
