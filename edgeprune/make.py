@@ -265,7 +265,8 @@ class Workshop:
                 reference = [output.numpy(force=True) for output in pruned.run(*probe)]
             return Built(self._stored(exported, folder, exported), (), layers, reference)
         written = self._quantised(candidate, pruned, exported, folder / "int8.onnx")
-        static = candidate.calibrator != DYNAMIC
+        # Ranges of each query, and activations that stay float, have no integers to hold against torch.
+        static = candidate.precision == "int8" and candidate.calibrator != DYNAMIC
         proven = proven_integers(pruned, written.path, probe) if static else ()
         artefact = self._stored(written.path, folder, exported)
         return Built(artefact, written.layers_int8, written.layers_float, proven)
