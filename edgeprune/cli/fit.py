@@ -67,8 +67,9 @@ def command(
     """Find the least compressed version of MODEL that provably fits a device's budget.
 
     MODEL is FILE.py[:NAME], package.module:NAME, or MODEL.pt2 with --data. Budget lines given here
-    override the profile's. Exit codes: 0 it fits; 3 nothing fits; 2 the input is wrong; 1 edgeprune or
-    the device failed, or the device was too restless to prove anything.
+    override the profile's. For a profile of another machine without --device the fit is predicted. Exit
+    codes: 0 it fits or is predicted to; 3 nothing fits; 2 the input is wrong; 1 edgeprune or the device
+    failed, or the device was too restless to prove anything.
     """
     from edgeprune.cli.output import emit_json
     from edgeprune.devices import open_device
