@@ -147,9 +147,11 @@ def test_integers_move_a_quarter_of_the_bytes_and_multiply_as_int8(tmp_path: Pat
     from edgeprune.records.trial import Candidate
 
     workshop = Workshop(tiny.task(), TABLE["onnxruntime-arm"])
-    floating = workshop.build(Candidate((), "float32"), workshop.dense, tmp_path / "float").artefact
-    integer = workshop.build(Candidate((), "int8", "minmax"), workshop.dense, tmp_path / "int8").artefact
-    exact, small = read_workload(floating, 1), read_workload(integer, 1)
+    probe = workshop.dense.inputs
+    exact, small = (
+        read_workload(workshop.build(each, workshop.dense, tmp_path / each.precision, probe).artefact, 1)
+        for each in (Candidate((), "float32"), Candidate((), "int8", "minmax"))
+    )
     assert small.macs == exact.macs == workshop.cost.macs({})
     assert {kernel.numbers for kernel in small.kernels if kernel.macs} == {"int8"}
     assert len(small.kernels) == len(exact.kernels)
