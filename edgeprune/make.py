@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from edgeprune.graph.surgery import cut
 from edgeprune.ir import TOLERANCE, difference, write_ir
 from edgeprune.pruning.criteria import find_criterion, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
+from edgeprune.quantize.aware import Aware
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import Dialect
@@ -39,10 +41,10 @@ from edgeprune.quantize.simulate import layer_nodes
 from edgeprune.quantize.smooth import smooth
 from edgeprune.quantize.weights import TABLE as WEIGHT_FORMS
 from edgeprune.quantize.weights import compress_weights
-from edgeprune.records.task import Task
+from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
-from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_rungs
+from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.statistics import reestimate
@@ -199,14 +201,23 @@ class Workshop:
         nodes = [node for found in layer_nodes(self.dense).values() for node in found]
         return sum(macs[node.name] for node in nodes if "conv" not in str(node.target))
 
-    def predict(self, *arrays: Any) -> Any:
-        """The dense model as `Task.evaluate` calls it: arrays in order, or one dict of them by name."""
-        given = arrays[0] if len(arrays) == 1 and isinstance(arrays[0], Mapping) else None
-        ordered = [given[name] for name in self.dense.input_names] if given is not None else arrays
-        with torch.no_grad():
-            outputs = self.dense.run(*(torch.as_tensor(array) for array in ordered))
-        answers = tuple(output.numpy(force=True) for output in outputs)
-        return answers[0] if len(answers) == 1 else answers
+    @property
+    def predict(self) -> Predict:
+        """The dense model as `Task.evaluate` calls it."""
+        return self.predictor(self.dense)
+
+    def predictor(self, captured: Captured) -> Predict:
+        """A graph as `Task.evaluate` calls it: arrays in order, or one dict of them by name."""
+
+        def predict(*arrays: Any) -> Any:
+            given = arrays[0] if len(arrays) == 1 and isinstance(arrays[0], Mapping) else None
+            ordered = [given[name] for name in self.dense.input_names] if given is not None else arrays
+            with torch.no_grad():
+                outputs = captured.run(*(torch.as_tensor(array) for array in ordered))
+            answers = tuple(output.numpy(force=True) for output in outputs)
+            return answers[0] if len(answers) == 1 else answers
+
+        return predict
 
     # Made per candidate -----------------------------------------------------------------------------
 
@@ -246,6 +257,35 @@ class Workshop:
             start=start,
         )
 
+    def train_aware(
+        self,
+        candidate: Candidate,
+        student: Captured,
+        epochs: int,
+        listen: Callable[[str, int, int], None] | None,
+    ) -> tuple[Captured, tuple[Rung, ...]]:
+        """The rung "qat": train `student` for the INT8 form that `candidate` says."""
+        if candidate.equalised:
+            student = self._equalised(student)
+        with TemporaryDirectory() as folder:
+            exported = export_onnx(student, Path(folder) / "float.onnx")
+
+            def emit(now: Captured) -> Quantised:
+                return self._quantised(candidate, now, exported, Path(folder) / "int8.onnx")
+
+            return train_aware(
+                student,
+                self.dense,
+                lambda now: Aware(now, self.dialect, emit, reduce_range=candidate.reduce_range),
+                self.split,
+                self.judge,
+                epochs=epochs,
+                seed=self.seed,
+                supervised=candidate.recover != "distill",
+                loss=self.task.loss,
+                listen=listen,
+            )
+
     def build(
         self, candidate: Candidate, pruned: Captured, folder: Path, probe: tuple[torch.Tensor, ...]
     ) -> Built:
@@ -254,7 +294,7 @@ class Workshop:
         probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if candidate.equalised:
+        if candidate.equalised and not candidate.qat:
             pruned = self._equalised(pruned)
         exported = export_onnx(pruned, folder / "float.onnx")
         if candidate.precision == "float32":
@@ -277,14 +317,11 @@ class Workshop:
             return compress_weights(exported, path, candidate.precision, float_layers=left)
         if candidate.calibrator == DYNAMIC:
             return quantise_dynamic(exported, path, reduce_range=narrow, float_layers=left)
-        ranges = correct_means(
-            pruned,
-            self._ranges(candidate, pruned),
-            self.dialect,
-            self.calibration,
-            reduce_range=narrow,
-            float_layers=left,
-        )
+        ranges = self._ranges(candidate, pruned)
+        if not candidate.qat:  # training has moved every bias to where INT8 needs it
+            ranges = correct_means(
+                pruned, ranges, self.dialect, self.calibration, reduce_range=narrow, float_layers=left
+            )
 
         def write(also_float: tuple[str, ...] = ()) -> Quantised:
             kept = tuple(sorted({*left, *also_float}))

@@ -19,7 +19,7 @@ from edgeprune.bundle.write import write_bundle
 from edgeprune.devices import Device
 from edgeprune.fitting.landing import land_by_table
 from edgeprune.fitting.order import Order, place, resolved
-from edgeprune.fitting.precision import dense_int8, light_forms
+from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop, as_candidate_kept
@@ -142,7 +142,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
 
     if settled("dense"):
         return "dense"
-    start = dense_int8(order, workshop, trials, floor)
+    start = dense_int8(order, workshop, trials, floor, rung)
     if start != "dense" and settled(start):
         return start
     for light in light_forms(order, workshop, trials, budget, floor, start):
@@ -152,7 +152,9 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
         return None
     ranking = workshop.ranking(order.target.channel_multiple)
     probes = [Probe(1.0, trials.use(start, budget), start)]
-    recipe = replace(trials.tested[start].candidate, recover="none" if rung == "none" else "reconstruct")
+    recipe = replace(
+        trials.tested[start].candidate, recover="none" if rung == "none" else "reconstruct", qat=False
+    )
     space = trials.space(recipe, ranking.choices)
 
     def land() -> Probe | None:
@@ -163,6 +165,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     while (landed := land()) is not None:
         final = landed.name.replace("trial", "final")
         trials.run(final, replace(trials.tested[landed.name].candidate, recover=rung), train=True)
+        final = trained_for_int8(order, trials, floor, final, rung)
         if trials.prove(final, budget) in SETTLED:
             return final
         proven = trials.use(final, budget)

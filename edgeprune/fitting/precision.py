@@ -2,7 +2,8 @@
 
 Decided by the metric, measured in the runtime on the device: which calibrator, 8-bit or 7-bit weights,
 channels equalised or not, and which layers go back to float. Forms are compared on a subset first, and
-evaluated in full in that order (`search.shortlist`) until one holds the metric.
+evaluated in full in that order (`search.shortlist`) until one holds the metric. Where all of them lose too
+much, or too many layers would go back, the weights are trained for the INT8 form.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgeprune.make import Workshop
 from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.machine import Budget, Precision
 from edgeprune.records.trial import Candidate
+from edgeprune.recover.ladder import QAT, TRAINING
 from edgeprune.search.shortlist import shortlist
 
 DENSE, INT8 = "dense", "dense-int8"
@@ -31,11 +33,14 @@ FORMS = (
 )
 PRODUCTS = 0.5  # share of the work from which forms that only matrix products have are tried
 FEW = 4  # uses of a weight in a query up to which reading it is most of its time
+# Layers in float that cost more than this share of what INT8 gains: training may do without them.
+COSTLY = 0.25
 
 
-def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -> str:
+def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float, rung: str) -> str:
     """The trial that pruning starts from: the first INT8 form that holds the metric, or "dense".
 
+    rung: how recovery may train, if it may.
     INT8 that is slower or larger than what it replaces is not shipped.
     """
     failed: list[str] = []
@@ -49,7 +54,33 @@ def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float) -
             failed.append(name)
     except NothingToQuantise:
         return DENSE
-    return _given_back(workshop, trials, floor, max(failed, key=lambda name: trials.tested[name].metric))
+    base = max(failed, key=lambda name: trials.tested[name].metric)
+    given = _given_back(workshop, trials, floor, base)
+    if given != DENSE and not _costly(trials, base, given):
+        return given
+    trained = _trained(order, trials, base, rung)
+    return trained if trained and trials.tested[trained].metric >= floor and _pays(trials, trained) else given
+
+
+def trained_for_int8(order: Order, trials: Trials, floor: float, name: str, rung: str) -> str:
+    """The trial to prove in place of `name`: trained on for INT8 when that alone broke the metric."""
+    tested = trials.tested[name]
+    broken = tested.candidate.precision == "int8" and tested.metric < floor
+    if not broken or trials.float_metric(name) < floor:
+        return name
+    trained = _trained(order, trials, name, rung, start=name)
+    return trained if trained and trials.tested[trained].metric > tested.metric else name
+
+
+def _trained(order: Order, trials: Trials, name: str, rung: str, *, start: str | None = None) -> str | None:
+    """The form of trial `name`, its weights trained for it; None when recovery does not train."""
+    untrainable = trials.tested[name].candidate.calibrator == DYNAMIC  # there is no range to train for
+    if rung not in TRAINING or order.epochs == 0 or untrainable:
+        return None
+    trained = f"{name}-{QAT}"
+    candidate = replace(trials.tested[name].candidate, recover=rung, qat=True)
+    trials.run(trained, candidate, train=True, start=start)
+    return trained
 
 
 def _forms(order: Order, workshop: Workshop) -> Iterator[tuple[str, Candidate]]:
@@ -116,6 +147,14 @@ def _pays(trials: Trials, name: str) -> bool:
     tested, dense = trials.tested[name], trials.tested[DENSE].measurement
     faster = tested.measurement.latency.p50_ms < dense.latency.p50_ms
     return tested.measurement.size_mib < dense.size_mib and (faster or tested.candidate.precision != "int8")
+
+
+def _costly(trials: Trials, base: str, given: str) -> bool:
+    """Whether layers that went back to float cost much of what INT8 gained."""
+    float_ms, int8_ms, given_ms = (
+        trials.tested[name].measurement.latency.p50_ms for name in (DENSE, base, given)
+    )
+    return given_ms - int8_ms > COSTLY * (float_ms - int8_ms)
 
 
 def _given_back(workshop: Workshop, trials: Trials, floor: float, name: str) -> str:

@@ -20,7 +20,7 @@ from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
 from edgeprune.fitting.space import Space
 from edgeprune.fitting.timing import Timing
-from edgeprune.graph.capture import Captured
+from edgeprune.graph.capture import Captured, module_of
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered, widths
 from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
@@ -84,14 +84,30 @@ class Trials:
         self.screened[name] = screened
         return screened
 
-    def run(self, name: str, candidate: Candidate, *, train: bool = False) -> Tested:
-        """Build, measure and evaluate a candidate; `train` climbs the rungs that need training."""
+    def run(
+        self, name: str, candidate: Candidate, *, train: bool = False, start: str | None = None
+    ) -> Tested:
+        """Build, measure and evaluate a candidate; `train` climbs the rungs that need training.
+
+        start: the trial that was trained so far and left its weights; only what the candidate adds follows.
+        """
         files = [*self._files(name), *([self.folder / name / PT2] if train else [])]
         started = time.monotonic()
-        tested = self._ledger.once(name, lambda: self._test(name, candidate, train), Tested, files=files)
+        tested = self._ledger.once(
+            name, lambda: self._test(name, candidate, train, start), Tested, files=files
+        )
         self.tested[name] = tested
         self._seconds.append(time.monotonic() - started)
         return tested
+
+    def float_metric(self, name: str) -> float:
+        """The metric of a trained trial's weights in float, on this machine."""
+
+        def evaluate() -> float:
+            self._tell(name, f"evaluating {self._workshop.task.metric} in float")
+            return call_evaluate(self._workshop.task, self._workshop.predictor(self._saved(name)))
+
+        return self._ledger.once(f"{name}-float", evaluate, float)
 
     def prove(self, name: str, budget: Budget) -> VerdictKind:
         """Replace the measurement of a finished trial by a proof; what it proves."""
@@ -193,9 +209,18 @@ class Trials:
         with self._order.device.start(self._load(name)) as session:
             return paired_drop(dense, call_evaluate_samples(self._workshop.task, predictor(session)))
 
-    def _test(self, name: str, candidate: Candidate, train: bool) -> Tested:
+    def _test(self, name: str, candidate: Candidate, train: bool, start: str | None) -> Tested:
         started = time.monotonic()
-        pruned, rungs = self._made(name, candidate, train)
+        before: tuple[tuple[str, float, float, bool], ...] = ()
+        if start is None:
+            pruned, rungs = self._made(name, candidate, train)
+        else:
+            pruned, rungs, before = self._saved(start), (), self.tested[start].recovered
+        if train and candidate.qat:
+            pruned, aware = self._workshop.train_aware(
+                candidate, pruned, self._order.epochs, self._recovering(name)
+            )
+            rungs = (*rungs, *aware)
         built = self._built(name, candidate, pruned)
         if train:
             self._save(pruned, self.folder / name / PT2)
@@ -209,7 +234,7 @@ class Trials:
             measurement=measurement,
             layers_int8=built.layers_int8,
             layers_float=built.layers_float,
-            recovered=recovered(rungs),
+            recovered=(*before, *recovered(rungs)),
             seconds=time.monotonic() - started,
         )
 
@@ -269,9 +294,17 @@ class Trials:
             kept,
             candidate.recover,
             self._order.epochs,
-            lambda rung, step, total: self._tell(name, f"recovering ({rung})", step / total),
+            self._recovering(name),
         )
         return pruned, (*rungs, *trained)
+
+    def _saved(self, name: str) -> Captured:
+        """The weights that a trained trial left, so that a resumed run goes on from the very same."""
+        program = torch.export.load(self.folder / name / PT2)
+        return self._workshop.dense.with_module(module_of(program))
+
+    def _recovering(self, name: str) -> Callable[[str, int, int], None]:
+        return lambda rung, step, total: self._tell(name, f"recovering ({rung})", step / total)
 
     def _save(self, pruned: Captured, path: Path) -> None:
         torch.export.save(pruned.program(), path)

@@ -75,6 +75,7 @@ class Candidate:
     reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
     equalised: bool = False  # channels brought to like size first: equalisation, and smoothing behind norms
     recover: str = "none"  # a rung of the recovery ladder, or one that trains
+    qat: bool = False  # then trained for its INT8 form, with labels unless `recover` is "distill"
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ import torch
 
 from edgeprune.graph.capture import Captured
 from edgeprune.recover.data import Split
-from edgeprune.recover.train import Loss, Pair, Recipe, distance, train
+from edgeprune.recover.train import Forward, Loss, Pair, Recipe, distance, train
 
 WORST = sys.float_info.max
 # Ways to train, of which a fit takes one; reconstruction comes before each of them.
 TRAINING = ("distill", "finetune", "lora", "rewind")
+QAT = "qat"  # comes behind them, where INT8 alone loses too much
+AWARE_RATE = 3e-4  # learning rate there: a network that converged long ago is soon undone by more
 RUNGS = ("none", "reconstruct", *TRAINING)
 
 
@@ -41,7 +43,7 @@ class Judge:
     wanted: Sequence[tuple[torch.Tensor, ...]]
     loss: Loss | None
 
-    def error(self, student: Captured) -> float:
+    def error(self, student: Captured | Forward) -> float:
         total, rows = 0.0, 0
         with torch.no_grad():
             for (inputs, target), wanted in zip(self.held_back, self.wanted, strict=True):
@@ -109,3 +111,36 @@ def train_rungs(
 
     better, rung = attempt(name, student, judge, step)
     return better, (rung,)
+
+
+def train_aware(
+    student: Captured,
+    teacher: Captured,
+    aware: Callable[[Captured], Forward],
+    split: Split,
+    judge: Judge,
+    *,
+    epochs: int,
+    seed: int,
+    supervised: bool,
+    loss: Loss | None,
+    listen: Callable[[str, int, int], None] | None = None,
+) -> tuple[Captured, tuple[Rung, ...]]:
+    """The rung "qat": train what the student computes in INT8, and judge it by that.
+
+    aware: how a student computes in INT8. supervised: with the task's loss where there are labels.
+    """
+    if split.steps == 0 or epochs == 0:
+        return student, ()
+    tried = student.copy()
+    forward = aware(tried)
+    before = judge.error(forward)
+    recipe = Recipe(epochs, learning_rate=AWARE_RATE, supervised=supervised)
+    tell = None if listen is None else lambda at, total: listen(QAT, at, total)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        train(tried, teacher, split.epoch, split.steps, recipe, loss, tell, forward)
+    forward.refresh()
+    after = judge.error(forward)
+    kept = after < before
+    return (tried if kept else student), (Rung(QAT, before, after, kept),)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,16 @@ class Recipe:
     temperature: float = 2.0
     supervised: bool = True  # use the targets where the data has them
     low_rank: bool = False  # train low-rank updates and merge them; else all weights
+
+
+class Forward(Protocol):
+    """Another way to compute the student's outputs than to call its graph."""
+
+    def refresh(self) -> None:
+        """Called before each pass over the data: take up what depends on the parameters as they are."""
+
+    def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs, with gradients for the student's parameters."""
 
 
 @contextmanager
@@ -59,25 +70,31 @@ def train(
     recipe: Recipe,
     loss: Loss | None = None,
     listen: Callable[[int, int], None] | None = None,
+    forward: Forward | None = None,
 ) -> None:
     """Train `student` in place.
 
     epochs: epoch number -> the batches of that epoch. steps: batches in one epoch.
     loss: the task's (output, target) -> scalar; cross-entropy when None.
     listen: called with (step, total steps).
+    forward: how the student computes, which then also decides on BatchNorm and dropout.
     Raises `InputError` when no output depends on the parameters in a way that has a gradient.
     """
     total = max(1, steps * recipe.epochs)
     step = 0
-    with training_mode(student), _trained(student, recipe) as parameters:
+    mode = training_mode(student) if forward is None else nullcontext()
+    run = student.run if forward is None else forward.run
+    with mode, _trained(student, recipe) as parameters:
         optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=1e-4)
         for epoch in range(recipe.epochs):
+            if forward is not None:
+                forward.refresh()
             for inputs, target in epochs(epoch):
                 for group in optimiser.param_groups:
                     group["lr"] = recipe.learning_rate * _schedule(step, total)
                 with torch.no_grad():
                     wanted = teacher.run(*inputs)
-                given = student.run(*inputs)
+                given = run(*inputs)
                 objective = recipe.distillation * distance(given, wanted, recipe.temperature)
                 if recipe.supervised and target is not None:
                     objective = objective + (loss or F.cross_entropy)(given[0], target)

@@ -58,6 +58,8 @@ def verdict_lines(result: FitResult) -> list[str]:
         lines.append(
             f"  given back to float, where INT8 cost most {result.metric} for its work: {given_back}"
         )
+    if chosen.candidate.qat:
+        lines.append(f"  trained for INT8, which cost too much {result.metric} without")
     if predicted:
         lines += ["assumptions:", *(f"  {line}" for line in chosen.measurement.assumptions)]
     if result.bundle is not None:

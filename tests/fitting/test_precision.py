@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 import edgeprune
 from edgeprune.errors import DeviceError
 from edgeprune.fitting.precision import FORMS
+from edgeprune.fitting.trials import Trials
 from edgeprune.records.trial import FitResult
 
 
@@ -48,15 +51,13 @@ def started(tiny: ModuleType, scripted: ModuleType, out: Path, net: Any, **optio
     """A fit whose budget INT8 meets and float does not."""
     device = scripted.ScriptedDevice(tiny.latency_ms)
     task = tiny.task(model=net)
-    return edgeprune.fit(
-        task, latency_ms=0.97 * dense_ms(tiny, scripted, out), device=device, out=out / "run", **options
-    )
+    limit_ms = 0.97 * dense_ms(tiny)
+    return edgeprune.fit(task, latency_ms=limit_ms, device=device, out=out / "run", **options)
 
 
-def dense_ms(tiny: ModuleType, scripted: ModuleType, out: Path) -> float:
-    device = scripted.ScriptedDevice(tiny.latency_ms)
-    result = edgeprune.fit(tiny.task(), latency_ms=1e3, device=device, out=out / "dense")
-    return result.baseline.measurement.latency.p50_ms
+def dense_ms(tiny: ModuleType) -> float:
+    """The scripted latency of the network in float, as `tiny.latency_ms` makes it up."""
+    return 0.1 + 1e-4 * sum(weight.numel() for weight in tiny.task().model.parameters() if weight.dim() > 1)
 
 
 def test_a_model_with_planted_outliers_is_brought_back(
@@ -99,7 +100,7 @@ def test_forms_are_compared_on_a_subset_and_few_are_evaluated_in_full(
     """Equalised channels are the third of four forms that hold; the first two are never evaluated."""
     evaluated: list[int] = []
     task = counted(tiny, planted(tiny.task().model, slice(0, 3), 1e4), evaluated)
-    limit_ms = 0.97 * dense_ms(tiny, scripted, tmp_path)
+    limit_ms = 0.97 * dense_ms(tiny)
     options: dict[str, Any] = {"latency_ms": limit_ms, "max_drop": 0.01, "out": tmp_path / "run"}
     result = edgeprune.fit(task, device=scripted.ScriptedDevice(tiny.latency_ms), **options)
     assert [trial.name for trial in result.trials] == ["dense", "dense-int8-equalised"]
@@ -124,7 +125,7 @@ def test_a_task_that_knows_a_subset_is_asked_for_its_metric_there(
 
     net = planted(tiny.task().model, slice(0, 3), 1e4)
     task = counted(tiny, net, evaluated, evaluate_subset=evaluate_subset)
-    limit_ms = 0.97 * dense_ms(tiny, scripted, tmp_path)
+    limit_ms = 0.97 * dense_ms(tiny)
     device = scripted.ScriptedDevice(tiny.latency_ms)
     result = edgeprune.fit(task, latency_ms=limit_ms, max_drop=0.02, device=device, out=tmp_path / "run")
     assert result.chosen.candidate.equalised
@@ -137,7 +138,7 @@ def test_a_comparison_that_was_recorded_is_not_made_again(
     tiny: ModuleType, scripted: ModuleType, tmp_path: Path
 ) -> None:
     net = planted(tiny.task().model, slice(0, 3), 1e4)
-    limit_ms = 0.97 * dense_ms(tiny, scripted, tmp_path)
+    limit_ms = 0.97 * dense_ms(tiny)
 
     def lost(request: str, artefact: Path) -> None:
         if request == "time" and artefact.parent.name == "dense-int8-equalised":
@@ -264,3 +265,81 @@ def test_where_latency_alone_lacks_weights_that_are_used_often_are_not_tried_on_
     result = edgeprune.fit(task, latency_ms=0.5, device=device, out=tmp_path / "run", recover="none")
     assert result.verdict.kind == "misses"
     assert not [trial for trial in result.trials if "weights" in trial.candidate.precision]
+
+
+def spread(net: Any, factor: float) -> Any:
+    """The same function, its residual stream of channels 1 to `factor` times as large: 8 bits hold few.
+
+    No pair of layers can be rescaled across the addition, and all of its channels are read together.
+    """
+    net = copy.deepcopy(net)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    size = torch.logspace(0, math.log10(factor), 16)[order]
+    with torch.no_grad():
+        net.bn.weight *= size
+        net.bn.bias *= size
+        net.conv2.weight *= size.reshape(-1, 1, 1, 1)
+        net.conv2.bias *= size
+        net.conv1.weight /= size.reshape(1, -1, 1, 1)
+        net.head.weight /= size
+    return net
+
+
+def test_training_brings_back_what_no_form_holds(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"max_drop": 0.01, "epochs": 10}
+    result = started(tiny, scripted, tmp_path, spread(tiny.task().model, 150), **options)
+    floor = result.baseline.metric - 0.01
+    untrained = [t for t in result.trials if t.name.startswith("dense-int8") and not t.candidate.qat]
+    assert max(trial.metric for trial in untrained) < floor - 0.02, "nothing to bring back"
+    assert result.verdict.kind == "fits"
+    assert result.chosen.candidate.qat
+    assert (result.chosen.layers_int8, result.chosen.layers_float) == (4, 0)
+    assert result.chosen.metric >= floor
+    ((rung, before, after, kept),) = result.chosen.recovered
+    assert (rung, kept) == ("qat", True)
+    assert after < before / 2
+    again = started(tiny, scripted, tmp_path, spread(tiny.task().model, 150), resume=True, **options)
+    assert again.chosen == result.chosen
+
+
+@pytest.mark.parametrize(
+    "options", [{"recover": "none"}, {"recover": "reconstruct"}, {"epochs": 0}], ids=lambda each: str(each)
+)
+def test_weights_are_not_trained_where_recovery_may_not(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    result = started(tiny, scripted, tmp_path, spread(tiny.task().model, 150), max_drop=0.01, **options)
+    assert not any(trial.candidate.qat for trial in result.trials)
+
+
+@pytest.mark.usefixtures("without_other_forms")
+def test_a_pruned_candidate_that_breaks_the_metric_in_int8_alone_is_trained_on(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dense model holds the metric with its INT8 form here; what was pruned holds it in float only."""
+
+    def broken(name: str, metric: float, qat: bool) -> float:
+        return metric - 0.3 if name.startswith("final") and not qat else metric
+
+    tested = Trials._test
+
+    def worse(self: Trials, name: str, candidate: Any, *given: Any) -> Any:
+        found = tested(self, name, candidate, *given)
+        return replace(found, metric=broken(name, found.metric, candidate.qat))
+
+    monkeypatch.setattr(Trials, "_test", worse)
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+    options: dict[str, Any] = {"speedup": 2.0, "max_drop": 0.1, "epochs": 2, "out": tmp_path / "run"}
+    result = edgeprune.fit(tiny.task(), device=device, **options)
+    assert result.verdict.kind == "fits"
+    assert result.chosen.candidate.qat
+    assert result.chosen.name.startswith("final")
+    assert result.chosen.name.endswith("-qat")
+    assert [rung for rung, *_ in result.chosen.recovered] == ["reconstruct", "statistics", "finetune", "qat"]
+    assert result.chosen.params < result.baseline.params
+    again = edgeprune.fit(
+        tiny.task(), device=scripted.ScriptedDevice(tiny.latency_ms), resume=True, **options
+    )
+    assert again.chosen == result.chosen
