@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import TABLE as DIALECTS
 from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.equalise import equalise
+from edgeprune.quantize.smooth import smooth
 
 BATCH = 200
 RUNTIMES = (("ort", "onnxruntime-x86"), ("ov", "openvino"))
@@ -44,14 +47,33 @@ def print_table(data: Path) -> None:
     pixels, labels, _ = cifar.load(data / "cifar10_test.npz")
     training = cifar.load(data / "cifar10_train_a.npz")[0]
     chosen = np.random.default_rng(0).permutation(len(training))[:256]
-    heads = ("network", "runtime", "float, %", *(f"{name}, %" for name in CALIBRATORS))
+    heads = ("network", "runtime", "float, %", *(f"{name}, %" for name in CALIBRATORS), "like channels, %")
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name, net, file, prepared in networks:
         net.load_state_dict(load_file(data / f"{file}.safetensors"))
         images, calibration = prepared(pixels), torch.from_numpy(prepared(training[chosen])).split(64)
-        for runtime, dialect in RUNTIMES:
-            row = _row(net.eval(), calibration, images, labels, runtime, dialect)
-            print(f"| {name} | {runtime} | {' | '.join(f'{100 * share:.2f}' for share in row)} |", flush=True)
+        forms = {name: net}
+        if isinstance(net, models.CifarResNet):
+            forms[f"{name}, planted"] = planted(net)
+        for title, form in forms.items():
+            for runtime, dialect in RUNTIMES:
+                row = _row(form.eval(), calibration, images, labels, runtime, dialect)
+                shares = " | ".join(f"{100 * share:.2f}" for share in row)
+                print(f"| {title} | {runtime} | {shares} |", flush=True)
+
+
+def planted(net: nn.Module, channels: int = 2, factor: float = 1e3) -> nn.Module:
+    """The same function with outliers: in every block of a CifarResNet the first channels between its
+    convolutions are `factor` times as large."""
+    net = copy.deepcopy(net)
+    with torch.no_grad():
+        for block in (
+            module for module in net.modules() if hasattr(module, "bn1") and hasattr(module, "conv2")
+        ):
+            block.bn1.weight[:channels] *= factor
+            block.bn1.bias[:channels] *= factor
+            block.conv2.weight[:, :channels] /= factor
+    return net
 
 
 def _row(
@@ -59,12 +81,15 @@ def _row(
 ) -> list[float]:
     captured = capture(net, batches[0][:1])
     given = [(batch,) for batch in batches]
+    alike = smooth(equalise(captured), given)
     with tempfile.TemporaryDirectory() as folder:
         exported = export_onnx(captured, Path(folder) / "float.onnx")
         found = [_accuracy(runtime, exported, captured.input_names[0], images, labels)]
-        for calibrator in CALIBRATORS:
-            ranges = correct_means(captured, calibrate(captured, given, calibrator), DIALECTS[dialect], given)
-            path = quantise(exported, ranges, dialect, Path(folder) / "int8.onnx").path
+        forms = [(captured, calibrator) for calibrator in CALIBRATORS]
+        for form, calibrator in (*forms, (alike, "minmax")):
+            written = exported if form is captured else export_onnx(form, Path(folder) / "alike.onnx")
+            ranges = correct_means(form, calibrate(form, given, calibrator), DIALECTS[dialect], given)
+            path = quantise(written, ranges, dialect, Path(folder) / "int8.onnx").path
             found.append(_accuracy(runtime, path, captured.input_names[0], images, labels))
     return found
 
