@@ -65,7 +65,9 @@ def test_the_graph_in_training_computes_what_its_artefact_says(
         found = [tensor.numpy() for tensor in aware.run(*inputs)]
         exact = [tensor.numpy() for tensor in captured.run(*inputs)]
     expected = fake_quantised(captured, tmp_path / "int8.onnx", inputs)
-    assert relative_error(found, expected) < 0.2 * relative_error(exact, expected)
+    # A float16 artefact has its scales in float16, training has not: values on an edge fall to either side.
+    share = 0.9 if TABLE[dialect].half else 0.2
+    assert relative_error(found, expected) < share * relative_error(exact, expected)
 
 
 def test_every_weight_gets_a_gradient(
