@@ -1,8 +1,8 @@
 """`python -m benchmarks.prediction`: latency predicted from the table against latency measured.
 
 Per architecture, runtime and precision: the table is measured once (`fitting.latency`), then random
-candidates, with a width drawn for every group alone, are cut, exported and measured end to end, batch 1, one
-thread. None of them is in the table. A candidate and the dense model take turns; only rounds in which the
+candidates, with a width drawn for every group alone, are measured end to end, batch 1, one thread. None of
+them is in the table. A candidate and the dense model take turns; only rounds in which the
 dense model was about as quick as ever count, so that a busy machine does not pass for a wrong prediction.
 """
 
@@ -36,8 +36,8 @@ from edgeprune.quantize.emit import quantise
 
 CANDIDATES = 12
 ROUNDS = 5  # in which the machine was quiet
-MOST_ROUNDS = 60
-BLOCK_SECONDS = 0.08
+MOST_ROUNDS = 25
+BLOCK_SECONDS = 0.06
 QUIET = 1.03  # times the quickest block of the dense model
 MULTIPLE = 8
 RUNTIMES = {"onnxruntime": "onnxruntime-x86", "openvino": "openvino"}
@@ -79,6 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[""], metavar="WORD")
     parser.add_argument("--candidates", type=int, default=CANDIDATES, metavar="N")
+    parser.add_argument(
+        "--export",
+        action="store_true",
+        help="cut and export the candidates (resized files have equal shapes)",
+    )
     parser.add_argument("--details", action="store_true", help="print every candidate, too")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -89,10 +94,10 @@ def main() -> None:
     for name in MODELS:
         if any(word.lower() in name.lower() for word in options.only):
             with tempfile.TemporaryDirectory() as folder:
-                _rows(name, Path(folder), options.candidates, options.details)
+                _rows(name, Path(folder), options.candidates, options.details, options.export)
 
 
-def _rows(name: str, folder: Path, count: int, details: bool) -> None:
+def _rows(name: str, folder: Path, count: int, details: bool, export: bool) -> None:
     torch.manual_seed(0)
     model, batches = MODELS[name]()
     with (
@@ -114,7 +119,13 @@ def _rows(name: str, folder: Path, count: int, details: bool) -> None:
     learning = time.monotonic() - started
     whole = {group.name: group.units for group in coupling.groups}
     drawn = [_drawn(coupling, np.random.default_rng(at)) for at in range(1, count + 1)]
-    files = [exported(widths, folder / f"{at}.onnx") for at, widths in enumerate([whole, *drawn])]
+    files = []
+    for at, widths in enumerate([whole, *drawn]):
+        files.append(folder / f"{at}.onnx")
+        if export:
+            exported(widths, files[-1])
+        else:
+            onnx.save(learnt.at(widths), str(files[-1]))
     for runtime, dialect in RUNTIMES.items():
         for precision in ("float32", "int8"):
 
