@@ -132,7 +132,7 @@ def test_a_float_artefact_for_tensorrt_is_float16_where_its_outputs_stay(
     shop = Workshop(task, dialect_for("tensorrt", "aarch64"), runtime="tensorrt")
     real = make.difference
     monkeypatch.setattr(make, "difference", lambda found, exact: moved + real(found, exact))
-    built = shop.build(Candidate((), "float32"), shop.dense, tmp_path / "dense")
+    built = shop.build(Candidate((), "float32"), shop.dense, tmp_path / "dense", shop.dense.inputs)
     kinds = {tensor.data_type for tensor in onnxfile.load(built.artefact).graph.initializer}
     assert kinds == {TensorProto.FLOAT if moved else TensorProto.FLOAT16}
     assert [path.name for path in built.artefact.parent.iterdir()] == ["model.onnx"]
