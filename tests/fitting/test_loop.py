@@ -17,8 +17,9 @@ import pytest
 import torch
 
 import edgeprune
-from edgeprune.bundle import open_bundle
+from edgeprune.bundle import open_bundle, read_golden
 from edgeprune.errors import DeviceError, InputError
+from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.trial import FitResult
 from edgeprune.results import load_result
 
@@ -99,6 +100,8 @@ def test_a_fit_leaves_a_bundle_that_opens_and_a_model_that_loads(pruned: FitResu
     with open_bundle(Path(result.bundle)) as verified:
         assert verified.manifest.candidate == result.chosen.name
         assert verified.manifest.budget == result.budget
+        golden = read_golden(verified.folder / GOLDEN)
+    assert {name: array.shape for name, array in golden.reference.items()} == {"output": (16, 10)}
     assert load_result(Path(result.out)) == result
     program = torch.export.load(Path(result.out) / result.chosen.name / "model.pt2")
     params = sum(tensor.numel() for name, tensor in program.named_parameters())
