@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ class Built:
     """The artefact of a candidate; layers are named by their weight's module.
 
     reference: the outputs for the probe as torch computes them, with the artefact's integers; empty where
-    the ranges are those of each query.
+    the ranges are those of each query, or the weights alone are integers.
     """
 
     artefact: Path
@@ -157,10 +156,11 @@ class Workshop:
         """
         if candidate.precision == "float32":
             return lambda source, path: source
-        ranges = calibrate(self.dense, self.calibration, candidate.calibrator or "minmax")
-        return lambda source, path: (
-            quantise(source, ranges, self.dialect, path, float_layers=candidate.float_layers).path
-        )
+        left = candidate.float_layers
+        if candidate.calibrator == DYNAMIC:
+            return lambda source, path: quantise_dynamic(source, path, float_layers=left).path
+        ranges = self._ranges(candidate, self.dense)
+        return lambda source, path: quantise(source, ranges, self.dialect, path, float_layers=left).path
 
     def fragile_layers(self, candidate: Candidate, layers: Sequence[str]) -> tuple[str, ...]:
         """`layers`, those first that are worth giving back to float.
@@ -267,7 +267,7 @@ class Workshop:
         """The rung "qat": train `student` for the INT8 form that `candidate` says."""
         if candidate.equalised:
             student = self._equalised(student)
-        with TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             exported = export_onnx(student, Path(folder) / "float.onnx")
 
             def emit(now: Captured) -> Quantised:

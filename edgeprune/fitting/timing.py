@@ -21,6 +21,7 @@ from edgeprune.fitting.space import Space
 from edgeprune.fitting.tables import Key, cached
 from edgeprune.graph.resize import Resizable, Widths
 from edgeprune.make import Workshop
+from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.trial import Candidate
 from edgeprune.search.ranking import Choice
 from edgeprune.search.table import Table
@@ -89,7 +90,8 @@ class Timing:
     def _key(self, model: Resizable, recipe: Candidate) -> Key:
         machine, profile = self.order.device.machine(), self.order.profile
         version = dict(machine.runtimes).get(self.order.runtime, "unknown")
-        shown = (sorted(Nodes(model).nodes.items()), self._wanted, recipe.float_layers, self.load.device)
+        form = (recipe.calibrator == DYNAMIC, recipe.float_layers)
+        shown = (sorted(Nodes(model).nodes.items()), self._wanted, form, self.load.device)
         return Key(
             device=f"{self.order.device.name}: {machine.processor}, {machine.system}",
             runtime=f"{self.order.runtime} {version}",

@@ -23,7 +23,7 @@ from edgeprune.graph.rules import argument
 from edgeprune.graph.walk import attribute, op_name
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
-from edgeprune.quantize.fake import _FakeQuantised
+from edgeprune.quantize.fake import FakeQuantised
 from edgeprune.quantize.simulate import LAYERS, layer_nodes
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -52,7 +52,7 @@ class Aware:
         return flatten(self._graph.run(*inputs, enable_io_processing=False))
 
 
-class _Trained(_FakeQuantised):
+class _Trained(FakeQuantised):
     def __init__(self, captured: Captured, written: Quantised, dialect: Dialect, reduce_range: bool) -> None:
         super().__init__(captured, onnxfile.load(written.path))
         self._captured = captured

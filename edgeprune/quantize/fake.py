@@ -38,7 +38,7 @@ def fake_quantised(captured: Captured, artefact: Path, inputs: tuple[torch.Tenso
     inputs: flat, in placeholder order.
     """
     with torch.no_grad():
-        found = _FakeQuantised(captured, onnxfile.load(artefact)).run(*inputs, enable_io_processing=False)
+        found = FakeQuantised(captured, onnxfile.load(artefact)).run(*inputs, enable_io_processing=False)
     return [value.numpy(force=True) for value in flatten(found)]
 
 
@@ -107,11 +107,20 @@ class _File:
             for value in node.input:
                 self._readers[value].append(node)
         self._names = onnxfile.captured_names(model)
+        self._known = set(self._names.values())
         for node in model.graph.node:
             if node.op_type == "QuantizeLinear":
                 self._pair(node)
             elif onnxfile.metadata(node, onnxfile.LAYER) is not None:
                 self._layer(node)
+
+    def is_what_stands_for(self, node: Node, name: str) -> bool:
+        """Whether a node is `name`, or what the exporter left out behind it: dropout, a Pad inside a Conv."""
+        while node.name != name:
+            if node.name in self._known or len(node.all_input_nodes) != 1:
+                return False
+            node = node.all_input_nodes[0]
+        return True
 
     def _pair(self, node: onnx.NodeProto) -> None:
         value, rounding = node.input[0], self._rounding(node)
@@ -172,7 +181,9 @@ class _File:
         return torch.from_numpy(integers * scale)
 
 
-class _FakeQuantised(Interpreter):
+class FakeQuantised(Interpreter):
+    """Runs the captured graph with the roundings, the weights and the biases of a Q/DQ file."""
+
     def __init__(self, captured: Captured, model: onnx.ModelProto) -> None:
         super().__init__(captured.module)
         self._file = _File(model)
@@ -197,7 +208,7 @@ class _FakeQuantised(Interpreter):
             source: rounding(self.env[source])
             for name, rounding in self._file.once.get(reader, {}).items()
             for source in n.all_input_nodes
-            if _comes_from(source, name)
+            if self._file.is_what_stands_for(source, name)
         }
         before = {source: self.env[source] for source in rounded}
         self.env.update(rounded)
@@ -224,12 +235,3 @@ class _FakeQuantised(Interpreter):
             value = args[x_at] @ (held.weight if held.transposed else held.weight.T)
             shape = (-1,)
         return value if held.bias is None else value + held.bias.reshape(shape)
-
-
-def _comes_from(node: Node, name: str) -> bool:
-    """Whether a node is `name`, or what the exporter left out behind it: dropout, a Pad inside a Conv."""
-    while node.name != name:
-        if len(node.all_input_nodes) != 1:
-            return False
-        node = node.all_input_nodes[0]
-    return True
