@@ -143,23 +143,6 @@ def test_a_layer_left_in_float_is_computed_in_float_between_integers(tmp_path: P
     assert relative_error(served("onnxruntime", path, captured, data), reference) < 1e-3
 
 
-def test_what_is_computed_from_a_rounded_value_is_not_rounded_like_it(tmp_path: Path) -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(11, 8, 1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.two(torch.cat([x, torch.relu(self.one(torch.exp(x)))], 1)) + self.one(x)
-
-    torch.manual_seed(0)
-    data = torch.randn(16, 3, 8, 8)
-    captured = capture(Both().eval(), data[:2])
-    path = written(captured, data, "onnxruntime-x86", tmp_path)
-    reference = fake_quantised(captured, path, (data,))
-    assert relative_error(served("onnxruntime", path, captured, data), reference) < 1e-3
-
-
 def test_a_layer_that_is_called_twice_and_a_tied_weight_are_followed(tmp_path: Path) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
