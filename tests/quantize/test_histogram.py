@@ -27,7 +27,7 @@ def error(counts: np.ndarray, low: float, high: float, bounds: tuple[float, floa
 
 @pytest.mark.parametrize("choose", [percentile, squared_error])
 def test_a_lonely_outlier_is_given_up(choose: object) -> None:
-    low, high = choose(*bell(12.0))  # type: ignore[operator]
+    low, high = choose(*bell(12.0))
     assert -5.5 < low < -3
     assert 3 < high < 7
 
