@@ -15,7 +15,7 @@ def rows(ms: object, count: int = 24, seed: int = 0, node: str = "conv", step: i
     """`count` random pairs of widths up to 256, timed by `ms(reads, writes)`."""
     numbers = np.random.default_rng(seed)
     pairs = numbers.integers(1, 256 // step, (count, 2), endpoint=True) * step
-    return [Row("conv", node, int(u), int(v), float(ms(u, v))) for u, v in pairs]  # type: ignore[operator]
+    return [Row("conv", node, int(u), int(v), float(ms(u, v))) for u, v in pairs]
 
 
 def blocked(block: int) -> object:
