@@ -230,7 +230,7 @@ def closest(reports: Sequence[Report]) -> Report:
 def _pack(trials: Trials, result: FitResult) -> FitResult:
     """Golden vectors and bundle for what may ship, then result.json."""
     if result.verdict.kind != "misses":
-        trials.write_golden(result.chosen.name)
+        trials.bench.write_golden(result.chosen.name)
         path = trials.folder / f"{trials.folder.resolve().name}{SUFFIX}"
         write_bundle(result, trials.folder, path)
         result = replace(result, bundle=str(path))

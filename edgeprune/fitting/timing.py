@@ -81,7 +81,7 @@ class Timing:
             self.order.device,
             self.load,
             model,
-            self.workshop.emitter(recipe),
+            self.workshop.builder.emitter(recipe),
             self.feeds,
             self._wanted,
             lambda share: self.tell(DOING, share),

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from edgeprune.bundle.golden import write_golden, write_reference
-from edgeprune.detect import cores
-from edgeprune.devices import Feeds, Load, exact_load
+from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
+from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
 from edgeprune.fitting.space import Space
@@ -23,24 +19,17 @@ from edgeprune.fitting.timing import Timing
 from edgeprune.graph.capture import Captured, module_of
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered, widths
-from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
-from edgeprune.records.bundle import GOLDEN, REFERENCE
+from edgeprune.measure import PROOF, Progress
+from edgeprune.records.bundle import REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Verdict, VerdictKind
 from edgeprune.recover.ladder import Rung
 from edgeprune.search.judge import judge
-from edgeprune.search.paired import paired_drop
 from edgeprune.search.ranking import Choice
 from edgeprune.search.table import Table
-from edgeprune.tasks import call_evaluate, call_evaluate_samples
+from edgeprune.tasks import call_evaluate
 
-# Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
-SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
-# A burst of load in one search measurement would send the search the wrong way: measure again.
-STEADY = 0.05
-MOST_SESSIONS = 3
-GOLDEN_ROWS = 16
 USUAL_TRIALS = 7  # dense, dense INT8, a few pruned, and one that is trained
 PT2 = "model.pt2"
 
@@ -67,6 +56,7 @@ class Trials:
         self._ledger = ledger
         self._listen = listen
         self.folder = ledger.folder
+        self.bench = Bench(order, workshop, ledger.folder)
         self.tested: dict[str, Tested] = {}
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
         self.screened: dict[str, Screened] = {}
@@ -137,7 +127,7 @@ class Trials:
             layers_int8=len(tested.layers_int8),
             layers_float=len(tested.layers_float),
             recovered=tested.recovered,
-            artefact=f"{name}/{self._workshop.artefact}",
+            artefact=f"{name}/{self._workshop.builder.artefact}",
             verdict=verdict,
         )
 
@@ -175,8 +165,8 @@ class Trials:
         timing = Timing(
             self._order,
             self._workshop,
-            self._load("dense"),
-            self._feeds(self._rows(self._order.profile.batch))[0],
+            self.bench.load("dense"),
+            self.bench.feeds(self.bench.rows(self._order.profile.batch))[0],
             lambda doing, share: self._tell("table", doing, share),
         )
         model = timing.model()
@@ -185,29 +175,7 @@ class Trials:
         table = self._ledger.once(f"table-{recipe.precision}", lambda: timing.table(model, recipe), Table)
         return timing.space(model, table, choices)
 
-    def write_golden(self, name: str) -> Path:
-        """Real inputs, and what the artefact serves for them on the device, one batch at a time."""
-        inputs = self._rows(self._golden_rows())
-        with self._order.device.start(self._load(name)) as session:
-            answers = [session.predict(feed) for feed in self._feeds(inputs)]
-            outputs = {
-                output: np.concatenate([answer[place] for answer in answers])
-                for place, output in enumerate(session.output_names)
-            }
-        return write_golden(self.folder / GOLDEN, inputs, outputs)
-
     # ------------------------------------------------------------------------------------------------
-
-    def _golden_rows(self) -> int:
-        rows = max(GOLDEN_ROWS, self._order.profile.batch)
-        return rows - rows % self._order.profile.batch
-
-    def _drop(self, name: str) -> Drop:
-        self._tell(name, "comparing sample by sample")
-        with self._order.device.start(self._load("dense")) as session:
-            dense = call_evaluate_samples(self._workshop.task, predictor(session))
-        with self._order.device.start(self._load(name)) as session:
-            return paired_drop(dense, call_evaluate_samples(self._workshop.task, predictor(session)))
 
     def _test(self, name: str, candidate: Candidate, train: bool, start: str | None) -> Tested:
         started = time.monotonic()
@@ -224,10 +192,9 @@ class Trials:
         built = self._built(name, candidate, pruned)
         if train:
             self._save(pruned, self.folder / name / PT2)
-        measurement = self._measure(name)
+        measurement = self.bench.measure(name, self._measuring(name))
         self._tell(name, f"evaluating {self._workshop.task.metric}")
-        with self._order.device.start(self._load(name)) as session:
-            metric = call_evaluate(self._workshop.task, predictor(session))
+        metric = self.bench.metric(name)
         return Tested(
             candidate=candidate,
             metric=metric,
@@ -241,45 +208,20 @@ class Trials:
     def _screen(self, name: str, candidate: Candidate) -> Screened:
         built = self._built(name, candidate, self._workshop.dense)
         self._tell(name, "comparing on a subset")
-        with self._order.device.start(self._load(name)) as session:
-            error = self.subset.error(predictor(session))
+        error = self.bench.ask(name, self.subset.error)
         return Screened(candidate, error, built.layers_int8, built.layers_float)
 
     def _built(self, name: str, candidate: Candidate, pruned: Captured) -> Built:
         """The artefact: of the screening when there was one, else made now."""
         screened = self.screened.get(name)
         if screened is not None:
-            return Built(self._artefact(name), screened.layers_int8, screened.layers_float)
+            return Built(self.bench.artefact(name), screened.layers_int8, screened.layers_float)
         self._tell(name, "building")
         folder = self.folder / name
-        rows = tuple(torch.from_numpy(array) for array in self._rows(self._golden_rows()).values())
-        built = self._workshop.build(candidate, pruned, folder, rows)
+        rows = tuple(torch.from_numpy(array) for array in self.bench.rows(self.bench.golden_rows()).values())
+        built = self._workshop.builder.build(candidate, pruned, folder, rows)
         write_reference(folder / REFERENCE, built.reference)
         return built
-
-    def _measure(self, name: str) -> Measurement:
-        """A search measurement; of up to three sessions the one in which the reference drifted least."""
-        if self._order.forecast is not None:
-            feeds = self._feeds(self._rows(self._order.profile.batch))[0]
-            return self._order.forecast.measurement(
-                self._artefact(name), self._order.device, feeds, self._order.budget.percentile
-            )
-        sessions: list[Measurement] = []
-        while len(sessions) < MOST_SESSIONS and all((s.drift or 0.0) > STEADY for s in sessions):
-            sessions.append(
-                measure(
-                    self._order.device,
-                    self._load(name),
-                    self._feeds(self._rows(8 * self._order.profile.batch)),
-                    percentile=self._order.budget.percentile,
-                    effort=SEARCH,
-                    reference=self._load("dense"),
-                    sensors=self._order.target.sensors,
-                    throttle=self._order.target.throttle,
-                    listen=self._measuring(name),
-                )
-            )
-        return min(sessions, key=lambda session: session.drift or 0.0)
 
     def _made(self, name: str, candidate: Candidate, train: bool) -> tuple[Captured, tuple[Rung, ...]]:
         if not candidate.kept:
@@ -309,59 +251,20 @@ class Trials:
     def _save(self, pruned: Captured, path: Path) -> None:
         torch.export.save(pruned.program(), path)
 
-    def _prove(self, name: str, budget: Budget) -> Measurement:
-        if self._order.forecast is not None:
-            return self.tested[name].measurement  # there is no device to prove it on
-        return prove(
-            self._order.device,
-            self._load(name),
-            self._feeds(self._rows(8 * self._order.profile.batch)),
-            percentile=budget.percentile,
-            latency_ms=budget.latency_ms,
-            reference=self._load("dense") if name != "dense" else None,
-            sensors=self._order.target.sensors,
-            throttle=self._order.target.throttle,
-            listen=self._measuring(name, "proving"),
-        ).measurement
+    def _drop(self, name: str) -> Drop:
+        self._tell(name, "comparing sample by sample")
+        return self.bench.drop(name)
 
-    def _artefact(self, name: str) -> Path:
-        return self.folder / name / self._workshop.artefact
+    def _prove(self, name: str, budget: Budget) -> Measurement:
+        listen = self._measuring(name, "proving")
+        return self.bench.prove(name, budget, listen, self.tested[name].measurement)
 
     def _files(self, name: str) -> tuple[Path, ...]:
         """What a finished trial must still have."""
-        files = (*written_files(self._artefact(name)), self.folder / name / REFERENCE)
+        files = (*written_files(self.bench.artefact(name)), self.folder / name / REFERENCE)
         if self._order.forecast is None:
             return files
-        return tuple(dict.fromkeys((*files, self._artefact(name).with_suffix(".onnx"))))
-
-    def _load(self, name: str) -> Load:
-        if self._order.forecast is not None:
-            return exact_load(self._artefact(name), cores() or 1)
-        return Load(
-            self._order.runtime,
-            self._artefact(name),
-            self._order.profile.threads,
-            device=self._order.target.device,
-            batch=self._order.profile.batch,
-            memory_mib=self._order.budget.memory_mib,
-        )
-
-    def _rows(self, count: int) -> dict[str, NDArray[Any]]:
-        """`count` calibration samples by input name, repeated when there are fewer."""
-        found = {}
-        for place, name in enumerate(self._workshop.dense.input_names):
-            rows = torch.cat([batch[place] for batch in self._workshop.calibration])
-            times = -(-count // len(rows))
-            found[name] = torch.cat([rows] * times)[:count].numpy(force=True)
-        return found
-
-    def _feeds(self, inputs: Mapping[str, NDArray[Any]]) -> list[Feeds]:
-        batch = self._order.profile.batch
-        count = len(next(iter(inputs.values())))
-        return [
-            {name: array[start : start + batch] for name, array in inputs.items()}
-            for start in range(0, count, batch)
-        ]
+        return tuple(dict.fromkeys((*files, self.bench.artefact(name).with_suffix(".onnx"))))
 
     def _measuring(self, name: str, word: str = "measuring") -> Callable[[Progress], None]:
         def tell(progress: Progress) -> None:

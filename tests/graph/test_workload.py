@@ -149,7 +149,9 @@ def test_integers_move_a_quarter_of_the_bytes_and_multiply_as_int8(tmp_path: Pat
     workshop = Workshop(tiny.task(), TABLE["onnxruntime-arm"])
     probe = workshop.dense.inputs
     exact, small = (
-        read_workload(workshop.build(each, workshop.dense, tmp_path / each.precision, probe).artefact, 1)
+        read_workload(
+            workshop.builder.build(each, workshop.dense, tmp_path / each.precision, probe).artefact, 1
+        )
         for each in (Candidate((), "float32"), Candidate((), "int8", "minmax"))
     )
     assert small.macs == exact.macs == workshop.cost.macs({})

@@ -1,16 +1,14 @@
-"""Candidate -> artefact: cut, reconstruct, recover, export, calibrate, emit."""
+"""What all candidates of a fit share, and how one is pruned and trained."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.export import export_onnx
@@ -20,26 +18,13 @@ from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.resize import Resizable, resizable
 from edgeprune.graph.surgery import cut
-from edgeprune.ir import TOLERANCE, difference, write_ir
+from edgeprune.make.builder import Builder
 from edgeprune.pruning.criteria import find_criterion, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.aware import Aware
-from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import Dialect
-from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
-from edgeprune.quantize.emit import Quantised, quantise
-from edgeprune.quantize.engines import settle
-from edgeprune.quantize.equalise import equalise
-from edgeprune.quantize.fake import proven_integers
-from edgeprune.quantize.half import halve
-from edgeprune.quantize.plan import Graph
-from edgeprune.quantize.ranges import Ranges
-from edgeprune.quantize.sensitivity import damage, weight_damage
+from edgeprune.quantize.emit import Quantised
 from edgeprune.quantize.simulate import layer_nodes
-from edgeprune.quantize.smooth import smooth
-from edgeprune.quantize.weights import TABLE as WEIGHT_FORMS
-from edgeprune.quantize.weights import compress_weights
 from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
@@ -47,26 +32,10 @@ from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, trai
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.statistics import reestimate
-from edgeprune.runtimes import find
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import flat_inputs
 
-MODEL = "model"  # the artefact's name, before the suffix of its runtime
 MULTIPLE_OF = 16  # groups narrower than this (heads) are not rounded to channel multiples
-
-
-@dataclass(frozen=True)
-class Built:
-    """The artefact of a candidate; layers are named by their weight's module.
-
-    reference: the outputs for the probe as torch computes them, with the artefact's integers; empty where
-    the ranges are those of each query, or the weights alone are integers.
-    """
-
-    artefact: Path
-    layers_int8: tuple[str, ...]
-    layers_float: tuple[str, ...]
-    reference: Sequence[NDArray[Any]] = ()
 
 
 class Workshop:
@@ -83,14 +52,9 @@ class Workshop:
         capability: str | None = None,
         keep_onnx: bool = False,
     ) -> None:
-        """capability: of the GPU that TensorRT's engines are for; what is INT8 in a file is INT8 in them.
-        keep_onnx: leave the ONNX file beside an artefact in another format.
-        """
-        self.capability = capability
-        self.keep_onnx = keep_onnx
+        """capability, keep_onnx: as for `Builder`."""
         self.task = task
         self.dialect = dialect
-        self.artefact = f"{MODEL}{find(runtime).suffix}"
         find_criterion(criterion)  # scores come late, when a run has begun: a wrong name is refused here
         self.criterion = criterion
         self.seed = seed
@@ -98,6 +62,9 @@ class Workshop:
         self.coupling: Coupling = analyse(self.dense)
         self.cost: Cost = count(self.dense, self.coupling)
         self.calibration = [flat_inputs(task.example, batch) for batch in task.calibration]
+        self.builder = Builder(
+            self.dense, self.calibration, dialect, runtime, capability=capability, keep_onnx=keep_onnx
+        )
 
     # Learnt once ------------------------------------------------------------------------------------
 
@@ -149,41 +116,15 @@ class Workshop:
 
             return resizable(self.coupling, export, self.seed)
 
-    def emitter(self, candidate: Candidate) -> Callable[[Path, Path], Path]:
-        """(float ONNX of other widths, where to write) -> an artefact in the candidate's precision.
-
-        For timing only: ranges are those of the dense model.
-        """
-        if candidate.precision == "float32":
-            return lambda source, path: source
-        left = candidate.float_layers
-        if candidate.calibrator == DYNAMIC:
-            return lambda source, path: quantise_dynamic(source, path, float_layers=left).path
-        ranges = self._ranges(candidate, self.dense)
-        return lambda source, path: quantise(source, ranges, self.dialect, path, float_layers=left).path
-
     def fragile_layers(self, candidate: Candidate, layers: Sequence[str]) -> tuple[str, ...]:
         """`layers`, those first that are worth giving back to float.
 
         Worth: the damage that INT8 does to the dense model's output there, for the work that it saves.
         """
-        dense = self._equalised(self.dense) if candidate.equalised else self.dense
-        found = self._damage(candidate, dense, layers)
+        found = self.builder.damage(candidate, layers)
         macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
         work = {layer: sum(macs[node.name] for node in nodes.get(layer, ())) for layer in layers}
         return tuple(sorted(layers, key=lambda layer: (-found[layer] / max(work[layer], 1), layer)))
-
-    def _damage(self, candidate: Candidate, dense: Captured, layers: Sequence[str]) -> Mapping[str, float]:
-        if candidate.precision in WEIGHT_FORMS:
-            return weight_damage(dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0])
-        return damage(
-            dense,
-            self._ranges(candidate, dense),
-            self.dialect,
-            layers,
-            self.calibration[0],
-            reduce_range=candidate.reduce_range,
-        )
 
     @cached_property
     def share_of_products(self) -> float:
@@ -266,12 +207,12 @@ class Workshop:
     ) -> tuple[Captured, tuple[Rung, ...]]:
         """The rung "qat": train `student` for the INT8 form that `candidate` says."""
         if candidate.equalised:
-            student = self._equalised(student)
+            student = self.builder.equalised(student)
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             exported = export_onnx(student, Path(folder) / "float.onnx")
 
             def emit(now: Captured) -> Quantised:
-                return self._quantised(candidate, now, exported, Path(folder) / "int8.onnx")
+                return self.builder.quantised(candidate, now, exported, Path(folder) / "int8.onnx")
 
             return train_aware(
                 student,
@@ -285,82 +226,6 @@ class Workshop:
                 loss=self.task.loss,
                 listen=listen,
             )
-
-    def build(
-        self, candidate: Candidate, pruned: Captured, folder: Path, probe: tuple[torch.Tensor, ...]
-    ) -> Built:
-        """Write the artefact of `pruned` into `folder`, in the format of the runtime.
-
-        probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        if candidate.equalised and not candidate.qat:
-            pruned = self._equalised(pruned)
-        exported = export_onnx(pruned, folder / "float.onnx")
-        if candidate.precision == "float32":
-            layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
-            if self.dialect.half:
-                self._halve(pruned, exported)
-            with torch.no_grad():
-                reference = [output.numpy(force=True) for output in pruned.run(*probe)]
-            return Built(self._stored(exported, folder, exported), (), layers, reference)
-        written = self._quantised(candidate, pruned, exported, folder / "int8.onnx")
-        # Ranges of each query, and activations that stay float, have no integers to hold against torch.
-        static = candidate.precision == "int8" and candidate.calibrator != DYNAMIC
-        proven = proven_integers(pruned, written.path, probe) if static else ()
-        artefact = self._stored(written.path, folder, exported)
-        return Built(artefact, written.layers_int8, written.layers_float, proven)
-
-    def _quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
-        narrow, left = candidate.reduce_range, candidate.float_layers
-        if candidate.precision in WEIGHT_FORMS:
-            return compress_weights(exported, path, candidate.precision, float_layers=left)
-        if candidate.calibrator == DYNAMIC:
-            return quantise_dynamic(exported, path, reduce_range=narrow, float_layers=left)
-        ranges = self._ranges(candidate, pruned)
-        if not candidate.qat:  # training has moved every bias to where INT8 needs it
-            ranges = correct_means(
-                pruned, ranges, self.dialect, self.calibration, reduce_range=narrow, float_layers=left
-            )
-
-        def write(also_float: tuple[str, ...] = ()) -> Quantised:
-            kept = tuple(sorted({*left, *also_float}))
-            return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=kept)
-
-        return write() if self.capability is None else settle(write, (self.capability,))[0]
-
-    def _ranges(self, candidate: Candidate, captured: Captured) -> Ranges:
-        """Of the candidate's calibrator; to rank layers of one without, the extremes stand for its ranges."""
-        calibrator = candidate.calibrator or DYNAMIC
-        return calibrate(captured, self.calibration, "minmax" if calibrator == DYNAMIC else calibrator)
-
-    def _stored(self, made: Path, folder: Path, exported: Path) -> Path:
-        """The artefact out of the ONNX file that was made, which goes, as does the float one behind it."""
-        artefact = folder / self.artefact
-        if artefact.suffix == ".xml":
-            write_ir(made, artefact, self._feeds(), float_onnx=exported)
-        if artefact.suffix == ".onnx" or self.keep_onnx:
-            made.replace(artefact.with_suffix(".onnx"))
-        made.unlink(missing_ok=True)
-        exported.unlink(missing_ok=True)
-        return artefact
-
-    def _halve(self, pruned: Captured, exported: Path) -> None:
-        """Float16 in place of a float file, where that moves no output by more than TOLERANCE."""
-        from edgeprune.runtimes.ort import Runner  # imports onnxruntime
-
-        model, feeds = onnxfile.load(exported), self._feeds()
-        exact = Runner(str(exported), 1).run(feeds)
-        halve(model, Graph(model, calibrate(pruned, self.calibration, "minmax")).bounds)
-        path = onnxfile.save(model, exported.with_name("half.onnx"))
-        if difference(Runner(str(path), 1, exact=True).run(feeds), exact) <= TOLERANCE:
-            path.replace(exported)
-        path.unlink(missing_ok=True)
-
-    def _feeds(self) -> dict[str, Any]:
-        """The example, by input name."""
-        inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
-        return {name: tensor.numpy(force=True) for name, tensor in inputs}
 
     def highest_rung(self, wished: str | None) -> str:
         """The rung that was asked for, or the highest that the task's data allows.
@@ -381,9 +246,6 @@ class Workshop:
         if wished == "lora":
             adaptable(self.dense)  # refuses a model without a layer for it before a search begins
         return wished
-
-    def _equalised(self, captured: Captured) -> Captured:
-        return smooth(equalise(captured), self.calibration)
 
     def _reconstruct(self, kept: Kept) -> Callable[[Captured], object]:
         return lambda pruned: reconstruct(pruned, self.coupling, kept, self.consumers, self.dense)

@@ -13,9 +13,9 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from edgeprune import InputError, Task, make
+from edgeprune import InputError, Task
 from edgeprune.graph import onnxfile
-from edgeprune.make import Workshop, recovered
+from edgeprune.make import Workshop, builder, recovered
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.ladder import RUNGS, TRAINING
@@ -130,9 +130,9 @@ def test_a_float_artefact_for_tensorrt_is_float16_where_its_outputs_stay(
         model=net, example=pairs[0][0][:1], calibration=[x for x, _ in pairs], evaluate=lambda predict: 0.5
     )
     shop = Workshop(task, dialect_for("tensorrt", "aarch64"), runtime="tensorrt")
-    real = make.difference
-    monkeypatch.setattr(make, "difference", lambda found, exact: moved + real(found, exact))
-    built = shop.build(Candidate((), "float32"), shop.dense, tmp_path / "dense", shop.dense.inputs)
+    real = builder.difference
+    monkeypatch.setattr(builder, "difference", lambda found, exact: moved + real(found, exact))
+    built = shop.builder.build(Candidate((), "float32"), shop.dense, tmp_path / "dense", shop.dense.inputs)
     kinds = {tensor.data_type for tensor in onnxfile.load(built.artefact).graph.initializer}
     assert kinds == {TensorProto.FLOAT if moved else TensorProto.FLOAT16}
     assert [path.name for path in built.artefact.parent.iterdir()] == ["model.onnx"]

@@ -1,0 +1,148 @@
+"""Where trials are measured: their artefacts, sessions and inputs on the order's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.bundle.golden import write_golden
+from edgeprune.detect import cores
+from edgeprune.devices import Feeds, Load, exact_load
+from edgeprune.fitting.order import Order
+from edgeprune.make import Workshop
+from edgeprune.measure import Effort, Progress, measure, predictor, prove
+from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.machine import Budget
+from edgeprune.records.task import Predict
+from edgeprune.records.trial import Drop, Measurement
+from edgeprune.search.paired import paired_drop
+from edgeprune.tasks import call_evaluate, call_evaluate_samples
+
+# Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
+SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
+# A burst of load in one search measurement would send the search the wrong way: measure again.
+STEADY = 0.05
+MOST_SESSIONS = 3
+GOLDEN_ROWS = 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The device side of a run: trials are known by name, their artefacts lie in the run folder."""
+
+    order: Order
+    workshop: Workshop
+    folder: Path
+
+    def artefact(self, name: str) -> Path:
+        return self.folder / name / self.workshop.builder.artefact
+
+    def load(self, name: str) -> Load:
+        if self.order.forecast is not None:
+            return exact_load(self.artefact(name), cores() or 1)
+        return Load(
+            self.order.runtime,
+            self.artefact(name),
+            self.order.profile.threads,
+            device=self.order.target.device,
+            batch=self.order.profile.batch,
+            memory_mib=self.order.budget.memory_mib,
+        )
+
+    def ask(self, name: str, question: Callable[[Predict], T]) -> T:
+        """The answer about an artefact as the device serves it, in a session of its own."""
+        with self.order.device.start(self.load(name)) as session:
+            return question(predictor(session))
+
+    def metric(self, name: str) -> float:
+        return self.ask(name, lambda predict: call_evaluate(self.workshop.task, predict))
+
+    def drop(self, name: str) -> Drop:
+        """What a trial lost against the dense model, sample by sample."""
+        dense, found = (
+            self.ask(each, lambda predict: call_evaluate_samples(self.workshop.task, predict))
+            for each in ("dense", name)
+        )
+        return paired_drop(dense, found)
+
+    def measure(self, name: str, listen: Callable[[Progress], None]) -> Measurement:
+        """A search measurement; of up to three sessions the one in which the reference drifted least."""
+        if self.order.forecast is not None:
+            feeds = self.feeds(self.rows(self.order.profile.batch))[0]
+            return self.order.forecast.measurement(
+                self.artefact(name), self.order.device, feeds, self.order.budget.percentile
+            )
+        sessions: list[Measurement] = []
+        while len(sessions) < MOST_SESSIONS and all((s.drift or 0.0) > STEADY for s in sessions):
+            sessions.append(
+                measure(
+                    self.order.device,
+                    self.load(name),
+                    self.feeds(self.rows(8 * self.order.profile.batch)),
+                    percentile=self.order.budget.percentile,
+                    effort=SEARCH,
+                    reference=self.load("dense"),
+                    sensors=self.order.target.sensors,
+                    throttle=self.order.target.throttle,
+                    listen=listen,
+                )
+            )
+        return min(sessions, key=lambda session: session.drift or 0.0)
+
+    def prove(
+        self, name: str, budget: Budget, listen: Callable[[Progress], None], known: Measurement
+    ) -> Measurement:
+        """A proof session. known: the search measurement, which a forecast has nothing to add to."""
+        if self.order.forecast is not None:
+            return known  # there is no device to prove it on
+        return prove(
+            self.order.device,
+            self.load(name),
+            self.feeds(self.rows(8 * self.order.profile.batch)),
+            percentile=budget.percentile,
+            latency_ms=budget.latency_ms,
+            reference=self.load("dense") if name != "dense" else None,
+            sensors=self.order.target.sensors,
+            throttle=self.order.target.throttle,
+            listen=listen,
+        ).measurement
+
+    def write_golden(self, name: str) -> Path:
+        """Real inputs, and what the artefact serves for them on the device, one batch at a time."""
+        inputs = self.rows(self.golden_rows())
+        with self.order.device.start(self.load(name)) as session:
+            answers = [session.predict(feed) for feed in self.feeds(inputs)]
+            outputs = {
+                output: np.concatenate([answer[place] for answer in answers])
+                for place, output in enumerate(session.output_names)
+            }
+        return write_golden(self.folder / GOLDEN, inputs, outputs)
+
+    def golden_rows(self) -> int:
+        rows = max(GOLDEN_ROWS, self.order.profile.batch)
+        return rows - rows % self.order.profile.batch
+
+    def rows(self, count: int) -> dict[str, NDArray[Any]]:
+        """`count` calibration samples by input name, repeated when there are fewer."""
+        found = {}
+        for place, name in enumerate(self.workshop.dense.input_names):
+            rows = torch.cat([batch[place] for batch in self.workshop.calibration])
+            times = -(-count // len(rows))
+            found[name] = torch.cat([rows] * times)[:count].numpy(force=True)
+        return found
+
+    def feeds(self, inputs: Mapping[str, NDArray[Any]]) -> list[Feeds]:
+        batch = self.order.profile.batch
+        count = len(next(iter(inputs.values())))
+        return [
+            {name: array[start : start + batch] for name, array in inputs.items()}
+            for start in range(0, count, batch)
+        ]

@@ -1,0 +1,178 @@
+"""Candidate -> artefact: export, calibrate, emit in the runtime's dialect and format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.export import export_onnx
+from edgeprune.graph import onnxfile
+from edgeprune.graph.capture import Captured
+from edgeprune.ir import TOLERANCE, difference, write_ir
+from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.correction import correct_means
+from edgeprune.quantize.dialects import Dialect
+from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
+from edgeprune.quantize.emit import Quantised, quantise
+from edgeprune.quantize.engines import settle
+from edgeprune.quantize.equalise import equalise
+from edgeprune.quantize.fake import proven_integers
+from edgeprune.quantize.half import halve
+from edgeprune.quantize.plan import Graph
+from edgeprune.quantize.ranges import Ranges
+from edgeprune.quantize.sensitivity import damage, weight_damage
+from edgeprune.quantize.smooth import smooth
+from edgeprune.quantize.weights import TABLE as WEIGHT_FORMS
+from edgeprune.quantize.weights import compress_weights
+from edgeprune.records.trial import Candidate
+from edgeprune.runtimes import find
+
+MODEL = "model"  # the artefact's name, before the suffix of its runtime
+
+
+@dataclass(frozen=True)
+class Built:
+    """The artefact of a candidate; layers are named by their weight's module.
+
+    reference: the outputs for the probe as torch computes them, with the artefact's integers; empty where
+    the ranges are those of each query, or the weights alone are integers.
+    """
+
+    artefact: Path
+    layers_int8: tuple[str, ...]
+    layers_float: tuple[str, ...]
+    reference: Sequence[NDArray[Any]] = ()
+
+
+class Builder:
+    """Writes artefacts for one runtime.
+
+    capability: of the GPU that TensorRT's engines are for; what is INT8 in a file is INT8 in them.
+    keep_onnx: leave the ONNX file beside an artefact in another format.
+    """
+
+    def __init__(
+        self,
+        dense: Captured,
+        calibration: Sequence[tuple[torch.Tensor, ...]],
+        dialect: Dialect,
+        runtime: str,
+        *,
+        capability: str | None = None,
+        keep_onnx: bool = False,
+    ) -> None:
+        self.dense, self.calibration, self.dialect = dense, calibration, dialect
+        self.artefact = f"{MODEL}{find(runtime).suffix}"
+        self.capability = capability
+        self.keep_onnx = keep_onnx
+
+    def build(
+        self, candidate: Candidate, pruned: Captured, folder: Path, probe: tuple[torch.Tensor, ...]
+    ) -> Built:
+        """Write the artefact of `pruned` into `folder`, in the format of the runtime.
+
+        probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if candidate.equalised and not candidate.qat:
+            pruned = self.equalised(pruned)
+        exported = export_onnx(pruned, folder / "float.onnx")
+        if candidate.precision == "float32":
+            layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
+            if self.dialect.half:
+                self._halve(pruned, exported)
+            with torch.no_grad():
+                reference = [output.numpy(force=True) for output in pruned.run(*probe)]
+            return Built(self._stored(exported, folder, exported), (), layers, reference)
+        written = self.quantised(candidate, pruned, exported, folder / "int8.onnx")
+        # Ranges of each query, and activations that stay float, have no integers to hold against torch.
+        static = candidate.precision == "int8" and candidate.calibrator != DYNAMIC
+        proven = proven_integers(pruned, written.path, probe) if static else ()
+        artefact = self._stored(written.path, folder, exported)
+        return Built(artefact, written.layers_int8, written.layers_float, proven)
+
+    def quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
+        narrow, left = candidate.reduce_range, candidate.float_layers
+        if candidate.precision in WEIGHT_FORMS:
+            return compress_weights(exported, path, candidate.precision, float_layers=left)
+        if candidate.calibrator == DYNAMIC:
+            return quantise_dynamic(exported, path, reduce_range=narrow, float_layers=left)
+        ranges = self._ranges(candidate, pruned)
+        if not candidate.qat:  # training has moved every bias to where INT8 needs it
+            ranges = correct_means(
+                pruned, ranges, self.dialect, self.calibration, reduce_range=narrow, float_layers=left
+            )
+
+        def write(also_float: tuple[str, ...] = ()) -> Quantised:
+            kept = tuple(sorted({*left, *also_float}))
+            return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=kept)
+
+        return write() if self.capability is None else settle(write, (self.capability,))[0]
+
+    def emitter(self, candidate: Candidate) -> Callable[[Path, Path], Path]:
+        """(float ONNX of other widths, where to write) -> an artefact in the candidate's precision.
+
+        For timing only: ranges are those of the dense model.
+        """
+        if candidate.precision == "float32":
+            return lambda source, path: source
+        left = candidate.float_layers
+        if candidate.calibrator == DYNAMIC:
+            return lambda source, path: quantise_dynamic(source, path, float_layers=left).path
+        ranges = self._ranges(candidate, self.dense)
+        return lambda source, path: quantise(source, ranges, self.dialect, path, float_layers=left).path
+
+    def damage(self, candidate: Candidate, layers: Sequence[str]) -> Mapping[str, float]:
+        """What the candidate's precision does to the dense model's output, one layer at a time."""
+        dense = self.equalised(self.dense) if candidate.equalised else self.dense
+        if candidate.precision in WEIGHT_FORMS:
+            return weight_damage(dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0])
+        return damage(
+            dense,
+            self._ranges(candidate, dense),
+            self.dialect,
+            layers,
+            self.calibration[0],
+            reduce_range=candidate.reduce_range,
+        )
+
+    def equalised(self, captured: Captured) -> Captured:
+        return smooth(equalise(captured), self.calibration)
+
+    def _ranges(self, candidate: Candidate, captured: Captured) -> Ranges:
+        """Of the candidate's calibrator; to rank layers of one without, the extremes stand for its ranges."""
+        calibrator = candidate.calibrator or DYNAMIC
+        return calibrate(captured, self.calibration, "minmax" if calibrator == DYNAMIC else calibrator)
+
+    def _stored(self, made: Path, folder: Path, exported: Path) -> Path:
+        """The artefact out of the ONNX file that was made, which goes, as does the float one behind it."""
+        artefact = folder / self.artefact
+        if artefact.suffix == ".xml":
+            write_ir(made, artefact, self._feeds(), float_onnx=exported)
+        if artefact.suffix == ".onnx" or self.keep_onnx:
+            made.replace(artefact.with_suffix(".onnx"))
+        made.unlink(missing_ok=True)
+        exported.unlink(missing_ok=True)
+        return artefact
+
+    def _halve(self, pruned: Captured, exported: Path) -> None:
+        """Float16 in place of a float file, where that moves no output by more than TOLERANCE."""
+        from edgeprune.runtimes.ort import Runner  # imports onnxruntime
+
+        model, feeds = onnxfile.load(exported), self._feeds()
+        exact = Runner(str(exported), 1).run(feeds)
+        halve(model, Graph(model, calibrate(pruned, self.calibration, "minmax")).bounds)
+        path = onnxfile.save(model, exported.with_name("half.onnx"))
+        if difference(Runner(str(path), 1, exact=True).run(feeds), exact) <= TOLERANCE:
+            path.replace(exported)
+        path.unlink(missing_ok=True)
+
+    def _feeds(self) -> dict[str, Any]:
+        """The example, by input name."""
+        inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
+        return {name: tensor.numpy(force=True) for name, tensor in inputs}
