@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 RUN = runs/digits
+WORKERS ?= 2
 # Tests of what a lab machine installs: they need a runtime, and neither torch nor onnx.
 WHEEL_TESTS = tests/test_shelf.py tests/test_detect.py tests/test_bundle.py tests/test_ledger.py \
 	tests/test_validate.py tests/records $(addprefix tests/cli/test_,main.py doctor.py profiles.py \
@@ -24,8 +25,10 @@ fit: setup
 	@rm -rf $(RUN)
 	.venv/bin/edgeprune fit examples/digits.py --target local --out $(RUN)
 
+# A file's tests stay together: they share what a fixture made once. A thread each, or the workers' own threads
+# would wait for one another.
 test: setup
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	.venv/bin/ruff check .
