@@ -5,6 +5,7 @@
     |   `-- BundleError     a bundle is not what its manifest says                     exit code 2
     |   `-- NothingToQuantise   no layer of the model can become INT8
     |-- DeviceError         the device, its runtime or the transport failed            exit code 1
+    |   `-- DeviceLost      the way to the device is cut: a run waits to be resumed
     `-- MissingExtraError   an optional dependency is not installed                    exit code 1
 
 "Nothing fits" is a result, not an error: see `records.trial.Verdict` (exit code 3).
@@ -44,6 +45,10 @@ class NothingToQuantise(InputError):
 
 class DeviceError(EdgepruneError):
     """The device, its runtime or the way to it failed while working on valid input."""
+
+
+class DeviceLost(DeviceError):
+    """The way to the device is cut; of the device and its runtime it says nothing."""
 
 
 class MissingExtraError(EdgepruneError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +25,8 @@ _HINTS = {
     errno.EEXIST: "A file stands where a folder is needed: choose another path.",
     errno.EISDIR: "A folder stands where a file is needed: choose another path.",
 }
+TEMPORARY = ".tmp"  # a name with a dot in front and this behind is not finished, and nobody reads it
+HELD = "held"  # in a scratch folder: locked as long as its process lives
 # What no code above this room can cause: the place itself takes no more.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
@@ -49,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -68,6 +72,57 @@ def write(path: Path, content: bytes) -> None:
     """Put `content` at `path`, all of it or none. Raises `InputError` when the place cannot be written."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed in the middle of writing left below `folder`.
+
+    Only for who holds the folder alone: to anybody else's unfinished file it does the same.
+    """
+    for left in folder.rglob(f".*{TEMPORARY}"):
+        _remove(left)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder, gone with the block.
+
+    A process that is killed leaves its own behind: the next scratch folder, of whatever process, takes those
+    away whose lock has fallen with theirs.
+    """
+    place = Path(tempfile.gettempdir())
+    for held in place.glob(f"edgeprune-*/{HELD}"):
+        _take_away(held)
+    folder = Path(tempfile.mkdtemp(prefix="edgeprune-", dir=place))
+    # Locked before it has its name: nobody finds it free in between.
+    lock = os.open(folder / "new", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "new").rename(folder / HELD)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _take_away(held: Path) -> None:
+    """Remove the scratch folder of a process that is gone; leave those in use, and other users'."""
+    with suppress(OSError):
+        if held.parent.lstat().st_uid != os.getuid():
+            return
+        lock = os.open(held, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(held.parent, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeprune.errors import EdgepruneError, MissingExtraError
-from edgeprune.files import replacing, writing
+from edgeprune.files import TEMPORARY, replacing, writing
 from edgeprune.graph import onnxfile
 from edgeprune.graph.rewrite import drop_unused
 
@@ -182,7 +182,8 @@ def _save(model: Any, path: Path) -> None:
             node.set_friendly_name(f"{kind}.{at}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".ir-") as folder, writing(path):
+    beside = tempfile.TemporaryDirectory(dir=path.parent, prefix=".ir-", suffix=TEMPORARY)
+    with beside as folder, writing(path):
         written = Path(folder) / path.name
         openvino.save_model(model, str(written), compress_to_fp16=False)
         for suffix in (".bin", ".xml"):  # the .xml last: it is what one looks for

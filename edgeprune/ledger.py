@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from edgeprune.errors import InputError
-from edgeprune.files import FULL, sha256, sync, writing
+from edgeprune.files import FULL, sha256, sweep, sync, writing
 from edgeprune.records.codec import JSON, dumps, from_json, loads, to_json
 
 SCHEMA = 1
@@ -169,6 +169,8 @@ class Ledger:
         if len(whole) < len(text):
             self._listen(f"The last line of {self.path} was cut off while being written, so it is dropped.")
             self._cut(len(whole))
+        with writing(self.folder):
+            sweep(self.folder)
         if not lines:
             self._append(to_json(_Header(SCHEMA, order)))
 

@@ -14,7 +14,6 @@ Each refusal is a `BundleError` with its own sentence and the number above; `val
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pathlib import Path
 from edgeprune.bundle.archive import Source, opened
 from edgeprune.bundle.signature import verify
 from edgeprune.errors import BundleError, InputError
-from edgeprune.files import sha256
+from edgeprune.files import scratch, sha256
 from edgeprune.records.bundle import GOLDEN, MANIFEST, SCHEMA, SIGNATURE, Check, Manifest
 from edgeprune.records.codec import from_json, loads
 
@@ -48,8 +47,8 @@ def open_bundle(path: Path, *, signers: Path | None = None) -> Iterator[Verified
     signers: an `allowed_signers` file; with it, a bundle that none of them signed is refused.
     Raises `BundleError` with the number of the check that refused it.
     """
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as parent:
-        folder = Path(parent) / "bundle"
+    with scratch() as parent:
+        folder = parent / "bundle"
         folder.mkdir()
         with opened(path) as source:  # (1)
             manifest, raw = _manifest(path, source)  # (2)

@@ -73,7 +73,7 @@ def command(
     """
     from edgeprune.cli.output import emit_json
     from edgeprune.devices import open_device
-    from edgeprune.errors import InputError
+    from edgeprune.errors import DeviceError, InputError
     from edgeprune.fitting import fit
     from edgeprune.report import document
     from edgeprune.tasks import load_task
@@ -107,19 +107,23 @@ def command(
                 listen=listen,
             )
     except KeyboardInterrupt:
-        begun = (folder / "ledger.jsonl").exists()
-        kept = (
-            f"finished trials are kept: add --resume --out {folder} to go on"
-            if begun
-            else "nothing was written"
-        )
-        click.echo(f"interrupted; {kept}", err=True)
+        click.echo(f"interrupted; {_kept(folder)}", err=True)
         context.exit(INTERRUPTED)
+    except DeviceError as error:
+        kept = _kept(folder)
+        raise DeviceError(error.what, f"{error.hint} {kept[0].upper()}{kept[1:]}.") from error
     if as_json:
         emit_json(document(result))
     else:
         _show(result)
     context.exit(EXIT[result.verdict.kind])
+
+
+def _kept(folder: Path) -> str:
+    """What is left of a fit that ended before its answer."""
+    if (folder / "ledger.jsonl").exists():
+        return f"finished trials are kept: add --resume --out {folder} to go on"
+    return "nothing was written"
 
 
 def _stem(model: str) -> str:

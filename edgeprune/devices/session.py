@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from edgeprune.devices import Feeds, Load, Machine, Operator
 from edgeprune.devices.agent import BUILDERS, NotAFrame, decode, encode
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, DeviceLost
 
 STDERR_LINES = 12  # of the agent's last words that an error repeats
 BUILD_SECONDS = 3600.0  # what the first load of an engine may take beyond a request's own time
+LOST = 255  # ssh's own exit code; the agent's pass through it
 QUIT_SECONDS = 5.0  # what an agent gets to leave before it is killed
 
 
@@ -122,6 +123,11 @@ class Channel:
             code = -9
         self._log.seek(0)
         words = self._log.read().decode("utf-8", "replace").strip().splitlines()[-STDERR_LINES:]
+        if code == LOST:
+            said = f": {' '.join(words)}" if words else "."
+            return DeviceLost(
+                f"The connection to device {self._name} was lost during {do!r}{said}", _hint(code)
+            )
         said = "\n    ".join(["", *words]) if words else " (it said nothing)"
         return DeviceError(
             f"The agent on device {self._name} died during {do!r} with {_code(code)}:{said}", _hint(code)
@@ -139,7 +145,7 @@ def _hint(code: int) -> str:
         return "The runtime crashed: check that its build suits this processor, or try another version."
     if code in (126, 127):
         return "There is no such Python on the device: name one that has numpy and the runtime (`python`)."
-    if code in (124, 255):
+    if code in (124, LOST):
         return "The connection or its time limit ended: check the network and the device, then try again."
     return "Read the lines above; `edgeprune doctor` says which runtimes work here."
 

@@ -23,8 +23,8 @@ from edgeprune.devices import Load, Machine
 from edgeprune.devices import agent as agent_file
 from edgeprune.devices.artefact import artefact_files, artefact_sha256
 from edgeprune.devices.lab import LabDevice, parse_ssh
-from edgeprune.devices.session import AgentSession, Channel, ask_machine
-from edgeprune.errors import DeviceError, MissingExtraError
+from edgeprune.devices.session import LOST, AgentSession, Channel, ask_machine
+from edgeprune.errors import DeviceError, DeviceLost, MissingExtraError
 from edgeprune.files import sha256
 
 TIMEOUT_S = 300.0  # of one request, or of one file's copy
@@ -175,8 +175,8 @@ class SshDevice:
     def _failed(self, code: int, log: IO[bytes]) -> DeviceError:
         log.seek(0)
         words = " ".join(log.read().decode("utf-8", "replace").split()) or f"exit code {code}"
-        if code == 255:
-            return DeviceError(
+        if code == LOST:
+            return DeviceLost(
                 f"Device {self.name} cannot be reached at {self._spec.address}: {words}",
                 "`ssh` must get there without a password or a question: try it once by hand.",
             )

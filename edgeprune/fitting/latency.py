@@ -11,7 +11,6 @@ some itself. The ratio is learnt from what was measured end to end.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import onnx
 
 from edgeprune.devices import Device, Feeds, Load
+from edgeprune.files import scratch
 from edgeprune.fitting.operators import Node, Nodes
 from edgeprune.graph.coupling import Coupling
 from edgeprune.graph.resize import Resizable, Widths
@@ -101,12 +101,12 @@ def measure_table(
     Raises `DeviceError` when the device fails or its runtime has no profile.
     """
     nodes = Nodes(model)
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with scratch() as folder:
 
         def timed(widths: Widths) -> _Timed:
-            plain = Path(folder) / "float.onnx"
+            plain = folder / "float.onnx"
             onnx.save(model.at(widths), str(plain))
-            served = replace(load, artefact=emit(plain, Path(folder) / "model.onnx"))
+            served = replace(load, artefact=emit(plain, folder / "model.onnx"))
             with device.start(replace(served, profile=True)) as session:
                 shares = nodes.shares(session.operators(feeds, runs=RUNS))
             with device.start(served) as session:

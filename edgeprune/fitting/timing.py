@@ -13,7 +13,7 @@ from functools import cached_property
 
 from edgeprune.devices import Feeds, Load
 from edgeprune.devices.agent import BUILDERS
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import DeviceLost, EdgepruneError
 from edgeprune.fitting.latency import designs, measure_table, prediction
 from edgeprune.fitting.operators import Nodes
 from edgeprune.fitting.order import Order
@@ -61,6 +61,8 @@ class Timing:
         """
         try:
             return cached(self._key(model, recipe), lambda: self._measured(model, recipe), self._say)
+        except DeviceLost:
+            raise  # it may be back in a moment: a look at it would not show that it was gone
         except EdgepruneError as error:
             self.order.device.machine()
             self._none(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,6 +13,7 @@ import onnxruntime
 from onnx import helper, numpy_helper, shape_inference
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
 
 Shape = tuple[int, ...]
@@ -113,8 +113,8 @@ class FixedGraph:
 
 def _folded(path: Path, batch: int) -> onnx.ModelProto:
     """The file after ONNX Runtime computed for this batch what does not depend on the data."""
-    with tempfile.TemporaryDirectory() as folder:
-        folded = Path(folder) / "folded.onnx"
+    with scratch() as folder:
+        folded = folder / "folded.onnx"
         _fold(path, batch, folded)
         model = onnxfile.load(folded)
         while _store_sizes(model):  # ONNX Runtime (1.32) leaves them, and what is computed from them

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
+from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
 from edgeprune.quantize.emit import Quantised
 from edgeprune.runtimes import trt_build
@@ -194,10 +194,10 @@ def check_types(path: Path) -> Mapping[str, str]:
 
 def _build(path: Path, capability: str, batch: int) -> Mapping[str, Any]:
     """Run trt_build.py in a process of its own: a build that fails spoils those after it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         command: Sequence[str] = (
             *(sys.executable, trt_build.__file__, "--artefact", str(path)),
-            *("--out", str(Path(folder) / "engine.plan"), "--capability", capability),
+            *("--out", str(folder / "engine.plan"), "--capability", capability),
             *("--batch", str(batch)),
         )
         try:

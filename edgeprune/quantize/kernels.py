@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import onnx
 import onnxruntime
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
 
 _INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits")
@@ -38,8 +38,8 @@ def integer_nodes(path: Path) -> Kernels:
     Signed activations are fused only on ARM by default; a file that has them is counted as fused there.
     Raises `EdgepruneError` when the runtime does not load the file.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
+    with scratch() as folder:
+        optimised = folder / "optimised.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Breach, Latency, Measurement, Verdict
+from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict
 
 CONFIDENCE = 0.99
 TRIES = 3  # sessions of a proof; only one that drifted is followed by another
@@ -173,12 +173,20 @@ def _misses(runs: NDArray[np.float64], percentile: int, latency_ms: float) -> bo
     return bound_ms is None or bound_ms > latency_ms
 
 
-def judge(measurement: Measurement, metric: float, baseline_metric: float, budget: Budget) -> Verdict:
+def judge(
+    measurement: Measurement,
+    metric: float,
+    baseline_metric: float,
+    budget: Budget,
+    repeated: Drop | None = None,
+) -> Verdict:
     """Hold a measurement against a resolved budget: every line that broke, and by how much.
 
     A line that broke for certain (memory, size, metric) makes it `misses` even when the session was
     inconclusive; latency is judged only by a conclusive session with enough runs, else the verdict is
-    `inconclusive`. What was predicted never fits: it is `predicted`, or it misses. Raises `InputError` for a
+    `inconclusive`. repeated: the drop of an evaluation that is random, from its repetitions: then the metric
+    holds or breaks when the whole interval does, and what lies across the floor is `inconclusive`, too.
+    What was predicted never fits: it is `predicted`, or it misses. Raises `InputError` for a
     budget that is not resolved to milliseconds, or that is about another percentile than the measurement.
     """
     if budget.latency_ms is None and budget.speedup is not None:
@@ -204,10 +212,14 @@ def judge(measurement: Measurement, metric: float, baseline_metric: float, budge
     if budget.size_mib is not None and not measurement.size_mib <= budget.size_mib:
         breaches.append(Breach("size_mib", measurement.size_mib, budget.size_mib))
     floor = baseline_metric - budget.max_drop
-    if not metric >= floor:  # also when the metric is not a number
+    if repeated is not None:
+        if repeated.exceeds(budget.max_drop):
+            breaches.append(Breach("metric", baseline_metric - repeated.value, floor))
+        undecided = undecided or not repeated.high <= budget.max_drop
+    elif not metric >= floor:  # also when the metric is not a number
         breaches.append(Breach("metric", metric, floor))
     if breaches:
         return Verdict("misses", tuple(breaches))
-    if measurement.predicted:
+    if measurement.predicted and not (repeated is not None and undecided):
         return Verdict("predicted")
     return Verdict("inconclusive" if undecided else "fits")

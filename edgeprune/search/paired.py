@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binom, norm, t
 
 from edgeprune.errors import InputError
 from edgeprune.records.trial import Drop
 
 CONFIDENCE = 0.95
+LOOKS = 3  # at a random evaluation that is repeated until it is decided
+REPEATED = 1 - 2 * 0.01 / LOOKS  # of each look, so that together they keep 99 % to each side, as for latency
 RESAMPLES = 2000
 CELLS = 1 << 20  # samples drawn at a time
 
@@ -62,6 +64,34 @@ def paired_drop(
     drops = metric(resampled[0]) - metric(resampled[1])
     low, high = np.quantile(drops, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Drop(value, min(value, float(low)), max(value, float(high)), before.size, confidence)
+
+
+def repeated_drop(baseline: ArrayLike, ours: ArrayLike, *, confidence: float = REPEATED) -> Drop:
+    """The drop on these very samples when the evaluation itself is random, from its repetitions.
+
+    baseline, ours: [repeats, samples], two repeats or more. The interval is about what the mean of ever more
+    repeats would come to, and not about other samples: without randomness it has no width.
+    Two estimates of the error, of which the larger counts: from the scatter of each sample between repeats,
+    which is sharp where samples are disturbed one by one; and from that of the repeats' means (Student's t),
+    which also sees a disturbance of all samples together.
+    Raises `InputError` when there is nothing to compare.
+    """
+    before, after = np.asarray(baseline, np.float64), np.asarray(ours, np.float64)
+    if before.shape != after.shape or before.ndim != 2 or len(before) < 2 or not before.size:
+        raise InputError(
+            f"Scores of shapes {before.shape} and {after.shape} cannot be compared.",
+            "Score both models at least twice on the same samples, one number each.",
+        )
+    repeats, samples = before.shape
+    value = float(before.mean() - after.mean())
+    alone = sum(float(scores.var(axis=0, ddof=1).sum()) for scores in (before, after)) / samples**2
+    together = sum(float(scores.mean(axis=1).var(ddof=1)) for scores in (before, after))
+    above = (1 + confidence) / 2
+    half = max(
+        float(norm.ppf(above)) * math.sqrt(alone / repeats),
+        float(t.ppf(above, repeats - 1)) * math.sqrt(together / repeats),
+    )
+    return Drop(value, value - half, value + half, samples, confidence)
 
 
 def _matched(lost: int, gained: int, samples: int, confidence: float) -> Drop:

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 import edgeprune
@@ -22,34 +21,6 @@ from edgeprune.quantize.dialects import TABLE
 from edgeprune.search.landing import Zone
 from edgeprune.search.ranking import Choice
 
-BLOCK = 8  # of the device: weights are paid for in whole blocks of channels
-
-
-def weight_ms(shape: tuple[int, ...], quantised: bool) -> float:
-    blocks = -(-shape[0] // BLOCK) * BLOCK
-    return 1e-4 * blocks * int(np.prod(shape[1:])) / (1.25 if quantised else 1.0)
-
-
-def operators(artefact: Path) -> tuple[Operator, ...]:
-    """Every layer, named as a runtime might, behind a copy of its own making."""
-    model = onnx.load(artefact)
-    quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    for node in model.graph.node:  # a weight behind its DequantizeLinear
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
-            stored[node.output[0]] = stored[node.input[0]]
-    found = [Operator("copy", "Reorder", 0.02, (), (), ())]
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1] in stored:
-            ms = weight_ms(stored[node.input[1]], quantised)
-            found.append(Operator(f"{node.name}_token_3", node.op_type, ms, (), (), ()))
-    return tuple(found)
-
-
-def latency_ms(artefact: Path) -> float:
-    """A tenth more than the operators, as runtimes need."""
-    return 1.1 * sum(operator.ms for operator in operators(artefact))
-
 
 @pytest.fixture(scope="module")
 def workshop(tiny: ModuleType) -> Workshop:
@@ -57,10 +28,10 @@ def workshop(tiny: ModuleType) -> Workshop:
 
 
 @pytest.fixture(scope="module")
-def space(workshop: Workshop, scripted: ModuleType) -> Space:
+def space(workshop: Workshop, tiny: ModuleType, scripted: ModuleType) -> Space:
     from edgeprune.devices import Load
 
-    device = scripted.ScriptedDevice(latency_ms, operators=operators)
+    device = scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators)
     table = measure_table(
         device,
         Load("onnxruntime", Path(), 1),
@@ -95,7 +66,7 @@ def test_an_operator_named_after_an_activation_is_the_layer_in_front_of_it(works
     assert shares == {conv.name: 1.0}
 
 
-def test_widths_that_were_not_measured_are_predicted(space: Space) -> None:
+def test_widths_that_were_not_measured_are_predicted(space: Space, tiny: ModuleType) -> None:
     numbers = np.random.default_rng(3)
     for _ in range(20):
         widths = {name: int(numbers.choice(options)) for name, options in space.options.items()}
@@ -103,7 +74,7 @@ def test_widths_that_were_not_measured_are_predicted(space: Space) -> None:
         assert export
         stem, middle = widths["stem"], widths["conv1"]
         layers = ((stem, 1, 3, 3), (middle, stem, 3, 3), (stem, middle, 3, 3), (10, stem))
-        truth = 1.1 * (0.02 + sum(weight_ms(shape, quantised=False) for shape in layers))
+        truth = 1.1 * (0.02 + sum(tiny.weight_ms(shape, quantised=False) for shape in layers))
         assert space.prediction.ms(widths) == pytest.approx(truth, rel=0.05)
 
 
@@ -167,7 +138,7 @@ def test_a_fit_lands_by_the_table_in_few_builds(
         tiny.task(),
         speedup=2.0,
         max_drop=0.1,
-        device=scripted.ScriptedDevice(latency_ms, operators=operators),
+        device=scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators),
         out=tmp_path / "run",
         epochs=2,
         listen=told.append,

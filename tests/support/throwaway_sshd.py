@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -32,11 +33,40 @@ Host *
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sshd:
-    address: str
-    config: Path  # for the client
+    program: str
+    port: int
     folder: Path
+    server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"ssh://127.0.0.1:{self.port}"
+
+    @property
+    def config(self) -> Path:
+        """For the client."""
+        return self.folder / "ssh_config"
+
+    def start(self) -> None:
+        with (self.folder / "sshd.log").open("ab") as log:
+            self.server = subprocess.Popen(
+                [self.program, "-D", "-e", "-f", str(self.folder / "sshd_config")], stderr=log
+            )
+        _wait_until_it_listens(self.port, self.server, self.folder / "sshd.log")
+
+    def vanish(self) -> None:
+        """Gone as when the plug is pulled: the server and every connection that it serves."""
+        if self.server is not None:
+            for process in (self.server.pid, *_below(self.server.pid)):
+                os.kill(process, signal.SIGKILL)
+            self.server.wait()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.terminate()
+            self.server.wait()
 
 
 def path() -> str | None:
@@ -64,14 +94,23 @@ def serve(folder: Path) -> Iterator[Sshd]:
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}\n")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where sshd, run by root, locks its children in
-    with (folder / "sshd.log").open("wb") as log:
-        server = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
+    sshd = Sshd(program, port, folder)
     try:
-        _wait_until_it_listens(port, server, folder / "sshd.log")
-        yield Sshd(f"ssh://127.0.0.1:{port}", folder / "ssh_config", folder)
+        sshd.start()
+        yield sshd
     finally:
-        server.terminate()
-        server.wait()
+        sshd.stop()
+
+
+def _below(process: int) -> list[int]:
+    """The processes that serve connections: sshd's children and theirs, not what runs in a session."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    served = [
+        child
+        for child in map(int, children)
+        if b"sshd" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")[0]
+    ]
+    return [each for child in served for each in (child, *_below(child))]
 
 
 def _wait_until_it_listens(port: int, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,58 @@
+"""What a candidate lost, sample by sample; and whether that is to be believed (docs/decisions/006).
+
+`Task.evaluate` and `Task.evaluate_samples` are two evaluations of one artefact. Where they do not agree, the
+evaluation is random (augmentation, sampling): one value is a draw, and the better of two candidates may be the
+luckier one. Then both models are scored again and again on the same samples, until the drop's interval lies
+on one side of what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.records.trial import Drop
+from edgeprune.search.paired import LOOKS, paired_drop, repeated_drop
+
+FEWEST = 4  # repeats of a random evaluation, doubled while nothing is decided
+MOST = FEWEST * 2 ** (LOOKS - 1)
+ROUNDING = 1e-6  # of the mean, of single-precision sums in another order
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The ledger's record.
+
+    drop: how much of it other samples could change. repeated: where the evaluation is random, how much of it
+    is chance on these samples.
+    """
+
+    drop: Drop
+    repeated: Drop | None = None
+
+
+def compare(
+    score: Callable[[str], NDArray[np.float64]], known: Mapping[str, float], allowed: float
+) -> Compared:
+    """Compare two trials.
+
+    score: a trial's score per sample, by its name. known: the metric of the two by name, the baseline first.
+    allowed: the drop from which on the metric breaks.
+    """
+    names = list(known)
+    runs = {name: [score(name)] for name in names}
+    drop = paired_drop(*(runs[name][0] for name in names))
+    if all(math.isclose(runs[n][0].mean(), known[n], rel_tol=ROUNDING, abs_tol=ROUNDING) for n in names):
+        return Compared(drop)
+    wanted = FEWEST
+    while True:
+        for name in names:
+            runs[name] += [score(name) for _ in range(wanted - len(runs[name]))]
+        repeated = repeated_drop(*(np.stack(runs[name]) for name in names))
+        if not repeated.low <= allowed < repeated.high or wanted >= MOST:
+            return Compared(drop, repeated)
+        wanted *= 2
