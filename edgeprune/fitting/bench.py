@@ -20,8 +20,7 @@ from edgeprune.measure import Effort, Progress, measure, predictor, prove
 from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
-from edgeprune.records.trial import Drop, Measurement
-from edgeprune.search.paired import paired_drop
+from edgeprune.records.trial import Measurement
 from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
@@ -65,13 +64,9 @@ class Bench:
     def metric(self, name: str) -> float:
         return self.ask(name, lambda predict: call_evaluate(self.workshop.task, predict))
 
-    def drop(self, name: str) -> Drop:
-        """What a trial lost against the dense model, sample by sample."""
-        dense, found = (
-            self.ask(each, lambda predict: call_evaluate_samples(self.workshop.task, predict))
-            for each in ("dense", name)
-        )
-        return paired_drop(dense, found)
+    def scores(self, name: str) -> NDArray[np.float64]:
+        """Sample by sample, where the task scores them one by one."""
+        return self.ask(name, lambda predict: call_evaluate_samples(self.workshop.task, predict))
 
     def measure(self, name: str, listen: Callable[[Progress], None]) -> Measurement:
         """A search measurement; of up to three sessions the one in which the reference drifted least."""

@@ -1,9 +1,9 @@
 """What a candidate lost, sample by sample; and whether that is to be believed (docs/decisions/006).
 
 `Task.evaluate` and `Task.evaluate_samples` are two evaluations of one artefact. Where they do not agree, the
-evaluation is random (augmentation, sampling): one value is a draw, and the better of two candidates may be the
-luckier one. Then both models are scored again and again on the same samples, until the drop's interval lies
-on one side of what is allowed.
+evaluation is random (augmentation, sampling): one value is a draw, and the better of two candidates may just
+be luckier. Then both models are scored again and again on the same samples, until the drop's interval lies on
+one side of what is allowed.
 """
 
 from __future__ import annotations

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
+from edgeprune.files import replacing
 from edgeprune.fitting.bench import Bench
+from edgeprune.fitting.comparing import Compared, compare
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
 from edgeprune.fitting.space import Space
@@ -23,7 +27,7 @@ from edgeprune.measure import PROOF, Progress
 from edgeprune.records.bundle import REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
-from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Verdict, VerdictKind
+from edgeprune.records.trial import Candidate, Measurement, Report, Verdict, VerdictKind
 from edgeprune.recover.ladder import Rung
 from edgeprune.search.judge import judge
 from edgeprune.search.ranking import Choice
@@ -60,6 +64,7 @@ class Trials:
         self.tested: dict[str, Tested] = {}
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
         self.screened: dict[str, Screened] = {}
+        self.compared: dict[str, Compared] = {}
         self.subset = Subset(workshop, order.budget.max_drop, order.profile.batch)
         self._seconds: list[float] = []
 
@@ -104,6 +109,9 @@ class Trials:
         proof = self._ledger.once(f"{name}-proof", lambda: self._prove(name, budget), Measurement)
         self.tested[name] = replace(self.tested[name], measurement=proof)
         self.proven.add(name)
+        verdict = self.report(name, budget, self.tested["dense"].metric).verdict
+        if not {breach.line for breach in verdict.breaches} <= {"metric"} or not self._compare(name):
+            return verdict.kind
         return self.report(name, budget, self.tested["dense"].metric).verdict.kind
 
     def report(self, name: str, budget: Budget, baseline_metric: float) -> Report:
@@ -113,7 +121,9 @@ class Trials:
         measurement = tested.measurement
         if name not in self.proven:  # drift disqualifies a proof; a search still learns from the number
             measurement = replace(measurement, conclusive=True)
-        verdict = judge(measurement, tested.metric, baseline_metric, budget)
+        compared = self.compared.get(name)
+        repeated = None if compared is None else compared.repeated
+        verdict = judge(measurement, tested.metric, baseline_metric, budget, repeated)
         if verdict.kind == "fits" and name not in self.proven:
             verdict = Verdict("inconclusive")  # a search measurement is too short to promise anything
         return Report(
@@ -132,11 +142,9 @@ class Trials:
         )
 
     def with_drop(self, report: Report) -> Report:
-        """How sure it is what a candidate lost, where samples are scored one by one: evidence, no verdict."""
-        if self._workshop.task.evaluate_samples is None or report.name == "dense":
-            return report
-        drop = self._ledger.once(f"{report.name}-drop", lambda: self._drop(report.name), Drop)
-        return replace(report, drop=drop)
+        """How sure it is what a candidate lost, where samples are scored one by one."""
+        compared = self._compare(report.name)
+        return report if compared is None else replace(report, drop=compared.drop)
 
     def use(self, name: str, budget: Budget) -> float:
         """The largest share of a budget line that a trial used: above 1 it does not fit.
@@ -249,11 +257,24 @@ class Trials:
         return lambda rung, step, total: self._tell(name, f"recovering ({rung})", step / total)
 
     def _save(self, pruned: Captured, path: Path) -> None:
-        torch.export.save(pruned.program(), path)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            torch.export.save(pruned.program(), stream)
 
-    def _drop(self, name: str) -> Drop:
-        self._tell(name, "comparing sample by sample")
-        return self.bench.drop(name)
+    def _compare(self, name: str) -> Compared | None:
+        """With the dense model, sample by sample; None where that cannot be."""
+        if self._workshop.task.evaluate_samples is None or name == "dense":
+            return None
+
+        def scores(each: str) -> NDArray[np.float64]:
+            self._tell(name, "comparing sample by sample")
+            return self.bench.scores(each)
+
+        known = {each: self.tested[each].metric for each in ("dense", name)}
+        allowed = self._order.budget.max_drop
+        self.compared[name] = self._ledger.once(
+            f"{name}-compared", lambda: compare(scores, known, allowed), Compared
+        )
+        return self.compared[name]
 
     def _prove(self, name: str, budget: Budget) -> Measurement:
         listen = self._measuring(name, "proving")

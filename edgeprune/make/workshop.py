@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgeprune.errors import InputError
 from edgeprune.export import export_onnx
+from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
@@ -108,11 +107,11 @@ class Workshop:
     @cached_property
     def resizable(self) -> Resizable:
         """The model's ONNX file at any widths. Raises `EdgepruneError` when it has none."""
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        with scratch() as folder:
 
             def export(widths: Mapping[str, int]) -> Any:
                 pruned = cut(self.dense, self.coupling, {name: range(n) for name, n in widths.items()})
-                return onnxfile.load(export_onnx(pruned, Path(folder) / "probe.onnx", prove=False))
+                return onnxfile.load(export_onnx(pruned, folder / "probe.onnx", prove=False))
 
             return resizable(self.coupling, export, self.seed)
 
@@ -208,11 +207,11 @@ class Workshop:
         """The rung "qat": train `student` for the INT8 form that `candidate` says."""
         if candidate.equalised:
             student = self.builder.equalised(student)
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-            exported = export_onnx(student, Path(folder) / "float.onnx")
+        with scratch() as folder:
+            exported = export_onnx(student, folder / "float.onnx")
 
             def emit(now: Captured) -> Quantised:
-                return self.builder.quantised(candidate, now, exported, Path(folder) / "int8.onnx")
+                return self.builder.quantised(candidate, now, exported, folder / "int8.onnx")
 
             return train_aware(
                 student,

@@ -14,7 +14,7 @@ Score = Callable[[str], np.ndarray]
 
 
 def player(chances: Mapping[str, float], seed: int, together: float = 0.0) -> tuple[Score, list[str]]:
-    """Right or wrong at random, sample by sample; `together` moves all of an evaluation. And who was asked."""
+    """Right or wrong at random, sample by sample; `together` moves all of an evaluation. Who was asked."""
     numbers, asked = np.random.default_rng(seed), []
 
     def score(name: str) -> np.ndarray:
