@@ -30,7 +30,8 @@ class Task:
     evaluate_subset: optional, `evaluate` on a few hundred of its samples: INT8 forms are compared by it, so
         that few are evaluated in full. Without it they are compared by their distance to the original.
     evaluate_samples: optional, (predict) -> [samples], scores whose mean is `evaluate`: how sure the chosen
-        candidate's drop is, is then told by comparing it with the original sample by sample.
+        candidate's drop is, is then told by comparing it with the original sample by sample. Where the two
+        disagree the evaluation is random, and the metric's floor is held by repeating it.
     """
 
     model: torch.nn.Module

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import DeviceState, Measurement
+from edgeprune.records.trial import DeviceState, Drop, Measurement
 from edgeprune.search.judge import (
     drift,
     early_stopping_bound,
@@ -174,6 +174,24 @@ def test_a_certain_breach_counts_even_when_the_latency_is_inconclusive() -> None
 
 def test_a_metric_that_is_not_a_number_misses() -> None:
     assert judge(measurement(), math.nan, 0.9, BUDGET).kind == "misses"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind"),
+    [(-0.002, 0.01, "fits"), (0.002, 0.012, "inconclusive"), (0.011, 0.03, "misses")],
+    ids=["below what is allowed", "across it", "above it"],
+)
+def test_a_random_evaluation_is_judged_by_the_interval_of_its_drop(
+    low: float, high: float, kind: str
+) -> None:
+    """Whatever the one value was that the search saw."""
+    drop = Drop((low + high) / 2, low, high, 300, 0.98)
+    for lucky in (0.95, 0.80):
+        verdict = judge(measurement(), lucky, 0.90, BUDGET, drop)
+        assert verdict.kind == kind
+        assert [breach.line for breach in verdict.breaches] == (["metric"] if kind == "misses" else [])
+    predicted = measurement(assumptions=("bandwidth 10 GB/s",))
+    assert judge(predicted, 0.90, 0.90, BUDGET, drop).kind == kind.replace("fits", "predicted")
 
 
 def test_lines_that_are_not_in_the_budget_do_not_bind() -> None:

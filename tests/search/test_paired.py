@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from edgeprune.errors import InputError
 from edgeprune.search import paired as module
-from edgeprune.search.paired import paired_drop
+from edgeprune.search.paired import paired_drop, repeated_drop
 
 
 def answers(lost: int, gained: int, both: int, neither: int) -> tuple[NDArray[np.float64], ...]:
@@ -103,3 +103,32 @@ def test_scores_that_cannot_be_paired_are_refused() -> None:
         paired_drop([], [])
     with pytest.raises(InputError, match="not a number"):
         paired_drop([1.0], [np.nan])
+
+
+def test_without_randomness_repeating_adds_no_doubt() -> None:
+    before, after = np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0, 1.0])
+    drop = repeated_drop([before] * 3, [after] * 3)
+    assert (drop.value, drop.low, drop.high, drop.samples) == (0.25, 0.25, 0.25, 4)
+
+
+@pytest.mark.parametrize("together", [0.0, 0.05], ids=["sample by sample", "all samples together"])
+def test_the_interval_of_repeats_holds_the_drop_that_ever_more_repeats_would_show(together: float) -> None:
+    numbers = np.random.default_rng(1)
+    chances = numbers.random((2, 200))  # of each sample, for the two models
+    truth = chances[0].mean() - chances[1].mean()
+    missed = 0
+    for _ in range(500):
+        moved = together * numbers.standard_normal((2, 4, 1))
+        before, after = chances[:, None, :] + moved + 0.3 * numbers.standard_normal((2, 4, 200))
+        drop = repeated_drop(before, after, confidence=0.9)
+        missed += not drop.low <= truth <= drop.high
+    assert missed <= 50 + 17  # 2.5 sigma of 500 draws at 10 %
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([[1.0]], [[1.0]]), ([[1.0]] * 2, [[1.0]] * 3), ([1.0] * 2, [1.0] * 2), ([[]] * 2, [[]] * 2)],
+)
+def test_repeats_that_cannot_be_compared_are_refused(before: list, after: list) -> None:
+    with pytest.raises(InputError, match="cannot be compared"):
+        repeated_drop(before, after)

@@ -72,9 +72,10 @@ class Moments:
             self.at()
 
     def fsync(self, handle: int) -> None:
-        if os.readlink(f"/proc/self/fd/{handle}").startswith(str(self.folder)):
-            size = os.fstat(handle).st_size
-            self.at((handle, size // 2) if Path(f"/proc/self/fd/{handle}").is_file() else None)
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        if path.startswith(str(self.folder)):
+            half = os.fstat(handle).st_size // 2
+            self.at((handle, half) if path.endswith(".tmp") else None)  # others are whole by now
         FSYNC(handle)
 
     def write(self, handle: int, data: Any) -> int:
