@@ -29,7 +29,7 @@ def fit(tiny: ModuleType, scripted: ModuleType, tmp_path: Path) -> Callable[...,
             "out": tmp_path / "run",
             "epochs": 2,
         }
-        task = options.pop("task", None) or tiny.task()
+        task = options.pop("task", None) or tiny.quick()
         return edgeprune.fit(task, **{**defaults, **options})
 
     return run
@@ -40,7 +40,7 @@ def pruned(tiny: ModuleType, scripted: ModuleType, tmp_path_factory: pytest.Temp
     """One fit to twice the speed that several tests look at."""
     device = scripted.ScriptedDevice(tiny.latency_ms)
     out = tmp_path_factory.mktemp("pruned") / "run"
-    return edgeprune.fit(tiny.task(), speedup=2.0, max_drop=0.05, device=device, out=out, epochs=2)
+    return edgeprune.fit(tiny.quick(), speedup=2.0, max_drop=0.05, device=device, out=out, epochs=2)
 
 
 def test_a_dense_model_that_fits_is_not_compressed(fit: Callable[..., FitResult]) -> None:
@@ -57,7 +57,7 @@ def test_int8_comes_before_pruning(fit: Callable[..., FitResult]) -> None:
 def test_the_chosen_candidate_is_compared_with_the_original_sample_by_sample(
     fit: Callable[..., FitResult], tiny: ModuleType
 ) -> None:
-    plain = tiny.task()
+    plain = tiny.quick()
     seen: list[float] = []
 
     def evaluate_samples(predict: Any) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_the_chosen_candidate_is_compared_with_the_original_sample_by_sample(
         seen.append(share)
         return (np.arange(tiny.TEST_ROWS) < round(share * tiny.TEST_ROWS)).astype(float)
 
-    result = fit(task=tiny.task(evaluate_samples=evaluate_samples), speedup=1.15)
+    result = fit(task=tiny.quick(evaluate_samples=evaluate_samples), speedup=1.15)
     drop = result.chosen.drop
     assert result.chosen.name == "dense-int8"
     assert drop is not None
@@ -87,10 +87,9 @@ def test_a_random_evaluation_is_repeated_until_the_floor_is_certain(
         scored.append(scores.mean())
         return scores
 
-    task = tiny.task(
+    task = tiny.quick(
         evaluate=lambda predict: float(evaluate_samples(predict).mean()),
         evaluate_samples=evaluate_samples,
-        evaluate_subset=lambda predict: 1.0,
     )
     result = fit(task=task, speedup=1.15, max_drop=0.2)
     assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
@@ -197,7 +196,7 @@ def test_a_proof_that_stays_open_is_followed_by_a_smaller_candidate(
 ) -> None:
     """The dense model would fit but for a machine that slows down by a third in every session."""
     device = scripted.ScriptedDevice(tiny.latency_ms, speed=lambda block: 1.0 + 0.3 * (block % 60 > 40))
-    dense = 0.1 + 1e-4 * sum(p.numel() for p in tiny.task().model.parameters() if p.dim() > 1)
+    dense = 0.1 + 1e-4 * sum(p.numel() for p in tiny.quick().model.parameters() if p.dim() > 1)
     result = fit(latency_ms=dense * 1.1, device=device, max_drop=0.05)
     assert result.verdict.kind == "fits"
     assert result.chosen.name != "dense"
@@ -215,7 +214,7 @@ def test_a_model_without_a_layer_for_int8_and_without_groups_misses_instead_of_f
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.flatten(1) * self.gain
 
-    task = replace(tiny.task(), model=Gain().eval(), train=None, evaluate=lambda predict: 1.0)
+    task = replace(tiny.quick(), model=Gain().eval(), train=None, evaluate=lambda predict: 1.0)
     result = fit(task=task, latency_ms=1e-6)
     assert (result.verdict.kind, result.chosen.name) == ("misses", "dense")
 
@@ -227,7 +226,7 @@ def test_an_evaluation_that_fails_leaves_nothing_behind(
         raise ValueError("no labels")
 
     with pytest.raises(InputError, match="no labels"):
-        fit(task=replace(tiny.task(), evaluate=evaluate))
+        fit(task=replace(tiny.quick(), evaluate=evaluate))
     assert not (tmp_path / "run").exists()
 
 
@@ -285,10 +284,10 @@ def test_a_wrong_order_is_refused_before_anything_is_written(
 
 def test_training_needs_labels(fit: Callable[..., FitResult], tiny: ModuleType) -> None:
     with pytest.raises(InputError, match="no `train`"):
-        fit(task=replace(tiny.task(), train=None), recover="finetune")
+        fit(task=replace(tiny.quick(), train=None), recover="finetune")
 
 
 def test_without_labels_the_original_teaches(fit: Callable[..., FitResult], tiny: ModuleType) -> None:
-    result = fit(task=replace(tiny.task(), train=None), speedup=2.0, max_drop=0.1)
+    result = fit(task=replace(tiny.quick(), train=None), speedup=2.0, max_drop=0.1)
     assert result.verdict.kind == "fits"
     assert "distill" in {rung for rung, *_ in result.chosen.recovered}

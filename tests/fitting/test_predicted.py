@@ -37,7 +37,7 @@ TARGETS = [
 def fit(tiny: ModuleType, tmp_path: Path) -> Callable[..., FitResult]:
     def run(target: str = "arm", **options: Any) -> FitResult:
         options = {"out": tmp_path / target, "epochs": 0, **options}
-        return edgeprune.fit(options.pop("task", None) or tiny.task(), target=target, **options)
+        return edgeprune.fit(options.pop("task", None) or tiny.quick(), target=target, **options)
 
     return run
 
@@ -46,10 +46,10 @@ def fit(tiny: ModuleType, tmp_path: Path) -> Callable[..., FitResult]:
 def pruned(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     """One fit that prunes, because the file must be smaller than that of the dense INT8 model."""
     folder = tmp_path_factory.mktemp("predicted")
-    dense = edgeprune.fit(tiny.task(), target="arm", out=folder / "dense").baseline.measurement
+    dense = edgeprune.fit(tiny.quick(), target="arm", out=folder / "dense").baseline.measurement
     limit = 0.3 * dense.size_mib
     out = folder / "run"
-    return edgeprune.fit(tiny.task(), target="arm", size_mib=limit, max_drop=0.2, epochs=1, out=out)
+    return edgeprune.fit(tiny.quick(), target="arm", size_mib=limit, max_drop=0.2, epochs=1, out=out)
 
 
 @pytest.mark.parametrize("target", TARGETS)

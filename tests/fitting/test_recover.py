@@ -17,12 +17,12 @@ from edgeprune.records.trial import FitResult
 
 def early(tiny: ModuleType, by: float) -> dict[str, torch.Tensor]:
     """The trained weights, scaled: as if from an earlier step."""
-    state = tiny.task().model.state_dict()
+    state = tiny.quick().model.state_dict()
     return {name: value * by if value.is_floating_point() else value for name, value in state.items()}
 
 
 def fit(tiny: ModuleType, scripted: ModuleType, out: Path, by: float, **options: Any) -> FitResult:
-    task = replace(tiny.task(), earlier=early(tiny, by))
+    task = replace(tiny.quick(), earlier=early(tiny, by))
     return edgeprune.fit(task, device=scripted.ScriptedDevice(tiny.latency_ms), out=out, **options)
 
 

@@ -135,7 +135,7 @@ def test_a_fit_lands_by_the_table_in_few_builds(
 ) -> None:
     told: list[Any] = []
     result = edgeprune.fit(
-        tiny.task(),
+        tiny.quick(),
         speedup=2.0,
         max_drop=0.1,
         device=scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators),
@@ -159,7 +159,7 @@ def test_a_device_without_a_profile_is_searched_by_shares_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no table of another test
     told: list[Any] = []
     result = edgeprune.fit(
-        replace(tiny.task(), train=None),
+        replace(tiny.quick(), train=None),
         speedup=2.0,
         max_drop=0.5,
         recover="none",

@@ -67,7 +67,7 @@ class Moments:
             self._file(arguments[1])
 
     def _file(self, path: Any) -> None:
-        if isinstance(path, str) and path.startswith(str(self.folder)):
+        if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(str(self.folder)):
             self.phase = PACKING.get(Path(path).name, self.phase)
             self.at()
 
@@ -101,9 +101,7 @@ def fit(order: dict[str, Any], tiny: ModuleType, scripted: ModuleType) -> dict[s
     )
     sys.addaudithook(moments.audit)
     os.fsync, os.write = moments.fsync, moments.write
-    task = tiny.task(
-        evaluate_samples=tiny.scores, evaluate_subset=lambda predict: tiny.scores(predict, 100).mean()
-    )
+    task = tiny.quick(evaluate_samples=tiny.scores)
     edgeprune.fit(
         task,
         speedup=2.0,
