@@ -87,7 +87,7 @@ def task(**changes: Any) -> edgeprune.Task:
 
 
 def quick(**changes: Any) -> edgeprune.Task:
-    """INT8 forms are compared by the metric on a subset. The first does no harm there: a fit builds one only."""
+    """INT8 forms are compared by the metric on a subset: the first does no harm: a fit builds no other."""
     return task(**{"evaluate_subset": lambda predict: float(scores(predict, 100).mean()), **changes})
 
 
