@@ -24,8 +24,8 @@ from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.emit import quantise
-from edgeprune.quantize.engines import MULTIPLYING, Engine, settle
+from edgeprune.quantize.emit import Quantised, quantise
+from edgeprune.quantize.engines import MULTIPLYING, Engine, build_engine, settle
 
 CAPABILITIES = ("SM86", "SM89")
 
@@ -57,15 +57,19 @@ def _row(entry: Entry) -> list[str]:
         exported = export_onnx(captured, Path(folder) / "float.onnx")
         ranges = calibrate(captured, [captured.inputs], "minmax")
         ranges = correct_means(captured, ranges, TABLE["tensorrt"], [captured.inputs])
-        written, engines = settle(
-            lambda kept: quantise(
-                exported, ranges, "tensorrt", Path(folder) / "int8.onnx", float_layers=kept
-            ),
-            CAPABILITIES,
-        )
+        engines: dict[str, Engine] = {}
+
+        def lost_in(path: Path) -> set[str]:
+            engines.update((each, build_engine(path, each)) for each in CAPABILITIES)
+            return {layer for engine in engines.values() for layer in engine.not_int8}
+
+        def write(kept: tuple[str, ...]) -> Quantised:
+            return quantise(exported, ranges, "tensorrt", Path(folder) / "int8.onnx", float_layers=kept)
+
+        written, _ = settle(write, lost_in)
         sizes = [f"{path.stat().st_size / 1024:.0f}" for path in (exported, written.path)]
     given_back = ", ".join(written.layers_float) or "-"
-    return [entry.name, str(len(written.layers_int8)), given_back, *sizes, *map(_types, engines)]
+    return [entry.name, str(len(written.layers_int8)), given_back, *sizes, *map(_types, engines.values())]
 
 
 def _types(engine: Engine) -> str:

@@ -6,6 +6,7 @@
     |   `-- NothingToQuantise   no layer of the model can become INT8
     |-- DeviceError         the device, its runtime or the transport failed            exit code 1
     |   `-- DeviceLost      the way to the device is cut: a run waits to be resumed
+    |   `-- LostInt8        an engine built there runs INT8 layers in float            exit code 1
     `-- MissingExtraError   an optional dependency is not installed                    exit code 1
 
 "Nothing fits" is a result, not an error: see `records.trial.Verdict` (exit code 3).
@@ -49,6 +50,18 @@ class DeviceError(EdgepruneError):
 
 class DeviceLost(DeviceError):
     """The way to the device is cut; of the device and its runtime it says nothing."""
+
+
+class LostInt8(DeviceError):
+    """The engine that a device builds of a file runs `layers`, INT8 in the file, in float.
+
+    Every other INT8 layer was seen to run on integers; an engine of which that cannot be read is a plain
+    `DeviceError`.
+    """
+
+    def __init__(self, layers: tuple[str, ...], what: str, hint: str) -> None:
+        super().__init__(what, hint)
+        self.layers = layers
 
 
 class MissingExtraError(EdgepruneError):

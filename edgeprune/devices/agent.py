@@ -31,11 +31,12 @@ import numpy as np
 PROTOCOL = 1
 MAGIC = b"epr1"
 MAX_HEADER = 1 << 24  # bytes; more than that is not one of our frames
+_TENSORRT = ("trt.py", "gpu.py", "trt_build.py", "trt_layers.py")
 SESSIONS = {  # runtime: its session file, then the files that this one needs beside it
     "onnxruntime": ("ort.py",),
     "openvino": ("ov.py",),
-    "tensorrt": ("trt.py", "trt_build.py"),
-    "tensorrt-rtx": ("trt.py", "trt_build.py"),
+    "tensorrt": _TENSORRT,
+    "tensorrt-rtx": _TENSORRT,
 }
 BUILDERS = (
     "tensorrt",
@@ -150,7 +151,9 @@ class Agent:
             return {"error": "missing", "what": str(error)}, {}
         except Exception as error:  # the seam: whatever a runtime raises is told to the host in its words
             traceback.print_exc()
-            return {"error": "failed", "what": f"{type(error).__name__}: {error}"}, {}
+            told = {"error": "failed", "what": f"{type(error).__name__}: {error}"}
+            lost = getattr(error, "layers", None)  # of an engine that runs INT8 layers in float
+            return (dict(told, error="lost int8", layers=lost) if lost else told), {}
         return result  # type: ignore[no-any-return]
 
     def do_machine(self, arrays: Mapping[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeprune.devices import Feeds, Load, Machine, Operator
 from edgeprune.devices.agent import BUILDERS, NotAFrame, decode, encode
-from edgeprune.errors import DeviceError, DeviceLost
+from edgeprune.errors import DeviceError, DeviceLost, LostInt8
 
 STDERR_LINES = 12  # of the agent's last words that an error repeats
 BUILD_SECONDS = 3600.0  # what the first load of an engine may take beyond a request's own time
@@ -156,6 +156,12 @@ def _reported(name: str, do: str, reply: Mapping[str, Any]) -> DeviceError:
         return DeviceError(
             f"Device {name} cannot import what it needs: {what}",
             "Install the runtime for the device's Python, or name a Python that has it.",
+        )
+    if reply["error"] == "lost int8":
+        return LostInt8(
+            tuple(reply["layers"]),
+            f"Device {name} cannot serve this as INT8: {what}",
+            "Fit on this device (--device): layers that its engine runs in float are then left out of INT8.",
         )
     return DeviceError(
         f"Device {name} failed to {do.replace('_', ' ')}: {what}",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeprune.bundle.golden import write_golden
 from edgeprune.detect import cores
 from edgeprune.devices import Feeds, Load, exact_load
-from edgeprune.fitting.order import Order
+from edgeprune.fitting.order import Order, served
 from edgeprune.make import Workshop
 from edgeprune.measure import Effort, Progress, measure, predictor, prove
 from edgeprune.records.bundle import GOLDEN
@@ -47,14 +47,7 @@ class Bench:
     def load(self, name: str) -> Load:
         if self.order.forecast is not None:
             return exact_load(self.artefact(name), cores() or 1)
-        return Load(
-            self.order.runtime,
-            self.artefact(name),
-            self.order.profile.threads,
-            device=self.order.target.device,
-            batch=self.order.profile.batch,
-            memory_mib=self.order.budget.memory_mib,
-        )
+        return served(self.order, self.artefact(name))
 
     def ask(self, name: str, question: Callable[[Predict], T]) -> T:
         """The answer about an artefact as the device serves it, in a session of its own."""

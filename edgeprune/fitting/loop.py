@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edgeprune.bundle.write import write_bundle
 from edgeprune.devices import Device
+from edgeprune.fitting.engines import lost_in
 from edgeprune.fitting.landing import land_by_table
 from edgeprune.fitting.order import Order, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
@@ -88,13 +89,12 @@ def fit(
     )
     check_task(task)
     dialect = dialect_for(order.target.dialect, order.profile.architecture)
-    capability = order.forecast.capability if order.forecast is not None else None
     workshop = Workshop(
         *(task, dialect),
         runtime=order.runtime,
         criterion=criterion,
         seed=seed,
-        capability=capability,
+        lost_in=lost_in(order),
         keep_onnx=order.forecast is not None,
     )
     rung = workshop.highest_rung(recover)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from edgeprune.devices import Device, open_device
+from edgeprune.devices import Device, Load, open_device
 from edgeprune.errors import InputError
 from edgeprune.fitting.forecast import Forecast, forecast_for
 from edgeprune.make import Workshop
@@ -107,6 +107,18 @@ def place(
             "Measure on a machine of that kind, or give the profile of this one with --profile.",
         )
     return order
+
+
+def served(order: Order, artefact: Path) -> Load:
+    """How the device serves an artefact of this fit."""
+    return Load(
+        order.runtime,
+        artefact,
+        order.profile.threads,
+        device=order.target.device,
+        batch=order.profile.batch,
+        memory_mib=order.budget.memory_mib,
+    )
 
 
 def _overridden(budget: Budget, flags: Mapping[str, float | None]) -> Budget:

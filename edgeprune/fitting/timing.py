@@ -92,7 +92,7 @@ class Timing:
     def _key(self, model: Resizable, recipe: Candidate) -> Key:
         machine, profile = self.order.device.machine(), self.order.profile
         version = dict(machine.runtimes).get(self.order.runtime, "unknown")
-        form = (recipe.calibrator == DYNAMIC, recipe.float_layers)
+        form = (recipe.calibrator == DYNAMIC, recipe.in_float)
         shown = (sorted(Nodes(model).nodes.items()), self._wanted, form, self.load.device)
         return Key(
             device=f"{self.order.device.name}: {machine.processor}, {machine.system}",

@@ -198,6 +198,7 @@ class Trials:
             )
             rungs = (*rungs, *aware)
         built = self._built(name, candidate, pruned)
+        candidate = _settled(candidate, built)
         if train:
             self._save(pruned, self.folder / name / PT2)
         measurement = self.bench.measure(name, self._measuring(name))
@@ -217,13 +218,15 @@ class Trials:
         built = self._built(name, candidate, self._workshop.dense)
         self._tell(name, "comparing on a subset")
         error = self.bench.ask(name, self.subset.error)
-        return Screened(candidate, error, built.layers_int8, built.layers_float)
+        return Screened(_settled(candidate, built), error, built.layers_int8, built.layers_float)
 
     def _built(self, name: str, candidate: Candidate, pruned: Captured) -> Built:
         """The artefact: of the screening when there was one, else made now."""
         screened = self.screened.get(name)
         if screened is not None:
-            return Built(self.bench.artefact(name), screened.layers_int8, screened.layers_float)
+            known = screened.candidate.engine_layers
+            layers = (screened.layers_int8, screened.layers_float)
+            return Built(self.bench.artefact(name), *layers, engine_layers=known)
         self._tell(name, "building")
         folder = self.folder / name
         rows = tuple(torch.from_numpy(array) for array in self.bench.rows(self.bench.golden_rows()).values())
@@ -302,3 +305,8 @@ class Trials:
             return None
         one = sum(self._seconds) / len(self._seconds)
         return max(1, USUAL_TRIALS - len(self._seconds)) * one + 2 * PROOF.seconds
+
+
+def _settled(candidate: Candidate, built: Built) -> Candidate:
+    """The recipe that gives the artefact at once: with the layers in float that its engine wants there."""
+    return replace(candidate, engine_layers=tuple(sorted({*candidate.engine_layers, *built.engine_layers})))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from edgeprune.quantize.fake import proven_integers
 from edgeprune.quantize.half import halve
 from edgeprune.quantize.plan import Graph
 from edgeprune.quantize.ranges import Ranges
+from edgeprune.quantize.refusals import check_types
 from edgeprune.quantize.sensitivity import damage, weight_damage
 from edgeprune.quantize.smooth import smooth
 from edgeprune.quantize.weights import TABLE as WEIGHT_FORMS
@@ -41,18 +42,21 @@ class Built:
 
     reference: the outputs for the probe as torch computes them, with the artefact's integers; empty where
     the ranges are those of each query, or the weights alone are integers.
+    engine_layers: those that went back to float because an engine ran them in float.
     """
 
     artefact: Path
     layers_int8: tuple[str, ...]
     layers_float: tuple[str, ...]
     reference: Sequence[NDArray[Any]] = ()
+    engine_layers: tuple[str, ...] = ()
 
 
 class Builder:
     """Writes artefacts for one runtime.
 
-    capability: of the GPU that TensorRT's engines are for; what is INT8 in a file is INT8 in them.
+    lost_in: where engines are built of artefacts: builds one, and names the layers that are INT8 in the
+        file alone. They go back to float, so what is INT8 in an artefact is INT8 in its engine.
     keep_onnx: leave the ONNX file beside an artefact in another format.
     """
 
@@ -63,12 +67,12 @@ class Builder:
         dialect: Dialect,
         runtime: str,
         *,
-        capability: str | None = None,
+        lost_in: Callable[[Path], Iterable[str]] | None = None,
         keep_onnx: bool = False,
     ) -> None:
         self.dense, self.calibration, self.dialect = dense, calibration, dialect
         self.artefact = f"{MODEL}{find(runtime).suffix}"
-        self.capability = capability
+        self.lost_in = lost_in
         self.keep_onnx = keep_onnx
 
     def build(
@@ -77,11 +81,14 @@ class Builder:
         """Write the artefact of `pruned` into `folder`, in the format of the runtime.
 
         probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
+        Raises `InputError` naming the node that TensorRT would refuse, where it builds the engine.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if candidate.equalised and not candidate.qat:
             pruned = self.equalised(pruned)
         exported = export_onnx(pruned, folder / "float.onnx")
+        if self.lost_in is not None:
+            check_types(exported)
         if candidate.precision == "float32":
             layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
             if self.dialect.half:
@@ -89,15 +96,30 @@ class Builder:
             with torch.no_grad():
                 reference = [output.numpy(force=True) for output in pruned.run(*probe)]
             return Built(self._stored(exported, folder, exported), (), layers, reference)
-        written = self.quantised(candidate, pruned, exported, folder / "int8.onnx")
+        written, lost = self._settled(candidate, pruned, exported, folder)
         # Ranges of each query, and activations that stay float, have no integers to hold against torch.
         static = candidate.precision == "int8" and candidate.calibrator != DYNAMIC
         proven = proven_integers(pruned, written.path, probe) if static else ()
         artefact = self._stored(written.path, folder, exported)
-        return Built(artefact, written.layers_int8, written.layers_float, proven)
+        return Built(artefact, written.layers_int8, written.layers_float, proven, lost)
+
+    def _settled(
+        self, candidate: Candidate, pruned: Captured, exported: Path, folder: Path
+    ) -> tuple[Quantised, tuple[str, ...]]:
+        """The file as its engine runs it, and the layers that are in float for the engine's sake."""
+        if self.lost_in is None:
+            return self.quantised(candidate, pruned, exported, folder / "int8.onnx"), ()
+
+        def write(lost: tuple[str, ...]) -> Quantised:
+            known = tuple(sorted({*candidate.engine_layers, *lost}))
+            form = replace(candidate, engine_layers=known)
+            # Under its final name: a device that built its engine has the file already.
+            return self.quantised(form, pruned, exported, folder / self.artefact)
+
+        return settle(write, self.lost_in)
 
     def quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
-        narrow, left = candidate.reduce_range, candidate.float_layers
+        narrow, left = candidate.reduce_range, candidate.in_float
         if candidate.precision in WEIGHT_FORMS:
             return compress_weights(exported, path, candidate.precision, float_layers=left)
         if candidate.calibrator == DYNAMIC:
@@ -107,12 +129,7 @@ class Builder:
             ranges = correct_means(
                 pruned, ranges, self.dialect, self.calibration, reduce_range=narrow, float_layers=left
             )
-
-        def write(also_float: tuple[str, ...] = ()) -> Quantised:
-            kept = tuple(sorted({*left, *also_float}))
-            return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=kept)
-
-        return write() if self.capability is None else settle(write, (self.capability,))[0]
+        return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=left)
 
     def emitter(self, candidate: Candidate) -> Callable[[Path, Path], Path]:
         """(float ONNX of other widths, where to write) -> an artefact in the candidate's precision.
@@ -121,7 +138,7 @@ class Builder:
         """
         if candidate.precision == "float32":
             return lambda source, path: source
-        left = candidate.float_layers
+        left = candidate.in_float
         if candidate.calibrator == DYNAMIC:
             return lambda source, path: quantise_dynamic(source, path, float_layers=left).path
         ranges = self._ranges(candidate, self.dense)
@@ -156,8 +173,8 @@ class Builder:
             write_ir(made, artefact, self._feeds(), float_onnx=exported)
         if artefact.suffix == ".onnx" or self.keep_onnx:
             made.replace(artefact.with_suffix(".onnx"))
-        made.unlink(missing_ok=True)
-        exported.unlink(missing_ok=True)
+        for spent in {made, exported} - {artefact}:
+            spent.unlink(missing_ok=True)
         return artefact
 
     def _halve(self, pruned: Captured, exported: Path) -> None:

@@ -48,10 +48,10 @@ class Workshop:
         runtime: str = "onnxruntime",
         criterion: str = "l2",
         seed: int = 0,
-        capability: str | None = None,
+        lost_in: Callable[[Path], Iterable[str]] | None = None,
         keep_onnx: bool = False,
     ) -> None:
-        """capability, keep_onnx: as for `Builder`."""
+        """lost_in, keep_onnx: as for `Builder`."""
         self.task = task
         self.dialect = dialect
         find_criterion(criterion)  # scores come late, when a run has begun: a wrong name is refused here
@@ -62,7 +62,7 @@ class Workshop:
         self.cost: Cost = count(self.dense, self.coupling)
         self.calibration = [flat_inputs(task.example, batch) for batch in task.calibration]
         self.builder = Builder(
-            self.dense, self.calibration, dialect, runtime, capability=capability, keep_onnx=keep_onnx
+            self.dense, self.calibration, dialect, runtime, lost_in=lost_in, keep_onnx=keep_onnx
         )
 
     # Learnt once ------------------------------------------------------------------------------------

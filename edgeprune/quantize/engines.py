@@ -11,31 +11,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.files import scratch
-from edgeprune.graph import onnxfile
 from edgeprune.quantize.emit import Quantised
+from edgeprune.quantize.refusals import ELSEWHERE, check_types
 from edgeprune.runtimes import trt_build
 
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 MULTIPLYING = ("correlation", "deconv", "gemm")  # engine layers that convolve or multiply matrices
 TIMEOUT_SECONDS = 600.0
-# Operators of ONNX 1.23 that the parser of TensorRT for RTX 1.7 has no importer for (`supports_operator`).
-REFUSED = frozenset(
-    {"AffineGrid", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"}
-    | {"BitwiseXor", "CenterCropPad", "Col2Im", "Compress", "ConcatFromSequence", "ConvInteger"}
-    | {"CumProd", "DFT", "DeformConv", "Det", "DynamicQuantizeLinear", "ImageDecoder", "MatMulInteger"}
-    | {"MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss"}
-    | {"Optional", "OptionalGetElement", "OptionalHasElement", "QLinearConv", "QLinearMatMul"}
-    | {"RegexFullMatch", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase"}
-    | {"SequenceInsert", "SequenceLength", "SequenceMap", "SoftmaxCrossEntropyLoss", "SplitToSequence"}
-    | {"StringConcat", "StringNormalizer", "StringSplit", "SwiGLU", "TfIdfVectorizer", "Unique"}
-)
+MOST_BUILDS = 6  # of one file, each with the layers in float that the engine before it ran in float
 
 
 def capability_of(version: float) -> str:
@@ -118,22 +108,33 @@ def build_engine(path: Path, capability: str, *, batch: int = 1) -> Engine:
 
 
 def settle(
-    write: Callable[[tuple[str, ...]], Quantised], capabilities: Sequence[str], *, batch: int = 1
-) -> tuple[Quantised, tuple[Engine, ...]]:
-    """Write a file and build it; layers that an engine runs in float all the same go back to float.
+    write: Callable[[tuple[str, ...]], Quantised], lost_in: Callable[[Path], Iterable[str]]
+) -> tuple[Quantised, tuple[str, ...]]:
+    """Write a file and have it built; layers that its engine runs in float all the same go back to float.
 
-    write: takes the layers that stay float and writes the file. Ends with a file of which every engine keeps
-    its promise, layer by layer: INT8 that is not computed as INT8 costs accuracy and conversions for
-    nothing. Raises what `build_engine` raises, and `NothingToQuantise` when no layer is left.
+    write: takes the layers that stay float and writes the file.
+    lost_in: builds a file, here or on the device, and names the layers that are INT8 in it alone.
+    Returns the file of which every engine keeps its promise, layer by layer, and the layers that went back:
+    INT8 that is not computed as INT8 costs accuracy and conversions for nothing. Raises what `lost_in`
+    raises, `NothingToQuantise` when no layer is left, and `EdgepruneError` when MOST_BUILDS were not enough.
     """
-    kept_float: tuple[str, ...] = ()
-    while True:
-        written = write(kept_float)
-        engines = tuple(build_engine(written.path, each, batch=batch) for each in capabilities)
-        lost = {layer.partition("#")[0] for engine in engines for layer in engine.not_int8}
+    given: tuple[str, ...] = ()
+    for _ in range(MOST_BUILDS):
+        written = write(given)
+        lost = {layer.partition("#")[0] for layer in lost_in(written.path)}
         if not lost:
-            return written, engines
-        kept_float = tuple(sorted({*kept_float, *lost}))
+            return written, given
+        given = tuple(sorted({*given, *lost}))
+    raise EdgepruneError(
+        f"After {MOST_BUILDS} builds of {written.path.name} the engine still runs INT8 layers in float: "
+        f"{', '.join(sorted(lost)[:5])}; in float by then: {len(given)} layers.",
+        ELSEWHERE,
+    )
+
+
+def lost_in_engine(capability: str, batch: int) -> Callable[[Path], Iterable[str]]:
+    """For `settle`: which INT8 layers an engine for a GPU of `capability` runs in float, without that GPU."""
+    return lambda path: build_engine(path, capability, batch=batch).not_int8
 
 
 def require_int8(engine: Engine) -> None:
@@ -145,51 +146,6 @@ def require_int8(engine: Engine) -> None:
             f"layers in float: {', '.join(engine.not_int8[:5])}.",
             "Leave these layers out of INT8 (float_layers), and report the model.",
         )
-
-
-def check_types(path: Path) -> Mapping[str, str]:
-    """The INT8 weights of a file, each with its layer, after a look for what TensorRT's parser refuses.
-
-    Raises `InputError` naming the node: an operator without an importer, float64, zero points other than 0,
-    integers other than 8-bit signed ones, a quantised bias.
-    """
-    from onnx import TensorProto, numpy_helper
-
-    model = onnxfile.load(path)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    wanted = {}
-    for node in (node for graph in onnxfile.graphs(model.graph) for node in graph.node):
-        name = node.name or node.output[0]
-        if node.op_type in REFUSED or node.domain not in ("", "ai.onnx"):
-            raise InputError(
-                f"{path.name}: node {name} is a {node.op_type}, which TensorRT has not.",
-                _ELSEWHERE,
-            )
-        if any(each in stored and stored[each].data_type == TensorProto.DOUBLE for each in node.input):
-            raise InputError(
-                f"{path.name}: node {name} computes in float64, which TensorRT has not.",
-                "Make the model float32 (model.float()) before it is captured.",
-            )
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        constants = [stored[name] for name in node.input if name in stored]
-        point = stored.get(node.input[2]) if len(node.input) > 2 else None
-        types = {tensor.data_type for tensor in constants} - {TensorProto.FLOAT, TensorProto.FLOAT16}
-        if types - {TensorProto.INT8}:
-            names = ", ".join(sorted(TensorProto.DataType.Name(kind) for kind in types))
-            raise InputError(
-                f"{path.name}: node {node.name} is quantised as {names}; TensorRT takes INT8 only.",
-                "Quantise with the dialect tensorrt.",
-            )
-        if point is not None and numpy_helper.to_array(point).any():
-            raise InputError(
-                f"{path.name}: node {node.name} has a zero point other than 0, which TensorRT refuses.",
-                "Quantise with the dialect tensorrt.",
-            )
-        weight = node.name.removesuffix(".dequantize")
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
-            wanted[weight] = weight.removesuffix(".weight")
-    return wanted
 
 
 def _build(path: Path, capability: str, batch: int) -> Mapping[str, Any]:
@@ -217,8 +173,5 @@ def _build(path: Path, capability: str, batch: int) -> Mapping[str, Any]:
     if said.startswith("ImportError"):
         raise MissingExtraError("TensorRT for RTX is not installed.", "pip install 'edgeprune[rtx]'")
     if said.startswith("node "):
-        raise InputError(f"TensorRT refuses {path.name} for {capability}: {said[:600]}", _ELSEWHERE)
-    raise EdgepruneError(f"TensorRT does not build {path.name} for {capability}: {said[:600]}", _ELSEWHERE)
-
-
-_ELSEWHERE = "Serve this model with ONNX Runtime or OpenVINO, or write the operation in another way."
+        raise InputError(f"TensorRT refuses {path.name} for {capability}: {said[:600]}", ELSEWHERE)
+    raise EdgepruneError(f"TensorRT does not build {path.name} for {capability}: {said[:600]}", ELSEWHERE)

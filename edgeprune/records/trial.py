@@ -71,11 +71,17 @@ class Candidate:
     kept: tuple[tuple[str, tuple[int, ...]], ...]  # group name -> indices of the units kept, ascending
     precision: Precision
     calibrator: str | None = None  # of quantize.calibrate.TABLE, or "dynamic"; None for a float artefact
-    float_layers: tuple[str, ...] = ()  # layers that stay float in an INT8 artefact
+    float_layers: tuple[str, ...] = ()  # layers that stay float in an INT8 artefact, for the metric
+    engine_layers: tuple[str, ...] = ()  # and those that their engine ran in float all the same
     reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
     equalised: bool = False  # channels brought to like size first: equalisation, and smoothing behind norms
     recover: str = "none"  # a rung of the recovery ladder, or one that trains
     qat: bool = False  # then trained for its INT8 form, with labels unless `recover` is "distill"
+
+    @property
+    def in_float(self) -> tuple[str, ...]:
+        """All layers that are left out of INT8."""
+        return tuple(sorted({*self.float_layers, *self.engine_layers}))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,10 @@ def _candidate(report: Report) -> dict[str, JSON]:
         "precision": _precision(report),
         "calibrator": report.candidate.calibrator,
         "float_layers": list(report.candidate.float_layers),
+        "given_back": [
+            *({"layer": layer, "reason": "metric"} for layer in report.candidate.float_layers),
+            *({"layer": layer, "reason": "engine"} for layer in report.candidate.engine_layers),
+        ],
         "kept": dict(report.kept),
         "recover": [
             {"rung": rung, "before": before, "after": after, "kept": kept}

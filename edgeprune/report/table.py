@@ -58,6 +58,9 @@ def verdict_lines(result: FitResult) -> list[str]:
         lines.append(
             f"  given back to float, where INT8 cost most {result.metric} for its work: {given_back}"
         )
+    if chosen.candidate.engine_layers:
+        in_float = ", ".join(chosen.candidate.engine_layers)
+        lines.append(f"  given back to float, where the engine ran INT8 in float all the same: {in_float}")
     if chosen.candidate.qat:
         lines.append(f"  trained for INT8, which cost too much {result.metric} without")
     if predicted:

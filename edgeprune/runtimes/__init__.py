@@ -50,17 +50,18 @@ class Runtime:
         return f"pip install 'edgeprune[{self.extra}]'"
 
 
+_TENSORRT = ("gpu.py", "trt_build.py", "trt_layers.py")
 _ROWS = (
     Runtime("onnxruntime", "ort.py", ".onnx", (".onnx",), "onnxruntime", "ort"),
     Runtime("openvino", "ov.py", ".xml", (".onnx", ".xml"), "openvino", "openvino"),
     Runtime(
         *("tensorrt", "trt.py", ".onnx", (".onnx", ".plan"), "tensorrt", "tensorrt"),
-        beside=("trt_build.py",),
+        beside=_TENSORRT,
         host=("onnxruntime", "tensorrt-rtx"),
     ),
     Runtime(
         *("tensorrt-rtx", "trt.py", ".onnx", (".onnx", ".plan"), "tensorrt_rtx_bindings", "rtx"),
-        beside=("trt_build.py",),
+        beside=_TENSORRT,
         host=("onnxruntime", "tensorrt-rtx"),
     ),
 )

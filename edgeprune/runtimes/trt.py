@@ -3,17 +3,14 @@
 An engine belongs to one GPU and one version, so it is built here: the first load of an ONNX file runs
 trt_build.py in a process of its own and keeps the engine, named by the file's SHA-256, the version, the GPU
 and the batch; later loads deserialise it. An engine that runs an INT8 layer in float, or does not tell, is
-refused. A `.plan` file is deserialised as it is, unchecked.
-
-GPU memory and copies go through the CUDA driver (libcuda), which every machine with a GPU has in the
-same form: JetPack ships no CUDA package for Python, and the runtime library's name changes by version.
+refused. A `.plan` file is deserialised as it is, unchecked. Memory and copies are in gpu.py.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -35,6 +32,28 @@ _DTYPES = {
     "INT64": "int64",
     "BOOL": "bool",
 }
+
+
+def _beside(file: str) -> Any:
+    """Another file of this folder, which is no package on a device."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), file)
+    spec = importlib.util.spec_from_file_location("edgeprune_device_" + file[:-3], path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cuda = _beside("gpu.py")
+
+
+class LostInt8(ValueError):
+    """An engine runs `layers`, which are INT8 in its file, in float; it hides nothing of the others."""
+
+    def __init__(self, what: str, layers: list[str]) -> None:
+        super().__init__(what)
+        self.layers = layers
 
 
 def serving(runtime: str) -> Library:
@@ -78,7 +97,7 @@ class Runner:
     ) -> None:
         if exact:
             raise ValueError("TensorRT has no exact INT8 mode; check this artefact with onnxruntime")
-        self._gpu = Gpu(open_driver(), _ordinal(device))
+        self._gpu = cuda.Gpu(cuda.open_driver(), _ordinal(device))
         self._free = self._lowest = self._gpu.free_bytes()
         built: dict[str, Any] = {}
         if not path.endswith(".plan"):
@@ -159,7 +178,7 @@ class Runner:
             )
         return array
 
-    def _buffer(self, name: str) -> Buffer:
+    def _buffer(self, name: str) -> Any:
         shape = tuple(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
             raise ValueError(f"tensor {name} has no fixed shape: {list(shape)}")
@@ -178,85 +197,6 @@ class Runner:
 
     def _seen(self) -> None:
         self._lowest = min(self._lowest, self._gpu.free_bytes())
-
-
-class Buffer:
-    """The same tensor twice: pinned memory of the host as an array, and an address on the GPU."""
-
-    def __init__(self, host: Any, pinned: int, address: int) -> None:
-        self.host, self.pinned, self.address = host, pinned, address
-
-
-class Gpu:
-    """One GPU through the CUDA driver: memory, copies and one stream, for as long as this process lives.
-
-    driver: libcuda, or what plays it in a test.
-    """
-
-    def __init__(self, driver: Any, ordinal: int) -> None:
-        self._driver = driver
-        self._call("cuInit", ctypes.c_uint(0))
-        device = self._got("cuDeviceGet", ctypes.c_int(), ctypes.c_int(ordinal))
-        # TensorRT uses the device's primary context too.
-        context = self._got("cuDevicePrimaryCtxRetain", ctypes.c_void_p(), device)
-        self._call("cuCtxSetCurrent", context)
-        text = ctypes.create_string_buffer(256)
-        self._call("cuDeviceGetName", text, ctypes.c_int(256), device)
-        # 75, 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR.
-        at = [self._got("cuDeviceGetAttribute", ctypes.c_int(), ctypes.c_int(k), device) for k in (75, 76)]
-        self.name = f"{text.value.decode('utf-8', 'replace')} SM{at[0].value}{at[1].value}"
-        self._stream = self._got("cuStreamCreate", ctypes.c_void_p(), ctypes.c_uint(0))
-        self.stream = int(self._stream.value or 0)
-
-    def free_bytes(self) -> int:
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-        return int(free.value)
-
-    def buffer(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        size = max(1, int(np.prod(shape, dtype=np.int64))) * np.dtype(dtype).itemsize
-        pinned = self._got("cuMemHostAlloc", ctypes.c_void_p(), ctypes.c_size_t(size), ctypes.c_uint(0))
-        address = self._got("cuMemAlloc_v2", ctypes.c_uint64(), ctypes.c_size_t(size))
-        memory: Any = (ctypes.c_byte * size).from_address(int(pinned.value or 0))
-        host = np.frombuffer(memory, dtype)[: int(np.prod(shape, dtype=np.int64))].reshape(shape)
-        host[...] = 0
-        return Buffer(host, int(pinned.value or 0), int(address.value))
-
-    def to_device(self, buffer: Buffer) -> None:
-        self._copy(
-            "cuMemcpyHtoDAsync_v2", ctypes.c_uint64(buffer.address), ctypes.c_void_p(buffer.pinned), buffer
-        )
-
-    def to_host(self, buffer: Buffer) -> None:
-        self._copy(
-            "cuMemcpyDtoHAsync_v2", ctypes.c_void_p(buffer.pinned), ctypes.c_uint64(buffer.address), buffer
-        )
-
-    def wait(self) -> None:
-        self._call("cuStreamSynchronize", self._stream)
-
-    def _copy(self, function: str, to: Any, source: Any, buffer: Buffer) -> None:
-        self._call(function, to, source, ctypes.c_size_t(buffer.host.nbytes), self._stream)
-
-    def _got(self, function: str, result: Any, *arguments: Any) -> Any:
-        self._call(function, ctypes.byref(result), *arguments)
-        return result
-
-    def _call(self, function: str, *arguments: Any) -> None:
-        code = getattr(self._driver, function)(*arguments)
-        if code:
-            text = ctypes.c_char_p()
-            self._driver.cuGetErrorName(ctypes.c_int(code), ctypes.byref(text))
-            said = (text.value or b"unknown error").decode("ascii", "replace")
-            raise RuntimeError(f"{function}: {said} ({code})")
-
-
-def open_driver() -> Any:
-    """libcuda. Raises OSError where there is no NVIDIA driver."""
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise OSError(f"this machine has no NVIDIA driver for TensorRT ({error})") from error
 
 
 def engine_of(
@@ -309,25 +249,27 @@ def _build(
     answer = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
     if not answer.get("ok"):
         said = answer.get("error") or done.stderr.decode("utf-8", "replace").strip()[-500:]
-        raise RuntimeError(f"TensorRT builds no engine: {said or 'exit %d' % done.returncode}")
+        raise RuntimeError(f"TensorRT builds no engine to serve: {said or 'exit %d' % done.returncode}")
     return dict(answer)
 
 
 def _check_int8(built: Mapping[str, Any]) -> None:
-    """Raise ValueError unless every layer that is INT8 in the file was seen to be INT8 in the engine.
+    """Raise unless every layer that is INT8 in the file was seen to be INT8 in the engine.
 
-    INT8 in name only costs accuracy for nothing, and what cannot be read is not taken for INT8.
+    INT8 in name only costs accuracy for nothing, and what cannot be read is not taken for INT8. `LostInt8`
+    says that the others are INT8 for certain: with these layers in float, the file may be built again.
     """
-    lost, unread = built["not_int8"], built["unread"]
-    if lost or unread:
-        seen = [f"{len(lost)} run in float: {', '.join(lost[:5])}"] if lost else []
-        seen += (
-            [f"of {len(unread)} the {built['source']} does not tell: {', '.join(unread[:5])}"]
-            if unread
-            else []
+    lost, unread, source = built["not_int8"], built["unread"], built["source"]
+    total = len(lost) + len(unread) + len(built["int8"])
+    if unread:
+        raise ValueError(
+            f"of {total} INT8 layers the {source} does not tell the types of {len(unread)}: "
+            f"{', '.join(unread[:5])}; an engine that cannot be read is not taken for INT8"
         )
-        total = len(lost) + len(unread) + len(built["int8"])
-        raise ValueError(f"of {total} INT8 layers in the engine, {'; '.join(seen)}")
+    if lost:
+        raise LostInt8(
+            f"of {total} INT8 layers the engine runs {len(lost)} in float: {', '.join(lost[:5])}", lost
+        )
 
 
 def _told(built: Mapping[str, Any]) -> dict[str, str]:
@@ -337,7 +279,7 @@ def _told(built: Mapping[str, Any]) -> dict[str, str]:
         "engine": "from the cache" if built["from_cache"] else f"built in {built['seconds']:.0f} s",
         "plan_mib": f"{built['plan_bytes'] / 2**20:.2f}",
         "workspace_mib": str(built.get("workspace_mib")),
-        "int8_layers": f"{len(built['int8'])}, seen in the {built['source']}",
+        "int8_layers": f"{len(built['int8'])}, seen in the {built['source']}" if built["int8"] else "0",
     }
 
 

@@ -8,17 +8,14 @@ Prints one line of JSON: {"ok": true, "plan_bytes": ..., "layers": [...]} or {"o
 The first form also says which layers that are INT8 in the file multiply integers in the engine ("int8"),
 which do not ("not_int8"), and of which that cannot be read ("unread").
 One build per process: after a failed build the next one in the same process may silently lose its INT8
-layers.
-
-Engines are not portable between GPU architectures or versions, so a device builds its own. What runs in
-which type comes from the engine inspector where a GPU can load the engine; without one from the detailed
-build log, whose text is undocumented: it is read for the versions in LOG_VERSIONS only.
+layers. Engines are not portable between GPU architectures or versions, so a device builds its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -28,19 +25,24 @@ from typing import Any
 
 MODULES = ("tensorrt", "tensorrt_rtx_bindings")
 LEAST = {"tensorrt": 10}  # the first major version with strongly typed networks; RTX has nothing else
-LOG_VERSIONS = ("1.7",)  # of TensorRT for RTX
-_MULTIPLYING = ("conv", "correlation", "gemm", "matrix", "matmul")  # parts of engine layers' kinds
-_WEIGHT = ".weight.dequantize"  # how edgeprune ends the name of the node in front of a layer's INT8 weight
-_LAYER = re.compile(
-    r"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), Inputs: \[(?P<inputs>.*?)\], "
-    r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], TacticName: ",
-)
-_TENSOR = re.compile(r"Dimensions: \[(?P<shape>[\d,]*)\].*?Datatype: (?P<type>\w+)")
-_ONNX = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _MEMORY = {
     "activation_bytes": re.compile(r"^Total Activation Memory: (\d+) bytes"),
     "weights_bytes": re.compile(r"^Total Weights Memory: (\d+) bytes"),
 }
+
+
+def _beside(file: str) -> Any:
+    """Another file of this folder, which is no package on a device."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), file)
+    spec = importlib.util.spec_from_file_location("edgeprune_device_" + file[:-3], path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+read = _beside("trt_layers.py")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +89,9 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
     _write(options.out, bytes(plan))
     if cache is not None:
         _write(options.timing_cache, bytes(cache.serialize()))
-    layers, source = _layers(trt, logger, plan, options.capability)
+    layers, source = (
+        _layers(trt, logger, plan, options.capability) if wanted or options.capability else ([], "")
+    )
     return {
         "ok": True,
         "module": trt.__name__,
@@ -98,7 +102,7 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": time.time() - started,
         "source": source,
         "layers": layers,
-        **check(layers, wanted),
+        **read.check(layers, wanted),
         **_memory(logger.lines),
     }
 
@@ -152,35 +156,7 @@ def _parse_errors(parser: Any) -> list[str]:
 def _wanted(network: Any) -> list[str]:
     """The layers whose weight is INT8 in the file, by the names of the nodes that dequantise them."""
     names = [network.get_layer(at).name for at in range(network.num_layers)]
-    return [name[: -len(_WEIGHT)] for name in names if name.endswith(_WEIGHT)]
-
-
-def check(layers: list[dict[str, Any]], wanted: list[str]) -> dict[str, list[str]]:
-    """What became of the layers that are INT8 in the file; nothing unread is taken for INT8."""
-    found: dict[str, list[str]] = {"int8": [], "not_int8": [], "unread": []}
-    for name in wanted:
-        names = (name + _WEIGHT, name)
-        own = [layer for layer in layers if set(names) & set(layer["onnx"]) and _multiplies(layer)]
-        states = {_integers(layer) for layer in own}
-        if True in states:
-            found["int8"].append(name)
-        elif states == {False}:
-            found["not_int8"].append(name)
-        else:
-            found["unread"].append(name)
-    return found
-
-
-def _multiplies(layer: dict[str, Any]) -> bool:
-    return any(word in layer["type"].lower() for word in _MULTIPLYING)
-
-
-def _integers(layer: dict[str, Any]) -> bool | None:
-    """Whether a layer multiplies integers; None when its types are not told."""
-    types = [tensor["type"] for tensor in (*layer["inputs"][:1], *layer["constants"][:1])]
-    if len(types) < 2 or "" in types:
-        return None
-    return types == ["Int8", "Int8"]
+    return [name[: -len(read.WEIGHT)] for name in names if name.endswith(read.WEIGHT)]
 
 
 def _set_shapes(builder: Any, network: Any, config: Any, batch: int) -> None:
@@ -217,83 +193,15 @@ def _write(path: str, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _layers(trt: Any, logger: Any, plan: Any, capability: str | None) -> Any:
-    """([{name, type, onnx, inputs, constants, outputs}], where they were read from)."""
-    if capability is None:
-        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-        inspector = engine.create_engine_inspector()
-        text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        found = [_inspected(layer) for layer in json.loads(text).get("Layers", [])]
-        if not found:
-            raise ValueError("the engine inspector names no layer")
-        return found, "engine inspector"
-    version = trt.__version__
-    if not version.startswith(LOG_VERSIONS):
-        raise ValueError(f"the build log of version {version} is not known; it may say something else")
-    found = read_log(logger.lines)
-    if not found:
-        raise ValueError("the build log names no layer")
-    return found, "build log"
-
-
-def read_log(lines: list[str]) -> list[dict[str, Any]]:
-    """The layers that a detailed build log lists."""
-    found = []
-    for line in lines:
-        match = _LAYER.match(line)
-        if match:
-            tensors = {part: _tensors(match.group(part)) for part in ("inputs", "constants", "outputs")}
-            onnx = _ONNX.findall(line)
-            found.append(dict(tensors, name=match.group("name"), type=match.group("type"), onnx=onnx))
-    return found
-
-
-def _tensors(text: str) -> list[dict[str, Any]]:
-    return [
-        {"type": match.group("type"), "shape": [int(n) for n in match.group("shape").split(",") if n]}
-        for match in _TENSOR.finditer(text)
-    ]
-
-
-def _inspected(layer: Any) -> dict[str, Any]:
-    """A layer of the engine inspector's JSON. Raises ValueError when it holds no more than a name."""
-    if not isinstance(layer, dict):
-        raise ValueError(f"the engine inspector tells no more of a layer than its name: {layer!r}")
-
-    def tensors(part: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "type": _type(str(t.get("Format/Datatype", t.get("Datatype", "")))),
-                "shape": t.get("Dimensions", []),
-            }
-            for t in layer.get(part, [])
-        ]
-
-    weights = layer.get("Weights")
-    stored = [{"type": _type(str(weights.get("Type", ""))), "shape": []}] if isinstance(weights, dict) else []
-    names = _ONNX.findall(layer.get("Metadata", "")) or str(layer.get("Name", "")).split(" + ")
-    return {
-        "name": layer.get("Name", ""),
-        "type": layer.get("LayerType", ""),
-        "onnx": names,
-        "inputs": tensors("Inputs"),
-        "constants": stored or tensors("Constants"),
-        "outputs": tensors("Outputs"),
-    }
-
-
-def _type(text: str) -> str:
-    """`Thirty-two wide channel vectorized row major Int8 format` -> `Int8`; "" for what is not known."""
-    for word, name in (
-        ("int8", "Int8"),
-        ("fp16", "Half"),
-        ("half", "Half"),
-        ("fp32", "Float"),
-        ("float", "Float"),
-    ):
-        if word in text.lower():
-            return name
-    return ""
+def _layers(trt: Any, logger: Any, plan: Any, capability: str | None) -> tuple[list[dict[str, Any]], str]:
+    """The engine's layers, and where they were read from."""
+    if capability is not None:
+        return read.read_log(logger.lines, str(trt.__version__)), "build log"
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise ValueError("the engine that was built does not load here: " + "; ".join(logger.errors))
+    told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return read.read_inspector(told), "engine inspector"
 
 
 def _memory(lines: list[str]) -> dict[str, int]:

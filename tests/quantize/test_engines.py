@@ -19,8 +19,8 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize import engines
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.emit import Quantised, quantise
-from edgeprune.quantize.engines import Engine, build_engine, check_types, require_int8
-from edgeprune.runtimes import trt_build
+from edgeprune.quantize.engines import Engine, build_engine, require_int8
+from edgeprune.runtimes import trt_layers
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
@@ -94,42 +94,6 @@ def test_a_file_that_tensorrt_refuses_is_refused_with_the_name_of_the_node(tmp_p
         build_engine(tmp_path / "pool.onnx", "SM86")
 
 
-@pytest.mark.parametrize("dialect", ["onnxruntime-x86", "onnxruntime-arm"])
-def test_another_dialect_is_refused_before_tensorrt_sees_it(
-    dialect: str, nets: ModuleType, tmp_path: Path
-) -> None:
-    written = quantised(nets.residual(), nets.images(4, 4), tmp_path, dialect)
-    with pytest.raises(InputError, match=r"node .* (UINT8|INT32|zero point)"):
-        check_types(written.path)
-
-
-REFUSALS = {
-    "an operator without an importer": ("[d] y = Det(x)", "node d is a Det, which TensorRT has not"),
-    "another one": ("[u] y = Unique(x)", "node u is a Unique, which TensorRT has not"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_an_operator_that_tensorrt_has_not_is_refused_before_a_build(case: str, tmp_path: Path) -> None:
-    body, sentence = REFUSALS[case]
-    model = parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : 20]>\nagraph (float[2, 2] x) => (float y) {{ {body} }}'
-    )
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    with pytest.raises(InputError, match=sentence):
-        check_types(tmp_path / "m.onnx")
-
-
-def test_float64_is_refused_before_a_build(tmp_path: Path) -> None:
-    model = parser.parse_model(
-        '<ir_version: 10, opset_import: ["" : 20]>\nagraph (double[2] x) => (double[2] y) '
-        "<double[1] c = {1.0}> { [add] y = Add(x, c) }"
-    )
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    with pytest.raises(InputError, match="node add computes in float64"):
-        check_types(tmp_path / "m.onnx")
-
-
 @needs_rtx
 def test_the_builder_says_itself_what_is_int8(nets: ModuleType, tmp_path: Path) -> None:
     written = quantised(nets.residual(), nets.images(4, 4), tmp_path, "tensorrt")
@@ -143,9 +107,7 @@ def test_a_capability_that_cannot_be_built_for_is_refused(tmp_path: Path) -> Non
         build_engine(tmp_path / "model.onnx", "SM87")
 
 
-def test_layers_that_an_engine_loses_go_back_to_float_until_it_keeps_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_that_an_engine_loses_go_back_to_float_until_it_keeps_the_rest(tmp_path: Path) -> None:
     """An engine that cannot do "body", and loses the second call of "shared" once body is float."""
     wanted = ("stem", "body", "shared", "shared#7")
     given: list[tuple[str, ...]] = []
@@ -154,16 +116,24 @@ def test_layers_that_an_engine_loses_go_back_to_float_until_it_keeps_the_rest(
         given.append(kept)
         return Quantised(tmp_path / "m.onnx", tuple(name for name in wanted if name not in kept), kept)
 
-    def build(path: Path, capability: str, *, batch: int) -> Engine:
-        lost = {(): ("body",), ("body",): ("shared#7",)}.get(given[-1], ())
-        kept = tuple(name for name in wanted if name not in lost)
-        return Engine("1.7", capability, 1.0, 1.0, (), kept, lost if capability == "SM89" else ())
+    def lost_in(path: Path) -> tuple[str, ...]:
+        return {(): ("body",), ("body",): ("shared#7",)}.get(given[-1], ())
 
-    monkeypatch.setattr(engines, "build_engine", build)
-    _, built = engines.settle(write, ["SM86", "SM89"])
+    written, back = engines.settle(write, lost_in)
     assert given == [(), ("body",), ("body", "shared")]
-    assert [engine.capability for engine in built] == ["SM86", "SM89"]
-    assert all(engine.not_int8 == () for engine in built)
+    assert back == written.layers_float == ("body", "shared")
+
+
+def test_an_engine_that_loses_another_layer_every_time_is_given_up_with_a_sentence(tmp_path: Path) -> None:
+    builds: list[str] = []
+
+    def lost_in(path: Path) -> list[str]:
+        builds.append(f"layer{len(builds)}")
+        return builds[-1:]
+
+    with pytest.raises(EdgepruneError, match=r"After 6 builds of m\.onnx .* in float: layer5; .*: 6 layers"):
+        engines.settle(lambda kept: Quantised(tmp_path / "m.onnx", (), kept), lost_in)
+    assert len(builds) == engines.MOST_BUILDS
 
 
 def test_an_engine_with_layers_in_float_names_them() -> None:
@@ -182,7 +152,7 @@ LAYER = (
 
 
 def test_the_build_log_is_read_layer_by_layer() -> None:
-    (layer,) = trt_build.read_log(["Layers:", LAYER, "I/O Tensors:"])
+    (layer,) = trt_layers.read_log(["Layers:", LAYER, "I/O Tensors:"], "1.7.1.116")
     assert (layer["name"], layer["type"]) == ("body_myl0_4", "correlation")
     assert layer["onnx"] == ["body", "body.weight.dequantize"]
     assert layer["inputs"] == [{"type": "Int8", "shape": [1, 16, 16, 16]}]

@@ -40,7 +40,7 @@ def profiled_file(request: pytest.FixtureRequest) -> Any:
 
 def has_gpu() -> bool:
     try:
-        agent.load_module("trt.py").open_driver()
+        agent.load_module("gpu.py").open_driver()
     except OSError:
         return False
     return True
@@ -158,8 +158,7 @@ def test_the_agent_knows_exactly_the_runtimes_of_the_table() -> None:
 DEVICE_FILES = [
     Path(agent.__file__),
     Path(agent.__file__).with_name("probe.py"),
-    Path(runtimes.__file__).with_name("trt_build.py"),
-    *(row.path for row in ROWS),
+    *sorted({row.path.with_name(file) for row in ROWS for file in (row.file, *row.beside)}),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeprune.devices import agent
-from edgeprune.runtimes import trt_build
+from edgeprune.runtimes import trt_layers
 
 FAKE = Path(__file__).parents[1] / "support" / "fake_tensorrt"
 SESSION = agent.load_module("trt.py")
@@ -27,7 +28,7 @@ def session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_cuda: ModuleTy
     monkeypatch.setenv("EDGEPRUNE_ENGINES", str(tmp_path / "engines"))
 
     def load(path: Path, *arguments: Any, driver: Any = None, **options: Any) -> Any:
-        monkeypatch.setattr(SESSION, "open_driver", lambda: driver or fake_cuda.FakeDriver())
+        monkeypatch.setattr(SESSION.cuda, "open_driver", lambda: driver or fake_cuda.FakeDriver())
         return SESSION.serving("tensorrt").Runner(str(path), 1, *arguments, **options)
 
     return load
@@ -169,7 +170,7 @@ def test_a_fixed_batch_takes_no_other(
 
 def test_a_build_that_fails_says_why(session: Callable[..., Any], model: Path) -> None:
     model.write_bytes(b"not an onnx file")
-    with pytest.raises(RuntimeError, match="TensorRT builds no engine: DecodeError"):
+    with pytest.raises(RuntimeError, match="TensorRT builds no engine to serve: DecodeError"):
         session(model)
 
 
@@ -192,7 +193,7 @@ def test_without_a_driver_the_sentence_says_so() -> None:
     if Path("/dev/nvidia0").exists():
         pytest.skip("this machine has an NVIDIA GPU")
     with pytest.raises(OSError, match="no NVIDIA driver"):
-        SESSION.open_driver()
+        SESSION.cuda.open_driver()
 
 
 @pytest.fixture
@@ -218,16 +219,52 @@ def test_an_engine_that_runs_an_int8_layer_in_float_is_refused_with_its_name(
 ) -> None:
     monkeypatch.setenv("FAKE_TENSORRT_FLOAT", "stem.0")
     for _ in range(2):  # now, and from the cache
-        with pytest.raises(ValueError, match=r"INT8 layers in the engine, 1 run in float: stem\.0"):
+        with pytest.raises(ValueError, match=r"INT8 layers the engine runs 1 in float: stem\.0") as caught:
             session(int8.path)
+        assert caught.value.layers == ["stem.0"]  # type: ignore[attr-defined]
 
 
-def test_an_engine_of_which_no_type_can_be_read_is_refused(
-    session: Callable[..., Any], int8: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.0"])
+def test_the_inspectors_of_tensorrt_10_and_11_are_both_read(
+    session: Callable[..., Any], int8: Any, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    monkeypatch.setenv("FAKE_TENSORRT_SILENT", "1")
-    with pytest.raises(RuntimeError, match="tells no more of a layer than its name: 'names only'"):
+    monkeypatch.setenv("FAKE_TENSORRT_VERSION", version)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    assert session(int8.path).settings()["int8_layers"].startswith(f"{len(int8.layers_int8)}, seen in")
+    monkeypatch.setenv("FAKE_TENSORRT_FLOAT", "stem.0")
+    monkeypatch.setenv("EDGEPRUNE_ENGINES", str(int8.path.parent / "other engines"))
+    with pytest.raises(ValueError, match=r"runs 1 in float: stem\.0"):
         session(int8.path)
+
+
+@pytest.mark.parametrize(
+    ("silent", "sentence"),
+    [
+        ("1", r"tells no more of a layer than its name: 'stem\.0"),
+        ("mute", "the engine inspector's answer cannot be read: ''"),
+    ],
+    ids=["names alone", "nothing"],
+)
+def test_an_engine_of_which_no_type_can_be_read_is_refused(
+    session: Callable[..., Any], int8: Any, monkeypatch: pytest.MonkeyPatch, silent: str, sentence: str
+) -> None:
+    monkeypatch.setenv("FAKE_TENSORRT_SILENT", silent)
+    with pytest.raises(RuntimeError, match=f"TensorRT builds no engine to serve: ValueError: .*{sentence}"):
+        session(int8.path)
+
+
+def test_a_float_engine_needs_no_inspector(
+    session: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TENSORRT_SILENT", "mute")
+    assert session(model).settings()["int8_layers"] == "0"
+
+
+def test_a_layer_without_types_among_others_is_refused_and_never_given_back(int8: Any) -> None:
+    account = {"int8": ["a"], "not_int8": ["b"], "unread": ["c"], "source": "engine inspector"}
+    with pytest.raises(ValueError, match="does not tell the types of 1: c; .* not taken for INT8") as caught:
+        SESSION._check_int8(account)
+    assert not hasattr(caught.value, "layers")
 
 
 def test_a_tensorrt_without_strong_types_is_refused(
@@ -245,6 +282,8 @@ CASES = {
     "float weights": ("gemm", "Int8", "Half", "not_int8"),
     "weights untold": ("gemm", "Int8", None, "unread"),
     "a type unheard of": ("CaskConvolution", "Posit8", "Int8", "unread"),
+    "unsigned integers": ("CaskConvolution", "Row major linear UInt8 format", "Int8", "unread"),
+    "a float of brain": ("CaskConvolution", "Row major linear BFloat16", "Int8", "unread"),
     "not a layer that multiplies": ("Reformat", "Int8", "Int8", "unread"),
 }
 
@@ -260,9 +299,9 @@ def test_a_layer_counts_as_int8_only_when_data_and_weights_are_seen_to_be(case: 
     }
     if weights is not None:
         told["Weights"] = {"Type": weights, "Count": 64}
-    found = trt_build.check([trt_build._inspected(told)], ["body"])
+    found = trt_layers.check(trt_layers.read_inspector(json.dumps({"Layers": [told]})), ["body"])
     assert {name for name, layers in found.items() if layers} == {outcome}
 
 
 def test_a_layer_that_the_engine_does_not_name_is_unread() -> None:
-    assert trt_build.check([], ["body"])["unread"] == ["body"]
+    assert trt_layers.check([], ["body"])["unread"] == ["body"]

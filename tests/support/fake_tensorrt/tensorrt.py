@@ -1,8 +1,10 @@
 """Plays the `tensorrt` module where there is no GPU: an "engine" is the ONNX file, run by onnxruntime.
 
 It has what the session and the build script call, with TensorRT 10's names and behaviour as NVIDIA documents
-them; nothing here was compared with a real one. FAKE_TENSORRT_FLOAT names nodes that the engine "runs in
-float", FAKE_TENSORRT_SILENT=1 leaves the inspector without a word, FAKE_TENSORRT_VERSION is the version.
+them (11's where they differ: "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"); nothing here was
+compared with a real one. FAKE_TENSORRT_VERSION is the version. FAKE_TENSORRT_FLOAT names nodes that the engine
+"runs in float", with commas between; `a>b` is b, once a is float in the file. FAKE_TENSORRT_SILENT=1 leaves the
+inspector with the names of layers alone, as without DETAILED verbosity; =mute with an empty answer.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import onnx
 import onnxruntime
 
 __version__ = os.environ.get("FAKE_TENSORRT_VERSION", "10.3.0")
+_ELEVEN = (
+    int(__version__.partition(".")[0]) >= 11
+)  # every network is strongly typed; the inspector says it apart
 _MAGIC = b"fake engine "
 
 
@@ -102,7 +107,7 @@ class Builder:
         self.logger = logger
 
     def create_network(self, flags: int) -> Network:
-        if flags != 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED:
+        if flags != 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED and not _ELEVEN:
             raise ValueError(f"the network is not strongly typed: {flags}")
         return Network()
 
@@ -212,40 +217,64 @@ class Engine:
         return Context(self)
 
     def create_engine_inspector(self) -> Any:
-        return SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": self._layers()}))
+        return SimpleNamespace(get_engine_information=self._told)
 
-    def _layers(self) -> list[Any]:
-        """Multiplying nodes as convolutions in the form that TensorRT's inspector documents."""
-        if os.environ.get("FAKE_TENSORRT_SILENT"):
-            return ["names only"]
-        makers = {value: node for node in self.model.graph.node for value in node.output}
-        lost = os.environ.get("FAKE_TENSORRT_FLOAT", "").split(",")
-        found = []
-        for node in self.model.graph.node:
-            if node.op_type not in ("Conv", "Gemm", "MatMul"):
-                continue
-            weight = makers.get(node.input[1])
-            integer = weight is not None and weight.op_type == "DequantizeLinear" and node.name not in lost
-            names = [node.name] + ([weight.name] if weight is not None else [])
-            found.append(
-                {
-                    "Name": " + ".join(names),
-                    "LayerType": "CaskConvolution",
-                    "Inputs": [
-                        {
-                            "Name": "x",
-                            "Dimensions": [1],
-                            "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"
-                            if integer
-                            else "Row major linear FP32",
-                        }
-                    ],
-                    "Outputs": [],
-                    "Weights": {"Type": "Int8" if integer else "Float", "Count": 1},
-                    "Metadata": "\x1e".join(f"[ONNX Layer: {name}]" for name in names),
-                }
-            )
-        return found
+    def _told(self, form: Any) -> str:
+        """The whole engine in JSON."""
+        silent = os.environ.get("FAKE_TENSORRT_SILENT")
+        if silent == "mute":
+            return ""
+        layers = [self._layer(node) for node in self.model.graph.node if node.op_type in _KINDS]
+        ports: dict[str, Any] = {"Bindings": list(self.ports)}
+        if _ELEVEN:
+            ports = {"I/O Tensors": [{"Name": name, "DataType": "Float"} for name in self.ports]}
+        return json.dumps({"Layers": [layer["Name"] for layer in layers] if silent else layers, **ports})
+
+    def _layer(self, node: Any) -> dict[str, Any]:
+        """A multiplying node: a convolution has Weights, a product behind TensorRT's own fusion Constants."""
+        weight = self._dequantised(node)
+        integer = weight is not None and node.name not in self._lost()
+        names = [node.name] + ([weight.name] if weight is not None else [])
+        kind = _KINDS[node.op_type]
+        stored: dict[str, Any] = {"Weights": {"Type": "Int8" if integer else "Half", "Count": 1}}
+        if kind == "gemm":
+            stored = {"Constants": [_tensor("w", integer)]}
+        return {
+            "Name": " + ".join(names),
+            "LayerType": kind,
+            "Inputs": [_tensor("x", integer)],
+            "Outputs": [_tensor("y", integer)],
+            **stored,
+            "Metadata": "\x1e".join(f"[ONNX Layer: {name}]" for name in names),
+        }
+
+    def _dequantised(self, node: Any) -> Any:
+        """The node that dequantises a layer's weight; None where the weight is float."""
+        makers = {value: each for each in self.model.graph.node for value in each.output}
+        weight = makers.get(node.input[1])
+        return weight if weight is not None and weight.op_type == "DequantizeLinear" else None
+
+    def _lost(self) -> set[str]:
+        lost = set()
+        in_float = {node.name for node in self.model.graph.node if _floating(self, node)}
+        for word in os.environ.get("FAKE_TENSORRT_FLOAT", "").split(","):
+            first, _, then = word.partition(">")
+            lost |= {first} if not then else ({then} if first in in_float else set())
+        return lost
+
+
+_KINDS = {"Conv": "CaskConvolution", "Gemm": "gemm", "MatMul": "gemm"}
+
+
+def _floating(engine: Engine, node: Any) -> bool:
+    return node.op_type in _KINDS and engine._dequantised(node) is None
+
+
+def _tensor(name: str, integer: bool) -> dict[str, Any]:
+    text = "Thirty-two wide channel vectorized row major Int8 format" if integer else "Row major linear FP16"
+    if _ELEVEN:
+        return {"Name": name, "Dimensions": [1], "DataType": "Int8" if integer else "Half", "Format": text}
+    return {"Name": name, "Dimensions": [1], "Format/Datatype": text}
 
 
 class Context:
