@@ -141,7 +141,7 @@ def _code(code: int) -> str:
 def _hint(code: int) -> str:
     if code in (-9, 137):
         return "It was killed, most likely for want of memory: free some, or try a smaller model or batch."
-    if code in (-4, -7, -11, 132, 135, 139):
+    if code in (-4, -6, -7, -11, 132, 134, 135, 139):
         return "The runtime crashed: check that its build suits this processor, or try another version."
     if code in (126, 127):
         return "There is no such Python on the device: name one that has numpy and the runtime (`python`)."

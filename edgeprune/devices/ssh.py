@@ -62,7 +62,7 @@ class SshDevice:
         sockets = tempfile.mkdtemp(prefix="edgeprune-")
         self._ssh = _ssh_command(spec, sockets)
         self._host = parse_ssh(spec.address).host
-        self._sent: set[str] = set()
+        self._sent: set[tuple[str, str]] = set()  # folder and name of what is there for certain
         self._locks: list[subprocess.Popen[bytes]] = []  # at most one, of an exclusive device
         end = [*self._ssh, "-O", "exit", "--", self._host]
         self.close = weakref.finalize(self, _disconnect, end, sockets, self._locks)
@@ -105,8 +105,8 @@ class SshDevice:
         return Channel(self.name, process, log, self._timeout_s, owner=self)
 
     def _send(self, folder: str, files: Sequence[Path]) -> None:
-        """Copy what the folder on the device does not hold yet; one look per folder and object is enough."""
-        if folder in self._sent:
+        """Copy what the folder on the device does not hold yet; one look per file and object is enough."""
+        if all((folder, file.name) in self._sent for file in files):
             return
         sums = {file: sha256(file) for file in files}
         missing = self._run(_MISSING, folder, *_pairs(sums)).split("\n")
@@ -118,7 +118,7 @@ class SshDevice:
                         tar.add(file.resolve(), arcname=file.name)
                 archive.seek(0)
                 self._run(_RECEIVE, folder, *_pairs(wanted), send=archive)
-        self._sent.add(folder)
+        self._sent.update((folder, file.name) for file in files)
 
     def _take_lock(self) -> None:
         """Hold an exclusive device for as long as this object lives; the lock falls with the connection."""

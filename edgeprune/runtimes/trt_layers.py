@@ -17,7 +17,7 @@ from typing import Any
 LOG_VERSIONS = ("1.7",)  # of TensorRT for RTX
 WEIGHT = ".weight.dequantize"  # how edgeprune ends the name of the node in front of a layer's INT8 weight
 _MULTIPLYING = ("conv", "correlation", "gemm", "matrix", "matmul")  # parts of engine layers' kinds
-# TensorRT 10 tells type and layout of a tensor in one text, TensorRT 11 apart; what fuses layers says Datatype.
+# TensorRT 10 tells type and layout of a tensor in one text, TensorRT 11 apart; fused layers say Datatype.
 _TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType")
 _TYPES = (
     (re.compile(r"(?<!u)int8", re.IGNORECASE), "Int8"),

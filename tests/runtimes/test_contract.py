@@ -14,6 +14,9 @@ import pytest
 from edgeprune import runtimes
 from edgeprune.devices import agent
 from edgeprune.errors import InputError, MissingExtraError
+from edgeprune.quantize.dialects import AUTO
+from edgeprune.quantize.dialects import TABLE as DIALECTS
+from edgeprune.shelf import load_target, names
 
 ROWS = list(runtimes.TABLE.values())
 
@@ -206,13 +209,13 @@ def test_openvino_names_the_device_that_this_machine_lacks(
         agent.load_module("ov.py").Runner(path, 1, device=device)
 
 
-# What an artefact is written in for each runtime; those that build engines are proven by a build.
+# What an artefact is written in for each runtime: a dialect is called as its runtime, with what tells it from
+# the runtime's others behind, and two runtimes may share one. Those that build engines are proven by a build.
 PAIRS = [
-    ("onnxruntime", "onnxruntime-x86"),
-    ("onnxruntime", "onnxruntime-arm"),
-    ("openvino", "openvino"),
-    ("tensorrt-rtx", "tensorrt"),
-    ("tensorrt", "tensorrt"),
+    (runtime, dialect)
+    for runtime in runtimes.TABLE
+    for dialect in DIALECTS
+    if dialect.startswith(runtime) or runtime.startswith(dialect)
 ]
 
 
@@ -252,8 +255,10 @@ def test_every_runtime_takes_int8_in_its_dialect(
     assert np.abs(found - exact).max() < 0.2 * np.abs(exact).max()
 
 
-def test_the_pairs_cover_every_runtime_and_every_dialect() -> None:
-    from edgeprune.quantize.dialects import TABLE
-
+def test_the_pairs_cover_every_runtime_every_dialect_and_every_target() -> None:
     assert {runtime for runtime, _ in PAIRS} == set(runtimes.TABLE)
-    assert {dialect for _, dialect in PAIRS} == set(TABLE)
+    assert {dialect for _, dialect in PAIRS} == set(DIALECTS)
+    for target in map(load_target, names("targets")):
+        assert any(
+            runtime == target.runtime for runtime, dialect in PAIRS if target.dialect in (AUTO, dialect)
+        )

@@ -262,7 +262,7 @@ def test_a_float_engine_needs_no_inspector(
 
 def test_a_layer_without_types_among_others_is_refused_and_never_given_back(int8: Any) -> None:
     account = {"int8": ["a"], "not_int8": ["b"], "unread": ["c"], "source": "engine inspector"}
-    with pytest.raises(ValueError, match="does not tell the types of 1: c; .* not taken for INT8") as caught:
+    with pytest.raises(ValueError, match=r"does not tell the types of 1: c; .* not taken for INT8") as caught:
         SESSION._check_int8(account)
     assert not hasattr(caught.value, "layers")
 

@@ -1,4 +1,4 @@
-"""For a Python that plays a device with a GPU: libcuda is the scripted driver. Read by Python as it starts."""
+"""A Python that plays a device with a GPU: libcuda is the scripted driver. Python reads this as it starts."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """Plays the `tensorrt` module where there is no GPU: an "engine" is the ONNX file, run by onnxruntime.
 
 It has what the session and the build script call, with TensorRT 10's names and behaviour as NVIDIA documents
-them (11's where they differ: "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"); nothing here was
-compared with a real one. FAKE_TENSORRT_VERSION is the version. FAKE_TENSORRT_FLOAT names nodes that the engine
-"runs in float", with commas between; `a>b` is b, once a is float in the file. FAKE_TENSORRT_SILENT=1 leaves the
-inspector with the names of layers alone, as without DETAILED verbosity; =mute with an empty answer.
+them (11's where they differ: "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"); nothing here
+was compared with a real one. FAKE_TENSORRT_VERSION is the version. FAKE_TENSORRT_FLOAT names nodes that the
+engine "runs in float", with commas between; `a>b` is b, once a is float in the file. FAKE_TENSORRT_SILENT=1
+leaves the inspector with the names of layers alone, as without DETAILED verbosity; =mute with an empty
+answer. FAKE_TENSORRT_ABORT names a node whose INT8 ends the process as the engine is made ready to run.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ import onnx
 import onnxruntime
 
 __version__ = os.environ.get("FAKE_TENSORRT_VERSION", "10.3.0")
-_ELEVEN = (
-    int(__version__.partition(".")[0]) >= 11
-)  # every network is strongly typed; the inspector says it apart
+_ELEVEN = int(__version__.partition(".")[0]) >= 11  # always strongly typed, another inspector
 _MAGIC = b"fake engine "
 
 
@@ -214,6 +213,9 @@ class Engine:
         return tuple(_shape(self.ports[name]))
 
     def create_execution_context(self) -> Context:
+        fatal = os.environ.get("FAKE_TENSORRT_ABORT")
+        if any(node.name == fatal and not _floating(self, node) for node in self.model.graph.node):
+            os.abort()
         return Context(self)
 
     def create_engine_inspector(self) -> Any:
