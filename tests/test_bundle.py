@@ -138,7 +138,8 @@ def test_a_bundle_for_tensorrt_holds_the_build_step_with_the_memory_budget(run: 
     target = replace(run.result.target, name="jetson", runtime="tensorrt", dialect="tensorrt", device="GPU")
     jetson = replace(run, result=replace(run.result, runtime="tensorrt", target=target))
     files = contents(jetson.bundle(tmp_path / "jetson.edgeprune.zip"))
-    assert {"model.onnx", "run.py", "trt.py", "trt_build.py"} <= set(files)
+    beside = {"trt.py", "gpu.py", "trt_build.py", "trt_layers.py"}
+    assert {"model.onnx", "run.py", *beside} <= set(files)
     script, program = json.loads(files["manifest.json"])["build"]
     assert script == (
         "python3 -B trt_build.py --artefact model.onnx --out model.plan --batch 1 "
@@ -154,6 +155,24 @@ def test_a_bundle_for_tensorrt_holds_the_build_step_with_the_memory_budget(run: 
     assert "--runtime tensorrt" in readme
     assert "--device GPU" in readme
     assert "--batch 1 --memory-mib 2000" in readme
+
+
+def test_the_build_step_of_a_bundle_for_tensorrt_runs_in_its_folder(run: Any, tmp_path: Path) -> None:
+    """Against the scripted library: what the bundle carries is enough for its own command."""
+    pytest.importorskip("onnx")
+    target = replace(run.result.target, name="jetson", runtime="tensorrt", dialect="tensorrt", device="GPU")
+    jetson = replace(run, result=replace(run.result, runtime="tensorrt", target=target))
+    with zipfile.ZipFile(jetson.bundle(tmp_path / "jetson.edgeprune.zip")) as archive:
+        archive.extractall(tmp_path / "on the device")
+    folder = tmp_path / "on the device"
+    (_, *words) = json.loads((folder / "manifest.json").read_text())["build"][0].split()
+    fake = Path(__file__).parent / "support" / "fake_tensorrt"
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env={"PYTHONPATH": str(fake)}, capture_output=True, check=False
+    )
+    answer = json.loads(done.stdout)
+    assert (answer["ok"], answer["module"], answer["workspace_mib"]) == (True, "tensorrt", 2000)
+    assert {"model.plan", "timing.cache"} <= {path.name for path in folder.iterdir()}
 
 
 def test_another_tier_brings_its_own_golden_outputs(run: Any, tmp_path: Path) -> None:
