@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.records.codec import JSON, to_json
-from edgeprune.records.trial import FitResult, Report, Verdict
+from edgeprune.records.trial import Candidate, FitResult, Report, Verdict
 
 
 def document(result: FitResult) -> dict[str, JSON]:
@@ -53,10 +53,7 @@ def _candidate(report: Report) -> dict[str, JSON]:
         "precision": _precision(report),
         "calibrator": report.candidate.calibrator,
         "float_layers": list(report.candidate.float_layers),
-        "given_back": [
-            *({"layer": layer, "reason": "metric"} for layer in report.candidate.float_layers),
-            *({"layer": layer, "reason": "engine"} for layer in report.candidate.engine_layers),
-        ],
+        "given_back": _given_back(report.candidate),
         "kept": dict(report.kept),
         "recover": [
             {"rung": rung, "before": before, "after": after, "kept": kept}
@@ -67,6 +64,12 @@ def _candidate(report: Report) -> dict[str, JSON]:
         "breaches": _breaches(report.verdict),
         **({} if report.drop is None else {"drop": to_json(report.drop)}),
     }
+
+
+def _given_back(candidate: Candidate) -> list[JSON]:
+    """Layers left out of INT8, and why: for the metric, or because their engine ran them in float."""
+    reasons = (("metric", candidate.float_layers), ("engine", candidate.engine_layers))
+    return [{"layer": layer, "reason": reason} for reason, layers in reasons for layer in layers]
 
 
 def _precision(report: Report) -> dict[str, JSON]:

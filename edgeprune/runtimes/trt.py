@@ -157,7 +157,7 @@ class Runner:
         What other processes took in the meantime is in it too.
         """
         self._seen()
-        return max(0, self._free - self._lowest) / 2**20
+        return float(max(0, self._free - self._lowest) / 2**20)
 
     def _query(self, given: Mapping[str, Any]) -> None:
         for name, _, _ in self.inputs:

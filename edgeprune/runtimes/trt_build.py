@@ -89,7 +89,8 @@ def build(options: argparse.Namespace) -> dict[str, Any]:
     _write(options.out, bytes(plan))
     if cache is not None:
         _write(options.timing_cache, bytes(cache.serialize()))
-    layers, source = [], ""
+    layers: list[dict[str, Any]] = []
+    source = ""
     if wanted or options.capability:  # an engine of a float file promises nothing that must be read
         layers, source = _layers(trt, logger, plan, options.capability)
     return {

@@ -19,7 +19,7 @@ from edgeprune.devices import Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DeviceError, InputError, LostInt8
 from edgeprune.fitting.engines import lost_in
-from edgeprune.fitting.order import Order, place
+from edgeprune.fitting.order import Order, place, served
 from edgeprune.make import Workshop
 from edgeprune.measure import Effort
 from edgeprune.quantize.dialects import dialect_for
@@ -189,7 +189,7 @@ def test_an_agent_on_the_device_builds_reads_and_names_what_is_lost_round_by_rou
     assert built.engine_layers == ("conv1", "conv2")
     assert (built.layers_int8, built.layers_float) == (("stem", "head"), ("conv1", "conv2"))
     assert [path.name for path in built.artefact.parent.iterdir()] == ["model.onnx"]
-    with device.start(Load("tensorrt", built.artefact, 1, device="GPU")) as session:
+    with device.start(served(order_for(device), built.artefact)) as session:
         state = session.state()
     assert state["setting:engine"] == "from the cache", "the engine that was checked is the one that serves"
     assert state["setting:int8_layers"] == "2, seen in the engine inspector"
