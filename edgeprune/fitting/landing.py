@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from edgeprune.fitting.space import LATENCY, PARAMS, Space
+from edgeprune.fitting.space import BYTES, LATENCY, Plan, Space
 from edgeprune.fitting.trials import Trials
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.records.machine import Budget
@@ -13,7 +13,7 @@ from edgeprune.records.trial import Candidate
 from edgeprune.search.landing import Probe, Zone, best, landed, zone
 
 MOST_BUILDS = 6  # for one budget, trained ones not included
-RESOURCE = {"latency_ms": LATENCY, "memory_mib": PARAMS, "size_mib": PARAMS}  # what a budget line follows
+RESOURCE = {"latency_ms": LATENCY, "memory_mib": BYTES, "size_mib": BYTES}  # what a budget line follows
 
 
 def land_by_table(
@@ -28,16 +28,26 @@ def land_by_table(
     dense_macs = workshop.cost.macs({})
     while len([p for p in probes if p.name.startswith("trial")]) < MOST_BUILDS and not landed(probes, goal):
         nearest = min(probes[-2:], key=lambda probe: abs(probe.use - goal.aim))
-        known = dict(trials.tested[nearest.name].candidate.kept)
-        kept, _ = space.keep(limits(space.costs(known), _uses(trials, nearest, budget), goal))
-        candidate = replace(recipe, kept=as_candidate_kept(kept))
+        tested = trials.tested[nearest.name]
+        known = space.costs(dict(tested.candidate.kept), tested.layers_float)
+        plan = space.keep(limits(known, _uses(trials, nearest, budget), goal))
+        candidate = made(recipe, plan, space)
         if any(trials.tested[probe.name].candidate == candidate for probe in probes):
             break  # widths move in steps: nothing lies nearer
         name = f"trial-{sum(probe.name.startswith('trial') for probe in probes) + 1:02}"
         trials.run(name, candidate)
-        probes.append(Probe(workshop.cost.macs(kept) / dense_macs, trials.use(name, budget), name))
+        probes.append(Probe(workshop.cost.macs(plan.kept) / dense_macs, trials.use(name, budget), name))
     fitting = best(probes, goal)
     return fitting if fitting is not None and fitting.name.startswith("trial") else None
+
+
+def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
+    """The recipe with what was planned; a float model when no layer of it is INT8."""
+    kept = as_candidate_kept(plan.kept)
+    if space.joint is not None and len(plan.float_layers) == len(space.joint.layers):
+        return Candidate(kept, "float32", recover=recipe.recover)
+    left = tuple(sorted({*recipe.float_layers, *plan.float_layers}))
+    return replace(recipe, kept=kept, float_layers=left)
 
 
 def limits(costs: Mapping[str, float], uses: Mapping[str, float], goal: Zone) -> dict[str, float]:

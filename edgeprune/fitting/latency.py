@@ -18,10 +18,12 @@ from statistics import median
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgeprune.devices import Device, Feeds, Load
 from edgeprune.files import scratch
 from edgeprune.fitting.operators import Node, Nodes
+from edgeprune.fitting.prices import at
 from edgeprune.graph.coupling import Coupling
 from edgeprune.graph.resize import Resizable, Widths
 from edgeprune.search.table import Row, Table, Whole
@@ -52,6 +54,12 @@ class Prediction:
             float(self.table.curves[node.operator].ms(node.name, *node.widths(widths)))
             for node in self.nodes.values()
         )
+
+    def price(self, name: str) -> Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]:
+        """Milliseconds of one node, as a function of widths that broadcast."""
+        node = self.nodes[name]
+        curve = self.table.curves[node.operator]
+        return lambda widths: self.ratio * curve.ms(name, at(node.reads, widths), at(node.writes, widths))
 
     def corrected(self, measured: Sequence[tuple[Widths, float]]) -> Prediction:
         """With the ratio that these end-to-end milliseconds show: their median; as it is without any."""

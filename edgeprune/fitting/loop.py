@@ -21,6 +21,7 @@ from edgeprune.fitting.engines import lost_in
 from edgeprune.fitting.landing import land_by_table
 from edgeprune.fitting.order import Order, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
+from edgeprune.fitting.space import Space
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop, as_candidate_kept
@@ -33,11 +34,11 @@ from edgeprune.records.trial import Candidate, FitResult, Report
 from edgeprune.results import save_result
 from edgeprune.search.frontier import frontier
 from edgeprune.search.landing import Probe, best, next_share, zone
-from edgeprune.search.ranking import Ranking
 from edgeprune.tasks import call_evaluate, check_task
 
 MOST_BUILDS = 8  # of pruned candidates, the trained ones included
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
+LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
 FLOAT = Candidate((), "float32")
 
 
@@ -150,17 +151,17 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
             return light
     if not workshop.coupling.groups:
         return None
-    ranking = workshop.ranking(order.target.channel_multiple)
+    choices = workshop.ranking(order.target.channel_multiple).choices
     probes = [Probe(1.0, trials.use(start, budget), start)]
     recipe = replace(
         trials.tested[start].candidate, recover="none" if rung == "none" else "reconstruct", qat=False
     )
-    space = trials.space(recipe, ranking.choices)
+    space = trials.space(recipe, choices, trials.tested[start].layers_int8)
 
     def land() -> Probe | None:
-        if space is not None:
+        if space.prediction is not None:
             return land_by_table(workshop, space, trials, budget, recipe, probes)
-        return _land(workshop, ranking, trials, budget, recipe, probes)
+        return _land(workshop, space, trials, budget, recipe, probes)
 
     while (landed := land()) is not None:
         final = landed.name.replace("trial", "final")
@@ -177,7 +178,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
 
 def _land(
     workshop: Workshop,
-    ranking: Ranking,
+    space: Space,
     trials: Trials,
     budget: Budget,
     recipe: Candidate,
@@ -188,11 +189,11 @@ def _land(
     recipe: the candidate without its widths. probes: extended in place.
     """
     dense_macs = workshop.cost.macs({})
-    smallest = workshop.cost.macs(ranking.smallest()) / dense_macs
+    smallest = workshop.cost.macs(space.by_work(LEAST)) / dense_macs
     goal = zone([t.measurement.drift for t in trials.tested.values() if t.measurement.drift is not None])
     built = {probe.name: probe for probe in reversed(probes)}  # the first of a name is the one measured
     while len(built) <= MOST_BUILDS and (wished := next_share(probes, smallest, goal)) is not None:
-        kept = ranking.keep(wished)
+        kept = space.by_work(wished)
         share = workshop.cost.macs(kept) / dense_macs
         same = next((probe for probe in built.values() if abs(share - probe.share) < 1e-9), None)
         if same is not None:

@@ -1,34 +1,49 @@
-"""The widths that a model may have, as an allocation: what they are worth, and what they cost by the table.
+"""What a model may become, as an allocation: what it is worth, and what it costs.
 
-A group is a decision; its options are legal widths, worth the importance of the units kept. A node of the
-latency table is a term over the groups whose widths its time follows, a parameter one over those of its
-dimensions. `search.allocate` chooses.
+A group is a decision; its options are legal widths. Where it is known what a residual branch is worth,
+whether it stays is one, too: what it holds is paid for, and worth something, only while it stays. Where there are
+tables of both precisions, so is whether a layer is INT8. A node of the latency table is a cost by the groups
+whose widths its time follows, a parameter one by those of its dimensions. `search.allocate` chooses.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgeprune.fitting.joint import Joint, int8
 from edgeprune.fitting.latency import Prediction
-from edgeprune.graph.cost import Cost
-from edgeprune.graph.coupling import Coupling
+from edgeprune.fitting.prices import Floats, Integers, Item, Price, Switches, at, priced
+from edgeprune.graph.cost import Cost, Factor, Term
+from edgeprune.graph.coupling import Coupling, Kept
+from edgeprune.graph.depth import module_name
+from edgeprune.graph.holding import Holding
 from edgeprune.graph.resize import Size, size_of
+from edgeprune.pruning.sensitivity import Sensitivity
+from edgeprune.search import problem as allocation
 from edgeprune.search.allocate import Allocation, allocate
-from edgeprune.search.problem import Decision, Problem, Term
+from edgeprune.search.problem import Decision, Problem
 from edgeprune.search.ranking import Choice, Widths
+from edgeprune.search.worth import losses
 
 OPTIONS = 32  # widths of a group at most: wider groups step by several multiples
-JOINT = 3  # groups of one table at most; of a term with more, each group is counted alone
-LATENCY, PARAMS = "latency_ms", "params"
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Price = Callable[[Mapping[str, Integers]], Floats]  # widths by group, broadcast -> cost
+FLOOR = 0.1  # no group keeps less than this share of its units
+LATENCY, BYTES, MACS = "latency_ms", "bytes", "macs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an allocation chose.
+
+    float_layers: of those whose precision could be chosen.
+    """
+
+    kept: Widths
+    float_layers: tuple[str, ...]
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
@@ -36,115 +51,167 @@ class Space:
     """What an allocation chooses from.
 
     choices: as `search.ranking` sees the groups.
+    prediction: without one, multiply-accumulates stand for time.
+    sensitivity: what groups and branches are worth; without it the sum of scores, and all branches stay.
+    holdings, held_nodes: what leaves with each branch, of the graph and of the table's nodes.
+    joint: the precisions of layers, where they are chosen.
+    integer: layers whose weights take one byte, where they are not.
     floor: no group keeps less than this share of its units.
     """
 
     coupling: Coupling
     cost: Cost
     choices: tuple[Choice, ...]
-    prediction: Prediction
-    floor: float = 0.1
+    prediction: Prediction | None = None
+    sensitivity: Sensitivity | None = None
+    holdings: Mapping[str, Holding] | None = None
+    held_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    joint: Joint | None = None
+    integer: frozenset[str] = frozenset()
+    floor: float = FLOOR
 
-    def keep(self, limits: Mapping[str, float]) -> tuple[Widths, Allocation]:
-        """The most important units within `limits` (milliseconds by the table, parameters), or the least."""
+    def keep(self, limits: Mapping[str, float]) -> Plan:
+        """The most that is within `limits`, or what comes nearest to them."""
         found = allocate(self.problem, limits)
-        kept = {}
+        dropped = {name for name in self._branches if found.options[name] == 0}
+        kept: dict[str, tuple[int, ...]] = dict.fromkeys(sorted(dropped), ())
         for choice in self.choices:
-            width = self.options[choice.name][found.options[choice.name]]
-            best = np.argsort(-choice.scores, kind="stable")[:width]
-            kept[choice.name] = tuple(np.sort(best).tolist())
-        return kept, found
+            if dropped.isdisjoint(self._holders[choice.name]):
+                width = self.options[choice.name][found.options[choice.name]]
+                best = np.argsort(-choice.scores, kind="stable")[:width]
+                kept[choice.name] = tuple(np.sort(best).tolist())
+        layers = self.joint.layers if self.joint is not None else ()
+        return Plan(kept, tuple(name for name in layers if not found.options[int8(name)]), found)
 
-    def costs(self, kept: Widths) -> dict[str, float]:
-        """What the prediction and the parameters of a model with these units are, in the limits' units."""
-        return {LATENCY: self.prediction.ms(self.widths(kept)), PARAMS: float(self.cost.params(kept))}
+    def costs(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> dict[str, float]:
+        """What a model with these units costs, in the limits' units."""
+        widths = {group.name: len(kept.get(group.name, range(group.units))) for group in self.coupling.groups}
+        switches = {branch.name: 0 for branch in self.coupling.dropped(kept)}
+        switches |= {int8(name): 0 for name in float_layers}
+        found: dict[str, float] = {}
+        for item in self.items:
+            found[item.resource] = found.get(item.resource, 0.0) + item.cost(widths, switches)
+        return found
 
-    def widths(self, kept: Widths) -> dict[str, int]:
-        return {group.name: len(kept.get(group.name, range(group.units))) for group in self.coupling.groups}
+    def by_work(self, share: float) -> Widths:
+        """The most with at most this share of the dense model's multiply-accumulates, or the nearest."""
+        plain = replace(self, prediction=None, joint=None)
+        return plain.keep({MACS: share * self.cost.macs({})}).kept
 
     @cached_property
     def options(self) -> Mapping[str, tuple[int, ...]]:
         """The legal widths of every group, ascending, the whole group last."""
-        return {choice.name: _options(choice, self.floor) for choice in self.choices}
+        return {choice.name: widths_of(choice, self.floor) for choice in self.choices}
 
     @cached_property
     def problem(self) -> Problem:
-        total = sum(float(choice.scores.sum(dtype=np.float64)) for choice in self.choices) or 1.0
-        decisions = []
-        for choice in self.choices:
-            kept = np.cumsum(np.sort(choice.scores.astype(np.float64))[::-1]) / total
-            decisions.append(Decision(choice.name, kept[np.array(self.options[choice.name]) - 1]))
-        prices = _Prices(self.options)
-        for node in self.prediction.nodes.values():
-            curve, ratio = self.prediction.table.curves[node.operator], self.prediction.ratio
+        terms, constant = priced(self.items, self.options)
+        return Problem((*self._decisions(),), (*terms, *self._shared_worth()), constant)
 
-            def ms(widths: Mapping[str, Integers]) -> Floats:
-                return ratio * curve.ms(node.name, _at(node.reads, widths), _at(node.writes, widths))  # noqa: B023
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        """Everything that costs, and what it costs."""
+        return (*self._time(), *(self._weight(term) for term in self.cost.parameter_terms))
 
-            prices.add(LATENCY, node.groups, ms)
-        for term in self.cost.parameter_terms:
-            sizes = [
-                Size(factor) if isinstance(factor, int) else size_of(self.coupling, factor)
-                for factor in term.factors
-            ]
+    # Worth ------------------------------------------------------------------------------------------
 
-            def params(widths: Mapping[str, Integers]) -> Floats:
-                found = np.ones((), np.float64)
-                for size in sizes:  # noqa: B023
-                    found = found * _at(size, widths)
-                return found
+    @cached_property
+    def _branches(self) -> Mapping[str, float]:
+        """The error of dropping each branch that may be dropped."""
+        return dict(self.sensitivity.branches) if self.sensitivity is not None and self.holdings else {}
 
-            prices.add(PARAMS, tuple(dict.fromkeys(g for size in sizes for g in size.groups)), params)
-        return Problem(tuple(decisions), prices.terms(), prices.constant)
-
-
-class _Prices:
-    """Sums of cost tables by the groups that they depend on."""
-
-    def __init__(self, options: Mapping[str, Sequence[int]]) -> None:
-        self._options = {name: np.array(widths, np.int64) for name, widths in options.items()}
-        self._tables: dict[tuple[str, ...], dict[str, Floats]] = defaultdict(dict)
-        self.constant: dict[str, float] = defaultdict(float)
-
-    def add(self, resource: str, groups: Sequence[str], price: Price) -> None:
-        groups = tuple(sorted(groups))
-        if not groups:
-            self.constant[resource] += float(price({}))
-        elif len(groups) <= JOINT:
-            self._put(resource, groups, price(self._grid(groups)))
-        else:  # to first order around two thirds of every width
-            middle = {name: np.asarray(self._options[name][-1] * 2 // 3) for name in groups}
-            level = float(price(middle))
-            self.constant[resource] += level
-            for name in groups:
-                self._put(resource, (name,), price({**middle, name: self._options[name]}) - level)
-
-    def terms(self) -> tuple[Term, ...]:
-        return tuple(Term(groups, dict(costs)) for groups, costs in self._tables.items())
-
-    def _grid(self, groups: Sequence[str]) -> dict[str, Integers]:
-        """The options of each group along an axis of its own."""
+    @cached_property
+    def _holders(self) -> Mapping[str, tuple[str, ...]]:
+        """Group -> the branches that it is in."""
+        held = self.holdings or {}
         return {
-            name: self._options[name].reshape([-1 if at == axis else 1 for at in range(len(groups))])
-            for axis, name in enumerate(groups)
+            choice.name: tuple(name for name in self._branches if choice.name in held[name].groups)
+            for choice in self.choices
         }
 
-    def _put(self, resource: str, groups: tuple[str, ...], table: Floats) -> None:
-        shape = tuple(len(self._options[name]) for name in groups)
-        known = self._tables[groups].get(resource, np.zeros(shape))
-        self._tables[groups][resource] = known + table
+    @cached_property
+    def _worth(self) -> Mapping[str, Floats]:
+        """Of each group's options."""
+        if self.sensitivity is not None:
+            points = dict(self.sensitivity.groups)
+            return {
+                choice.name: -losses(points[choice.name], len(choice.scores), self.options[choice.name])
+                for choice in self.choices
+            }
+        total = sum(float(choice.scores.sum(dtype=np.float64)) for choice in self.choices) or 1.0
+        found = {}
+        for choice in self.choices:
+            kept = np.cumsum(np.sort(choice.scores.astype(np.float64))[::-1]) / total
+            found[choice.name] = kept[np.array(self.options[choice.name]) - 1]
+        return found
+
+    def _decisions(self) -> Iterator[Decision]:
+        for name, worth in self._worth.items():
+            yield Decision(name, np.zeros_like(worth) if self._holders[name] else worth)
+        for name, error in self._branches.items():
+            yield Decision(name, np.array([-error, 0.0]))
+        if self.joint is not None:
+            for name in self.joint.layers:
+                yield Decision(int8(name), np.array([self.joint.worth.get(name, 0.0), 0.0]))
+
+    def _shared_worth(self) -> Iterator[allocation.Term]:
+        """Of groups in branches: lost with them."""
+        for name, branches in self._holders.items():
+            if branches:
+                worth = np.zeros((len(self.options[name]), *([2] * len(branches))))
+                worth[(slice(None), *([1] * len(branches)))] = self._worth[name]
+                yield allocation.Term((name, *branches), {}, worth)
+
+    # Costs ------------------------------------------------------------------------------------------
+
+    def _time(self) -> Iterator[Item]:
+        if self.joint is not None:
+            yield from self.joint.items(LATENCY, self._branches_of)
+        elif self.prediction is not None:
+            for node in self.prediction.nodes.values():
+                price = self.prediction.price(node.name)
+                yield Item(LATENCY, node.groups, _unswitched(price), (), self._branches_of(node.name))
+        else:
+            for term in self.cost.mac_terms:
+                yield self._product(MACS, term, lambda on: 1.0)
+
+    def _branches_of(self, node: str) -> tuple[str, ...]:
+        """The branches that an ONNX node leaves with."""
+        return tuple(name for name in self._branches if node in self.held_nodes.get(name, ()))
+
+    def _weight(self, term: Term) -> Item:
+        layer = module_name(term.parameter) if len(term.factors) > 1 else ""
+        if self.joint is not None and layer in self.joint.layers:
+            switch = int8(layer)
+            return self._product(BYTES, term, lambda on: 1.0 if on[switch] else 4.0, (switch,))
+        each = 1.0 if layer in self.integer else 4.0
+        return self._product(BYTES, term, lambda on: each)
+
+    def _product(
+        self, resource: str, term: Term, each: Callable[[Switches], float], switches: tuple[str, ...] = ()
+    ) -> Item:
+        sizes = [self._size(factor) for factor in term.factors]
+
+        def price(widths: Mapping[str, Integers], on: Switches) -> Floats:
+            found = np.full((), each(on))
+            for size in sizes:
+                found = found * at(size, widths)
+            return found
+
+        groups = tuple(dict.fromkeys(group for size in sizes for group in size.groups))
+        held = self.holdings or {}
+        branches = tuple(name for name in self._branches if term.nodes <= held[name].nodes)
+        return Item(resource, groups, price, switches, branches)
+
+    def _size(self, factor: Factor) -> Size:
+        return Size(factor) if isinstance(factor, int) else size_of(self.coupling, factor)
 
 
-def _at(size: Size | None, widths: Mapping[str, Integers]) -> Integers:
-    if size is None:
-        return np.zeros((), np.int64)
-    found = np.asarray(size.fixed, np.int64)
-    for group, times in size.each:
-        found = found + times * widths[group]
-    return found
+def _unswitched(price: Callable[[Mapping[str, Integers]], Floats]) -> Price:
+    return lambda widths, on: price(widths)
 
 
-def _options(choice: Choice, floor: float) -> tuple[int, ...]:
+def widths_of(choice: Choice, floor: float) -> tuple[int, ...]:
     """Multiples from the floor to the whole group; all widths of a group less than twice as wide as one."""
     units = len(choice.scores)
     multiple = choice.multiple if units >= 2 * choice.multiple else 1

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from edgeprune.devices import Feeds, Load
 from edgeprune.devices.agent import BUILDERS
 from edgeprune.errors import DeviceLost, EdgepruneError
+from edgeprune.fitting.joint import joint, mixed_designs
 from edgeprune.fitting.latency import designs, measure_table, prediction
 from edgeprune.fitting.operators import Nodes
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.space import Space
 from edgeprune.fitting.tables import Key, cached
+from edgeprune.graph.holding import held_nodes
 from edgeprune.graph.resize import Resizable, Widths
 from edgeprune.make import Workshop
 from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.trial import Candidate
-from edgeprune.search.ranking import Choice
-from edgeprune.search.table import Table
+from edgeprune.search.table import Row, Table, Whole
 
+Once = Callable[[str, Callable[[], Table]], Table]
 DOING = "measuring operators"
 
 
@@ -59,8 +61,13 @@ class Timing:
 
         Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
         """
+        return self._cached(
+            self._key(model, recipe, self._wanted), lambda: self._measured(model, recipe, self._wanted)
+        )
+
+    def _cached(self, key: Key, measure: Callable[[], Table]) -> Table:
         try:
-            return cached(self._key(model, recipe), lambda: self._measured(model, recipe), self._say)
+            return cached(key, measure, self._say)
         except DeviceLost:
             raise  # it may be back in a moment: a look at it would not show that it was gone
         except EdgepruneError as error:
@@ -68,39 +75,72 @@ class Timing:
             self._none(error)
             return Table(())
 
-    def space(self, model: Resizable, table: Table, choices: tuple[Choice, ...]) -> Space | None:
-        """None when the table is empty."""
+    def space(self, base: Space, recipe: Candidate, layers: Sequence[str], once: Once) -> Space:
+        """`base` with the prices of a latency table; as it is, and a sentence, when there is none.
+
+        recipe: the precision that candidates start from. layers: those that are INT8 in it; with a table of
+        float beside theirs, each may be either. once: records a table by its name.
+        """
+        model = self.model()
+        if model is None:
+            return base
+        table = once(f"table-{recipe.precision}", lambda: self.table(model, recipe))
         if not table.rows:
-            return None
-        return Space(self.workshop.coupling, self.workshop.cost, choices, prediction(model, table))
+            return base
+        held = held_nodes(model.model, self.workshop.dense.module, self.workshop.coupling.branches)
+        space = replace(base, prediction=prediction(model, table), held_nodes=held)
+        if recipe.precision != "int8" or not layers:
+            return space
+        plain = once("table-float32", lambda: self.table(model, Candidate((), "float32")))
+        if not plain.rows:
+            return space
+        choice = joint(prediction(model, plain), prediction(model, table), model, layers)
+        mixed = once("table-mixed", lambda: self._mixed(model, recipe, choice.layers))
+        return replace(space, joint=choice.learnt(mixed.wholes))
 
     @cached_property
     def _wanted(self) -> Sequence[Widths]:
         return designs(self.workshop.coupling, self.order.target.channel_multiple)
 
-    def _measured(self, model: Resizable, recipe: Candidate) -> Table:
+    def _measured(self, model: Resizable, recipe: Candidate, wanted: Sequence[Widths]) -> Table:
         return measure_table(
             self.order.device,
             self.load,
             model,
             self.workshop.builder.emitter(recipe),
             self.feeds,
-            self._wanted,
+            wanted,
             lambda share: self.tell(DOING, share),
         )
 
-    def _key(self, model: Resizable, recipe: Candidate) -> Key:
+    def _mixed(self, model: Resizable, recipe: Candidate, layers: Sequence[str]) -> Table:
+        """Designs in which layers of both precisions take turns, end to end."""
+        designed = mixed_designs(layers, self._wanted)
+
+        def measured() -> Table:
+            rows: list[Row] = []
+            wholes: list[Whole] = []
+            for widths, left in designed:
+                candidate = replace(recipe, float_layers=tuple(sorted({*recipe.float_layers, *left})))
+                timed = self._measured(model, candidate, [widths])
+                rows += timed.rows
+                wholes += [replace(whole, float_layers=left) for whole in timed.wholes]
+            return Table(tuple(rows), tuple(wholes))
+
+        return self._cached(self._key(model, recipe, designed), measured)
+
+    def _key(self, model: Resizable, recipe: Candidate, shown: object) -> Key:
         machine, profile = self.order.device.machine(), self.order.profile
         version = dict(machine.runtimes).get(self.order.runtime, "unknown")
         form = (recipe.calibrator == DYNAMIC, recipe.in_float)
-        shown = (sorted(Nodes(model).nodes.items()), self._wanted, form, self.load.device)
+        all_shown = (sorted(Nodes(model).nodes.items()), shown, form, self.load.device)
         return Key(
             device=f"{self.order.device.name}: {machine.processor}, {machine.system}",
             runtime=f"{self.order.runtime} {version}",
             precision=recipe.precision,
             threads=profile.threads,
             batch=profile.batch,
-            model=hashlib.sha256(repr(shown).encode()).hexdigest(),
+            model=hashlib.sha256(repr(all_shown).encode()).hexdigest(),
         )
 
     def _say(self, sentence: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +18,15 @@ from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
-from edgeprune.fitting.space import Space
+from edgeprune.fitting.sensing import sense
+from edgeprune.fitting.space import FLOOR, Space
 from edgeprune.fitting.timing import Timing
 from edgeprune.graph.capture import Captured, module_of
+from edgeprune.graph.holding import holdings
 from edgeprune.ledger import Ledger
-from edgeprune.make import Built, Workshop, recovered, widths
+from edgeprune.make import Built, Workshop, recovered
 from edgeprune.measure import PROOF, Progress
+from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.records.bundle import REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
@@ -133,7 +136,7 @@ class Trials:
             measurement=tested.measurement,
             params=self._workshop.cost.params(kept),
             macs=self._workshop.cost.macs(kept),
-            kept=widths(self._workshop.coupling, kept),
+            kept=self._workshop.widths(kept),
             layers_int8=len(tested.layers_int8),
             layers_float=len(tested.layers_float),
             recovered=tested.recovered,
@@ -168,20 +171,40 @@ class Trials:
         }
         return {line: value / limit for line, (value, limit) in lines.items() if limit is not None}
 
-    def space(self, recipe: Candidate, choices: tuple[Choice, ...]) -> Space | None:
-        """What a model in this precision may become, by a latency table measured now; None without one."""
+    def space(self, recipe: Candidate, choices: tuple[Choice, ...], layers: Sequence[str]) -> Space:
+        """What a model may become; with a latency table measured now, where there can be one.
+
+        recipe: the precision that candidates start from. layers: those that are INT8 in it.
+        """
+        workshop = self._workshop
+        sensed = self._ledger.once(
+            "sensitivity",
+            lambda: sense(
+                workshop,
+                choices,
+                FLOOR,
+                lambda share: self._tell("sensitivity", "cutting groups alone", share),
+            ),
+            Sensitivity,
+        )
+        base = Space(
+            workshop.coupling,
+            workshop.cost,
+            choices,
+            sensitivity=sensed,
+            holdings=holdings(workshop.dense.module, workshop.coupling),
+            integer=frozenset(layers),
+        )
         timing = Timing(
             self._order,
-            self._workshop,
+            workshop,
             self.bench.load("dense"),
             self.bench.feeds(self.bench.rows(self._order.profile.batch))[0],
             lambda doing, share: self._tell("table", doing, share),
         )
-        model = timing.model()
-        if model is None:
-            return None
-        table = self._ledger.once(f"table-{recipe.precision}", lambda: timing.table(model, recipe), Table)
-        return timing.space(model, table, choices)
+        return timing.space(
+            base, recipe, layers, lambda name, measure: self._ledger.once(name, measure, Table)
+        )
 
     # ------------------------------------------------------------------------------------------------
 

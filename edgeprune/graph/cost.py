@@ -23,10 +23,14 @@ Factor = int | Ids  # a fixed size, or the classes along a dimension that can be
 
 @dataclass(frozen=True)
 class Term:
-    """A product of dimension sizes, for as long as one of the nodes is there."""
+    """A product of dimension sizes, for as long as one of the nodes is there.
+
+    parameter: whose size it is, where it is one's.
+    """
 
     nodes: frozenset[str]
     factors: tuple[Factor, ...]
+    parameter: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def count(captured: Captured, coupling: Coupling) -> Cost:
                 size if atoms is None else coupling.classes[atoms]
                 for size, atoms in zip(use.shape, use.atoms, strict=True)
             )
-            parameters.append(Term(frozenset(readers[id(attribute(module, use.name))]), factors))
+            readers_of = frozenset(readers[id(attribute(module, use.name))])
+            parameters.append(Term(readers_of, factors, use.name))
     reader = _Reader(captured, coupling)
     macs = [
         Term(frozenset({node.name}), factors) for node in module.graph.nodes for factors in reader.terms(node)

@@ -121,7 +121,8 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
     export: the float ONNX model of the captured graph cut to the widths given.
     Raises `EdgepruneError` when the exports differ in more than sizes, or a size follows no group.
     """
-    known = sizes(coupling)
+    alone = tuple(Size(0, ((group.name, 1),)) for group in coupling.groups)
+    known = tuple(dict.fromkeys((*alone, *sizes(coupling))))
     probes = _probes(coupling, known, np.random.default_rng(seed))
     models = [export(widths) for widths in probes]
     reader = _Reader(known, probes)
@@ -137,6 +138,8 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
         integers = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
         if integers and len(set(shapes)) == 1 and prod(shapes[0]) <= SHAPE_CONSTANT:
             values = [numpy_helper.to_array(each).reshape(-1).tolist() for each in tensors]
+            if first.graph.node[slot[0]].op_type == "Pad" and slot[1] == 1:
+                values = _behind(values)
             if any(value != values[0] for value in values):
                 _put(constants, tensor.name, reader.read(values, f"constant {tensor.name}"))
         elif len(set(shapes)) > 1:
@@ -253,6 +256,20 @@ def _initialisers(model: onnx.ModelProto) -> dict[tuple[int, int], onnx.TensorPr
         for at, name in enumerate(node.input)
         if name in stored
     }
+
+
+def _behind(values: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Paddings per probe, with all of a dimension that the widths change behind it.
+
+    Which side gets how much depends on which units are kept, and not on how many; it takes the same time.
+    """
+    moved = [list(pads) for pads in values]
+    half = len(moved[0]) // 2
+    for dim in range(half):
+        if len({(pads[dim], pads[half + dim]) for pads in values}) > 1:
+            for pads in moved:
+                pads[dim], pads[half + dim] = 0, pads[dim] + pads[half + dim]
+    return moved
 
 
 def _put(found: dict[str, tuple[Size, ...]], name: str, value: tuple[Size, ...]) -> None:

@@ -16,6 +16,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
+from edgeprune.graph.holding import groups_without_use
 from edgeprune.graph.resize import Resizable, resizable
 from edgeprune.graph.surgery import cut
 from edgeprune.make.builder import Builder
@@ -160,6 +161,16 @@ class Workshop:
 
         return predict
 
+    def widths(self, kept: Kept) -> tuple[tuple[str, int], ...]:
+        """Units per group; 0 for a branch that was dropped, and for what left with it."""
+        dropped = self.coupling.dropped(kept)
+        gone = groups_without_use(self.dense.module, self.coupling, dropped) if dropped else ()
+        groups = [
+            (group.name, 0 if group.name in gone else len(kept.get(group.name, range(group.units))))
+            for group in self.coupling.groups
+        ]
+        return (*groups, *((branch.name, 0) for branch in dropped))
+
     # Made per candidate -----------------------------------------------------------------------------
 
     def prune(self, kept: Kept, recover: str) -> tuple[Captured, tuple[Rung, ...]]:
@@ -260,10 +271,6 @@ def _target(value: Any) -> torch.Tensor:
 
 def recovered(rungs: Iterable[Rung]) -> tuple[tuple[str, float, float, bool], ...]:
     return tuple((rung.name, rung.before, rung.after, rung.kept) for rung in rungs)
-
-
-def widths(coupling: Coupling, kept: Kept) -> tuple[tuple[str, int], ...]:
-    return tuple((group.name, len(kept.get(group.name, range(group.units)))) for group in coupling.groups)
 
 
 def as_candidate_kept(kept: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

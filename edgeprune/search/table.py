@@ -84,6 +84,7 @@ class Whole:
 
     widths: tuple[tuple[str, int], ...]  # group -> units kept
     ms: float
+    float_layers: tuple[str, ...] = ()  # in an INT8 table: layers that were float in this one alone
 
 
 @dataclass(frozen=True)

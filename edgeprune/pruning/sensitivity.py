@@ -1,0 +1,56 @@
+"""What each group and each residual branch is worth to the outputs, cut alone at a few widths.
+
+A criterion ranks the units of one group well; between groups its numbers are in units of their own. What
+the outputs lose when one group alone is cut is in one unit for all of them, branches included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.coupling import Coupling, Kept
+from edgeprune.graph.surgery import cut
+from edgeprune.pruning.reconstruct import Consumer, reconstruct
+
+Points = tuple[tuple[int, float], ...]  # (width, error), ascending by width
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Errors of the outputs, 0 for the dense model, by what was cut alone; the ledger's record."""
+
+    groups: tuple[tuple[str, Points], ...]
+    branches: tuple[tuple[str, float], ...] = ()
+
+
+def sensitivity(
+    dense: Captured,
+    coupling: Coupling,
+    widths: Mapping[str, Sequence[tuple[int, ...]]],
+    error: Callable[[Captured], float],
+    consumers: Mapping[str, Consumer],
+    listen: Callable[[float], None] = lambda share: None,
+) -> Sensitivity:
+    """Cut every group alone to each of its `widths`, drop every branch alone, and ask for the error.
+
+    widths: group -> sets of units to keep. error: of a model against the dense one. consumers: what is cut is
+    reconstructed as a candidate is, so that what reconstruction mends does not count.
+    """
+    total = sum(len(sets) for sets in widths.values()) + len(coupling.branches)
+    done = 0
+
+    def loss(kept: Kept) -> float:
+        nonlocal done
+        pruned = cut(dense, coupling, kept)
+        reconstruct(pruned, coupling, kept, consumers, dense)
+        done += 1
+        listen(done / total)
+        return error(pruned)
+
+    groups = tuple(
+        (name, tuple(sorted((len(units), loss({name: units})) for units in sets)))
+        for name, sets in widths.items()
+    )
+    return Sensitivity(groups, tuple((branch.name, loss({branch.name: ()})) for branch in coupling.branches))
