@@ -1,9 +1,10 @@
 """What a model may become, as an allocation: what it is worth, and what it costs.
 
 A group is a decision; its options are legal widths. Where it is known what a residual branch is worth,
-whether it stays is one, too: what it holds is paid for, and worth something, only while it stays. Where there are
-tables of both precisions, so is whether a layer is INT8. A node of the latency table is a cost by the groups
-whose widths its time follows, a parameter one by those of its dimensions. `search.allocate` chooses.
+whether it stays is one, too: what it holds is paid for, and worth something, only while it stays. Where
+there are tables of both precisions, so is whether a layer is INT8. A node of the latency table is a cost by
+the groups whose widths its time follows, a parameter one by those of its dimensions. `search.allocate`
+chooses.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from edgeprune.devices import Operator
 from edgeprune.fitting.landing import limits
 from edgeprune.fitting.latency import designs, legal, measure_table, prediction
 from edgeprune.fitting.operators import START, Nodes
-from edgeprune.fitting.space import LATENCY, PARAMS, Space
+from edgeprune.fitting.space import BYTES, LATENCY, Space
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.search.landing import Zone
@@ -86,22 +86,23 @@ def test_the_problem_costs_what_the_prediction_and_the_parameters_say(space: Spa
         kept = {name: tuple(range(space.options[name][at])) for name, at in chosen.items()}
         costs = space.costs(kept)
         assert problem.cost(chosen, LATENCY) == pytest.approx(costs[LATENCY])
-        assert problem.cost(chosen, PARAMS) == pytest.approx(costs[PARAMS])
+        assert problem.cost(chosen, BYTES) == pytest.approx(costs[BYTES])
 
 
 def test_what_is_kept_is_within_the_limits_and_is_the_most_important(space: Space) -> None:
     whole = space.costs({})
-    kept, found = space.keep({LATENCY: 0.5 * whole[LATENCY]})
-    assert found.feasible
+    plan = space.keep({LATENCY: 0.5 * whole[LATENCY]})
+    kept = plan.kept
+    assert plan.allocation.feasible
     assert 0.4 * whole[LATENCY] <= space.costs(kept)[LATENCY] <= 0.5 * whole[LATENCY]
     for choice in space.choices:
         left = np.setdiff1d(np.arange(len(choice.scores)), kept[choice.name])
         assert left.size == 0 or choice.scores[left].max() <= choice.scores[list(kept[choice.name])].min()
-    fewer, found = space.keep({LATENCY: whole[LATENCY], PARAMS: 0.3 * whole[PARAMS]})
-    assert space.costs(fewer)[PARAMS] <= 0.3 * whole[PARAMS]
-    least, found = space.keep({LATENCY: 1e-6})
-    assert not found.feasible
-    assert {name: len(units) for name, units in least.items()} == {
+    fewer = space.keep({LATENCY: whole[LATENCY], BYTES: 0.3 * whole[BYTES]}).kept
+    assert space.costs(fewer)[BYTES] <= 0.3 * whole[BYTES]
+    least = space.keep({LATENCY: 1e-6})
+    assert not least.allocation.feasible
+    assert {name: len(units) for name, units in least.kept.items()} == {
         name: widths[0] for name, widths in space.options.items()
     }
 
@@ -125,9 +126,9 @@ def test_a_legal_width_is_the_nearest_multiple(wanted: float, expected: int) -> 
 def test_each_line_of_the_budget_is_used_to_the_aim() -> None:
     goal = Zone(low=0.97, aim=0.985, high=0.99)
     found = limits(
-        {LATENCY: 2.0, PARAMS: 100.0}, {"latency_ms": 1.5, "size_mib": 2.0, "memory_mib": 0.5}, goal
+        {LATENCY: 2.0, BYTES: 100.0}, {"latency_ms": 1.5, "size_mib": 2.0, "memory_mib": 0.5}, goal
     )
-    assert found == {LATENCY: pytest.approx(2.0 * 0.985 / 1.5), PARAMS: pytest.approx(100 * 0.985 / 2.0)}
+    assert found == {LATENCY: pytest.approx(2.0 * 0.985 / 1.5), BYTES: pytest.approx(100 * 0.985 / 2.0)}
 
 
 def test_a_fit_lands_by_the_table_in_few_builds(
