@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgeprune.fitting.space import BYTES, LATENCY, Plan, Space
@@ -13,7 +13,11 @@ from edgeprune.records.trial import Candidate
 from edgeprune.search.landing import Probe, Zone, best, landed, zone
 
 MOST_BUILDS = 6  # for one budget, trained ones not included
+APART = 0.02  # models whose bytes differ by less say nothing about what bytes cost
+LEAST = 0.05  # of a model's bytes: a line through two measured models is not believed below
 RESOURCE = {"latency_ms": LATENCY, "memory_mib": BYTES, "size_mib": BYTES}  # what a budget line follows
+
+Point = tuple[Mapping[str, float], Mapping[str, float]]  # costs by resource, uses by line
 
 
 def land_by_table(
@@ -28,9 +32,9 @@ def land_by_table(
     dense_macs = workshop.cost.macs({})
     while len([p for p in probes if p.name.startswith("trial")]) < MOST_BUILDS and not landed(probes, goal):
         nearest = min(probes[-2:], key=lambda probe: abs(probe.use - goal.aim))
-        tested = trials.tested[nearest.name]
-        known = space.costs(dict(tested.candidate.kept), tested.layers_float)
-        plan = space.keep(limits(known, _uses(trials, nearest, budget), goal))
+        points = {probe.name: _point(trials, space, probe, budget) for probe in probes}
+        here = points.pop(nearest.name)
+        plan = space.keep(limits(*here, goal, tuple(points.values())))
         candidate = made(recipe, plan, space)
         if any(trials.tested[probe.name].candidate == candidate for probe in probes):
             break  # widths move in steps: nothing lies nearer
@@ -50,17 +54,39 @@ def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
     return replace(recipe, kept=kept, float_layers=left)
 
 
-def limits(costs: Mapping[str, float], uses: Mapping[str, float], goal: Zone) -> dict[str, float]:
+def limits(
+    costs: Mapping[str, float], uses: Mapping[str, float], goal: Zone, others: Sequence[Point] = ()
+) -> dict[str, float]:
     """What may be spent by the table, so that every line is used to the aim: as a model that was measured.
 
-    costs: of that model by the table; uses: of the budget's lines by measuring it.
+    costs: of that model by the table; uses: of the budget's lines by measuring it. others: more models.
+    Latency is in proportion to the table's. Memory and files have a part that no width changes, so a second
+    model that differs in bytes gives them a line.
     """
     found: dict[str, float] = {}
     for line, use in uses.items():
         resource = RESOURCE[line]
         allowed = costs[resource] * goal.aim / use
+        slope = _slope(costs[resource], use, [(c[resource], u[line]) for c, u in others])
+        if line != "latency_ms" and slope is not None:
+            allowed = max(costs[resource] + (goal.aim - use) / slope, LEAST * costs[resource])
         found[resource] = min(found.get(resource, allowed), allowed)
     return found
+
+
+def _slope(cost: float, use: float, others: Sequence[tuple[float, float]]) -> float | None:
+    """Use of a line per cost, by the model that is nearest in use and costs something else."""
+    apart = [(c, u) for c, u in others if abs(c - cost) > APART * cost]
+    if not apart:
+        return None
+    other_cost, other_use = min(apart, key=lambda each: abs(each[1] - use))
+    slope = (use - other_use) / (cost - other_cost)
+    return slope if slope > 0 else None
+
+
+def _point(trials: Trials, space: Space, probe: Probe, budget: Budget) -> Point:
+    tested = trials.tested[probe.name]
+    return space.costs(dict(tested.candidate.kept), tested.layers_float), _uses(trials, probe, budget)
 
 
 def _uses(trials: Trials, probe: Probe, budget: Budget) -> dict[str, float]:

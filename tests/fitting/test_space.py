@@ -131,6 +131,19 @@ def test_each_line_of_the_budget_is_used_to_the_aim() -> None:
     assert found == {LATENCY: pytest.approx(2.0 * 0.985 / 1.5), BYTES: pytest.approx(100 * 0.985 / 2.0)}
 
 
+def test_memory_that_no_width_changes_is_told_by_a_second_model() -> None:
+    goal = Zone(low=0.97, aim=0.985, high=0.99)
+
+    def measured(bytes_: float) -> tuple[dict[str, float], dict[str, float]]:
+        """A budget of 20 MiB, of which the runtime takes 10."""
+        return {LATENCY: 1.0, BYTES: bytes_}, {"memory_mib": (10 + bytes_) / 20, "latency_ms": 0.5}
+
+    found = limits(*measured(30.0), goal, [measured(22.0)])
+    assert found[BYTES] == pytest.approx(0.985 * 20 - 10)
+    assert found[LATENCY] == pytest.approx(0.985 / 0.5)
+    assert limits(*measured(30.0), goal, [measured(30.1)])[BYTES] == pytest.approx(30 * 0.985 / 2)
+
+
 def test_a_fit_lands_by_the_table_in_few_builds(
     scripted: ModuleType, tiny: ModuleType, tmp_path: Path
 ) -> None:
