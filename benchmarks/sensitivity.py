@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.fitting.sensing import sense
+from edgeprune.fitting.sensing import sense, weighed_space
 from edgeprune.fitting.space import FLOOR, Space
-from edgeprune.graph.holding import holdings
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.records.task import Task
@@ -172,14 +171,14 @@ def _print(name: str, case: Case, shares: list[float], epochs: int) -> None:
     started = time.monotonic()
     sensed = sense(workshop, choices, FLOOR, lambda share: None)
     seconds = time.monotonic() - started
-    held = holdings(workshop.dense.module, workshop.coupling)
     plain = Space(workshop.coupling, workshop.cost, choices)
+    weighed = weighed_space(workshop, choices, sensed)
     alike = tuple(replace(choice, scores=_places(choice.scores)) for choice in choices)
     ways: dict[str, Callable[[float], Widths]] = {
         "uniform": Ranking(alike, lambda widths: float(workshop.cost.macs(widths))).keep,
         "global L2": Ranking(choices, lambda widths: float(workshop.cost.macs(widths))).keep,
-        "most L2": plain.by_work,
-        "sensitivity": replace(plain, sensitivity=sensed, holdings=held).by_work,
+        "most L2": lambda share: plain.by_work(share).kept,
+        "sensitivity": lambda share: weighed.by_work(share).kept,
     }
     dense = workshop.cost.macs({})
     print(f"| {name} | dense | | 1.000 | {_accuracy(workshop.predict, case):.2f} | | |", flush=True)

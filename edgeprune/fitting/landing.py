@@ -48,10 +48,10 @@ def land_by_table(
 def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
     """The recipe with what was planned; a float model when no layer of it is INT8."""
     kept = as_candidate_kept(plan.kept)
-    if space.joint is not None and len(plan.float_layers) == len(space.joint.layers):
+    if space.joint is not None and set(space.joint.layers) <= {*plan.float_layers, *plan.gone}:
         return Candidate(kept, "float32", recover=recipe.recover)
-    left = tuple(sorted({*recipe.float_layers, *plan.float_layers}))
-    return replace(recipe, kept=kept, float_layers=left)
+    left = {*recipe.float_layers, *plan.float_layers} - plan.gone
+    return replace(recipe, kept=kept, float_layers=tuple(sorted(left)))
 
 
 def limits(

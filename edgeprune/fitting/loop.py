@@ -18,13 +18,13 @@ from pathlib import Path
 from edgeprune.bundle.write import write_bundle
 from edgeprune.devices import Device
 from edgeprune.fitting.engines import lost_in
-from edgeprune.fitting.landing import land_by_table
+from edgeprune.fitting.landing import land_by_table, made
 from edgeprune.fitting.order import Order, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.space import Space
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
-from edgeprune.make import Workshop, as_candidate_kept
+from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.bundle import SUFFIX
 from edgeprune.records.machine import Budget
@@ -189,12 +189,12 @@ def _land(
     recipe: the candidate without its widths. probes: extended in place.
     """
     dense_macs = workshop.cost.macs({})
-    smallest = workshop.cost.macs(space.by_work(LEAST)) / dense_macs
+    smallest = workshop.cost.macs(space.by_work(LEAST).kept) / dense_macs
     goal = zone([t.measurement.drift for t in trials.tested.values() if t.measurement.drift is not None])
     built = {probe.name: probe for probe in reversed(probes)}  # the first of a name is the one measured
     while len(built) <= MOST_BUILDS and (wished := next_share(probes, smallest, goal)) is not None:
-        kept = space.by_work(wished)
-        share = workshop.cost.macs(kept) / dense_macs
+        plan = space.by_work(wished)
+        share = workshop.cost.macs(plan.kept) / dense_macs
         same = next((probe for probe in built.values() if abs(share - probe.share) < 1e-9), None)
         if same is not None:
             # Widths move in steps. What the wish rounds down to is known; a wider step may lie above it.
@@ -203,7 +203,7 @@ def _land(
             probes.append(replace(same, share=wished))
             continue
         name = f"trial-{len(built):02}"
-        trials.run(name, replace(recipe, kept=as_candidate_kept(kept)))
+        trials.run(name, made(recipe, plan, space))
         built[name] = Probe(share, trials.use(name, budget), name)
         probes.append(built[name])
     fitting = best(probes, goal)

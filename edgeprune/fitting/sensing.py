@@ -7,13 +7,14 @@ work that they take, so that a large model does not pay for it with minutes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 
-from edgeprune.fitting.space import widths_of
+from edgeprune.fitting.space import Space, widths_of
 from edgeprune.graph.capture import Captured
+from edgeprune.graph.holding import holdings
 from edgeprune.make import Workshop
 from edgeprune.pruning.sensitivity import Sensitivity, sensitivity
 from edgeprune.recover.train import distance
@@ -46,6 +47,20 @@ def sense(
         return min(found, HOPELESS) if math.isfinite(found) else HOPELESS
 
     return sensitivity(workshop.dense, workshop.coupling, widths, error, workshop.consumers, listen)
+
+
+def weighed_space(
+    workshop: Workshop, choices: Sequence[Choice], sensed: Sensitivity, integer: Iterable[str] = ()
+) -> Space:
+    """What may be chosen, without prices in milliseconds. integer: layers that are INT8."""
+    return Space(
+        workshop.coupling,
+        workshop.cost,
+        tuple(choices),
+        sensitivity=sensed,
+        holdings=holdings(workshop.dense.module, workshop.coupling),
+        integer=frozenset(integer),
+    )
 
 
 def rows_for(workshop: Workshop, runs: int) -> list[tuple[torch.Tensor, ...]]:

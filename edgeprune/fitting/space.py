@@ -39,11 +39,12 @@ LATENCY, BYTES, MACS = "latency_ms", "bytes", "macs"
 class Plan:
     """What an allocation chose.
 
-    float_layers: of those whose precision could be chosen.
+    float_layers: of those whose precision could be chosen. gone: layers that left with their branch.
     """
 
     kept: Widths
     float_layers: tuple[str, ...]
+    gone: frozenset[str]
     allocation: Allocation
 
 
@@ -81,8 +82,10 @@ class Space:
                 width = self.options[choice.name][found.options[choice.name]]
                 best = np.argsort(-choice.scores, kind="stable")[:width]
                 kept[choice.name] = tuple(np.sort(best).tolist())
-        layers = self.joint.layers if self.joint is not None else ()
-        return Plan(kept, tuple(name for name in layers if not found.options[int8(name)]), found)
+        held = self.holdings or {}
+        gone = frozenset(module_name(parameter) for name in dropped for parameter in held[name].parameters)
+        layers = [name for name in (self.joint.layers if self.joint is not None else ()) if name not in gone]
+        return Plan(kept, tuple(name for name in layers if not found.options[int8(name)]), gone, found)
 
     def costs(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> dict[str, float]:
         """What a model with these units costs, in the limits' units."""
@@ -94,10 +97,13 @@ class Space:
             found[item.resource] = found.get(item.resource, 0.0) + item.cost(widths, switches)
         return found
 
-    def by_work(self, share: float) -> Widths:
+    def by_work(self, share: float) -> Plan:
         """The most with at most this share of the dense model's multiply-accumulates, or the nearest."""
-        plain = replace(self, prediction=None, joint=None)
-        return plain.keep({MACS: share * self.cost.macs({})}).kept
+        return self._untimed.keep({MACS: share * self.cost.macs({})})
+
+    @cached_property
+    def _untimed(self) -> Space:
+        return replace(self, prediction=None, joint=None)
 
     @cached_property
     def options(self) -> Mapping[str, tuple[int, ...]]:

@@ -18,11 +18,10 @@ from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
-from edgeprune.fitting.sensing import sense
+from edgeprune.fitting.sensing import sense, weighed_space
 from edgeprune.fitting.space import FLOOR, Space
 from edgeprune.fitting.timing import Timing
 from edgeprune.graph.capture import Captured, module_of
-from edgeprune.graph.holding import holdings
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered
 from edgeprune.measure import PROOF, Progress
@@ -187,14 +186,7 @@ class Trials:
             ),
             Sensitivity,
         )
-        base = Space(
-            workshop.coupling,
-            workshop.cost,
-            choices,
-            sensitivity=sensed,
-            holdings=holdings(workshop.dense.module, workshop.coupling),
-            integer=frozenset(layers),
-        )
+        base = weighed_space(workshop, choices, sensed, layers)
         timing = Timing(
             self._order,
             workshop,

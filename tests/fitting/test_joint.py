@@ -222,9 +222,12 @@ def test_what_conversions_cost_is_learnt_from_mixed_designs(space: Space, choice
 
 def test_a_plan_is_a_candidate_and_a_model_without_int8_is_a_float_one(space: Space) -> None:
     recipe = Candidate((), "int8", "minmax", float_layers=(), recover="reconstruct")
-    plan = space.keep({LATENCY: 0.5 * space.costs({}, LAYERS)[LATENCY]})
-    some = made(recipe, replace(plan, float_layers=("conv2",)), space)
+    found = space.keep({LATENCY: 0.5 * space.costs({}, LAYERS)[LATENCY]})
+    plan = replace(found, float_layers=("conv2",), gone=frozenset())
+    some = made(recipe, plan, space)
     assert (some.precision, some.float_layers) == ("int8", ("conv2",))
     assert dict(some.kept) == plan.kept
+    gone = made(replace(recipe, float_layers=("conv1",)), replace(plan, gone=frozenset({"conv1"})), space)
+    assert "conv1" not in gone.float_layers  # a layer that is not there cannot be named
     none = made(recipe, replace(plan, float_layers=LAYERS), space)
     assert none == Candidate(some.kept, "float32", recover="reconstruct")
