@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,8 @@ class _Tables:
         for setting in product((0, 1), repeat=len(switches)):
             on = dict(zip(switches, setting, strict=True))
             if all(on[name] for name in item.branches):
-                whole[(..., *setting)] = table(on)
+                place: tuple[Any, ...] = (..., *setting)
+                whole[place] = table(on)
         if not (groups or switches):
             self.constant[item.resource] += float(whole)
             return

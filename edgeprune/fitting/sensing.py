@@ -69,8 +69,8 @@ def rows_for(workshop: Workshop, runs: int) -> list[tuple[torch.Tensor, ...]]:
     affordable = int(WORK / (max(runs, 1) * max(workshop.cost.macs({}), 1)))
     count = min(len(columns[0]), max(FEWEST, min(MOST, affordable)))
     places = np.linspace(0, len(columns[0]) - 1, count).round().astype(np.int64)
-    chosen = [column[torch.from_numpy(places)] for column in columns]
-    return list(zip(*(column.split(BATCH) for column in chosen), strict=True))
+    batches = [torch.from_numpy(places[start : start + BATCH]) for start in range(0, count, BATCH)]
+    return [tuple(column[rows] for column in columns) for rows in batches]
 
 
 def _sets(choice: Choice, floor: float) -> tuple[tuple[int, ...], ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,8 @@ class Space:
         for name, branches in self._holders.items():
             if branches:
                 worth = np.zeros((len(self.options[name]), *([2] * len(branches))))
-                worth[(slice(None), *([1] * len(branches)))] = self._worth[name]
+                stays: tuple[Any, ...] = (slice(None), *([1] * len(branches)))
+                worth[stays] = self._worth[name]
                 yield allocation.Term((name, *branches), {}, worth)
 
     # Costs ------------------------------------------------------------------------------------------
