@@ -1,7 +1,8 @@
 """The precision of every layer as a choice: what each costs in INT8 and in float, and what borders cost.
 
 Two tables of the same model, one of each precision, say what a node takes in either. A node without weights
-follows the layer that its value comes from. Where a value goes from a float layer to an INT8 one, or back, it
+follows the layer that its value comes from; an addition the earliest of them, which is the stream's, so that
+what stands behind a branch follows no layer that leaves with it. Where a value goes from a float layer to an INT8 one, or back, it
 is converted; what that takes is learnt from designs in which layers of both precisions take turns.
 """
 
@@ -116,6 +117,7 @@ class Joint:
 def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Collection[str]) -> Joint:
     """layers: those that INT8 has a kernel for, and that are not float in any case."""
     named = onnxfile.layers(model.model)
+    stored = {tensor.name for tensor in model.model.graph.initializer}
     made_by: dict[str, str] = {}  # value -> layer
     order: dict[str, int] = {}
     owners: dict[str, str] = {}
@@ -125,7 +127,9 @@ def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Coll
         if index in named:
             owner = named[index] if named[index] in layers else None
         else:
-            owner = max((maker for _, maker in sources), key=lambda maker: order[maker], default=None)
+            owner = min((maker for _, maker in sources), key=lambda maker: order[maker], default=None)
+            if node.op_type == "Add" and any(v not in made_by and v not in stored for v in node.input):
+                owner = None  # the stream comes from no layer that is chosen
         if owner is None:
             continue
         order.setdefault(owner, index)
