@@ -2,8 +2,9 @@
 
 Two tables of the same model, one of each precision, say what a node takes in either. A node without weights
 follows the layer that its value comes from; an addition the earliest of them, which is the stream's, so that
-what stands behind a branch follows no layer that leaves with it. Where a value goes from a float layer to an INT8 one, or back, it
-is converted; what that takes is learnt from designs in which layers of both precisions take turns.
+what stands behind a branch follows no layer that leaves with it. Where a value goes from a float layer to an
+INT8 one, or back, it is converted; what that takes is learnt from designs in which layers of both precisions
+take turns.
 """
 
 from __future__ import annotations
