@@ -21,6 +21,7 @@ from edgeprune.make import Workshop
 from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.records.trial import Candidate
+from edgeprune.search.moves import SLACK
 from edgeprune.search.table import Row, Table, Whole
 
 FIXED, EACH = 0.02, 1e-3  # of a conversion, and of an element in it
@@ -203,7 +204,7 @@ def test_size_and_latency_bind_alone_and_together(space: Space) -> None:
         plan = space.keep(limits)
         costs = space.costs(plan.kept, plan.float_layers)
         assert plan.allocation.feasible
-        assert all(costs[resource] <= limit for resource, limit in limits.items())
+        assert all(costs[resource] <= limit * (1 + SLACK) for resource, limit in limits.items())
 
 
 def test_what_conversions_cost_is_learnt_from_mixed_designs(space: Space, choice: Joint) -> None:
