@@ -76,7 +76,7 @@ def answer(folder: Path) -> dict[str, Any]:
     del bundle[EVIDENCE]["seconds"]
     bundle[MANIFEST] = json.loads(bundle[MANIFEST])
     del bundle[MANIFEST]["created"]
-    bundle[MANIFEST]["files"] = [file for file in bundle[MANIFEST]["files"] if file["name"] != EVIDENCE]
+    bundle[MANIFEST]["files"] = [file for file in bundle[MANIFEST]["files"] if file["path"] != EVIDENCE]
     artefacts = {path.parent.name: path.read_bytes() for path in run.glob("*/model.onnx")}
     return {
         "result": result,
