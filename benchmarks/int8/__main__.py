@@ -2,7 +2,8 @@
 
 All sessions of a row take turns in one process, batch 1, one thread; a ratio is of medians. The error is
 the distance of the INT8 outputs to the float outputs, as a share of what tells the float outputs of
-different inputs apart, over inputs that calibration did not see. With --data (or $EDGEPRUNE_DATA) the
+different inputs apart, over inputs that calibration did not see; *in float*: the layers that edgeprune leaves
+in float, because they gain nothing here in INT8. With --data (or $EDGEPRUNE_DATA) the
 second table measures accuracy on CIFAR-10.
 """
 
@@ -15,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,15 +25,14 @@ import numpy as np
 import torch
 
 from benchmarks.int8.models import MODELS
-from edgeprune.devices import agent
+from edgeprune.devices import Load, agent
+from edgeprune.devices.local import LocalDevice
 from edgeprune.export import export_onnx
+from edgeprune.fitting.mixing import Mixing
+from edgeprune.fitting.precision import PLAIN
 from edgeprune.graph.capture import Captured, capture
-from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.correction import correct_means
+from edgeprune.make.builder import Builder, convolve
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.emit import quantise
-from edgeprune.quantize.equalise import equalise
-from edgeprune.quantize.smooth import smooth
 
 SECONDS = 8.0  # of each session's queries
 UNSEEN = 32  # inputs for the error
@@ -46,8 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    heads = ("model", "ORT float, ms", "edgeprune", "ORT quantize_static", "error", "theirs")
-    heads += ("OpenVINO float, ms", "edgeprune", "NNCF", "error", "theirs")
+    heads = ("model", "ORT float, ms", "edgeprune", "in float", "ORT quantize_static", "error", "theirs")
+    heads += ("OpenVINO float, ms", "edgeprune", "in float", "NNCF", "error", "theirs")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name in MODELS:
         if any(word.lower() in name.lower() for word in options.only):
@@ -66,40 +67,53 @@ def row(name: str, folder: Path) -> list[str]:
     exported = export_onnx(captured, folder / "float.onnx")
     feeds = [{captured.input_names[0]: unseen} for unseen in _unseen(batches[0])]
     cells = [name]
-    for runtime, dialect, peer in (("ort", "onnxruntime-x86", _theirs_ort), ("ov", "openvino", _theirs_nncf)):
-        ours = _ours(captured, batches, runtime, dialect, folder)
+    for runtime, short, dialect, peer in (
+        ("onnxruntime", "ort", "onnxruntime-x86", _theirs_ort),
+        ("openvino", "ov", "openvino", _theirs_nncf),
+    ):
+        ours, in_float = _ours(captured, batches, runtime, short, dialect, folder)
         theirs = peer(exported, captured.input_names[0], batches, folder)
         runs = {
-            title: session(runtime, path)
+            title: session(short, path)
             for title, path in (("float", exported), ("ours", ours), ("theirs", theirs))
         }
         outputs = {title: np.concatenate([run(feed) for feed in feeds]) for title, run in runs.items()}
         errors = {title: _error(found, outputs["float"]) for title, found in outputs.items()}
         times = in_turn(runs, feeds[0])
         cells.append(f"{times['float']:.1f}")
-        cells += [f"{times[title] / times['float']:.3f}" for title in ("ours", "theirs")]
+        cells += [f"{times['ours'] / times['float']:.3f}", in_float]
+        cells.append(f"{times['theirs'] / times['float']:.3f}")
         cells += [f"{errors[title]:.2f}" for title in ("ours", "theirs")]
     return cells
 
 
-def _ours(captured: Captured, batches: list[torch.Tensor], runtime: str, dialect: str, folder: Path) -> Path:
-    """As a fit does it, with the error on the calibration data for a metric.
+def _ours(
+    captured: Captured, batches: list[torch.Tensor], runtime: str, short: str, dialect: str, folder: Path
+) -> tuple[Path, str]:
+    """As a fit does it, with the error on the calibration data for a metric; how many layers stay float.
 
-    Plain, or of like channels; each in 8 and, where the processor saturates, in 7 bits.
+    The quickest mixture of float and INT8, plain or of like channels, each in 8 and in 7 bits.
     """
     given = [(batch,) for batch in batches]
     feeds = [{captured.input_names[0]: batch.numpy()} for batch in batches]
+    builder = Builder(captured, given, TABLE[dialect], runtime)
+    exported = folder / "float.onnx"
+    served = Load(runtime, exported, 1)
+    mixing = Mixing(LocalDevice(), served, TABLE[dialect], builder.emitter, exported, feeds[0])
+    mixture = mixing.quickest(PLAIN)
     found = []
-    for title, form in (("plain", captured), ("smooth", smooth(equalise(captured), given))):
-        exported = export_onnx(form, folder / f"{title}.float.onnx")
-        exact = _answers(runtime, exported, feeds)
-        calibrated = calibrate(form, given, "minmax")
+    for equalised, form in ((False, captured), (True, builder.equalised(captured))):
+        source = export_onnx(form, folder / "form.onnx")
+        exact = _answers(short, source, feeds)
         for narrow in (False, True):
-            ranges = correct_means(form, calibrated, TABLE[dialect], given, reduce_range=narrow)
-            path = folder / f"{runtime}.{title}.{7 if narrow else 8}.onnx"
-            quantise(exported, ranges, dialect, path, reduce_range=narrow)
-            found.append((_error(_answers(runtime, path, feeds), exact), path))
-    return min(found, key=lambda each: each[0])[1]
+            candidate = mixture.of(replace(PLAIN, equalised=equalised, reduce_range=narrow))
+            path = folder / f"{short}.{equalised}.{narrow}.onnx"
+            written = builder.quantised(candidate, form, source, path)
+            if candidate.convolved:
+                convolve(path, path)
+            layers = f"{len(written.layers_float)}/{len(written.layers_float + written.layers_int8)}"
+            found.append((_error(_answers(short, path, feeds), exact), path, layers))
+    return min(found)[1:]
 
 
 def _answers(runtime: str, path: Path, feeds: list[dict[str, Any]]) -> Any:

@@ -51,26 +51,16 @@ class Node:
         return tuple(dict.fromkeys(group for size in sizes for group in size.groups))
 
 
-class Nodes:
-    """The nodes of a model, and the way from a runtime's operators to them."""
+class Owners:
+    """The way from a runtime's operators to the nodes of a float ONNX graph."""
 
-    def __init__(self, model: Resizable) -> None:
-        graph = model.model.graph
-        self._resizable = model
-        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    def __init__(self, graph: onnx.GraphProto) -> None:
         self._makers = {name: node for node in graph.node for name in node.output}
-        self._stored = {tensor.name for tensor in graph.initializer}
         self._known: dict[str, onnx.NodeProto] = {}
         for node in graph.node:
-            for name in node.input:
-                self._readers[name].append(node)
             self._known[node.name] = node
             for name in node.output:
                 self._known.setdefault(name, node)
-        self.nodes: Mapping[str, Node] = {
-            START: Node(START, START, None, None),
-            **{node.name: self._node(index, node) for index, node in enumerate(graph.node)},
-        }
 
     def shares(self, measured: Sequence[Operator]) -> dict[str, float]:
         """Milliseconds by node, of every node that has any."""
@@ -103,6 +93,28 @@ class Nodes:
                 return node
             front += [self._makers[name] for name in node.input if name in self._makers]
         return named
+
+
+class Nodes:
+    """The nodes of a model at any widths, and the way from a runtime's operators to them."""
+
+    def __init__(self, model: Resizable) -> None:
+        graph = model.model.graph
+        self._resizable = model
+        self._owners = Owners(graph)
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self._stored = {tensor.name for tensor in graph.initializer}
+        for node in graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
+        self.nodes: Mapping[str, Node] = {
+            START: Node(START, START, None, None),
+            **{node.name: self._node(index, node) for index, node in enumerate(graph.node)},
+        }
+
+    def shares(self, measured: Sequence[Operator]) -> dict[str, float]:
+        """Milliseconds by node, of every node that has any."""
+        return self._owners.shares(measured)
 
     def _node(self, index: int, node: onnx.NodeProto) -> Node:
         reads = next(

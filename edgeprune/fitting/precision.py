@@ -1,7 +1,8 @@
 """The INT8 form of the dense model that everything else starts from.
 
-Decided by the metric, measured in the runtime on the device: which calibrator, 8-bit or 7-bit weights,
-channels equalised or not, and which layers go back to float. Forms are compared on a subset first, and
+Layers that the device is no quicker at in INT8 are left in float first (`mixing`), in all forms. The rest is
+decided by the metric, measured in the runtime on the device: which calibrator, 8-bit or 7-bit weights,
+channels equalised or not, and which further layers go back to float. Forms are compared on a subset, and
 evaluated in full in that order (`search.shortlist`) until one holds the metric. Where all of them lose too
 much, or too many layers would go back, the weights are trained for the INT8 form.
 """
@@ -14,6 +15,7 @@ from math import inf
 
 from edgeprune.detect import saturates
 from edgeprune.errors import NothingToQuantise
+from edgeprune.fitting.mixing import Mixture
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.trials import Trials
 from edgeprune.make import Workshop
@@ -31,6 +33,7 @@ FORMS = (
     ("-equalised", "minmax", True),
     ("-percentile", "percentile", False),
 )
+PLAIN = Candidate((), "int8", "minmax")
 PRODUCTS = 0.5  # share of the work from which forms that only matrix products have are tried
 FEW = 4  # uses of a weight in a query up to which reading it is most of its time
 # Layers in float that cost more than this share of what INT8 gains: training may do without them.
@@ -45,7 +48,8 @@ def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float, r
     """
     failed: list[str] = []
     try:
-        for name, candidate in _in_turn(trials, list(_forms(order, workshop))):
+        mixture = trials.mixture(PLAIN)
+        for name, candidate in _in_turn(trials, list(_forms(order, workshop, mixture))):
             tested = trials.run(name, candidate)
             if not _pays(trials, name):
                 return DENSE
@@ -83,14 +87,20 @@ def _trained(order: Order, trials: Trials, name: str, rung: str, *, start: str |
     return trained
 
 
-def _forms(order: Order, workshop: Workshop) -> Iterator[tuple[str, Candidate]]:
+def _forms(order: Order, workshop: Workshop, mixture: Mixture) -> Iterator[tuple[str, Candidate]]:
     """What is tried in turn; where 8-bit weights saturate, each with 7 bits too."""
     narrow = (False, True) if saturates(order.profile.isa) else (False,)
     dynamic = workshop.dialect.dynamic and workshop.share_of_products >= PRODUCTS
-    for words, calibrator, equalised in (*FORMS, *((("-dynamic", DYNAMIC, False),) * dynamic)):
+    mixed = INT8 + "-mixed" * bool(mixture.slow_layers)
+    for words, calibrator, equalised in FORMS:
         for reduce_range in narrow:
-            name = INT8 + words + "-7bit" * reduce_range
-            yield name, Candidate((), "int8", calibrator, reduce_range=reduce_range, equalised=equalised)
+            form = Candidate((), "int8", calibrator, reduce_range=reduce_range, equalised=equalised)
+            yield mixed + words + "-7bit" * reduce_range, mixture.of(form)
+    for reduce_range in narrow * dynamic:  # other kernels: what was timed says nothing of them
+        yield (
+            INT8 + "-dynamic" + "-7bit" * reduce_range,
+            Candidate((), "int8", DYNAMIC, reduce_range=reduce_range),
+        )
 
 
 def _in_turn(trials: Trials, forms: Sequence[tuple[str, Candidate]]) -> Iterator[tuple[str, Candidate]]:

@@ -7,15 +7,19 @@ resized, a device that fails at it) the reason is told and widths are chosen by 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from edgeprune.devices import Feeds, Load
 from edgeprune.devices.agent import BUILDERS
-from edgeprune.errors import DeviceLost, EdgepruneError
+from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
+from edgeprune.export import export_onnx
 from edgeprune.fitting.joint import joint, mixed_designs
 from edgeprune.fitting.latency import designs, measure_table, prediction
+from edgeprune.fitting.mixing import Mixing, Mixture
 from edgeprune.fitting.operators import Nodes
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.space import Space
@@ -29,6 +33,7 @@ from edgeprune.search.table import Row, Table, Whole
 
 Once = Callable[[str, Callable[[], Table]], Table]
 DOING = "measuring operators"
+MIXING = "timing layers in float and INT8"
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,44 @@ class Timing:
 
     def model(self) -> Resizable | None:
         """The model's file at any widths; None, and a sentence, when it has none."""
-        if self.order.forecast is not None or self.order.runtime in BUILDERS:
-            return None  # no device to measure on, or its engines are not timed operator by operator
+        if not self._can_time:
+            return None
         self.tell(DOING, 0.0)
         try:
             return self.workshop.resizable
         except EdgepruneError as error:
             self._none(error)
             return None
+
+    def mixture(self, recipe: Candidate) -> Mixture:
+        """Which layers stay float because they are slower in INT8; none, and a sentence, if none was timed.
+
+        Raises `DeviceError` when the device is gone, `NothingToQuantise` when nothing can be INT8.
+        """
+        if not self._can_time:
+            return Mixture()
+        self.tell(MIXING, 0.0)
+        try:
+            with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+                exported = export_onnx(self.workshop.dense, Path(folder) / "float.onnx", prove=False)
+                workshop = self.workshop
+                mixing = Mixing(
+                    *(
+                        self.order.device,
+                        self.load,
+                        workshop.dialect,
+                        workshop.builder.emitter,
+                        exported,
+                        self.feeds,
+                    )
+                )
+                return mixing.quickest(recipe, lambda share: self.tell(MIXING, share))
+        except (DeviceLost, NothingToQuantise):
+            raise
+        except EdgepruneError as error:
+            self.order.device.machine()
+            self._say(f"no layer is left in float for its speed, they could not be timed: {error.what}")
+            return Mixture()
 
     def table(self, model: Resizable, recipe: Candidate) -> Table:
         """Measured, or from the cache; without rows, and with a sentence, when that fails.
@@ -98,6 +133,11 @@ class Timing:
         mixed = once("table-mixed", lambda: self._mixed(model, recipe, choice.layers))
         return replace(space, joint=choice.learnt(mixed.wholes))
 
+    @property
+    def _can_time(self) -> bool:
+        """Whether there is a device to measure on, and its engines are timed operator by operator."""
+        return self.order.forecast is None and self.order.runtime not in BUILDERS
+
     @cached_property
     def _wanted(self) -> Sequence[Widths]:
         return designs(self.workshop.coupling, self.order.target.channel_multiple)
@@ -132,7 +172,7 @@ class Timing:
     def _key(self, model: Resizable, recipe: Candidate, shown: object) -> Key:
         machine, profile = self.order.device.machine(), self.order.profile
         version = dict(machine.runtimes).get(self.order.runtime, "unknown")
-        form = (recipe.calibrator == DYNAMIC, recipe.in_float)
+        form = (recipe.calibrator == DYNAMIC, recipe.in_float, recipe.convolved)
         all_shown = (sorted(Nodes(model).nodes.items()), shown, form, self.load.device)
         return Key(
             device=f"{self.order.device.name}: {machine.processor}, {machine.system}",

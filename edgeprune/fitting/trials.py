@@ -16,6 +16,7 @@ from edgeprune.devices.artefact import written_files
 from edgeprune.files import replacing
 from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
+from edgeprune.fitting.mixing import Mixture
 from edgeprune.fitting.order import Order, compared_ms
 from edgeprune.fitting.screening import Screened, Subset
 from edgeprune.fitting.sensing import sense, weighed_space
@@ -170,6 +171,10 @@ class Trials:
         }
         return {line: value / limit for line, (value, limit) in lines.items() if limit is not None}
 
+    def mixture(self, recipe: Candidate) -> Mixture:
+        """Which layers the device is no quicker at in INT8, and how products are written for it."""
+        return self._ledger.once("mixture", lambda: self._timing().mixture(recipe), Mixture)
+
     def space(self, recipe: Candidate, choices: tuple[Choice, ...], layers: Sequence[str]) -> Space:
         """What a model may become; with a latency table measured now, where there can be one.
 
@@ -187,15 +192,17 @@ class Trials:
             Sensitivity,
         )
         base = weighed_space(workshop, choices, sensed, layers)
-        timing = Timing(
+        return self._timing().space(
+            base, recipe, layers, lambda name, measure: self._ledger.once(name, measure, Table)
+        )
+
+    def _timing(self) -> Timing:
+        return Timing(
             self._order,
-            workshop,
+            self._workshop,
             self.bench.load("dense"),
             self.bench.feeds(self.bench.rows(self._order.profile.batch))[0],
             lambda doing, share: self._tell("table", doing, share),
-        )
-        return timing.space(
-            base, recipe, layers, lambda name, measure: self._ledger.once(name, measure, Table)
         )
 
     # ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeprune.export import export_onnx
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
+from edgeprune.graph.pointwise import convolve_products
 from edgeprune.ir import TOLERANCE, difference, write_ir
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.correction import correct_means
@@ -74,6 +75,7 @@ class Builder:
         self.artefact = f"{MODEL}{find(runtime).suffix}"
         self.lost_in = lost_in
         self.keep_onnx = keep_onnx
+        self._dense_ranges: dict[str, Ranges] = {}  # by calibrator: forms that share one, share its ranges
 
     def build(
         self, candidate: Candidate, pruned: Captured, folder: Path, probe: tuple[torch.Tensor, ...]
@@ -100,7 +102,7 @@ class Builder:
         # Ranges of each query, and activations that stay float, have no integers to hold against torch.
         static = candidate.precision == "int8" and candidate.calibrator != DYNAMIC
         proven = proven_integers(pruned, written.path, probe) if static else ()
-        artefact = self._stored(written.path, folder, exported)
+        artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
         return Built(artefact, written.layers_int8, written.layers_float, proven, lost)
 
     def _settled(
@@ -142,7 +144,12 @@ class Builder:
         if candidate.calibrator == DYNAMIC:
             return lambda source, path: quantise_dynamic(source, path, float_layers=left).path
         ranges = self._ranges(candidate, self.dense)
-        return lambda source, path: quantise(source, ranges, self.dialect, path, float_layers=left).path
+
+        def emit(source: Path, path: Path) -> Path:
+            written = quantise(source, ranges, self.dialect, path, float_layers=left).path
+            return convolve(written, written) if candidate.convolved else written
+
+        return emit
 
     def damage(self, candidate: Candidate, layers: Sequence[str]) -> Mapping[str, float]:
         """What the candidate's precision does to the dense model's output, one layer at a time."""
@@ -164,13 +171,21 @@ class Builder:
     def _ranges(self, candidate: Candidate, captured: Captured) -> Ranges:
         """Of the candidate's calibrator; to rank layers of one without, the extremes stand for its ranges."""
         calibrator = candidate.calibrator or DYNAMIC
-        return calibrate(captured, self.calibration, "minmax" if calibrator == DYNAMIC else calibrator)
+        name = "minmax" if calibrator == DYNAMIC else calibrator
+        if captured is not self.dense:
+            return calibrate(captured, self.calibration, name)
+        if name not in self._dense_ranges:
+            self._dense_ranges[name] = calibrate(captured, self.calibration, name)
+        return self._dense_ranges[name]
 
-    def _stored(self, made: Path, folder: Path, exported: Path) -> Path:
+    def _stored(self, made: Path, folder: Path, exported: Path, *, convolved: bool = False) -> Path:
         """The artefact out of the ONNX file that was made, which goes, as does the float one behind it."""
         artefact = folder / self.artefact
         if artefact.suffix == ".xml":
-            write_ir(made, artefact, self._feeds(), float_onnx=exported)
+            source = convolve(made, folder / "convolved.onnx") if convolved else made
+            write_ir(source, artefact, self._feeds(), float_onnx=exported)
+            if source != made:
+                source.unlink()
         if artefact.suffix == ".onnx" or self.keep_onnx:
             made.replace(artefact.with_suffix(".onnx"))
         for spent in {made, exported} - {artefact}:
@@ -193,3 +208,10 @@ class Builder:
         """The example, by input name."""
         inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
         return {name: tensor.numpy(force=True) for name, tensor in inputs}
+
+
+def convolve(source: Path, path: Path) -> Path:
+    """Write a Q/DQ file with its integer products as 1x1 convolutions."""
+    model = onnxfile.load(source)
+    convolve_products(model)
+    return onnxfile.save(model, path)

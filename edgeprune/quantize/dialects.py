@@ -8,7 +8,7 @@ A new runtime is one row here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeprune.errors import InputError
@@ -23,6 +23,7 @@ class Dialect:
     layers: operators with weights that have an integer kernel.
     integer_output: the layers among them whose kernel must also write integers; the others may write
         float, which keeps the precision of logits.
+    float_output: those in `integer_output` may write float, too, and do where no layer reads it.
     joins: operators over several activations that run on integers when their inputs are integers.
     reductions: operators over one activation that run on integers and write another range.
     followers: operators that only move or select values; their output has their input's scale.
@@ -32,6 +33,7 @@ class Dialect:
     dynamic: products with ranges from each query have a kernel, too (`dynamic.py`).
     half: everything outside Q/DQ is written in float16, because the runtime takes each type from the file.
     blocks: products with weights in blocks have a kernel (`weights.py`).
+    convolutions: integer products may be quicker as 1x1 convolutions (`graph.pointwise`): to be measured.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Dialect:
     dynamic: bool = False
     half: bool = False
     blocks: bool = False
+    convolutions: bool = False
+    float_output: bool = False
 
 
 def _onnxruntime(name: str, activation: IntegerType, *, dynamic: bool = False) -> Dialect:
@@ -99,7 +103,7 @@ TABLE: dict[str, Dialect] = {
     "onnxruntime-x86": _onnxruntime("onnxruntime-x86", "uint8", dynamic=True),
     "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8", dynamic=True),
     # OpenVINO's CPU plug-in reads the same Q/DQ graph and runs it on integers.
-    "openvino": _onnxruntime("openvino", "uint8"),
+    "openvino": replace(_onnxruntime("openvino", "uint8"), convolutions=True, float_output=True),
     "tensorrt": _TENSORRT,
 }
 

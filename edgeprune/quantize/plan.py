@@ -1,7 +1,8 @@
 """Which values of an ONNX graph become integers in a dialect: decided on paper, written by `emit`.
 
-Integers flow: a layer starts them, joins and followers carry them on, and a value returns to float
-only where its consumer has no integer kernel.
+Integers flow from layer to layer, by way of joins and followers; a value that no layer reads in the end
+stays float. (A ViT's class token is far smaller than the patches that it is joined with, and lost in their
+scale.)
 """
 
 from __future__ import annotations
@@ -75,21 +76,36 @@ class Graph:
 
 def plan(graph: Graph, dialect: Dialect, layers: dict[int, str]) -> Plan:
     """Decide, node by node in execution order, what runs on integers; `layers` are those that may."""
-    found = Plan()
+    found, wanted = Plan(), _wanted(graph, dialect, layers)
     for index, node in enumerate(graph.nodes):
         if index in layers:
-            _layer(graph, dialect, found, index, layers[index])
+            _layer(graph, dialect, found, wanted, index, layers[index])
         elif node.op_type in dialect.joins or node.op_type in dialect.reductions:
-            _join(graph, dialect, found, index)
+            _join(graph, dialect, found, wanted, index)
         elif node.op_type in dialect.followers and node.input[0] in found.written and _moves(node, graph):
-            found.written.update(dict.fromkeys(node.output, found.written[node.input[0]]))
+            found.written.update(
+                {value: found.written[node.input[0]] for value in node.output if value in wanted}
+            )
     return found
 
 
-def _layer(graph: Graph, dialect: Dialect, found: Plan, index: int, name: str) -> None:
+def _wanted(graph: Graph, dialect: Dialect, layers: dict[int, str]) -> set[str]:
+    """The values that a layer reads, itself or by way of what carries integers on."""
+    found: set[str] = set()
+    for index in reversed(range(len(graph.nodes))):
+        node = graph.nodes[index]
+        carries = node.op_type in dialect.joins | dialect.reductions | dialect.followers
+        if index in layers:
+            found.add(node.input[0])
+        elif carries and found.intersection((*node.output, graph.result(index, dialect.fused))):
+            found.update(value for _, value in graph.computed(index))
+    return found
+
+
+def _layer(graph: Graph, dialect: Dialect, found: Plan, wanted: set[str], index: int, name: str) -> None:
     node = graph.nodes[index]
     value, result = str(node.input[0]), graph.result(index, dialect.fused)
-    writes = node.op_type in dialect.integer_output
+    writes = node.op_type in dialect.integer_output and not (dialect.float_output and result not in wanted)
     if (
         node.op_type not in dialect.layers
         or not _plain(node, graph)
@@ -103,12 +119,13 @@ def _layer(graph: Graph, dialect: Dialect, found: Plan, index: int, name: str) -
         found.written[result] = activation_scale(*graph.bounds[result], dialect)
 
 
-def _join(graph: Graph, dialect: Dialect, found: Plan, index: int) -> None:
+def _join(graph: Graph, dialect: Dialect, found: Plan, wanted: set[str], index: int) -> None:
     """Integers go through when one input already is integer and the others can be made so."""
     inputs, result = graph.computed(index), graph.result(index, dialect.fused)
     affine = graph.nodes[index].op_type in dialect.joins and len(inputs) < len(graph.nodes[index].input)
     if (
         affine  # one operand is stored: such bias and scale additions stay float
+        or result not in wanted
         or not any(value in found.written for _, value in inputs)
         or any(found.scale(value) is None and value not in graph.bounds for _, value in inputs)
         or result not in graph.bounds

@@ -73,15 +73,17 @@ class Candidate:
     calibrator: str | None = None  # of quantize.calibrate.TABLE, or "dynamic"; None for a float artefact
     float_layers: tuple[str, ...] = ()  # layers that stay float in an INT8 artefact, for the metric
     engine_layers: tuple[str, ...] = ()  # and those that their engine ran in float all the same
+    slow_layers: tuple[str, ...] = ()  # and those that the device is no quicker at in INT8
     reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
     equalised: bool = False  # channels brought to like size first: equalisation, and smoothing behind norms
     recover: str = "none"  # a rung of the recovery ladder, or one that trains
     qat: bool = False  # then trained for its INT8 form, with labels unless `recover` is "distill"
+    convolved: bool = False  # integer products written as 1x1 convolutions, which the device is quicker at
 
     @property
     def in_float(self) -> tuple[str, ...]:
         """All layers that are left out of INT8."""
-        return tuple(sorted({*self.float_layers, *self.engine_layers}))
+        return tuple(sorted({*self.float_layers, *self.engine_layers, *self.slow_layers}))
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,12 @@ def _candidate(report: Report) -> dict[str, JSON]:
 
 
 def _given_back(candidate: Candidate) -> list[JSON]:
-    """Layers left out of INT8, and why: for the metric, or because their engine ran them in float."""
-    reasons = (("metric", candidate.float_layers), ("engine", candidate.engine_layers))
+    """Layers left out of INT8, and why: for the metric, for no gain in speed, or by their engine."""
+    reasons = (
+        ("metric", candidate.float_layers),
+        ("slower", candidate.slow_layers),
+        ("engine", candidate.engine_layers),
+    )
     return [{"layer": layer, "reason": reason} for reason, layers in reasons for layer in layers]
 
 

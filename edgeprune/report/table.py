@@ -53,6 +53,9 @@ def verdict_lines(result: FitResult) -> list[str]:
         lines.append(f"  {_gained(result)}")
         if chosen.drop is not None:
             lines.append(f"  {_sure(chosen.drop, result.metric)}")
+    if chosen.candidate.slow_layers:
+        slow = ", ".join(chosen.candidate.slow_layers)
+        lines.append(f"  left in float, where this device is no quicker in INT8: {slow}")
     if chosen.candidate.float_layers:
         given_back = ", ".join(chosen.candidate.float_layers)
         lines.append(

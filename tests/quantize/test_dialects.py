@@ -167,6 +167,35 @@ def test_transformer_layers_become_integer_matrix_products(nets: ModuleType, tmp
     assert integer_nodes(found.path).integer == {"MatMulIntegerToFloat": 3}
 
 
+class Token(torch.nn.Module):
+    """[N, 3, 8, 8] -> [N, 8] as a ViT begins: a token far smaller than the patches that it is joined with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.LayerNorm(8)
+        self.token = torch.nn.Parameter(torch.linspace(-1e-3, 1e-3, 8).reshape(1, 1, 8))
+        self.head = torch.nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = 30 * self.patches(x).flatten(2).transpose(1, 2)
+        joined = torch.cat([self.token.expand(x.shape[0], 1, 8), patches], 1)
+        return self.head(self.norm(joined))[:, 0]
+
+
+@pytest.mark.parametrize("dialect", ["onnxruntime-x86", "openvino"])
+def test_a_value_that_no_layer_reads_does_not_pass_through_integers(
+    dialect: str, nets: ModuleType, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    image = nets.images(1, 4)[0][0][:, :, :8, :8]
+    captured = capture(Token().eval(), image)
+    path = export_onnx(captured, tmp_path / "float.onnx")
+    found = quantise(path, calibrate(captured, [(image,)], "minmax"), dialect, tmp_path / "q.onnx")
+    assert found.layers_float == ()
+    one, other = (session(each).run(None, {"x": image.numpy()})[0] for each in (found.path, path))
+    assert np.abs(one - other).max() < 0.05 * np.abs(other).max()
+
+
 def test_ranges_of_another_model_are_refused(residual: Calibrated, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"No layer of float\.onnx can become INT8"):
         quantise(residual.path, Ranges({}, "minmax", 1), "onnxruntime-x86", tmp_path / "q.onnx")
