@@ -109,12 +109,17 @@ def test_what_misses_says_which_line_broke_and_by_how_much(result: FitResult) ->
 
 
 def test_layers_that_went_back_to_float_are_named_with_the_reason(result: FitResult) -> None:
-    candidate = replace(result.chosen.candidate, float_layers=("stem", "head"))
-    lines = verdict_lines(replace(result, chosen=replace(result.chosen, candidate=candidate)))
+    candidate = replace(result.chosen.candidate, float_layers=("stem", "head"), slow_layers=("depthwise",))
+    changed = replace(result, chosen=replace(result.chosen, candidate=candidate))
+    lines = verdict_lines(changed)
     assert "  given back to float, where INT8 cost most top-1 for its work: stem, head" in lines
-    assert document(replace(result, chosen=replace(result.chosen, candidate=candidate)))["chosen"][
-        "float_layers"
-    ] == ["stem", "head"]
+    assert "  left in float, where this device is no quicker in INT8: depthwise" in lines
+    assert document(changed)["chosen"]["float_layers"] == ["stem", "head"]
+    assert document(changed)["chosen"]["given_back"] == [
+        {"layer": "stem", "reason": "metric"},
+        {"layer": "head", "reason": "metric"},
+        {"layer": "depthwise", "reason": "slower"},
+    ]
 
 
 def test_how_sure_a_drop_is_is_said_and_written(result: FitResult) -> None:
