@@ -51,8 +51,13 @@ def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
     if space.joint is not None and set(space.joint.layers) <= {*plan.float_layers, *plan.gone}:
         return Candidate(kept, "float32", recover=recipe.recover)
     left = {*recipe.float_layers, *plan.float_layers} - plan.gone
-    lost = {*recipe.engine_layers} - plan.gone
-    return replace(recipe, kept=kept, float_layers=tuple(sorted(left)), engine_layers=tuple(sorted(lost)))
+    return replace(
+        recipe,
+        kept=kept,
+        float_layers=tuple(sorted(left)),
+        engine_layers=tuple(sorted({*recipe.engine_layers} - plan.gone)),
+        slow_layers=tuple(sorted({*recipe.slow_layers} - plan.gone)),
+    )
 
 
 def limits(
