@@ -64,6 +64,13 @@ def metadata(node: onnx.NodeProto, key: str) -> str | None:
     return next((entry.value for entry in node.metadata_props if entry.key == key), None)
 
 
+def keep_values(node: onnx.NodeProto, successor: onnx.NodeProto) -> None:
+    """Say of the node that now makes a node's outputs which captured nodes they are."""
+    values = metadata(node, VALUES)
+    if values is not None:
+        successor.metadata_props.add(key=VALUES, value=values)
+
+
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph, then every graph inside its nodes, at any depth."""
     yield graph

@@ -97,6 +97,7 @@ class _Writer:
         ]
         if product.bias:
             added.append(helper.make_node("Add", [scaled, product.bias], [result]))
+        onnxfile.keep_values(node, added[-1])
         return added
 
     def _store(self, name: str, array: NDArray[np.generic]) -> str:

@@ -1,14 +1,16 @@
 """The artefact's integers put back into the captured graph: what the runtime has to compute, in torch.
 
 Every Q/DQ pair of the file rounds the captured value that it stands at, and every layer has the weight and
-the bias that the file holds. A runtime in exact arithmetic differs from this by the order of its sums and by
-values that lie on the edge between two integers; a runtime that fuses wrongly, or saturates, by far more.
+the bias that the file holds. Where the file has ranges of each query, or blocks of weights, the layer's input
+is rounded as the operator defines it (`queries`). A runtime in exact arithmetic differs from this by the
+order of its sums and by values that lie on the edge between two integers; a runtime that fuses wrongly, or
+saturates, by far more.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,35 +27,47 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, flatten
 from edgeprune.graph.walk import op_name
 from edgeprune.quantize.emit import RAW
+from edgeprune.quantize.queries import range_of_query, rounded_input
 from edgeprune.quantize.simulate import LAYERS
+from edgeprune.quantize.weights import read_blocks
 from edgeprune.runtimes import ort
 from edgeprune.search.agreement import agrees, relative_error
 
 Arrays = Sequence[NDArray[Any]]
 
 
-def fake_quantised(captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...]) -> Arrays:
-    """The outputs of `captured` with the integers of `artefact`, a Q/DQ file that was made of it.
+def fake_quantised(
+    captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...], batch: int | None = None
+) -> Arrays:
+    """The outputs of `captured` with the integers of `artefact`, an ONNX file that was made of it.
 
-    inputs: flat, in placeholder order.
+    inputs: flat, in placeholder order. batch: rows of a query, on which ranges of each query depend; all of
+    them are one query when None.
     """
+    graph = FakeQuantised(captured, onnxfile.load(artefact))
     with torch.no_grad():
-        found = FakeQuantised(captured, onnxfile.load(artefact)).run(*inputs, enable_io_processing=False)
-    return [value.numpy(force=True) for value in flatten(found)]
+        found = [flatten(graph.run(*query, enable_io_processing=False)) for query in _queries(inputs, batch)]
+    return [torch.cat(parts).numpy(force=True) for parts in zip(*found, strict=True)]
 
 
-def proven_integers(captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...]) -> Arrays:
+def proven_integers(
+    captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...], batch: int | None = None
+) -> Arrays:
     """`fake_quantised`, after ONNX Runtime in exact arithmetic computed the same of the file.
 
     Raises `EdgepruneError` when it did not: a runtime that fuses wrongly, or a file that says something else
     than was calibrated, would make every measured metric one of another model.
     """
-    reference = fake_quantised(captured, artefact, inputs)
+    reference = fake_quantised(captured, artefact, inputs, batch)
     with torch.no_grad():
         unrounded = [output.numpy(force=True) for output in captured.run(*inputs)]
     runner = ort.Runner(str(artefact), torch.get_num_threads(), exact=True)
     names = captured.input_names
-    served = runner.run({name: x.numpy(force=True) for name, x in zip(names, inputs, strict=True)})
+    answers = [
+        runner.run({name: x.numpy(force=True) for name, x in zip(names, query, strict=True)})
+        for query in _queries(inputs, batch)
+    ]
+    served = [np.concatenate(parts) for parts in zip(*answers, strict=True)]
     error, rounding = relative_error(served, reference), relative_error(reference, unrounded)
     if not agrees(error, rounding):
         raise EdgepruneError(
@@ -62,6 +76,14 @@ def proven_integers(captured: Captured, artefact: Path, inputs: tuple[torch.Tens
             "Deploy in float32 (or with another version of the runtime), and report the model.",
         )
     return reference
+
+
+def _queries(inputs: tuple[torch.Tensor, ...], batch: int | None) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The rows, `batch` at a time."""
+    rows = len(inputs[0])
+    size = batch or rows
+    for start in range(0, rows, size):
+        yield tuple(tensor[start : start + size] for tensor in inputs)
 
 
 @dataclass(frozen=True)
@@ -79,11 +101,15 @@ class _Rounding:
 
 @dataclass(frozen=True)
 class _Weight:
-    """What a layer multiplies with and adds, as real numbers; transposed: stored [inputs, outputs]."""
+    """What a layer multiplies with and adds, as real numbers; transposed: stored [inputs, outputs].
+
+    rounded: what the operator does to its input before it multiplies, where no Q/DQ pair does it.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     transposed: bool
+    rounded: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 class _File:
@@ -111,6 +137,8 @@ class _File:
         for node in model.graph.node:
             if node.op_type == "QuantizeLinear":
                 self._pair(node)
+            elif node.op_type in ("MatMulInteger", "MatMulNBits"):
+                self._product(node)
             elif onnxfile.metadata(node, onnxfile.LAYER) is not None:
                 self._layer(node)
 
@@ -156,6 +184,22 @@ class _File:
             bias = self._added(node.output[0])
         straight = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
         self.layers[self._reader(node)] = _Weight(weight, bias, not straight)
+
+    def _product(self, node: onnx.NodeProto) -> None:
+        """A layer of `dynamic` or `weights`: operators of their own, the bias added behind them."""
+        value, bias = node.output[0], None
+        while value not in self._names:
+            follower = self._readers[value][0]
+            if follower.op_type == "Add":
+                bias = next(found for name in follower.input if (found := self._real(name)) is not None)
+            value = follower.output[0]
+        if node.op_type == "MatMulInteger":
+            integers, scale = (self._stored[node.input[1] + end] for end in ("", ".scale"))
+            held = _Weight(torch.from_numpy(integers * scale), bias, True, range_of_query)
+        else:
+            blocks = read_blocks(node, self._stored)
+            held = _Weight(torch.from_numpy(blocks.restored()), bias, True, rounded_input(node))
+        self.layers[self._names[value]] = held
 
     def _added(self, product: str) -> torch.Tensor | None:
         """The stored vector that the only reader of a product adds to it."""
@@ -226,12 +270,13 @@ class FakeQuantised(Interpreter):
         """The layer with the file's weight and bias; behind it the bias is added, whatever the operation."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         x_at, weight_at, _ = LAYERS[op_name(n)]
+        x = args[x_at] if held.rounded is None else held.rounded(args[x_at])
         if op_name(n).startswith("aten.conv"):
             unbiased = (*args[:weight_at], held.weight, None, *args[weight_at + 2 :])
             named = {name: value for name, value in kwargs.items() if name != "bias"}
             value = self.call_function(n.target, unbiased, named)
             shape = (-1, *[1] * (value.dim() - 2))
         else:
-            value = args[x_at] @ (held.weight if held.transposed else held.weight.T)
+            value = x @ (held.weight if held.transposed else held.weight.T)
             shape = (-1,)
         return value if held.bias is None else value + held.bias.reshape(shape)

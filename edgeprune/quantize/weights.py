@@ -157,7 +157,24 @@ def _product(
     ]
     if product.bias:
         nodes.append(helper.make_node("Add", [multiplied, product.bias], [result]))
+    onnxfile.keep_values(node, nodes[-1])
     return nodes, [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in arrays.items()]
+
+
+def read_blocks(node: onnx.NodeProto, stored: Mapping[str, NDArray[Any]]) -> Blocks:
+    """The weights of a MatMulNBits node, as `compress_weights` wrote them; `stored`: tensors by name."""
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    bits, block = attributes["bits"], attributes["block_size"]
+    inputs, outputs = attributes["K"], attributes["N"]
+    count = -(-inputs // block)
+    zeros = stored[node.input[3]] if len(node.input) > 3 else None
+    return Blocks(
+        bits,
+        inputs,
+        _unpacked(stored[node.input[1]].reshape(outputs, count, -1), bits, block),
+        stored[node.input[2]].reshape(outputs, count),
+        None if zeros is None else _unpacked(zeros.reshape(outputs, -1), bits, count),
+    )
 
 
 def _tell_shapes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
@@ -182,4 +199,11 @@ def _packed(integers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.bitwise_or(low, np.left_shift(high, 4, dtype=np.uint8), dtype=np.uint8)
 
 
-__all__ = ["TABLE", "Form", "compress_weights", "find_form", "large"]
+def _unpacked(packed: NDArray[np.uint8], bits: int, size: int) -> NDArray[np.uint8]:
+    """The inverse of `_packed`, `size` integers along the last dimension."""
+    if bits == 8:
+        return packed
+    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)[..., :size]
+
+
+__all__ = ["TABLE", "Form", "compress_weights", "find_form", "large", "read_blocks"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from edgeprune.devices import agent
 from edgeprune.errors import EdgepruneError
 from edgeprune.export import export_onnx
 from edgeprune.graph.capture import Captured, capture
+from edgeprune.quantize import fake, weights
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.dynamic import quantise_dynamic
+from edgeprune.quantize.emit import Quantised, quantise
 from edgeprune.quantize.fake import fake_quantised, proven_integers
 from edgeprune.runtimes import ort
 from edgeprune.search.agreement import LIMIT, relative_error
@@ -87,6 +91,100 @@ def served(runtime: str, path: Path, captured: Captured, data: torch.Tensor) -> 
     runner = file.Runner(str(path), 1, exact=runtime == "onnxruntime")
     answers: list[Any] = runner.run({captured.input_names[0]: data.numpy()})
     return answers
+
+
+@dataclass(frozen=True)
+class Form:
+    """A file without Q/DQ pairs. least: how far its rounding moves outputs, at the least."""
+
+    name: str
+    write: Callable[[Path, Path], Quantised]
+    least: float
+
+
+def in_blocks(bits: int, block: int, level: int) -> Form:
+    form = weights.Form(bits, block, symmetric=bits == 8)
+    return Form(
+        f"{bits} bits in blocks of {block}, level {level}",
+        lambda source, path: weights.compress_weights(source, path, form, accuracy_level=level),
+        1e-4,
+    )
+
+
+FORMS = (
+    Form("ranges of each query", quantise_dynamic, 1e-4),
+    Form("the same, 7 bits", lambda x, y: quantise_dynamic(x, y, reduce_range=True), 1e-4),
+    in_blocks(8, 128, 4),
+    in_blocks(8, 128, 1),
+    in_blocks(4, 32, 4),
+    in_blocks(4, 32, 1),
+)
+
+
+class Wide(nn.Module):
+    """A gated pair of layers on one input, one with a bias; a norm; a head whose inputs fill no block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(160, 136, bias=False), nn.Linear(160, 136)
+        self.norm, self.small, self.head = nn.LayerNorm(136), nn.Linear(136, 3), nn.Linear(136, 132)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.norm(torch.nn.functional.silu(self.gate(x)) * self.up(x))
+        return self.head(x), self.small(x)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("shape", [(160,), (6, 160)], ids=["Gemm", "MatMul"])
+def test_a_file_without_pairs_is_computed_as_its_operators_say(
+    form: Form, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    captured, data = capture(Wide().eval(), torch.randn(2, *shape)), torch.randn(12, *shape)
+    written = form.write(export_onnx(captured, tmp_path / "float.onnx"), tmp_path / "int.onnx")
+    assert {"gate", "up", "head"} <= set(written.layers_int8)
+    with torch.no_grad():
+        exact = [output.numpy() for output in captured.run(data)]
+    for batch in (None, 4):
+        reference = proven_integers(captured, written.path, (data,), batch)
+        assert relative_error(reference, exact) > form.least, "nothing was rounded"
+        runner = ort.Runner(str(written.path), 1, exact=True)
+        size = batch or len(data)
+        parts = [
+            runner.run({captured.input_names[0]: data[at : at + size].numpy()})
+            for at in range(0, len(data), size)
+        ]
+        found = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        assert relative_error(found, reference) < LIMIT / 4  # values on an edge fall to either side
+
+
+def test_a_range_is_that_of_the_query_that_the_rows_came_in(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    captured, data = capture(Wide().eval(), torch.randn(2, 160)), torch.randn(4, 160)
+    data[2:] *= 100
+    path = quantise_dynamic(export_onnx(captured, tmp_path / "float.onnx"), tmp_path / "int.onnx").path
+    with torch.no_grad():
+        exact = [output.numpy()[:2] for output in captured.run(data)]
+    together, apart = (fake_quantised(captured, path, (data,), batch) for batch in (None, 2))
+    assert relative_error([a[:2] for a in apart], exact) < 0.1
+    assert relative_error([a[:2] for a in together], exact) > 0.3
+
+
+def test_a_wrong_block_of_weights_is_refused(tmp_path: Path) -> None:
+    """A zero point that another writer would have read from the other half of its byte."""
+    torch.manual_seed(0)
+    captured, data = capture(Wide().eval(), torch.randn(2, 160)), torch.randn(12, 160)
+    path = in_blocks(4, 32, 4).write(export_onnx(captured, tmp_path / "f.onnx"), tmp_path / "int.onnx").path
+    honest = fake.read_blocks
+
+    def swapped(node: onnx.NodeProto, stored: Any) -> Any:
+        zeros = stored[node.input[3]]
+        return honest(node, {**stored, node.input[3]: (zeros >> 4) | (zeros << 4)})
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fake, "read_blocks", swapped)
+        with pytest.raises(EdgepruneError, match="its own integers in exact arithmetic"):
+            proven_integers(captured, path, (data,))
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
