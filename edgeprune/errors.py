@@ -7,7 +7,7 @@
     |-- DeviceError         the device, its runtime or the transport failed            exit code 1
     |   `-- DeviceLost      the way to the device is cut: a run waits to be resumed
     |   `-- LostInt8        an engine built there runs INT8 layers in float            exit code 1
-    `-- MissingExtraError   an optional dependency is not installed                    exit code 1
+    `-- MissingExtraError   an optional dependency is not installed                    exit code 2
 
 "Nothing fits" is a result, not an error: see `records.trial.Verdict` (exit code 3).
 """
@@ -65,4 +65,9 @@ class LostInt8(DeviceError):
 
 
 class MissingExtraError(EdgepruneError):
-    """A library that this step needs is not installed; the hint is the line that installs it."""
+    """A library that this step needs is not installed; the hint is the line that installs it.
+
+    What was asked for cannot be done here, and nothing was begun: as for a wrong input.
+    """
+
+    exit_code = 2

@@ -16,7 +16,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.graph import onnxfile, rewrite
 from edgeprune.graph.capture import Captured, quiet
 from edgeprune.graph.rules import argument
@@ -35,7 +35,8 @@ def export_onnx(captured: Captured, path: Path, *, prove: bool = True) -> Path:
     The batch stays dynamic (dimension "batch"), inputs keep the placeholders' names, outputs are
     `output`, `output_1`, ...; BatchNorm is folded into the convolutions. The file carries what
     `graph.onnxfile` reads: the captured node of each value, the layer of each weight.
-    Raises `EdgepruneError` naming the operator that has no ONNX form, or the output that differs.
+    Raises `InputError` naming the operator that has no ONNX form or that the runtime lacks, `EdgepruneError`
+    naming the output that differs.
     """
     with _tagged(captured), _without_gradients(captured.module), quiet(*_LOGGERS):
         program = captured.program()
@@ -43,7 +44,7 @@ def export_onnx(captured: Captured, path: Path, *, prove: bool = True) -> Path:
         try:
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
         except Exception as error:
-            raise EdgepruneError(
+            raise InputError(
                 f"The model has no ONNX form: {_failure(error, captured)}",
                 "Write that part of the model with other operators, or check that onnxscript is up to date.",
             ) from error
@@ -121,7 +122,7 @@ def _session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        raise EdgepruneError(
+        raise InputError(
             f"ONNX Runtime does not load the exported model: {error}",
             "Write the operator it names with other operators.",
         ) from error
@@ -132,7 +133,7 @@ def _run(session: Any, feeds: dict[str, Any]) -> list[Any]:
         found: list[Any] = session.run(None, feeds)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-        raise EdgepruneError(
+        raise InputError(
             f"ONNX Runtime does not run the exported model on {shapes}: {error}",
             "The operator it names was exported wrongly: write that part of the model with other operators.",
         ) from error

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeprune.errors import EdgepruneError, MissingExtraError
+from edgeprune.errors import InputError, MissingExtraError
 from edgeprune.files import TEMPORARY, replacing, writing
 from edgeprune.graph import onnxfile
 from edgeprune.graph.rewrite import drop_unused
@@ -38,7 +38,7 @@ def write_ir(
     those of the ONNX file in OpenVINO, else everything stays float32.
     float_onnx: of an INT8 file, the float file that it was made of: the proof is on that one, because behind
     INT8 the smallest change of a value may fall to another integer, which says nothing about storage.
-    Raises `MissingExtraError` without OpenVINO, `EdgepruneError` when it does not take the model.
+    Raises `MissingExtraError` without OpenVINO, `InputError` when it does not take the model.
     """
     core = _core()
     source = _plain(onnx_path)
@@ -115,7 +115,7 @@ def _read(core: Any, source: bytes, onnx_path: Path) -> Any:
     try:
         return core.read_model(io.BytesIO(source))
     except Exception as error:  # openvino raises RuntimeError and its own kinds
-        raise EdgepruneError(
+        raise InputError(
             f"OpenVINO does not take {onnx_path.name}: {' '.join(str(error).split())[:500]}",
             "Write the operator it names with other operators, or serve with another runtime.",
         ) from error
@@ -127,7 +127,7 @@ def _outputs(core: Any, model: Any, feeds: Mapping[str, NDArray[Any]]) -> list[N
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = compiled(dict(feeds))
     except Exception as error:  # openvino raises RuntimeError and its own kinds
-        raise EdgepruneError(
+        raise InputError(
             f"OpenVINO does not run the model: {' '.join(str(error).split())[:500]}",
             "Write the operator it names with other operators, or serve with another runtime.",
         ) from error

@@ -16,8 +16,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +58,11 @@ class _Entry:
 class Ledger:
     """The steps of one run. A context manager: leaving it gives the folder free. Use `Ledger.open`."""
 
-    def __init__(self, folder: Path, lock: int, listen: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, lock: int, listen: Callable[[str], None], before: frozenset[str] | None = None
+    ) -> None:
+        """before: what lay in the folder when it was opened, None when there was no folder."""
+        self._before = before
         self.folder = folder
         self.path = folder / NAME
         self._lock = lock
@@ -83,9 +89,10 @@ class Ledger:
         when it had another order, when the ledger is damaged, or when the folder cannot be written.
         """
         with writing(folder):
+            before = frozenset(os.listdir(folder)) if folder.is_dir() else None
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        ledger = cls(folder, lock, listen or (lambda sentence: None))
+        ledger = cls(folder, lock, listen or (lambda sentence: None), before)
         try:
             ledger._hold()
             ledger._load(dict(order), resume)
@@ -135,6 +142,21 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is not None and issubclass(kind, InputError) and not self._entries:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Input that was refused before anything was recorded leaves nothing behind."""
+        for path in self.folder.iterdir():
+            if path.name in (self._before or ()):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if self._before is None:
+            with suppress(OSError):  # something else was put there meanwhile
+                self.folder.rmdir()
 
     def _hold(self) -> None:
         try:

@@ -25,8 +25,8 @@ Arrays = Mapping[str, NDArray[Any]]
 class Golden:
     """Arrays by the model's own names; dimension 0 of each is the row, the same number in all.
 
-    reference: the outputs of the captured graph with the artefact's integers, computed in torch; empty
-        where the artefact has a form that is not static (ranges of each query).
+    reference: the outputs of the captured graph with the artefact's integers, computed in torch; empty in
+        bundles of an older version.
     """
 
     inputs: Arrays

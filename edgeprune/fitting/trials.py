@@ -252,7 +252,7 @@ class Trials:
         self._tell(name, "building")
         folder = self.folder / name
         rows = tuple(torch.from_numpy(array) for array in self.bench.rows(self.bench.golden_rows()).values())
-        built = self._workshop.builder.build(candidate, pruned, folder, rows)
+        built = self._workshop.builder.build(candidate, pruned, folder, rows, self._order.profile.batch)
         write_reference(folder / REFERENCE, built.reference)
         return built
 

@@ -41,9 +41,10 @@ MODEL = "model"  # the artefact's name, before the suffix of its runtime
 class Built:
     """The artefact of a candidate; layers are named by their weight's module.
 
-    reference: the outputs for the probe as torch computes them, with the artefact's integers; empty where
-    the ranges are those of each query, or the weights alone are integers.
-    engine_layers: those that went back to float because an engine ran them in float.
+        proven = proven_integers(
+            pruned, written.path, probe, batch if candidate.calibrator == DYNAMIC else None
+        )
+        artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
     """
 
     artefact: Path
@@ -78,11 +79,17 @@ class Builder:
         self._dense_ranges: dict[str, Ranges] = {}  # by calibrator: forms that share one, share its ranges
 
     def build(
-        self, candidate: Candidate, pruned: Captured, folder: Path, probe: tuple[torch.Tensor, ...]
+        self,
+        candidate: Candidate,
+        pruned: Captured,
+        folder: Path,
+        probe: tuple[torch.Tensor, ...],
+        batch: int | None = None,
     ) -> Built:
         """Write the artefact of `pruned` into `folder`, in the format of the runtime.
 
         probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
+        batch: rows of a query, where its range depends on them; None when all are one.
         Raises `InputError` naming the node that TensorRT would refuse, where it builds the engine.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,9 +106,9 @@ class Builder:
                 reference = [output.numpy(force=True) for output in pruned.run(*probe)]
             return Built(self._stored(exported, folder, exported), (), layers, reference)
         written, lost = self._settled(candidate, pruned, exported, folder)
-        # Ranges of each query, and activations that stay float, have no integers to hold against torch.
-        static = candidate.precision == "int8" and candidate.calibrator != DYNAMIC
-        proven = proven_integers(pruned, written.path, probe) if static else ()
+        proven = proven_integers(
+            pruned, written.path, probe, batch if candidate.calibrator == DYNAMIC else None
+        )
         artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
         return Built(artefact, written.layers_int8, written.layers_float, proven, lost)
 

@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Node
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.graph.capture import Captured
+from edgeprune.graph.finite import describe
 from edgeprune.quantize.histogram import Counts, percentile, squared_error
 from edgeprune.quantize.ranges import Ranges
 
@@ -151,7 +152,7 @@ def _wrap_observers(prepared: GraphModule, folded: dict[str, str], calibrator: C
             source = node.args[0]
             name = folded.get(source.name, source.name)
             observer = _Observer(
-                prepared.get_submodule(node.target), name, _describe(source, name), calibrator
+                prepared.get_submodule(node.target), name, describe(source, name), calibrator
             )
             setattr(prepared, node.target, observer)
             found.append(observer)
@@ -176,11 +177,6 @@ def _is_activation(node: Node) -> bool:
         and value.dtype == torch.float32
         and value.dim() > 0
     )
-
-
-def _describe(node: Node, name: str) -> str:
-    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-    return f"{modules[-1].removeprefix('L__self__.')} ({name})" if modules else name
 
 
 def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]) -> None:

@@ -74,6 +74,12 @@ class Task:
                 f"Task.earlier is {type(self.earlier).__name__}, not a mapping of weights by name.",
                 "Give what model.state_dict() returned early in the training.",
             )
+        if self.calibration is None:
+            raise InputError(
+                "Task.calibration is None.",
+                "Give a list of inputs, unlabelled: a few hundred samples make good INT8 ranges, and without "
+                "any there are none.",
+            )
         for field, data in (("calibration", self.calibration), ("train", self.train)):
             if data is not None and (not isinstance(data, Iterable) or iter(data) is data):
                 raise InputError(

@@ -82,11 +82,12 @@ def test_a_model_that_does_not_export_names_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("calibration", "words"),
     [
+        ("None", "calibration is None"),
         ("[data * float('nan')]", "NaN"),
         ("[]", "calibration"),
         ("[torch.randn(4, 3, 8, 8)]", "3"),
     ],
-    ids=["not a number", "empty", "another shape"],
+    ids=["none", "not a number", "empty", "another shape"],
 )
 def test_calibration_that_cannot_be_used_is_refused(tmp_path: Path, calibration: str, words: str) -> None:
     task = write(tmp_path, calibration=calibration)
@@ -104,6 +105,32 @@ def test_an_evaluation_that_fails_is_the_input_s_fault(tmp_path: Path, evaluate:
     result = run("fit", task, "--out", str(tmp_path / "run"))
     assert result.exit_code == 2
     assert words in result.stderr.lower()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("x = self.two(torch.exp(x * 1e4))", ("NaN or infinity, first in exp",)),
+        ("x = x + torch.histc(x.flatten(), 4).sum()", ("no ONNX form", "aten.histc", "mytask.py", "line 16")),
+    ],
+    ids=["infinite activations", "an operator without ONNX form"],
+)
+def test_a_model_that_cannot_be_served_is_refused_by_the_operation(
+    tmp_path: Path, line: str, words: tuple[str, ...]
+) -> None:
+    task = write(tmp_path, line=line, evaluate="lambda predict: 0.5")
+    refused(run("fit", task, "--out", str(tmp_path / "run")), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_runtime_that_is_not_installed_comes_with_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    task = write(tmp_path)
+    result = run("fit", task, "--runtime", "openvino", "--out", str(tmp_path / "run"))
+    refused(result, "openvino is not installed", "pip install 'edgeprune[openvino]'")
     assert not (tmp_path / "run").exists()
 
 

@@ -122,7 +122,7 @@ def test_a_verb_that_is_not_there_breaks_no_other(monkeypatch: pytest.MonkeyPatc
     [
         (EdgepruneError("It broke.", "Mend it."), 1),
         (DeviceError("It broke.", "Mend it."), 1),
-        (MissingExtraError("It broke.", "Mend it."), 1),
+        (MissingExtraError("It broke.", "Mend it."), 2),
         (InputError("It broke.", "Mend it."), 2),
     ],
     ids=lambda value: type(value).__name__,

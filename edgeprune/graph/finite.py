@@ -1,0 +1,56 @@
+"""NaN and infinity, found where they begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.fx import Interpreter, Node
+
+from edgeprune.errors import InputError
+from edgeprune.graph.capture import Captured, flatten
+
+
+def check_finite(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) -> None:
+    """Raise `InputError` naming the first layer that makes an output of the model NaN or infinite.
+
+    Infinity inside the model, as in an attention mask, is no error while the outputs are finite.
+    """
+    with torch.no_grad():
+        for index, batch in enumerate(batches):
+            if not all(_finite(output) for output in captured.run(*batch)):
+                raise InputError(
+                    f"Calibration batch {index} makes the model compute NaN or infinity, first in "
+                    f"{_First(captured).found(batch)}.",
+                    "Check the model's weights and that this batch is preprocessed like the training data.",
+                )
+
+
+def describe(node: Node, name: str) -> str:
+    """The module that a node belongs to, as the model calls it, and `name`."""
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    return f"{modules[-1].removeprefix('L__self__.')} ({name})" if modules else name
+
+
+def _finite(value: Any) -> bool:
+    return not (isinstance(value, torch.Tensor) and value.is_floating_point()) or bool(value.isfinite().all())
+
+
+class _First(Interpreter):
+    """Runs the graph up to the first operation whose value is not finite."""
+
+    def __init__(self, captured: Captured) -> None:
+        super().__init__(captured.module)
+        self._node: Node | None = None
+
+    def found(self, inputs: tuple[torch.Tensor, ...]) -> str:
+        self.run(*inputs, enable_io_processing=False)
+        return "the output" if self._node is None else describe(self._node, self._node.name)
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        computed = n.op == "call_function"
+        if self._node is None and computed and not all(_finite(tensor) for tensor in flatten(value)):
+            self._node = n
+        return value
