@@ -27,6 +27,7 @@ from edgeprune.graph.rewrite import drop_unused
 TOLERANCE = 0.01
 HALF_MAX = 65504.0
 HALF_ROUNDING = 2.0**-10  # relative, of a whole tensor: twice FP16's own; more means that values vanished
+_LACKS = re.compile(r"No conversion rule found for operations: (.+?)(?: To facilitate|$)")
 
 
 def write_ir(
@@ -115,8 +116,11 @@ def _read(core: Any, source: bytes, onnx_path: Path) -> Any:
     try:
         return core.read_model(io.BytesIO(source))
     except Exception as error:  # openvino raises RuntimeError and its own kinds
+        told = " ".join(str(error).split())
+        lacks = _LACKS.search(told)
         raise InputError(
-            f"OpenVINO does not take {onnx_path.name}: {' '.join(str(error).split())[:500]}",
+            f"OpenVINO does not take {onnx_path.name}: "
+            + (f"it has no operator for {lacks.group(1)}." if lacks is not None else told[:500]),
             "Write the operator it names with other operators, or serve with another runtime.",
         ) from error
 

@@ -141,9 +141,9 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
         if kind is not None and issubclass(kind, InputError) and not self._entries:
             self._discard()
+        self.close()
 
     def _discard(self) -> None:
         """Input that was refused before anything was recorded leaves nothing behind."""

@@ -75,6 +75,40 @@ def test_another_order_is_refused_and_what_differs_is_named(tmp_path: Path) -> N
     assert "seed" not in caught.value.what
 
 
+@pytest.mark.parametrize("before", [None, (), ("notes.txt", "dense")], ids=str)
+def test_refused_input_leaves_the_place_as_it_was(tmp_path: Path, before: tuple[str, ...] | None) -> None:
+    folder = tmp_path / "run"
+    if before is not None:
+        folder.mkdir()
+    for name in before or ():
+        (folder / name).mkdir()
+
+    def refuse() -> Trial:
+        (folder / "trial").mkdir()
+        (folder / "trial" / "float.onnx").touch()
+        raise InputError("The model has no ONNX form.", "Write it otherwise.")
+
+    with pytest.raises(InputError, match="no ONNX form"), Ledger.open(folder, ORDER, False) as ledger:
+        ledger.once("dense", refuse, Trial)
+    assert folder.exists() == (before is not None)
+    assert sorted(path.name for path in folder.glob("*")) == sorted(before or ())
+
+
+def test_input_that_is_refused_later_keeps_what_was_recorded(tmp_path: Path) -> None:
+    def refuse() -> Trial:
+        raise InputError("An evaluation failed.", "Mend it.")
+
+    def begin() -> None:
+        with Ledger.open(tmp_path / "run", ORDER, False) as ledger:
+            ledger.once("dense", lambda: Trial("dense", 1.0), Trial)
+            ledger.once("dense-int8", refuse, Trial)
+
+    with pytest.raises(InputError):
+        begin()
+    with Ledger.open(tmp_path / "run", ORDER, True) as ledger:
+        assert ledger.once("dense", unexpected, Trial) == Trial("dense", 1.0)
+
+
 def test_seen_knows_only_recorded_steps(tmp_path: Path) -> None:
     with Ledger.open(tmp_path, ORDER, False) as ledger:
         assert not ledger.seen("dense")

@@ -23,7 +23,7 @@ from edgeprune.fitting.order import Order, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.space import Space
 from edgeprune.fitting.trials import Trials
-from edgeprune.graph.finite import check_finite
+from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import dialect_for
@@ -100,6 +100,7 @@ def fit(
         keep_onnx=order.forecast is not None,
     )
     rung = workshop.highest_rung(recover)
+    check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
     call_evaluate(task, workshop.predict)  # an evaluation that fails is refused before anything is written
     with Ledger.open(Path(out), order.facts(workshop), resume) as ledger:

@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.finite import describe
+from edgeprune.graph.outputs import describe
 from edgeprune.quantize.histogram import Counts, percentile, squared_error
 from edgeprune.quantize.ranges import Ranges
 

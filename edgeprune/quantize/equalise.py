@@ -71,9 +71,10 @@ def _row_sizes(captured: Captured, writer: Writer) -> NDArray[np.float64]:
             for place, name in ((1, "weight"), (4, "running_var"))
         )
         sizes = sizes * scale.abs() / torch.sqrt(variance + float(argument(writer.norm, 7, "eps", 1e-5)))
-    return sizes.numpy(force=True)
+    return np.asarray(sizes.numpy(force=True))
 
 
 def _column_sizes(captured: Captured, reader: Reader) -> NDArray[np.float64]:
     weight = attribute(captured.module, reader.weight)
-    return weight.abs().movedim(reader.dim, 0).flatten(1).amax(1).double().numpy(force=True)
+    sizes = weight.abs().movedim(reader.dim, 0).flatten(1).amax(1).double()
+    return np.asarray(sizes.numpy(force=True))

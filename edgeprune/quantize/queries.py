@@ -23,9 +23,10 @@ def range_of_query(x: torch.Tensor) -> torch.Tensor:
 def in_blocks(x: torch.Tensor, block: int) -> torch.Tensor:
     """Signed 8 bits, every `block` values of the last dimension by their largest."""
     size = x.shape[-1]
-    padded = torch.nn.functional.pad(x, (0, -size % block)).unflatten(-1, (-1, block))
-    scale = (padded.abs().amax(-1, keepdim=True) / 127).clamp(min=_SMALLEST)
-    return (torch.round(padded / scale) * scale).flatten(-2)[..., :size]
+    padded = torch.nn.functional.pad(x, (0, -size % block))
+    blocks = padded.reshape(*x.shape[:-1], -1, block)
+    scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp(min=_SMALLEST)
+    return (torch.round(blocks / scale) * scale).reshape(padded.shape)[..., :size]
 
 
 def rounded_input(node: onnx.NodeProto) -> Callable[[torch.Tensor], torch.Tensor] | None:

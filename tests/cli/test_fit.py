@@ -112,15 +112,24 @@ def test_an_evaluation_that_fails_is_the_input_s_fault(tmp_path: Path, evaluate:
     ("line", "words"),
     [
         ("x = self.two(torch.exp(x * 1e4))", ("NaN or infinity, first in exp",)),
-        ("x = x + torch.histc(x.flatten(), 4).sum()", ("no ONNX form", "aten.histc", "mytask.py", "line 16")),
+        ("return torch.nonzero(x)", ("output nonzero depends on the values given",)),
+        ("x = x + torch.histc(x.flatten(), 4).sum()", ("no ONNX form", "aten.histc", "mytask.py", "line 14")),
     ],
-    ids=["infinite activations", "an operator without ONNX form"],
+    ids=["infinite activations", "a size that depends on values", "an operator without ONNX form"],
 )
 def test_a_model_that_cannot_be_served_is_refused_by_the_operation(
     tmp_path: Path, line: str, words: tuple[str, ...]
 ) -> None:
     task = write(tmp_path, line=line, evaluate="lambda predict: 0.5")
     refused(run("fit", task, "--out", str(tmp_path / "run")), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_operator_that_the_runtime_lacks_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    task = write(tmp_path, line="x = x * torch.linalg.det(x)[..., None, None]")
+    result = run("fit", task, "--runtime", "openvino", "--out", str(tmp_path / "run"))
+    refused(result, "OpenVINO does not take", "no operator for Det", "another runtime")
     assert not (tmp_path / "run").exists()
 
 

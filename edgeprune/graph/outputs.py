@@ -1,4 +1,4 @@
-"""NaN and infinity, found where they begin."""
+"""Outputs that nothing can serve: NaN, infinity, sizes that depend on values; found where they begin."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.fx import Interpreter, Node
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, flatten
@@ -25,6 +26,21 @@ def check_finite(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]
                     f"{_First(captured).found(batch)}.",
                     "Check the model's weights and that this batch is preprocessed like the training data.",
                 )
+
+
+def check_sized(captured: Captured) -> None:
+    """Raise `InputError` naming an output whose size depends on the values that come in.
+
+    Rows of such outputs belong to no sample, and runtimes that plan their memory cannot take them.
+    """
+    last = next(node for node in captured.module.graph.nodes if node.op == "output")
+    for node in last.all_input_nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and free_unbacked_symbols(value):
+            raise InputError(
+                f"The size of the model's output {describe(node, node.name)} depends on the values given.",
+                "Return tensors of one size per sample, and select from them outside the model.",
+            )
 
 
 def describe(node: Node, name: str) -> str:
