@@ -57,7 +57,7 @@ def main() -> None:
     if options.data is not None:
         from benchmarks.int8.accuracy import print_table
 
-        print_table(Path(options.data))
+        print_table(Path(options.data), options.only)
 
 
 def row(name: str, folder: Path) -> list[str]:

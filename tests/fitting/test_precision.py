@@ -284,7 +284,7 @@ def test_where_latency_alone_lacks_weights_that_are_used_often_are_not_tried_on_
 def spread(net: Any, factor: float) -> Any:
     """The same function, its residual stream of channels 1 to `factor` times as large: 8 bits hold few.
 
-    No pair of layers can be rescaled across the addition, and all of its channels are read together.
+    All of its channels are read together; only all that write and read the stream can be rescaled at once.
     """
     net = copy.deepcopy(net)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
@@ -297,6 +297,17 @@ def spread(net: Any, factor: float) -> Any:
         net.conv1.weight /= size.reshape(1, -1, 1, 1)
         net.head.weight /= size
     return net
+
+
+def test_a_residual_stream_is_brought_back_without_training(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    net = spread(tiny.task().model, 150)
+    result = started(tiny, scripted, tmp_path, net, max_drop=0.01, epochs=0)
+    assert result.verdict.kind == "fits"
+    assert result.chosen.candidate.equalised
+    assert (result.chosen.layers_int8, result.chosen.layers_float) == (4, 0)
+    assert result.chosen.metric >= result.baseline.metric - 0.01
 
 
 def test_training_brings_back_what_no_form_holds(
@@ -321,8 +332,13 @@ def test_training_brings_back_what_no_form_holds(
     "options", [{"recover": "none"}, {"recover": "reconstruct"}, {"epochs": 0}], ids=lambda each: str(each)
 )
 def test_weights_are_not_trained_where_recovery_may_not(
-    tiny: ModuleType, scripted: ModuleType, tmp_path: Path, options: dict[str, Any]
+    tiny: ModuleType,
+    scripted: ModuleType,
+    tmp_path: Path,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("edgeprune.fitting.precision.FORMS", (("", "percentile", False),))
     result = started(tiny, scripted, tmp_path, spread(tiny.task().model, 150), max_drop=0.01, **options)
     assert not any(trial.candidate.qat for trial in result.trials)
 
