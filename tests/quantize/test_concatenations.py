@@ -1,4 +1,4 @@
-"""Integers beside concatenations: a DenseNet in the runtimes that are installed here, as a device serves it."""
+"""Integers beside concatenations: a DenseNet in the runtimes installed here, as a device serves it."""
 
 from __future__ import annotations
 
