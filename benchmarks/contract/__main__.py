@@ -1,9 +1,9 @@
 """`python -m benchmarks.contract`: the budget contract of `edgeprune fit`, case by case.
 
-Six architectures on real data, two runtimes, two latency budgets: 0.7 and 0.4 of the dense INT8 model's (of the
-dense float model's, where that is faster). Each case is a fit, three validations of its bundle, and two baselines
-as fast as what was chosen, with the same recovery. A case is one line of JSON in --results; cases that are there
-already are skipped, and a case that was interrupted is resumed. `--table` prints the tables of such a file.
+Six architectures on real data, two runtimes, two latency budgets: 0.7 and 0.4 of the dense INT8 model's latency
+(of the dense float model's, where that is faster). Each case is a fit, three validations of its bundle, and two
+baselines as fast as what was chosen, with the same recovery. A case is one line of JSON in --results; cases that
+are there already are skipped, and a case that was interrupted is resumed. `--table` prints such a file's tables.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.contract import tasks
 from benchmarks.contract.case import TARGETS, Case, run
-from edgeprune.devices.local import LocalDevice
 from benchmarks.contract.tables import print_tables
+from edgeprune.devices.local import LocalDevice
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 
 SHARES = (0.7, 0.4)
@@ -27,12 +27,16 @@ SHARES = (0.7, 0.4)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.contract", description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[""], metavar="WORD", help="cases such as vit-openvino-0.4")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], metavar="WORD", help="cases such as vit-openvino-0.4"
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEPRUNE_DATA", "shared/data"))
     parser.add_argument("--work", type=Path, default=_cache(), help="where weights and runs are kept")
     parser.add_argument("--results", type=Path, metavar="FILE", help="by default WORK/results.jsonl")
     parser.add_argument("--table", action="store_true", help="print the results that are there, and no more")
-    parser.add_argument("--prepare", action="store_true", help="train what has no published weights, and no more")
+    parser.add_argument(
+        "--prepare", action="store_true", help="train what has no published weights, and no more"
+    )
     options = parser.parse_args()
     results = options.results or options.work / "results.jsonl"
     warnings.simplefilter("ignore")

@@ -3,8 +3,8 @@
 - *uniform*: every group keeps the same share of its units, as near as the legal steps of widths allow.
 - *global L2*: all units of the network in one ranking by magnitude (`search.ranking`).
 
-Both keep the best units of each group by L2. How much they keep is searched by measuring them in turn with our
-candidate until they are as fast, by the secant of a fit without a table (`search.landing`). Then both are
+Both keep the best units of each group by L2. How much they keep is searched by measuring them in turn with
+our candidate until they are as fast, by the secant of a fit without a table (`search.landing`). Then both are
 reconstructed, trained, quantised and evaluated in the runtime as ours was.
 """
 
@@ -27,8 +27,8 @@ from edgeprune.search.ranking import Allocator, Choice, Ranking, Widths, Work
 
 SAME = Zone(low=0.99, aim=1.0, high=1.015)  # latency over ours that counts as equal
 LEAST = 0.985  # a baseline that is faster than this is no fair comparison
-BUILDS = 6
-LONG = Effort(runs=256, seconds=3.0, interleaved=True)
+BUILDS = 5
+LONG = Effort(runs=256, seconds=2.0, interleaved=True)
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,15 @@ class Uniform:
             units = len(choice.scores)
             multiple = choice.multiple if units >= 2 * choice.multiple else 1
             least = max(choice.least, int(np.ceil(self.floor * units)))
-            found += [(-width / units, at, width) for width in range(multiple, units, multiple) if width >= least]
+            found += [
+                (-width / units, at, width) for width in range(multiple, units, multiple) if width >= least
+            ]
         return [(at, width) for _, at, width in sorted(found)]
 
     def _widths(self, steps: int) -> Widths:
-        widths = {at: len(choice.scores) for at, choice in enumerate(self.choices)} | dict(self._steps[:steps])
+        widths = {at: len(choice.scores) for at, choice in enumerate(self.choices)} | dict(
+            self._steps[:steps]
+        )
         return {
             choice.name: tuple(np.sort(np.argsort(-choice.scores, kind="stable")[: widths[at]]).tolist())
             for at, choice in enumerate(self.choices)
@@ -137,7 +141,7 @@ def _ratio(
         pruned, _ = workshop.prune(kept, "none")
         probe = tuple(torch.from_numpy(array) for array in feeds[0].values())
         candidate = replace(recipe, kept=as_candidate_kept(kept))
-        built = workshop.build(candidate, pruned, Path(folder), probe)
+        built = workshop.builder.build(candidate, pruned, Path(folder), probe)
         return compared(device, replace(ours, artefact=built.artefact), ours, feeds)
 
 

@@ -20,7 +20,7 @@ from edgeprune.fitting.order import Order, compared_ms, place
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
-from edgeprune.measure import PROOF, predictor, prove
+from edgeprune.measure import Effort, measure, predictor
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.progress import Event
 from edgeprune.records.trial import Candidate, Drop, FitResult
@@ -34,6 +34,7 @@ EPOCHS = 2
 MAX_DROP = 0.3  # so that latency is what binds
 VALIDATIONS = 3
 SAMPLES = 32  # inputs that are timed
+SEARCH = Effort(runs=662, seconds=4.0, interleaved=True)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Compared:
-    """A baseline. ratio: its latency over ours, in turn. drop: what it lost against ours, sample by sample."""
+    """A baseline. ratio: its latency over ours, in turn. drop: what it lost against ours."""
 
     metric: float
     ratio: float
@@ -146,7 +147,7 @@ def run(name: str, task: edgeprune.Task, runtime: str, share: float, device: Loc
 
 @dataclass(frozen=True)
 class Start:
-    """The dense model's p90 bounds, proven; INT8 as calibrated by its extremes, None where nothing is INT8."""
+    """The dense model's p90 bounds; in INT8 by its extremes, None where nothing is INT8."""
 
     float_ms: float
     int8_ms: float | None
@@ -172,11 +173,12 @@ class Start:
         found: list[float | None] = []
         for form in (Candidate((), "float32"), Candidate((), "int8", "minmax")):
             try:
-                built = workshop.build(form, workshop.dense, folder / form.precision, probe)
+                built = workshop.builder.build(form, workshop.dense, folder / form.precision, probe)
             except NothingToQuantise:
                 found.append(None)
                 continue
-            latency = prove(device, Load(runtime, built.artefact, 1), feeds, percentile=90).measurement.latency
+            load = Load(runtime, built.artefact, 1)
+            latency = measure(device, load, feeds, percentile=90, effort=SEARCH).latency
             found.append(compared_ms(latency))
         return cls(found[0] or 0.0, found[1])
 
@@ -254,6 +256,3 @@ def timed_inputs(workshop: Workshop) -> list[Feeds]:
         for place, name in enumerate(workshop.dense.input_names)
     }
     return [{name: array[at : at + 1] for name, array in rows.items()} for at in range(SAMPLES)]
-
-
-__all__ = ["PROOF", "Case", "Clock", "Compared", "Start", "Validated", "run"]

@@ -45,7 +45,13 @@ def _budget_row(case: Case) -> list[str]:
 
 
 def _metric_row(case: Case) -> list[str]:
-    found = [TITLES[case.task], case.runtime, f"{case.share:g}", f"{case.dense_metric:.4f}", f"{case.metric:.4f}"]
+    found = [
+        TITLES[case.task],
+        case.runtime,
+        f"{case.share:g}",
+        f"{case.dense_metric:.4f}",
+        f"{case.metric:.4f}",
+    ]
     for _, baseline in case.baselines:
         found += [_against(case, baseline), f"{baseline.ratio:.3f}"]
     return found
@@ -67,13 +73,13 @@ def _summary(cases: Sequence[Case]) -> Iterable[str]:
     open_ = [found for _, found in checked if found.verdict == "inconclusive"]
     yield f"{len(cases)} cases: {len(fits)} fit, {', '.join(_others(cases)) or 'no other verdict'}"
     if uses:
-        yield f"use of the latency budget where something was pruned: median {median(uses):.1%}, worst {uses[0]:.1%}"
-        below = [f"{case.task}-{case.runtime}-{case.share:g} {case.use:.1%}" for case in fits if _low(case)]
+        yield f"use of the latency budget by pruned models: median {median(uses):.1%}, worst {uses[0]:.1%}"
+        below = [f"{_name(case)} {case.use:.1%}" for case in fits if _low(case)]
         yield f"below 93 %: {', '.join(below) or 'none'}"
     yield f"validations over budget: {len(over)} of {len(checked)} ({len(open_)} inconclusive)"
     counts = [len(case.builds) for case in cases]
     if counts:
-        yield f"builds of pruned models, trained ones included: at most {max(counts)}, median {median(counts):g}"
+        yield f"pruned models built, trained ones too: at most {max(counts)}, median {median(counts):g}"
         yield f"search without training: at most {max(case.search_seconds for case in cases):.0f} s"
     for at, name in enumerate(("uniform", "global L2")):
         pairs = [(case, case.baselines[at][1]) for case in cases if case.baselines]
@@ -82,13 +88,14 @@ def _summary(cases: Sequence[Case]) -> Iterable[str]:
         gains = [case.metric - baseline.metric for case, baseline in pairs]
         better = sum(gain > 0 for gain in gains)
         worse = [
-            f"{case.task}-{case.runtime}-{case.share:g} {100 * gain:+.1f}"
+            f"{_name(case)} {100 * gain:+.1f}"
             for (case, _), gain in zip(pairs, gains, strict=True)
             if gain < -POINTS
         ]
+        mean = 100 * sum(gains) / len(gains)
         yield (
-            f"against {name} at equal latency: better in {better} of {len(pairs)}, mean {100 * sum(gains) / len(gains):+.1f} "
-            f"points; worse by more than 0.2: {', '.join(worse) or 'none'}"
+            f"against {name} at equal latency: better in {better} of {len(pairs)}, mean {mean:+.1f} points; "
+            f"worse by more than 0.2: {', '.join(worse) or 'none'}"
         )
 
 
@@ -98,7 +105,9 @@ def _low(case: Case) -> bool:
 
 def _others(cases: Sequence[Case]) -> list[str]:
     return [
-        f"{case.task}-{case.runtime}-{case.share:g} {case.verdict}" for case in cases if case.verdict != "fits"
+        f"{case.task}-{case.runtime}-{case.share:g} {case.verdict}"
+        for case in cases
+        if case.verdict != "fits"
     ]
 
 

@@ -29,7 +29,7 @@ from edgeprune.files import write
 BATCH = 64
 SERVED = 100  # rows that an evaluation hands over at a time
 EVALUATED = 4000  # samples at most
-RECOVERY = 3072  # samples of an epoch of recovery
+RECOVERY = 2048  # samples of an epoch of recovery
 CALIBRATION = 256
 WORDS, TOKENS = 4000, 32
 Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs, labels
@@ -46,7 +46,7 @@ class Source:
 
 
 def load(name: str, data: Path, cache: Path) -> edgeprune.Task:
-    """The task `name` of `TABLE`. data: the folder of the data sets. cache: where trained weights are kept."""
+    """The task `name` of `TABLE`. data: the folder of the data sets. cache: for weights trained here."""
     source = TABLE[name](data, cache)
     inputs, labels = (torch.from_numpy(part[:RECOVERY]) for part in source.training)
     seen, wanted = (part[:EVALUATED] for part in source.evaluation)
@@ -133,7 +133,7 @@ def _fashion(data: Path, cache: Path, name: str, network: nn.Module, samples: in
     chosen = np.random.default_rng(0).permutation(len(stored["x_train"]))[:samples]
     order = np.random.default_rng(1).permutation(len(stored["x_test"]))
     found = [
-        ((stored[f"x_{part}"][rows, None] / np.float32(255) - 0.286) / np.float32(0.353), stored[f"y_{part}"][rows])
+        ((stored[f"x_{part}"][rows, None] / 255 - 0.286) / 0.353, stored[f"y_{part}"][rows])
         for part, rows in (("train", chosen), ("test", order))
     ]
     training, evaluation = ((x.astype(np.float32), y.astype(np.int64)) for x, y in found)
@@ -142,8 +142,9 @@ def _fashion(data: Path, cache: Path, name: str, network: nn.Module, samples: in
 
 def _bert(data: Path, cache: Path) -> Source:
     training, evaluation = (_sentences(data / f"sst2_{part}.tsv.gz") for part in ("train", "dev"))
+    # 0 pads, 1 is any other word.
     counts = Counter(word for sentence, _ in training for word in sentence)
-    numbers = {word: at for at, (word, _) in enumerate(counts.most_common(WORDS - 2), 2)}  # 0 pads, 1 is other
+    numbers = {word: at for at, (word, _) in enumerate(counts.most_common(WORDS - 2), 2)}
 
     def coded(rows: list[tuple[list[str], int]], count: int) -> Arrays:
         chosen = np.random.default_rng(0).permutation(len(rows))[:count]
@@ -194,7 +195,7 @@ TITLES: Mapping[str, str] = {
     "mobilenet": "MobileNetV2 (small), Fashion-MNIST",
     "vit": "ViT (4 layers, 64), Fashion-MNIST",
     "bert": "BERT-like (3 layers, 96), SST-2",
-    "mlp": "residual MLP (3 blocks, 256), UCI credit",
+    "mlp": "residual MLP (4 blocks, 512), UCI credit",
 }
 
 
