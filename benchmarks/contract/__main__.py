@@ -1,9 +1,10 @@
 """`python -m benchmarks.contract`: the budget contract of `edgeprune fit`, case by case.
 
-Six architectures on real data, two runtimes, two latency budgets: 0.7 and 0.4 of the dense INT8 model's latency
-(of the dense float model's, where that is faster). Each case is a fit, three validations of its bundle, and two
-baselines as fast as what was chosen, with the same recovery. A case is one line of JSON in --results; cases that
-are there already are skipped, and a case that was interrupted is resumed. `--table` prints such a file's tables.
+Six architectures on real data, two runtimes, two latency budgets: 0.7 and 0.4 of the dense INT8 model's
+latency (of the dense float model's, where that is faster). Each case is a fit, three validations of its
+bundle, and two baselines as fast as what was chosen, with the same recovery. A case is one line of JSON in
+--results; cases that are there already are skipped, and a case that was interrupted is resumed. `--table`
+prints the tables of such a file.
 """
 
 from __future__ import annotations

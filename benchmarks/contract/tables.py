@@ -104,11 +104,11 @@ def _low(case: Case) -> bool:
 
 
 def _others(cases: Sequence[Case]) -> list[str]:
-    return [
-        f"{case.task}-{case.runtime}-{case.share:g} {case.verdict}"
-        for case in cases
-        if case.verdict != "fits"
-    ]
+    return [f"{_name(case)} {case.verdict}" for case in cases if case.verdict != "fits"]
+
+
+def _name(case: Case) -> str:
+    return f"{case.task}-{case.runtime}-{case.share:g}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
