@@ -32,7 +32,7 @@ def main() -> None:
         "--only", nargs="*", default=[""], metavar="WORD", help="cases such as vit-openvino-0.4"
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEPRUNE_DATA", "shared/data"))
-    parser.add_argument("--work", type=Path, default=_cache(), help="where weights and runs are kept")
+    parser.add_argument("--work", type=Path, default=cache(), help="where weights and runs are kept")
     parser.add_argument("--results", type=Path, metavar="FILE", help="by default WORK/results.jsonl")
     parser.add_argument("--table", action="store_true", help="print the results that are there, and no more")
     parser.add_argument(
@@ -66,7 +66,7 @@ def _case(name: str, runtime: str, share: float, options: argparse.Namespace) ->
     return case
 
 
-def _cache() -> Path:
+def cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "edgeprune" / "benchmarks"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +21,9 @@ from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
 from edgeprune.measure import Effort, measure, predictor
 from edgeprune.quantize.dialects import dialect_for
+from edgeprune.records.codec import dumps, from_json, loads, to_json
 from edgeprune.records.progress import Event
-from edgeprune.records.trial import Candidate, Drop, FitResult
+from edgeprune.records.trial import Candidate, Drop, FitResult, Measurement
 from edgeprune.search.paired import paired_drop
 from edgeprune.tasks import call_evaluate_samples
 from edgeprune.validate import validate
@@ -147,10 +147,14 @@ def run(name: str, task: edgeprune.Task, runtime: str, share: float, device: Loc
 
 @dataclass(frozen=True)
 class Start:
-    """The dense model's p90 bounds; in INT8 by its extremes, None where nothing is INT8."""
+    """The dense model: p90 bounds in float and in INT8 (calibrated by its extremes; None where nothing is
+    INT8), and the peak memory and size of the faster one.
+    """
 
     float_ms: float
     int8_ms: float | None
+    memory_mib: float
+    size_mib: float
 
     @property
     def fastest_ms(self) -> float:
@@ -162,25 +166,29 @@ class Start:
         path = work / "runs" / f"{name}-{runtime}.json"
         if not path.exists():
             found = cls._measured(task, runtime, device, work / "runs" / f"{name}-{runtime}")
-            write(path, json.dumps({"float_ms": found.float_ms, "int8_ms": found.int8_ms}).encode())
-        return cls(**json.loads(path.read_text()))
+            write(path, dumps(to_json(found)).encode())
+        return from_json(cls, loads(path.read_bytes(), str(path)))
 
     @classmethod
     def _measured(cls, task: edgeprune.Task, runtime: str, device: LocalDevice, folder: Path) -> Start:
         workshop = _workshop(task, runtime, device)
         feeds = timed_inputs(workshop)
         probe = tuple(torch.from_numpy(array) for array in feeds[0].values())
-        found: list[float | None] = []
+        found: list[Measurement] = []
         for form in (Candidate((), "float32"), Candidate((), "int8", "minmax")):
             try:
                 built = workshop.builder.build(form, workshop.dense, folder / form.precision, probe)
             except NothingToQuantise:
-                found.append(None)
-                continue
+                break
             load = Load(runtime, built.artefact, 1)
-            latency = measure(device, load, feeds, percentile=90, effort=SEARCH).latency
-            found.append(compared_ms(latency))
-        return cls(found[0] or 0.0, found[1])
+            found.append(measure(device, load, feeds, percentile=90, effort=SEARCH))
+        fastest = min(found, key=lambda each: compared_ms(each.latency))
+        return cls(
+            float_ms=compared_ms(found[0].latency),
+            int8_ms=compared_ms(found[1].latency) if found[1:] else None,
+            memory_mib=fastest.memory_mib,
+            size_mib=fastest.size_mib,
+        )
 
 
 def validations(result: FitResult, device: LocalDevice) -> tuple[Validated, ...]:
