@@ -172,11 +172,8 @@ class Trials:
         return {line: value / limit for line, (value, limit) in lines.items() if limit is not None}
 
     def zone(self) -> Zone:
-        """Where to land on this device."""
-        drifts = [
-            each.measurement.drift for each in self.tested.values() if each.measurement.drift is not None
-        ]
-        return zone(drifts)
+        """Where to land on this device, as the sessions so far tell."""
+        return zone(self._references)
 
     @property
     def _references(self) -> list[float]:

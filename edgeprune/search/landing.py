@@ -36,13 +36,14 @@ class Zone:
     high: float
 
 
-def zone(drifts: Sequence[float]) -> Zone:
-    """Where to land on a device whose sessions drifted by these shares.
+def zone(speeds: Sequence[float]) -> Zone:
+    """Where to land on a device on which one model took so many milliseconds, session by session.
 
-    A steady device gets the top 3 % of the budget. One whose speed moves by a tenth between sessions
-    would break tomorrow a budget that was met exactly today, so it leaves that tenth free.
+    A steady device gets the top 3 % of the budget. One whose sessions usually differ by some percent would
+    break tomorrow a budget that was met exactly today, so it leaves twice that free.
     """
-    noise = float(median(drifts)) if drifts else 0.0
+    usual = median(speeds) if speeds else 1.0
+    noise = 2 * median(abs(ms / usual - 1) for ms in speeds) if speeds else 0.0
     aim = min((1 + LANDING) / 2, 1 / (1 + noise))
     return Zone(low=aim - (1 - LANDING) / 2, aim=aim, high=(1 + aim) / 2)
 

@@ -18,7 +18,6 @@ from edgeprune.fitting.operators import START, Nodes
 from edgeprune.fitting.space import LATENCY, PARAMS, Space
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.search.landing import Zone
 from edgeprune.search.ranking import Choice
 
 
@@ -123,11 +122,28 @@ def test_a_legal_width_is_the_nearest_multiple(wanted: float, expected: int) -> 
 
 
 def test_each_line_of_the_budget_is_used_to_the_aim() -> None:
-    goal = Zone(low=0.97, aim=0.985, high=0.99)
-    found = limits(
-        {LATENCY: 2.0, PARAMS: 100.0}, {"latency_ms": 1.5, "size_mib": 2.0, "memory_mib": 0.5}, goal
-    )
+    uses = {"latency_ms": 1.5, "size_mib": 2.0, "memory_mib": 0.5}
+    found = limits({LATENCY: 2.0, PARAMS: 100.0}, uses, 0.985)
     assert found == {LATENCY: pytest.approx(2.0 * 0.985 / 1.5), PARAMS: pytest.approx(100 * 0.985 / 2.0)}
+
+
+def test_what_parameters_are_only_a_part_of_follows_the_line_through_two_models() -> None:
+    """A file that takes 0.4 of the budget without any parameter."""
+
+    def known(params: float) -> tuple[dict[str, float], dict[str, float]]:
+        return {LATENCY: params / 50, PARAMS: params}, {"size_mib": 0.4 + params / 100}
+
+    found = limits(*known(90.0), 0.985, known(150.0))
+    assert found[PARAMS] == pytest.approx(58.5)
+    assert limits(*known(90.0), 0.985)[PARAMS] > found[PARAMS]
+
+
+def test_a_budget_that_the_rest_alone_exceeds_leaves_a_limit_that_nothing_meets() -> None:
+    def known(params: float) -> tuple[dict[str, float], dict[str, float]]:
+        return {LATENCY: params / 50, PARAMS: params}, {"memory_mib": 1.2 + params / 1000}
+
+    found = limits(*known(90.0), 0.985, known(150.0))
+    assert 0 < found[PARAMS] < 1
 
 
 def test_a_fit_lands_by_the_table_in_few_builds(
