@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Measurement, Report
@@ -40,7 +41,7 @@ def feasible(reports: Sequence[Report], budget: Budget) -> Feasible | None:
         line: limit if value <= limit else value / LANDING
         for line, (value, limit) in _lines(nearest.measurement, budget).items()
     }
-    return Feasible(nearest.name, replace(budget, **needed))
+    return Feasible(nearest.name, replace(budget, **cast("Any", needed)))
 
 
 def _lines(measured: Measurement, budget: Budget) -> Mapping[str, tuple[float, float]]:

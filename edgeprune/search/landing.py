@@ -5,6 +5,7 @@ Pure: from the shares of work tried so far and how much of the budget each used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -60,7 +61,7 @@ def in_a_proof(latency: Latency, runs: int, seconds: float) -> float:
     if exact_ms is None or not latency.runs:
         return latency.bound_ms
     proof_runs = max(runs, 1e3 * seconds / latency.p50_ms)
-    return exact_ms + (latency.bound_ms - exact_ms) * min(1.0, (latency.runs / proof_runs) ** 0.5)
+    return exact_ms + (latency.bound_ms - exact_ms) * min(1.0, math.sqrt(latency.runs / proof_runs))
 
 
 def landed(probes: Sequence[Probe], goal: Zone) -> bool:
