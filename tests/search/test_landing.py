@@ -158,6 +158,7 @@ def test_a_steady_device_is_landed_on_in_the_top_of_the_budget() -> None:
     assert zone([7.0, 7.01, 7.02, 6.99]) == STEADY
 
 
+@settings(deadline=None)
 @given(st.floats(0, 0.5), st.floats(0, 0.4))
 def test_the_more_sessions_differ_the_more_of_the_budget_stays_free(apart: float, more: float) -> None:
     calm, moved = (zone([1 - each, 1, 1 + each]) for each in (apart, apart + more))
