@@ -10,11 +10,11 @@ from edgeprune.fitting.trials import Trials
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
-from edgeprune.search.landing import Probe, Zone, best, landed, zone
+from edgeprune.search.landing import Probe, Zone, best, landed
 
-MOST_BUILDS = 6  # for one budget, trained ones not included
+MOST_BUILDS = 5  # for one budget; with the one that is trained six
 APART = 0.02  # models whose bytes differ by less say nothing about what bytes cost
-LEAST = 0.05  # of a model's bytes: a line through two measured models is not believed below
+SMALLEST = 1e-3  # of a model's cost: a limit that nothing meets, where the rest alone is over the budget
 RESOURCE = {"latency_ms": LATENCY, "memory_mib": BYTES, "size_mib": BYTES}  # what a budget line follows
 
 Point = tuple[Mapping[str, float], Mapping[str, float]]  # costs by resource, uses by line
@@ -28,19 +28,16 @@ def land_by_table(
     recipe: the candidate without its widths. probes: extended in place; the last one says how far the table
     is from the device just there.
     """
-    goal = zone([t.measurement.drift for t in trials.tested.values() if t.measurement.drift is not None])
+    goal = trials.zone()
     dense_macs = workshop.cost.macs({})
     while len([p for p in probes if p.name.startswith("trial")]) < MOST_BUILDS and not landed(probes, goal):
-        nearest = min(probes[-2:], key=lambda probe: abs(probe.use - goal.aim))
-        points = {probe.name: _point(trials, space, probe, budget) for probe in probes}
-        here = points.pop(nearest.name)
-        plan = space.keep(limits(*here, goal, tuple(points.values())))
-        candidate = made(recipe, plan, space)
-        if any(trials.tested[probe.name].candidate == candidate for probe in probes):
+        candidate = _wider_or_narrower(space, trials, budget, recipe, probes, goal)
+        if candidate is None:
             break  # widths move in steps: nothing lies nearer
         name = f"trial-{sum(probe.name.startswith('trial') for probe in probes) + 1:02}"
         trials.run(name, candidate)
-        probes.append(Probe(workshop.cost.macs(plan.kept) / dense_macs, trials.use(name, budget), name))
+        share = workshop.cost.macs(dict(candidate.kept)) / dense_macs
+        probes.append(Probe(share, trials.use(name, budget), name))
     fitting = best(probes, goal)
     return fitting if fitting is not None and fitting.name.startswith("trial") else None
 
@@ -60,8 +57,40 @@ def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
     )
 
 
+def confirmed(trials: Trials, budget: Budget, probes: list[Probe], landing: Probe) -> bool:
+    """Whether the proof of a candidate is in. A proof takes seconds, training does not, and moves no latency.
+
+    When it was not, it is made now, and the probe gets the use that it shows: the search looks again.
+    """
+    if landing.name in trials.proven:
+        return True
+    trials.prove(landing.name, budget)
+    use = trials.use(landing.name, budget)
+    probes[:] = [replace(probe, use=use) if probe.name == landing.name else probe for probe in probes]
+    return False
+
+
+def _wider_or_narrower(
+    space: Space,
+    trials: Trials,
+    budget: Budget,
+    recipe: Candidate,
+    probes: Sequence[Probe],
+    goal: Zone,
+) -> Candidate | None:
+    """What uses the budget to the aim by the table; where that is built, to the zone's end; or None."""
+    ordered = sorted(probes, key=lambda probe: abs(probe.use - goal.aim))
+    here, *others = (_point(trials, space, probe, budget) for probe in ordered)
+    built = {trials.tested[probe.name].candidate for probe in probes}
+    for aim in (goal.aim, goal.high):
+        candidate = made(recipe, space.keep(limits(*here, aim, others)), space)
+        if candidate not in built:
+            return candidate
+    return None
+
+
 def limits(
-    costs: Mapping[str, float], uses: Mapping[str, float], goal: Zone, others: Sequence[Point] = ()
+    costs: Mapping[str, float], uses: Mapping[str, float], aim: float, others: Sequence[Point] = ()
 ) -> dict[str, float]:
     """What may be spent by the table, so that every line is used to the aim: as a model that was measured.
 
@@ -72,10 +101,10 @@ def limits(
     found: dict[str, float] = {}
     for line, use in uses.items():
         resource = RESOURCE[line]
-        allowed = costs[resource] * goal.aim / use
+        allowed = costs[resource] * aim / use
         slope = _slope(costs[resource], use, [(c[resource], u[line]) for c, u in others])
-        if line != "latency_ms" and slope is not None:
-            allowed = max(costs[resource] + (goal.aim - use) / slope, LEAST * costs[resource])
+        if resource != LATENCY and slope is not None:
+            allowed = max(costs[resource] + (aim - use) / slope, SMALLEST * costs[resource])
         found[resource] = min(found.get(resource, allowed), allowed)
     return found
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from edgeprune.bundle.write import write_bundle
 from edgeprune.devices import Device
 from edgeprune.fitting.engines import lost_in
-from edgeprune.fitting.landing import land_by_table, made
+from edgeprune.fitting.landing import MOST_BUILDS, confirmed, land_by_table, made
 from edgeprune.fitting.order import Order, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.space import Space
@@ -34,10 +34,9 @@ from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate, FitResult, Report
 from edgeprune.results import save_result
 from edgeprune.search.frontier import frontier
-from edgeprune.search.landing import Probe, best, next_share, zone
+from edgeprune.search.landing import Probe, best, next_share
 from edgeprune.tasks import call_evaluate, check_task
 
-MOST_BUILDS = 8  # of pruned candidates, the trained ones included
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
 LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
 FLOAT = Candidate((), "float32")
@@ -167,6 +166,8 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
         return _land(workshop, space, trials, budget, recipe, probes)
 
     while (landed := land()) is not None:
+        if not confirmed(trials, budget, probes, landed):
+            continue
         final = landed.name.replace("trial", "final")
         trials.run(final, replace(trials.tested[landed.name].candidate, recover=rung), train=True)
         final = trained_for_int8(order, trials, floor, final, rung)
@@ -193,7 +194,7 @@ def _land(
     """
     dense_macs = workshop.cost.macs({})
     smallest = workshop.cost.macs(space.by_work(LEAST).kept) / dense_macs
-    goal = zone([t.measurement.drift for t in trials.tested.values() if t.measurement.drift is not None])
+    goal = trials.zone()
     built = {probe.name: probe for probe in reversed(probes)}  # the first of a name is the one measured
     while len(built) <= MOST_BUILDS and (wished := next_share(probes, smallest, goal)) is not None:
         plan = space.by_work(wished)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Candidate, Measurement, Report, Verdict, VerdictKind
 from edgeprune.recover.ladder import Rung
 from edgeprune.search.judge import judge
+from edgeprune.search.landing import Zone, in_a_proof, zone
 from edgeprune.search.ranking import Choice
 from edgeprune.search.table import Table
 from edgeprune.tasks import call_evaluate
@@ -150,26 +152,36 @@ class Trials:
         return report if compared is None else replace(report, drop=compared.drop)
 
     def use(self, name: str, budget: Budget) -> float:
-        """The largest share of a budget line that a trial used: above 1 it does not fit.
-
-        A proof counts as measured. A search compares at equal machine speed: the dense model ran in turn
-        with every trial, and its median then, against its median when the budget was set, says how fast
-        the machine was. On a shared machine that ratio is steadier than milliseconds by far.
-        """
+        """The largest share of a budget line that a trial used: above 1 it does not fit."""
         return max(self.uses(name, budget).values(), default=0.0)
 
     def uses(self, name: str, budget: Budget) -> dict[str, float]:
-        """`use` line by line, of the lines that the budget has."""
-        measured, dense = self.tested[name].measurement, self.tested["dense"].measurement
-        speed = 1.0
-        if name not in self.proven and measured.reference_ms and dense.reference_ms:
-            speed = dense.reference_ms / measured.reference_ms
+        """`use` line by line, of the lines that the budget has.
+
+        A proof counts as measured. A search compares at equal machine speed: the dense model ran in turn
+        with every trial, and its median then, against its usual one in this run, says how fast the machine
+        was. On a shared machine that ratio is steadier than milliseconds by far.
+        """
+        measured = self.tested[name].measurement
+        latency_ms = compared_ms(measured.latency)
+        if name not in self.proven:
+            speed = median(self._references) / measured.reference_ms if measured.reference_ms else 1.0
+            latency_ms = speed * in_a_proof(measured.latency, PROOF.runs, PROOF.seconds)
         lines = {
-            "latency_ms": (compared_ms(measured.latency) * speed, budget.latency_ms),
+            "latency_ms": (latency_ms, budget.latency_ms),
             "memory_mib": (measured.memory_mib, budget.memory_mib),
             "size_mib": (measured.size_mib, budget.size_mib),
         }
         return {line: value / limit for line, (value, limit) in lines.items() if limit is not None}
+
+    def zone(self) -> Zone:
+        """Where to land on this device, as the sessions so far tell."""
+        return zone(self._references)
+
+    @property
+    def _references(self) -> list[float]:
+        """Medians of the dense model, session by session."""
+        return [ms for each in self.tested.values() if (ms := each.measurement.reference_ms) is not None]
 
     def mixture(self, recipe: Candidate) -> Mixture:
         """Which layers the device is no quicker at in INT8, and how products are written for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.trial import Candidate, FitResult, Report, Verdict
+from edgeprune.search.feasible import Feasible, feasible
 
 
 def document(result: FitResult) -> dict[str, JSON]:
@@ -11,6 +12,7 @@ def document(result: FitResult) -> dict[str, JSON]:
     return {
         "verdict": result.verdict.kind,
         "breaches": _breaches(result.verdict),
+        "feasible": to_json(_feasible(result)),
         "assumptions": list(result.chosen.measurement.assumptions),
         "metric": result.metric,
         "budget": to_json(result.budget),
@@ -25,6 +27,10 @@ def document(result: FitResult) -> dict[str, JSON]:
         "runtime": result.runtime,
         "out": result.out,
     }
+
+
+def _feasible(result: FitResult) -> Feasible | None:
+    return feasible(result.trials, result.budget) if result.verdict.kind == "misses" else None
 
 
 def _measured(report: Report) -> dict[str, JSON]:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.records.trial import Breach, Drop, FitResult, Report
+from edgeprune.search.feasible import feasible
 
 DENSE_INT8 = "dense-int8"  # how fit's names of the dense model in INT8 begin
 
@@ -49,6 +50,8 @@ def verdict_lines(result: FitResult) -> list[str]:
         ],
     }[kind]
     lines += [f"  {_broken(breach, result)}" for breach in result.verdict.breaches]
+    if kind == "misses":
+        lines += _within_reach(result)
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
         if chosen.drop is not None:
@@ -130,6 +133,19 @@ def _gained(result: FitResult) -> str:
     size = chosen.measurement.size_mib / dense.measurement.size_mib
     change = chosen.metric - dense.metric
     return f"{speed:.2f}x the speed of the dense model, {size:.0%} of its size, {result.metric} {change:+.4f}"
+
+
+def _within_reach(result: FitResult) -> list[str]:
+    """The budget that the smallest candidate would meet, when it is too large for this one."""
+    found = feasible(result.trials, result.budget)
+    if found is None:
+        return []
+    lines = [
+        f"{label} {limit:.4g} {unit}"
+        for line, (label, unit) in _LINES.items()
+        if (limit := getattr(found.budget, line)) is not None
+    ]
+    return [f"  the smallest candidate, {found.name}, would fit a budget of {', '.join(lines)}"]
 
 
 def _broken(breach: Breach, result: FitResult) -> str:

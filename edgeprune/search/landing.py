@@ -5,9 +5,12 @@ Pure: from the shares of work tried so far and how much of the budget each used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+
+from edgeprune.records.trial import Latency
 
 LANDING = 0.97  # on a steady device, a candidate that uses this much of its budget is close enough
 SMALLEST_STEP = 0.004  # shares of work closer than this are the same candidate for practical purposes
@@ -34,15 +37,31 @@ class Zone:
     high: float
 
 
-def zone(drifts: Sequence[float]) -> Zone:
-    """Where to land on a device whose sessions drifted by these shares.
+def zone(speeds: Sequence[float]) -> Zone:
+    """Where to land on a device on which one model took so many milliseconds, session by session.
 
-    A steady device gets the top 3 % of the budget. One whose speed moves by a tenth between sessions
-    would break tomorrow a budget that was met exactly today, so it leaves that tenth free.
+    A steady device gets the top 3 % of the budget. One whose sessions usually differ by some percent would
+    break tomorrow a budget that was met exactly today, so it leaves twice that free.
     """
-    noise = float(median(drifts)) if drifts else 0.0
+    usual = median(speeds) if speeds else 1.0
+    noise = 2 * median(abs(ms / usual - 1) for ms in speeds) if speeds else 0.0
     aim = min((1 + LANDING) / 2, 1 / (1 + noise))
     return Zone(low=aim - (1 - LANDING) / 2, aim=aim, high=(1 + aim) / 2)
+
+
+def in_a_proof(latency: Latency, runs: int, seconds: float) -> float:
+    """The bound in milliseconds that a proof of so many runs and seconds will find, as a search tells.
+
+    A bound lies above its percentile by as many ranks as chance may move it, a share of the runs that falls
+    with their root: with 128 runs it is near the p96, with the 662 of a proof near the p93.
+    """
+    if latency.bound_ms is None:
+        return latency.max_ms
+    exact_ms = {50: latency.p50_ms, 90: latency.p90_ms, 99: latency.p99_ms}.get(latency.percentile)
+    if exact_ms is None or not latency.runs:
+        return latency.bound_ms
+    proof_runs = max(runs, 1e3 * seconds / latency.p50_ms)
+    return exact_ms + (latency.bound_ms - exact_ms) * min(1.0, math.sqrt(latency.runs / proof_runs))
 
 
 def landed(probes: Sequence[Probe], goal: Zone) -> bool:

@@ -18,7 +18,6 @@ from edgeprune.fitting.operators import START, Nodes
 from edgeprune.fitting.space import BYTES, LATENCY, Space
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.search.landing import Zone
 from edgeprune.search.ranking import Choice
 
 
@@ -124,24 +123,29 @@ def test_a_legal_width_is_the_nearest_multiple(wanted: float, expected: int) -> 
 
 
 def test_each_line_of_the_budget_is_used_to_the_aim() -> None:
-    goal = Zone(low=0.97, aim=0.985, high=0.99)
     found = limits(
-        {LATENCY: 2.0, BYTES: 100.0}, {"latency_ms": 1.5, "size_mib": 2.0, "memory_mib": 0.5}, goal
+        {LATENCY: 2.0, BYTES: 100.0}, {"latency_ms": 1.5, "size_mib": 2.0, "memory_mib": 0.5}, 0.985
     )
     assert found == {LATENCY: pytest.approx(2.0 * 0.985 / 1.5), BYTES: pytest.approx(100 * 0.985 / 2.0)}
 
 
 def test_memory_that_no_width_changes_is_told_by_a_second_model() -> None:
-    goal = Zone(low=0.97, aim=0.985, high=0.99)
-
     def measured(bytes_: float) -> tuple[dict[str, float], dict[str, float]]:
         """A budget of 20 MiB, of which the runtime takes 10."""
         return {LATENCY: 1.0, BYTES: bytes_}, {"memory_mib": (10 + bytes_) / 20, "latency_ms": 0.5}
 
-    found = limits(*measured(30.0), goal, [measured(22.0)])
+    found = limits(*measured(30.0), 0.985, [measured(22.0)])
     assert found[BYTES] == pytest.approx(0.985 * 20 - 10)
     assert found[LATENCY] == pytest.approx(0.985 / 0.5)
-    assert limits(*measured(30.0), goal, [measured(30.1)])[BYTES] == pytest.approx(30 * 0.985 / 2)
+    assert limits(*measured(30.0), 0.985, [measured(30.1)])[BYTES] == pytest.approx(30 * 0.985 / 2)
+
+
+def test_a_budget_that_the_rest_alone_exceeds_leaves_a_limit_that_nothing_meets() -> None:
+    def known(params: float) -> tuple[dict[str, float], dict[str, float]]:
+        return {LATENCY: params / 50, BYTES: params}, {"memory_mib": 1.2 + params / 1000}
+
+    found = limits(*known(90.0), 0.985, [known(150.0)])
+    assert 0 < found[BYTES] < 1
 
 
 def test_a_fit_lands_by_the_table_in_few_builds(

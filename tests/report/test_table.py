@@ -174,3 +174,14 @@ def test_the_json_document_keeps_its_contract(result: FitResult) -> None:
     ]
     assert [trial["name"] for trial in found["trials"]] == ["dense-int8", "trial-01", "trial-02"]
     assert len(found["frontier"]) == 2
+
+
+def test_a_budget_that_nothing_meets_is_told_with_one_that_would_be_met(result: FitResult) -> None:
+    budget = replace(result.budget, latency_ms=1.0)
+    missed = replace(result, budget=budget, verdict=Verdict("misses", (Breach("latency_ms", 2.1, 1.0),)))
+    (line,) = [line for line in verdict_lines(missed) if "would fit" in line]
+    assert "trial-02, would fit a budget of latency 2.165 ms" in line
+    found = document(missed)["feasible"]
+    assert isinstance(found, dict)
+    assert found["name"] == "trial-02"
+    assert document(result)["feasible"] is None

@@ -1,0 +1,1 @@
+"""The budget contract, case by case: see `python -m benchmarks.contract --help`."""

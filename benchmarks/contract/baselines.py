@@ -1,0 +1,154 @@
+"""What our candidate is compared with: other choices of units, as fast as it, with the same recovery.
+
+- *uniform*: every group keeps the same share of its units, as near as the legal steps of widths allow.
+- *global L2*: all units of the network in one ranking by magnitude (`search.ranking`).
+
+Both keep the best units of each group by L2. How much they keep is searched by measuring them in turn with
+our candidate until they are as fast, by the secant of a fit without a table (`search.landing`). Then both are
+reconstructed, trained, quantised and evaluated in the runtime as ours was.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeprune.devices import Device, Feeds, Load
+from edgeprune.make import Workshop, as_candidate_kept
+from edgeprune.measure import Effort, measure
+from edgeprune.records.trial import Candidate
+from edgeprune.search.landing import Probe, Zone, next_share
+from edgeprune.search.ranking import Allocator, Choice, Ranking, Widths, Work
+
+SAME = Zone(low=0.99, aim=1.0, high=1.015)  # latency over ours that counts as equal
+LEAST = 0.985  # a baseline that is faster than this is no fair comparison
+BUILDS = 5
+LONG = Effort(runs=256, seconds=2.0, interleaved=True)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """An `Allocator` that takes groups down together, one legal step after another by the share it leaves."""
+
+    choices: tuple[Choice, ...]
+    work: Work
+    floor: float = 0.1
+
+    def keep(self, share: float) -> Widths:
+        limit = share * self.work(self._widths(0))
+        low, high = 0, len(self._steps)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.work(self._widths(middle)) <= limit else (middle + 1, high)
+        return self._widths(low)
+
+    def smallest(self) -> Widths:
+        return self._widths(len(self._steps))
+
+    @cached_property
+    def _steps(self) -> list[tuple[int, int]]:
+        """(group, width after the step), the step that leaves the largest share first."""
+        found: list[tuple[float, int, int]] = []
+        for at, choice in enumerate(self.choices):
+            units = len(choice.scores)
+            multiple = choice.multiple if units >= 2 * choice.multiple else 1
+            least = max(choice.least, int(np.ceil(self.floor * units)))
+            found += [
+                (-width / units, at, width) for width in range(multiple, units, multiple) if width >= least
+            ]
+        return [(at, width) for _, at, width in sorted(found)]
+
+    def _widths(self, steps: int) -> Widths:
+        widths = {at: len(choice.scores) for at, choice in enumerate(self.choices)} | dict(
+            self._steps[:steps]
+        )
+        return {
+            choice.name: tuple(np.sort(np.argsort(-choice.scores, kind="stable")[: widths[at]]).tolist())
+            for at, choice in enumerate(self.choices)
+        }
+
+
+def allocators(workshop: Workshop, multiple: int) -> dict[str, Uniform | Ranking]:
+    """workshop: one whose criterion is L2."""
+    ranking = workshop.ranking(multiple)
+    return {"uniform": Uniform(ranking.choices, ranking.work), "global L2": ranking}
+
+
+@dataclass(frozen=True)
+class Equal:
+    """The widths that are as fast as ours.
+
+    ratio: measured latency over ours, median by median in turn. steps: no legal widths lie nearer.
+    """
+
+    kept: Widths
+    ratio: float
+    builds: int
+
+
+def equally_fast(
+    workshop: Workshop,
+    allocator: Uniform | Ranking,
+    recipe: Candidate,
+    device: Device,
+    ours: Load,
+    feeds: list[Feeds],
+    start: float,
+) -> Equal:
+    """Search the share of work at which `allocator`, in the form of `recipe`, is as fast as `ours`.
+
+    start: the share that ours keeps.
+    """
+    dense_macs = workshop.cost.macs({})
+    smallest = workshop.cost.macs(allocator.smallest()) / dense_macs
+    tried: dict[float, Equal] = {}
+    probes: list[Probe] = []
+    wished: float | None = max(start, smallest)
+    while wished is not None and len(tried) < BUILDS:
+        kept = allocator.keep(wished)
+        share = workshop.cost.macs(kept) / dense_macs
+        if share not in tried:
+            ratio = _ratio(workshop, kept, recipe, device, ours, feeds)
+            tried[share] = Equal(kept, ratio, len(tried) + 1)
+            probes.append(Probe(share, ratio))
+        elif any(probe.share == wished for probe in probes):
+            break
+        else:  # widths move in steps, and what the wish rounds down to is known
+            probes.append(Probe(wished, tried[share].ratio))
+        wished = _next(probes, smallest)
+    found = list(tried.values())
+    fair = [each for each in found if each.ratio >= LEAST]
+    best = min(fair, key=lambda each: each.ratio) if fair else max(found, key=lambda each: each.ratio)
+    return replace(best, builds=len(found))
+
+
+def _next(probes: list[Probe], smallest: float) -> float | None:
+    if all(probe.use < SAME.low for probe in probes):  # faster than ours: more must be kept
+        widest = max(probes, key=lambda probe: probe.share)
+        return min(1.0, widest.share * 1.02 * SAME.aim / widest.use) if widest.share < 1 else None
+    return next_share(probes, smallest, SAME)
+
+
+def _ratio(
+    workshop: Workshop, kept: Widths, recipe: Candidate, device: Device, ours: Load, feeds: list[Feeds]
+) -> float:
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        pruned, _ = workshop.prune(kept, "none")
+        probe = tuple(torch.from_numpy(array) for array in feeds[0].values())
+        candidate = replace(recipe, kept=as_candidate_kept(kept))
+        built = workshop.builder.build(candidate, pruned, Path(folder), probe)
+        return compared(device, replace(ours, artefact=built.artefact), ours, feeds)
+
+
+def compared(device: Device, one: Load, other: Load, feeds: list[Feeds]) -> float:
+    """Median latency of `one` over that of `other`, in turn."""
+    measured = measure(device, one, feeds, percentile=90, effort=LONG, reference=other)
+    return measured.latency.p50_ms / (measured.reference_ms or float("nan"))
+
+
+__all__ = ["Allocator", "Equal", "Uniform", "allocators", "compared", "equally_fast"]

@@ -1,0 +1,55 @@
+"""When nothing fits: what comes nearest to every line at once, and the budget that it would meet. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import Measurement, Report
+from edgeprune.search.landing import LANDING
+
+
+@dataclass(frozen=True)
+class Feasible:
+    """A budget that candidate `name` is found to meet, as far as latency, memory and size go.
+
+    Lines that it met keep their limit; one that it broke gets what was measured and the margin that a fit
+    leaves, so that a fit with this budget lands.
+    """
+
+    name: str
+    budget: Budget
+
+
+def feasible(reports: Sequence[Report], budget: Budget) -> Feasible | None:
+    """The nearest of what was tried; None when some candidate is within all of these lines.
+
+    A search that finds nothing has built the smallest candidate that is legal, so that no smaller budget can
+    be met.
+    """
+
+    def worst(report: Report) -> float:
+        lines = _lines(report.measurement, budget).values()
+        return max((value / limit for value, limit in lines), default=0.0)
+
+    nearest = min(reports, key=worst)
+    if worst(nearest) <= 1:
+        return None
+    needed = {
+        line: limit if value <= limit else value / LANDING
+        for line, (value, limit) in _lines(nearest.measurement, budget).items()
+    }
+    return Feasible(nearest.name, replace(budget, **cast("Any", needed)))
+
+
+def _lines(measured: Measurement, budget: Budget) -> Mapping[str, tuple[float, float]]:
+    """What was measured and what is allowed, of the lines that the budget has."""
+    latency = measured.latency
+    found = {
+        "latency_ms": (latency.max_ms if latency.bound_ms is None else latency.bound_ms, budget.latency_ms),
+        "memory_mib": (measured.memory_mib, budget.memory_mib),
+        "size_mib": (measured.size_mib, budget.size_mib),
+    }
+    return {line: (value, limit) for line, (value, limit) in found.items() if limit is not None}

@@ -1,0 +1,46 @@
+"""What budget would have been met, from reports alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import Report
+from edgeprune.search.feasible import feasible
+from edgeprune.search.landing import LANDING
+
+
+@pytest.fixture
+def reports(make_run: Callable[..., Any]) -> tuple[Report, ...]:
+    """Latency bounds of 4.2, 2.8 and 2.1 ms."""
+    found: tuple[Report, ...] = make_run().result.trials
+    return found
+
+
+def test_the_nearest_candidate_names_the_latency_that_would_be_met(reports: tuple[Report, ...]) -> None:
+    budget = Budget(latency_ms=1.0)
+    found = feasible(reports, budget)
+    assert found is not None
+    assert found.name == "trial-02"
+    assert found.budget == replace(budget, latency_ms=reports[-1].measurement.latency.bound_ms / LANDING)
+
+
+def test_a_fit_with_the_budget_that_is_named_would_land(reports: tuple[Report, ...]) -> None:
+    found = feasible(reports, Budget(latency_ms=1.0, size_mib=1e-9))
+    assert found is not None
+    assert feasible(reports, found.budget) is None
+
+
+def test_lines_that_were_met_keep_their_limit(reports: tuple[Report, ...]) -> None:
+    found = feasible(reports, Budget(latency_ms=1.0, memory_mib=2000.0))
+    assert found is not None
+    assert found.budget.memory_mib == 2000.0
+    assert found.budget.size_mib is None
+
+
+def test_a_miss_of_the_metric_alone_asks_for_no_other_budget(reports: tuple[Report, ...]) -> None:
+    assert feasible(reports, Budget(latency_ms=100.0)) is None
