@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edgeprune.fitting.space import LATENCY, PARAMS, Space
-from edgeprune.fitting.trials import Trials
+from edgeprune.fitting.trials import TRIAL, Trials
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
@@ -26,18 +26,36 @@ def land_by_table(
     """
     goal = zone([t.measurement.drift for t in trials.tested.values() if t.measurement.drift is not None])
     dense_macs = workshop.cost.macs({})
-    while len([p for p in probes if p.name.startswith("trial")]) < MOST_BUILDS and not landed(probes, goal):
+    while trials.builds < MOST_BUILDS and not landed(probes, goal):
         nearest = min(probes[-2:], key=lambda probe: abs(probe.use - goal.aim))
         known = dict(trials.tested[nearest.name].candidate.kept)
         kept, _ = space.keep(limits(space.costs(known), _uses(trials, nearest, budget), goal))
         candidate = replace(recipe, kept=as_candidate_kept(kept))
         if any(trials.tested[probe.name].candidate == candidate for probe in probes):
             break  # widths move in steps: nothing lies nearer
-        name = f"trial-{sum(probe.name.startswith('trial') for probe in probes) + 1:02}"
+        name = trials.next_name()
         trials.run(name, candidate)
         probes.append(Probe(workshop.cost.macs(kept) / dense_macs, trials.use(name, budget), name))
     fitting = best(probes, goal)
     return fitting if fitting is not None and fitting.name.startswith("trial") else None
+
+
+def known(workshop: Workshop, trials: Trials, budget: Budget, recipe: Candidate) -> list[Probe]:
+    """What larger budgets built by the same recipe, held against this one; the nearest to it last."""
+    dense_macs = workshop.cost.macs({})
+    probes = [
+        Probe(workshop.cost.macs(dict(tested.candidate.kept)) / dense_macs, trials.use(name, budget), name)
+        for name, tested in trials.tested.items()
+        if name.startswith(TRIAL) and _alike(tested.candidate, recipe)
+    ]
+    return sorted(probes, key=lambda probe: -probe.use)
+
+
+def _alike(candidate: Candidate, recipe: Candidate) -> bool:
+    """Do they differ in what is kept and what is float only?"""
+    if candidate.precision == "float32":
+        return candidate.recover == recipe.recover
+    return replace(candidate, kept=recipe.kept, float_layers=recipe.float_layers) == recipe
 
 
 def limits(costs: Mapping[str, float], uses: Mapping[str, float], goal: Zone) -> dict[str, float]:
