@@ -206,7 +206,7 @@ def _detected(file: Table) -> _Machine:
             "Write a profile of your own with architecture and threads, and give its path.",
         )
     source = "read on this machine when the profile was loaded: affinity mask, /proc, cgroup limits"
-    figures = [("cores", Figure(host.cores, "cores", source))]
+    figures = [("cores", Figure(float(host.cores), "cores", source))]
     if host.memory_mib is not None:
         figures.append(("memory", Figure(round(host.memory_mib * 2**20 / 1e9, 2), "GB", source)))
     # One core is left to the system: with all of them taken, whatever else runs lands in the latency's tail.

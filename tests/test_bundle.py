@@ -181,7 +181,7 @@ def test_another_tier_brings_its_own_golden_outputs(run: Any, tmp_path: Path) ->
     with open_bundle(path) as opened:
         assert opened.manifest.candidate == "trial-02"
         golden = read_golden(opened.folder / "golden.npz")
-    fits = read_golden(run.folder / "golden.npz")
+    fits = read_golden(run.folder / "trial-01" / "golden.npz")
     np.testing.assert_array_equal(golden.inputs["pixels"], fits.inputs["pixels"])
     assert worst_difference(golden.outputs, fits.outputs)[1] > 0.1
 

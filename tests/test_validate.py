@@ -110,9 +110,11 @@ def test_a_device_that_computes_otherwise_fails_and_is_not_timed(
 ) -> None:
     """The golden outputs are moved instead of the device's arithmetic: a tenth where 2 % is allowed."""
     run = make_run(budget=BUDGET)
-    golden = np.load(run.folder / "golden.npz")
+    golden = np.load(run.folder / "trial-01" / "golden.npz")
     write_golden(
-        run.folder / "golden.npz", {"pixels": golden["in.pixels"]}, {"output": golden["out.output"] * 1.1}
+        run.folder / "trial-01" / "golden.npz",
+        {"pixels": golden["in.pixels"]},
+        {"output": golden["out.output"] * 1.1},
     )
     device = scripted.ScriptedDevice()
     validation = validate(run.bundle(), device)

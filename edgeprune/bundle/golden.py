@@ -142,4 +142,4 @@ def _difference(served: NDArray[Any], golden: NDArray[Any]) -> float:
     return gap / scale if scale else gap
 
 
-_HINT = "Run fit again: it writes golden.npz beside result.json."
+_HINT = "Run fit again: it writes golden.npz beside the artefact."

@@ -70,7 +70,7 @@ def write_bundle(
 ) -> Path:
     """Pack one candidate of a fit into `destination`; the same run folder gives the same bytes.
 
-    folder: the run folder; `Report.artefact` and golden.npz lie below it.
+    folder: the run folder; `Report.artefact` lies below it, with golden.npz beside a chosen one.
     chosen: `result.chosen` when None. Another one is served its golden inputs here, on this machine; in exact
         arithmetic when it was only predicted, because then this machine is not the device.
     sign: an SSH private key.
@@ -81,7 +81,8 @@ def write_bundle(
     target, profile = result.target, result.profile
     artefact = folder / report.artefact
     _check_ships(report, artefact)
-    golden = read_golden(folder / GOLDEN)
+    proven = (folder / result.chosen.artefact).parent / GOLDEN
+    golden = read_golden(proven)
     measured = report.measurement
     load = Load(
         *(result.runtime, artefact, measured.threads),
@@ -89,7 +90,7 @@ def write_bundle(
         batch=measured.batch,
         memory_mib=result.budget.memory_mib,
     )
-    content: Content = folder / GOLDEN
+    content: Content = proven
     if report.name != result.chosen.name:
         golden = _served_here(golden, exact_load(artefact) if measured.predicted else load, measured.batch)
     if (artefact.parent / REFERENCE).is_file():
@@ -98,7 +99,7 @@ def write_bundle(
         content = packed(golden.inputs, golden.outputs, golden.reference)
     if golden.rows % measured.batch:
         raise InputError(
-            f"{folder / GOLDEN} has {golden.rows} rows, which do not fill batches of {measured.batch}.",
+            f"{proven} has {golden.rows} rows, which do not fill batches of {measured.batch}.",
             "Run fit again: it writes whole batches.",
         )
     tolerance = _tolerance(report.candidate.precision, target)
@@ -125,7 +126,8 @@ def _check_ships(report: Report, artefact: Path) -> None:
             for breach in report.verdict.breaches
         )
         raise InputError(
-            f"{report.name} misses its budget: {broken}.", "Choose another tier, or fit with a wider budget."
+            f"{report.name} misses its budget: {broken}.",
+            "Choose another --tier, or fit with a wider budget.",
         )
     if artefact_sha256(artefact) != report.measurement.artefact_sha256:
         raise InputError(

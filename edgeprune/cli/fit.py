@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeprune.cli.numbers import Numbers
+
 if TYPE_CHECKING:
     from edgeprune.records.progress import Event, Listen
     from edgeprune.records.trial import FitResult
@@ -21,9 +23,20 @@ INTERRUPTED = 130
 @click.argument("model")
 @click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
 @click.option("--target", default="local", show_default=True, help="Deployment target: a name or a .toml.")
-@click.option("--profile", "profiles", multiple=True, help="Hardware profile; the target's own by default.")
-@click.option("--latency-ms", type=float, help="Budget: latency at the profile's percentile.")
-@click.option("--speedup", type=float, help="Budget: latency relative to the dense float model.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    help="Hardware profile; the target's own by default. Several are several budgets.",
+)
+@click.option(
+    "--latency-ms",
+    type=Numbers(),
+    help="Budget: latency at the profile's percentile. Several, as in 20,10,5, are answered by one search.",
+)
+@click.option(
+    "--speedup", type=Numbers(), help="Budget: latency relative to the dense float model; one or several."
+)
 @click.option("--memory-mib", type=float, help="Budget: peak memory.")
 @click.option("--size-mib", type=float, help="Budget: size of the artefact's files.")
 @click.option("--max-drop", type=float, help="Budget: largest loss of the metric, in its own unit.")
@@ -48,8 +61,8 @@ def command(
     data: Path | None,
     target: str,
     profiles: tuple[str, ...],
-    latency_ms: float | None,
-    speedup: float | None,
+    latency_ms: tuple[float, ...] | None,
+    speedup: tuple[float, ...] | None,
     memory_mib: float | None,
     size_mib: float | None,
     max_drop: float | None,
@@ -69,20 +82,16 @@ def command(
     MODEL is FILE.py[:NAME], package.module:NAME, or MODEL.pt2 with --data. Budget lines given here
     override the profile's. For a profile of another machine without --device the fit is predicted. Exit
     codes: 0 it fits or is predicted to; 3 nothing fits; 2 the input is wrong; 1 edgeprune or the device
-    failed, or the device was too restless to prove anything.
+    failed, or the device was too restless to prove anything. Of several budgets: 0 when all are met, 3 when
+    one is missed, else 1 when one stayed open.
     """
     from edgeprune.cli.output import emit_json
     from edgeprune.devices import open_device
-    from edgeprune.errors import DeviceError, InputError
+    from edgeprune.errors import DeviceError
     from edgeprune.fitting import fit
     from edgeprune.report import document
     from edgeprune.tasks import load_task
 
-    if len(profiles) > 1:
-        raise InputError(
-            f"{len(profiles)} profiles were given; one fit answers one budget.",
-            "Run fit once per profile, each with its own --out.",
-        )
     folder = out or Path("runs") / _stem(model)
     task = load_task(model, data, seed)
     try:
@@ -90,7 +99,7 @@ def command(
             result = fit(
                 task,
                 target=target,
-                profile=profiles[0] if profiles else None,
+                profile=profiles or None,
                 latency_ms=latency_ms,
                 speedup=speedup,
                 memory_mib=memory_mib,
@@ -160,6 +169,9 @@ def _progress() -> Iterator[Listen]:
         line = bar.add_task("starting", total=1.0, stage="", left="")
 
         def listen(event: Event) -> None:
+            if event.lasting:
+                bar.console.print(event.doing, markup=False, highlight=False)
+                return
             left = "" if event.seconds_left is None else f"about {event.seconds_left / 60:.1f} min left"
             bar.update(
                 line, description=event.doing, stage=event.stage, left=left, completed=event.share or 0

@@ -112,7 +112,7 @@ class Bench:
                 output: np.concatenate([answer[place] for answer in answers])
                 for place, output in enumerate(session.output_names)
             }
-        return write_golden(self.folder / GOLDEN, inputs, outputs)
+        return write_golden(self.folder / name / GOLDEN, inputs, outputs)
 
     def golden_rows(self) -> int:
         rows = max(GOLDEN_ROWS, self.order.profile.batch)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgeprune.fitting.space import BYTES, LATENCY, Plan, Space
-from edgeprune.fitting.trials import Trials
+from edgeprune.fitting.trials import TRIAL, Trials
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
@@ -30,11 +30,11 @@ def land_by_table(
     """
     goal = trials.zone()
     dense_macs = workshop.cost.macs({})
-    while len([p for p in probes if p.name.startswith("trial")]) < MOST_BUILDS and not landed(probes, goal):
+    while trials.builds < MOST_BUILDS and not landed(probes, goal):
         candidate = _wider_or_narrower(space, trials, budget, recipe, probes, goal)
         if candidate is None:
             break  # widths move in steps: nothing lies nearer
-        name = f"trial-{sum(probe.name.startswith('trial') for probe in probes) + 1:02}"
+        name = trials.next_name()
         trials.run(name, candidate)
         share = workshop.cost.macs(dict(candidate.kept)) / dense_macs
         probes.append(Probe(share, trials.use(name, budget), name))
@@ -87,6 +87,31 @@ def _wider_or_narrower(
         if candidate not in built:
             return candidate
     return None
+
+
+def known(workshop: Workshop, trials: Trials, budget: Budget, recipe: Candidate) -> list[Probe]:
+    """What larger budgets built by the same recipe, held against this one; the nearest to it last."""
+    dense_macs = workshop.cost.macs({})
+    probes = [
+        Probe(workshop.cost.macs(dict(tested.candidate.kept)) / dense_macs, trials.use(name, budget), name)
+        for name, tested in trials.tested.items()
+        if name.startswith(TRIAL) and _alike(tested.candidate, recipe)
+    ]
+    return sorted(probes, key=lambda probe: -probe.use)
+
+
+def _alike(candidate: Candidate, recipe: Candidate) -> bool:
+    """Do they differ in what is kept and what is float only?"""
+    if candidate.precision == "float32":
+        return candidate.recover == recipe.recover
+    same = replace(
+        candidate,
+        kept=recipe.kept,
+        float_layers=recipe.float_layers,
+        engine_layers=recipe.engine_layers,
+        slow_layers=recipe.slow_layers,
+    )
+    return same == recipe
 
 
 def limits(

@@ -6,6 +6,9 @@
 4. Cut, reconstruct, emit, measure; correct the choice by what was measured, until it lands.
 5. Recover, emit again, and prove it: latency bound, memory, size and metric, on the device.
 6. Pack what was proven.
+
+Several budgets are answered by one search, from the largest to the smallest: 3 to 5 for each of them, with
+all that was measured, scored and trained before.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.bundle.write import write_bundle
 from edgeprune.devices import Device
+from edgeprune.fitting.answer import answer, conclude, pack
+from edgeprune.fitting.budgets import room
 from edgeprune.fitting.engines import lost_in
-from edgeprune.fitting.landing import MOST_BUILDS, confirmed, land_by_table, made
-from edgeprune.fitting.order import Order, place, resolved
+from edgeprune.fitting.landing import MOST_BUILDS, confirmed, known, land_by_table, made
+from edgeprune.fitting.order import Order, compared_ms, facts, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.space import Space
 from edgeprune.fitting.trials import Trials
@@ -27,13 +31,12 @@ from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import dialect_for
-from edgeprune.records.bundle import SUFFIX
 from edgeprune.records.machine import Budget
-from edgeprune.records.progress import Listen
+from edgeprune.records.progress import Event, Listen
 from edgeprune.records.task import Task
-from edgeprune.records.trial import Candidate, FitResult, Report
+from edgeprune.records.trial import Candidate, FitResult
+from edgeprune.recover.descend import DESCENDING
 from edgeprune.results import save_result
-from edgeprune.search.frontier import frontier
 from edgeprune.search.landing import Probe, best, next_share
 from edgeprune.tasks import call_evaluate, check_task
 
@@ -46,9 +49,9 @@ def fit(
     task: Task,
     *,
     target: str | Path = "local",
-    profile: str | Path | None = None,
-    latency_ms: float | None = None,
-    speedup: float | None = None,
+    profile: str | Path | Sequence[str | Path] | None = None,
+    latency_ms: float | Sequence[float] | None = None,
+    speedup: float | Sequence[float] | None = None,
     memory_mib: float | None = None,
     size_mib: float | None = None,
     max_drop: float | None = None,
@@ -65,13 +68,15 @@ def fit(
     """Find the least compressed version of a model that provably fits a device's budget.
 
     target, profile: names on the shelf or paths. Budget lines (ms, MiB, the metric's own unit) override
-    the profile's. recover: how; None takes fine-tuning where the task has labels, else distillation.
+    the profile's. Several profiles, or several latencies or speed-ups, are several budgets: the result then
+    has `tiers`, the largest budget first, and for classifiers a `cascade`.
+    recover: how; None takes fine-tuning where the task has labels, else distillation.
     out: run folder; `resume` goes on with the run that is there.
     Raises `InputError` for anything wrong with the input, `DeviceError` when the device fails. A budget
     that nothing meets is a result: `verdict.kind == "misses"`, `chosen` the closest candidate.
     """
     started = time.monotonic()
-    order = place(
+    orders, notes = place(
         target=target,
         profile=profile,
         budget={
@@ -89,44 +94,47 @@ def fit(
         seed=seed,
     )
     check_task(task)
-    dialect = dialect_for(order.target.dialect, order.profile.architecture)
-    workshop = Workshop(
-        *(task, dialect),
-        runtime=order.runtime,
-        criterion=criterion,
-        seed=seed,
-        lost_in=lost_in(order),
-        keep_onnx=order.forecast is not None,
-    )
+    workshop = workshop_for(task, orders[0])
     rung = workshop.highest_rung(recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
     call_evaluate(task, workshop.predict)  # an evaluation that fails is refused before anything is written
-    with Ledger.open(Path(out), order.facts(workshop), resume) as ledger:
-        trials = Trials(order, workshop, ledger, listen)
-        dense = trials.run("dense", FLOAT)
-        budget = resolved(order.budget, dense.measurement.latency)
-        found = _search(order, workshop, trials, budget, rung)
-        reports = [trials.report(name, budget, dense.metric) for name in trials.tested]
-        chosen = next((r for r in reports if r.name == found), None) or _unproven(reports, trials)
-        chosen = trials.with_drop(chosen)
-        reports = [chosen if report.name == chosen.name else report for report in reports]
-        result = FitResult(
-            verdict=chosen.verdict,
-            budget=budget,
-            metric=task.metric,
-            baseline=reports[0],
-            chosen=chosen,
-            frontier=frontier(reports),
-            trials=tuple(reports),
-            seconds=time.monotonic() - started,
-            bundle=None,
-            profile=order.profile,
-            target=order.target,
-            runtime=order.runtime,
-            out=str(out),
-        )
-        return _pack(trials, result)
+    for note in notes:
+        listen(Event("budgets", note, lasting=True))
+    with Ledger.open(Path(out), facts(orders, workshop), resume) as ledger:
+        trials = Trials(orders[0], workshop, ledger, listen)
+        trials.run("dense", FLOAT)
+        answers = []
+        for order in largest_first(orders, trials):
+            trials = trials.turned(order)
+            budget = resolved(order.budget, trials.tested["dense"].measurement.latency)
+            found = _search(order, workshop, trials, budget, rung)
+            answers.append(answer(trials, budget, found))
+        result = pack(trials, conclude(workshop, answers, time.monotonic() - started))
+        save_result(result, trials.folder)
+        return result
+
+
+def workshop_for(task: Task, order: Order) -> Workshop:
+    """Where all candidates of a fit are made; it is the same for all of its orders."""
+    return Workshop(
+        *(task, dialect_for(order.target.dialect, order.profile.architecture)),
+        runtime=order.runtime,
+        criterion=order.criterion,
+        seed=order.seed,
+        lost_in=lost_in(order),
+        keep_onnx=order.forecast is not None,
+    )
+
+
+def largest_first(orders: Sequence[Order], trials: Trials) -> list[Order]:
+    """The loosest first, as the dense model tells on each one's machine: least compression first."""
+
+    def left(order: Order) -> tuple[float, float, float]:
+        dense = trials.turned(order).tested["dense"].measurement.latency
+        return room(resolved(order.budget, dense), compared_ms(dense))
+
+    return sorted(orders, key=left, reverse=True)
 
 
 def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, rung: str) -> str | None:
@@ -154,10 +162,10 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     if not workshop.coupling.groups:
         return None
     choices = workshop.ranking(order.target.channel_multiple).choices
-    probes = [Probe(1.0, trials.use(start, budget), start)]
     recipe = replace(
         trials.tested[start].candidate, recover="none" if rung == "none" else "reconstruct", qat=False
     )
+    probes = [Probe(1.0, trials.use(start, budget), start), *known(workshop, trials, budget, recipe)]
     space = trials.space(recipe, choices, trials.tested[start].layers_int8)
 
     def land() -> Probe | None:
@@ -169,7 +177,9 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
         if not confirmed(trials, budget, probes, landed):
             continue
         final = landed.name.replace("trial", "final")
-        trials.run(final, replace(trials.tested[landed.name].candidate, recover=rung), train=True)
+        began = trials.taught if rung in DESCENDING and order.epochs else None
+        wished = replace(trials.tested[landed.name].candidate, recover=rung, after=began)
+        trials.run(final, wished, train=True)
         final = trained_for_int8(order, trials, floor, final, rung)
         if trials.prove(final, budget) in SETTLED:
             return final
@@ -196,7 +206,7 @@ def _land(
     smallest = workshop.cost.macs(space.by_work(LEAST).kept) / dense_macs
     goal = trials.zone()
     built = {probe.name: probe for probe in reversed(probes)}  # the first of a name is the one measured
-    while len(built) <= MOST_BUILDS and (wished := next_share(probes, smallest, goal)) is not None:
+    while trials.builds < MOST_BUILDS and (wished := next_share(probes, smallest, goal)) is not None:
         plan = space.by_work(wished)
         share = workshop.cost.macs(plan.kept) / dense_macs
         same = next((probe for probe in built.values() if abs(share - probe.share) < 1e-9), None)
@@ -206,38 +216,9 @@ def _land(
                 break
             probes.append(replace(same, share=wished))
             continue
-        name = f"trial-{len(built):02}"
+        name = trials.next_name()
         trials.run(name, made(recipe, plan, space))
         built[name] = Probe(share, trials.use(name, budget), name)
         probes.append(built[name])
     fitting = best(probes, goal)
     return fitting if fitting is not None and fitting.name.startswith("trial") else None
-
-
-def _unproven(reports: Sequence[Report], trials: Trials) -> Report:
-    """When nothing is proven: the last candidate whose proof stayed open, else the closest miss."""
-    still_open = [r for r in reports if r.verdict.kind == "inconclusive" and r.name in trials.proven]
-    return still_open[-1] if still_open else closest(reports)
-
-
-def closest(reports: Sequence[Report]) -> Report:
-    """The candidate whose worst broken line is broken by the smallest share."""
-
-    def worst(report: Report) -> float:
-        return max(
-            (b.excess / abs(b.limit) if b.limit else b.excess for b in report.verdict.breaches), default=0
-        )
-
-    broken = [report for report in reports if report.verdict.kind == "misses"]
-    return min(broken or reports, key=worst)
-
-
-def _pack(trials: Trials, result: FitResult) -> FitResult:
-    """Golden vectors and bundle for what may ship, then result.json."""
-    if result.verdict.kind != "misses":
-        trials.bench.write_golden(result.chosen.name)
-        path = trials.folder / f"{trials.folder.resolve().name}{SUFFIX}"
-        write_bundle(result, trials.folder, path)
-        result = replace(result, bundle=str(path))
-    save_result(result, trials.folder)
-    return result

@@ -1,17 +1,17 @@
-"""What was ordered: target, profile and budget, resolved and checked before anything runs."""
+"""What was ordered: target, profiles and budgets, resolved and checked before anything runs."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
 from edgeprune.devices import Device, Load, open_device
 from edgeprune.errors import InputError
+from edgeprune.fitting.budgets import Given, Wish, loads, wishes
 from edgeprune.fitting.forecast import Forecast, forecast_for
 from edgeprune.make import Workshop
 from edgeprune.records.codec import JSON, to_json
@@ -26,11 +26,13 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Order:
-    """One fit's target, profile, unresolved budget, and choices.
+    """What one budget of a fit asks for: target, profile, the unresolved budget, and choices.
 
+    name: of the tier that answers it, where there are several.
     forecast: predicts when no device is attached; `device` is then this host, which computes outputs only.
     """
 
+    name: str
     target: Target
     profile: Profile
     budget: Budget
@@ -42,71 +44,87 @@ class Order:
     seed: int
     forecast: Forecast | None = None
 
-    def facts(self, workshop: Workshop) -> Mapping[str, JSON]:
-        """All that the answer depends on, for the ledger: a run is resumed only with equal facts."""
-        return {
-            "model": _fingerprint(workshop),
-            "target": to_json(self.target),
-            "profile": to_json(self.profile),
-            "budget": to_json(self.budget),
-            "runtime": self.runtime,
-            "device": self.device.name if self.forecast is None else "none",
-            "criterion": self.criterion,
-            "recover": self.recover,
-            "epochs": self.epochs,
-            "seed": self.seed,
+
+def facts(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, JSON]:
+    """All that the answer depends on, for the ledger: a run is resumed only with equal facts."""
+    order, *others = orders
+    asked: dict[str, JSON] = {"profile": to_json(order.profile), "budget": to_json(order.budget)}
+    if others:
+        asked = {
+            f"budget {at}": {"profile": to_json(one.profile), "budget": to_json(one.budget)}
+            for at, one in enumerate(orders, 1)
         }
+    return {
+        "model": _fingerprint(workshop),
+        "target": to_json(order.target),
+        **asked,
+        "runtime": order.runtime,
+        "device": order.device.name if order.forecast is None else "none",
+        "criterion": order.criterion,
+        "recover": order.recover,
+        "epochs": order.epochs,
+        "seed": order.seed,
+    }
 
 
 def place(
     *,
     target: str | Path,
-    profile: str | Path | None,
-    budget: Mapping[str, float | None],
+    profile: str | Path | Sequence[str | Path] | None,
+    budget: Mapping[str, Given],
     device: Device | str | None,
     runtime: str | None,
     criterion: str,
     recover: str | None,
     epochs: int,
     seed: int,
-) -> Order:
-    """Resolve names to records. Raises `InputError` or `MissingExtraError` before anything is written."""
+) -> tuple[tuple[Order, ...], list[str]]:
+    """One order for each budget, names resolved to records, and sentences about what was changed in them.
+
+    Raises `InputError` or `MissingExtraError` before anything is written.
+    """
     platform = load_target(target)
-    machine = load_profile(profile if profile is not None else platform.profile)
+    machines = [load_profile(each) for each in loads(profile, platform.profile)]
     chosen = runtime or platform.runtime
     if chosen not in RUNTIMES:
         raise InputError(
             f"Target {platform.name} serves with {chosen}, which this edgeprune cannot build for.",
             f"It builds for {', '.join(RUNTIMES)}: choose one with --runtime, or another target.",
         )
-    forecast = None
-    if device is None and machine.name != LOCAL:
-        forecast = forecast_for(machine, chosen, platform.device)
+    asked, notes = wishes(machines, budget)
     where = device if device is not None else LOCAL
-    order = Order(
-        target=platform,
-        profile=machine,
-        budget=_overridden(machine.budget, budget),
-        runtime=chosen,
-        device=open_device(where) if isinstance(where, str) else where,
-        criterion=criterion,
-        recover=recover,
-        epochs=epochs,
-        seed=seed,
-        forecast=forecast,
-    )
+    opened = open_device(where) if isinstance(where, str) else where
+
+    def order(wish: Wish) -> Order:
+        predicted = device is None and wish.profile.name != LOCAL
+        return Order(
+            name=wish.name,
+            target=platform,
+            profile=wish.profile,
+            budget=wish.budget,
+            runtime=chosen,
+            device=opened,
+            criterion=criterion,
+            recover=recover,
+            epochs=epochs,
+            seed=seed,
+            forecast=forecast_for(wish.profile, chosen, platform.device) if predicted else None,
+        )
+
+    orders = tuple(order(wish) for wish in asked)
+    _check_together(orders)
     require_host(chosen)  # exports are proven here, whatever the device has
     if epochs < 0:
         raise InputError(f"--epochs is {epochs}.", "Give 0 or more.")
-    if forecast is not None:
-        return order
-    found = order.device.machine().architecture
+    if orders[0].forecast is not None:
+        return orders, notes
+    machine, found = orders[0].profile, opened.machine().architecture
     if found != machine.architecture:
         raise InputError(
-            f"Profile {machine.name} is {machine.architecture}, and {order.device.name} is {found}.",
+            f"Profile {machine.name} is {machine.architecture}, and {opened.name} is {found}.",
             "Measure on a machine of that kind, or give the profile of this one with --profile.",
         )
-    return order
+    return orders, notes
 
 
 def served(order: Order, artefact: Path) -> Load:
@@ -121,19 +139,33 @@ def served(order: Order, artefact: Path) -> Load:
     )
 
 
-def _overridden(budget: Budget, flags: Mapping[str, float | None]) -> Budget:
-    """Flags override the profile line by line; milliseconds replace a speed-up and vice versa."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    if "latency_ms" in given and "speedup" in given:
-        raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
-    for name, value in given.items():
-        if not value > 0 and not (name == "max_drop" and value == 0):
-            raise InputError(f"The budget's {name} is {value}.", "Give a positive number.")
-    if "latency_ms" in given:
-        budget = replace(budget, speedup=None)
-    if "speedup" in given:
-        budget = replace(budget, latency_ms=None)
-    return replace(budget, **cast("Any", given))
+def _check_together(orders: Sequence[Order]) -> None:
+    """One search makes artefacts of one kind; on a device, it measures them in one way."""
+    first = orders[0]
+    for other in orders[1:]:
+        pairs = zip(_shared(first), _shared(other), strict=False)
+        differing = next(
+            ((what, one, another) for (what, one), (_, another) in pairs if one != another), None
+        )
+        if differing is not None:
+            what, one, another = differing
+            raise InputError(
+                f"Profiles {first.profile.name} and {other.profile.name} cannot be answered by one search: "
+                f"{what} is {one} in the first and {another} in the second.",
+                "Run fit once for each of them, each with its own --out.",
+            )
+
+
+def _shared(order: Order) -> list[tuple[str, object]]:
+    """What all budgets of a fit must agree on."""
+    found: list[tuple[str, object]] = [
+        ("architecture", order.profile.architecture),
+        ("batch", order.profile.batch),
+        ("the latency", "measured" if order.forecast is None else "predicted"),
+    ]
+    if order.forecast is not None:
+        return [*found, ("the GPU that TensorRT builds for", order.forecast.capability)]
+    return [*found, ("threads", order.profile.threads), ("percentile", order.budget.percentile)]
 
 
 def resolved(budget: Budget, dense: Latency) -> Budget:

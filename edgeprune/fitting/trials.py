@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
-from edgeprune.files import replacing
 from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
+from edgeprune.fitting.holding import Tested, report, uses
 from edgeprune.fitting.mixing import Mixture
-from edgeprune.fitting.order import Order, compared_ms
+from edgeprune.fitting.order import Order
 from edgeprune.fitting.screening import Screened, Subset
 from edgeprune.fitting.sensing import sense, weighed_space
 from edgeprune.fitting.space import FLOOR, Space
 from edgeprune.fitting.timing import Timing
-from edgeprune.graph.capture import Captured, module_of
+from edgeprune.fitting.weights import Weights
+from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered
 from edgeprune.measure import PROOF, Progress
@@ -31,47 +32,73 @@ from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.records.bundle import REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
-from edgeprune.records.trial import Candidate, Measurement, Report, Verdict, VerdictKind
+from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
 from edgeprune.recover.ladder import Rung
-from edgeprune.search.judge import judge
-from edgeprune.search.landing import Zone, in_a_proof, zone
+from edgeprune.search.landing import Zone, zone
 from edgeprune.search.ranking import Choice
 from edgeprune.search.table import Table
 from edgeprune.tasks import call_evaluate
 
 USUAL_TRIALS = 7  # dense, dense INT8, a few pruned, and one that is trained
-PT2 = "model.pt2"
+TRIAL = "trial-"  # how candidates that the search builds are called; what is trained of one is called final-
 
-
-@dataclass(frozen=True)
-class Tested:
-    """What one trial found; the ledger's record. A `Report` is this, held against the budget."""
-
-    candidate: Candidate
-    metric: float
-    measurement: Measurement
-    layers_int8: tuple[str, ...]
-    layers_float: tuple[str, ...]
-    recovered: tuple[tuple[str, float, float, bool], ...]
-    seconds: float
+T = TypeVar("T")
 
 
 class Trials:
-    """Runs candidates by name in the run folder, through the ledger."""
+    """Runs candidates by name in the run folder, through the ledger, and holds them against one budget.
 
-    def __init__(self, order: Order, workshop: Workshop, ledger: Ledger, listen: Listen) -> None:
+    What several budgets share goes from one to the next (`turned`): all that was tried, as the search found
+    it. Proofs are of one budget, so each makes its own.
+    """
+
+    def __init__(
+        self, order: Order, workshop: Workshop, ledger: Ledger, listen: Listen, larger: Trials | None = None
+    ) -> None:
         self._order = order
         self._workshop = workshop
         self._ledger = ledger
         self._listen = listen
         self.folder = ledger.folder
         self.bench = Bench(order, workshop, ledger.folder)
-        self.tested: dict[str, Tested] = {}
+        self._weights = Weights(workshop, ledger.folder, order.epochs, self._tell)
+        self.tested: dict[str, Tested] = {}  # measured by a proof where there is one
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
         self.screened: dict[str, Screened] = {}
         self.compared: dict[str, Compared] = {}
         self.subset = Subset(workshop, order.budget.max_drop, order.profile.batch)
+        self.taught: str | None = None  # for a larger budget, the last one: trained weights to begin with
+        self._searched: dict[str, Tested] = {}  # as the search found them
         self._seconds: list[float] = []
+        self._larger = larger
+        self._turn: int = 0 if larger is None else larger._turn + 1
+        if larger is not None:
+            self.taught = larger._last_taught
+            self._seconds = larger._seconds
+            self.adopt(larger)
+        self._last_taught: str | None = self.taught
+
+    def turned(self, order: Order) -> Trials:
+        """The same trials before the next budget."""
+        return Trials(order, self._workshop, self._ledger, self._listen, larger=self)
+
+    def adopt(self, other: Trials) -> None:
+        """Take over what another budget's search found, where this one has nothing."""
+        self.screened = {**other.screened, **self.screened}
+        self.compared = {**other.compared, **self.compared}
+        for name, tested in other._searched.items():
+            if name not in self.tested:
+                self.tested[name] = self._searched[name] = self._here(name, tested, other)
+
+    @property
+    def builds(self) -> int:
+        """How many candidates were built for this budget, trained ones not counted."""
+        known = self._larger.tested if self._larger is not None else {}
+        return sum(name.startswith(TRIAL) and name not in known for name in self.tested)
+
+    def next_name(self) -> str:
+        """Of the next candidate that is built: unique in the run."""
+        return f"{TRIAL}{1 + sum(name.startswith(TRIAL) for name in self.tested):02}"
 
     def screen(self, name: str, candidate: Candidate) -> Screened:
         """Build a form of the dense model and compare it on a subset; `run` takes it up where it stops."""
@@ -91,13 +118,17 @@ class Trials:
 
         start: the trial that was trained so far and left its weights; only what the candidate adds follows.
         """
-        files = [*self._files(name), *([self.folder / name / PT2] if train else [])]
+        files = [*self._files(name), *([self._weights.path(name)] if train else [])]
         started = time.monotonic()
         tested = self._ledger.once(
             name, lambda: self._test(name, candidate, train, start), Tested, files=files
         )
-        self.tested[name] = tested
-        self._seconds.append(time.monotonic() - started)
+        tested = self._here(name, tested, self._larger)
+        self.tested[name] = self._searched[name] = tested
+        if train and not candidate.qat:
+            self._last_taught = name
+        if self._larger is None or name not in self._larger.tested:
+            self._seconds.append(time.monotonic() - started)
         return tested
 
     def float_metric(self, name: str) -> float:
@@ -105,13 +136,14 @@ class Trials:
 
         def evaluate() -> float:
             self._tell(name, f"evaluating {self._workshop.task.metric} in float")
-            return call_evaluate(self._workshop.task, self._workshop.predictor(self._saved(name)))
+            return call_evaluate(self._workshop.task, self._workshop.predictor(self._weights.saved(name)))
 
         return self._ledger.once(f"{name}-float", evaluate, float)
 
     def prove(self, name: str, budget: Budget) -> VerdictKind:
         """Replace the measurement of a finished trial by a proof; what it proves."""
-        proof = self._ledger.once(f"{name}-proof", lambda: self._prove(name, budget), Measurement)
+        key = f"{name}-proof" if self._turn <= 1 else f"{name}-proof-{self._turn}"
+        proof = self._ledger.once(key, lambda: self._prove(name, budget), Measurement)
         self.tested[name] = replace(self.tested[name], measurement=proof)
         self.proven.add(name)
         verdict = self.report(name, budget, self.tested["dense"].metric).verdict
@@ -121,29 +153,10 @@ class Trials:
 
     def report(self, name: str, budget: Budget, baseline_metric: float) -> Report:
         """A trial held against the budget."""
-        tested = self.tested[name]
-        kept = dict(tested.candidate.kept)
-        measurement = tested.measurement
-        if name not in self.proven:  # drift disqualifies a proof; a search still learns from the number
-            measurement = replace(measurement, conclusive=True)
-        compared = self.compared.get(name)
+        proven, compared = name in self.proven, self.compared.get(name)
         repeated = None if compared is None else compared.repeated
-        verdict = judge(measurement, tested.metric, baseline_metric, budget, repeated)
-        if verdict.kind == "fits" and name not in self.proven:
-            verdict = Verdict("inconclusive")  # a search measurement is too short to promise anything
-        return Report(
-            name=name,
-            candidate=tested.candidate,
-            metric=tested.metric,
-            measurement=tested.measurement,
-            params=self._workshop.cost.params(kept),
-            macs=self._workshop.cost.macs(kept),
-            kept=self._workshop.widths(kept),
-            layers_int8=len(tested.layers_int8),
-            layers_float=len(tested.layers_float),
-            recovered=tested.recovered,
-            artefact=f"{name}/{self._workshop.builder.artefact}",
-            verdict=verdict,
+        return report(
+            name, self.tested[name], self._workshop, budget, baseline_metric, proven=proven, repeated=repeated
         )
 
     def with_drop(self, report: Report) -> Report:
@@ -156,23 +169,8 @@ class Trials:
         return max(self.uses(name, budget).values(), default=0.0)
 
     def uses(self, name: str, budget: Budget) -> dict[str, float]:
-        """`use` line by line, of the lines that the budget has.
-
-        A proof counts as measured. A search compares at equal machine speed: the dense model ran in turn
-        with every trial, and its median then, against its usual one in this run, says how fast the machine
-        was. On a shared machine that ratio is steadier than milliseconds by far.
-        """
-        measured = self.tested[name].measurement
-        latency_ms = compared_ms(measured.latency)
-        if name not in self.proven:
-            speed = median(self._references) / measured.reference_ms if measured.reference_ms else 1.0
-            latency_ms = speed * in_a_proof(measured.latency, PROOF.runs, PROOF.seconds)
-        lines = {
-            "latency_ms": (latency_ms, budget.latency_ms),
-            "memory_mib": (measured.memory_mib, budget.memory_mib),
-            "size_mib": (measured.size_mib, budget.size_mib),
-        }
-        return {line: value / limit for line, (value, limit) in lines.items() if limit is not None}
+        """`use` line by line, of the lines that the budget has."""
+        return uses(self.tested[name].measurement, self._references, budget, proven=name in self.proven)
 
     def zone(self) -> Zone:
         """Where to land on this device, as the sessions so far tell."""
@@ -217,24 +215,46 @@ class Trials:
             lambda doing, share: self._tell("table", doing, share),
         )
 
+    def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
+        """A step of the run that is about several trials."""
+        self._tell(key, "asking all tiers about the same samples")
+        return self._ledger.once(key, work, cls)
+
     # ------------------------------------------------------------------------------------------------
+
+    def _here(self, name: str, tested: Tested, other: Trials | None) -> Tested:
+        """A trial of another budget as it is on this one's machine, if that is another: predicted anew."""
+        profile = self._order.profile
+        if self._order.forecast is None or other is None or name not in other.tested:
+            return tested
+        if profile == other._order.profile:
+            return replace(tested, measurement=other._searched[name].measurement)
+        measurement = self._ledger.once(
+            f"{name}-on-{profile.name}",
+            lambda: self.bench.measure(name, self._measuring(name)),
+            Measurement,
+            files=self._files(name),
+        )
+        return replace(tested, measurement=measurement)
 
     def _test(self, name: str, candidate: Candidate, train: bool, start: str | None) -> Tested:
         started = time.monotonic()
         before: tuple[tuple[str, float, float, bool], ...] = ()
-        if start is None:
-            pruned, rungs = self._made(name, candidate, train)
+        rungs: tuple[Rung, ...] = ()
+        if start is not None:
+            network, before = self._weights.saved(start), self.tested[start].recovered
+        elif train:
+            larger = self.tested[candidate.after].candidate.kept if candidate.after else ()
+            network, rungs = self._weights.trained(name, candidate, dict(larger))
         else:
-            pruned, rungs, before = self._saved(start), (), self.tested[start].recovered
-        if train and candidate.qat:
-            pruned, aware = self._workshop.train_aware(
-                candidate, pruned, self._order.epochs, self._recovering(name)
-            )
-            rungs = (*rungs, *aware)
-        built = self._built(name, candidate, pruned)
+            network, rungs = self._weights.pruned(name, candidate)
+        if train:
+            network, more = self._weights.aware(name, candidate, network)
+            rungs = (*rungs, *more)
+        built = self._built(name, candidate, network)
         candidate = _settled(candidate, built)
         if train:
-            self._save(pruned, self.folder / name / PT2)
+            self._weights.save(name, network)
         measurement = self.bench.measure(name, self._measuring(name))
         self._tell(name, f"evaluating {self._workshop.task.metric}")
         metric = self.bench.metric(name)
@@ -267,35 +287,6 @@ class Trials:
         built = self._workshop.builder.build(candidate, pruned, folder, rows, self._order.profile.batch)
         write_reference(folder / REFERENCE, built.reference)
         return built
-
-    def _made(self, name: str, candidate: Candidate, train: bool) -> tuple[Captured, tuple[Rung, ...]]:
-        if not candidate.kept:
-            return self._workshop.dense, ()
-        self._tell(name, "cutting and reconstructing")
-        kept = dict(candidate.kept)
-        pruned, rungs = self._workshop.prune(kept, candidate.recover)
-        if not train:
-            return pruned, rungs
-        pruned, trained = self._workshop.train(
-            pruned,
-            kept,
-            candidate.recover,
-            self._order.epochs,
-            self._recovering(name),
-        )
-        return pruned, (*rungs, *trained)
-
-    def _saved(self, name: str) -> Captured:
-        """The weights that a trained trial left, so that a resumed run goes on from the very same."""
-        program = torch.export.load(self.folder / name / PT2)
-        return self._workshop.dense.with_module(module_of(program))
-
-    def _recovering(self, name: str) -> Callable[[str, int, int], None]:
-        return lambda rung, step, total: self._tell(name, f"recovering ({rung})", step / total)
-
-    def _save(self, pruned: Captured, path: Path) -> None:
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            torch.export.save(pruned.program(), stream)
 
     def _compare(self, name: str) -> Compared | None:
         """With the dense model, sample by sample; None where that cannot be."""

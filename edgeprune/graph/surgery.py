@@ -100,3 +100,27 @@ def _slice_parameters(module: GraphModule, parameter_masks: Mapping[str, Sequenc
                 holder._buffers[leaf] = new
             else:
                 setattr(holder, leaf, new)
+
+
+def uncut(captured: Captured, coupling: Coupling, kept: Kept, smaller: Captured) -> Captured:
+    """A copy of the whole model whose kept units have the values that `smaller` gives them.
+
+    smaller: `cut(captured, coupling, kept)`, trained since. What it has lost keeps its values of before, so
+    cutting the same units again gives `smaller` back, and other units may be chosen instead.
+    """
+    masks = _Cutter(coupling, coupling.removed(kept), captured.module).parameter_masks()
+    trained = smaller.module.state_dict()
+    result = captured.copy()
+    with torch.no_grad():
+        for name, whole in result.module.state_dict().items():
+            if name not in trained:  # it went with a branch
+                continue
+            places = [
+                torch.arange(size) if keep is None else torch.from_numpy(np.flatnonzero(keep))
+                for size, keep in zip(whole.shape, masks.get(name, [None] * whole.dim()), strict=True)
+            ]
+            if places:
+                whole[torch.meshgrid(*places, indexing="ij")] = trained[name]
+            else:
+                whole.copy_(trained[name])
+    return result

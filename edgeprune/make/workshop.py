@@ -29,6 +29,7 @@ from edgeprune.quantize.simulate import layer_nodes
 from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
+from edgeprune.recover.descend import better_start, descended
 from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
@@ -208,6 +209,13 @@ class Workshop:
             listen=listen,
             start=start,
         )
+
+    def descend(
+        self, pruned: Captured, kept: Kept, larger: Captured, larger_kept: Kept
+    ) -> tuple[Captured, Rung]:
+        """`pruned`, or the same units of a larger network that was trained, by their held-back error."""
+        other = descended(self.dense, self.coupling, kept, larger, larger_kept)
+        return better_start(pruned, other, self.judge, self._reestimate)
 
     def train_aware(
         self,

@@ -12,12 +12,14 @@ class Event:
 
     stage: the trial or check it belongs to ("dense", "trial-02"); doing: what happens now.
     share: how much of it is done, 0 to 1, None when unknown; seconds_left: of the whole run, likewise.
+    lasting: `doing` is a sentence to be read later too, not what happens just now.
     """
 
     stage: str
     doing: str
     share: float | None = None
     seconds_left: float | None = None
+    lasting: bool = False
 
 
 Listen = Callable[[Event], None]

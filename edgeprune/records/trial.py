@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeprune.records.machine import Budget, Precision, Profile, Target
@@ -79,6 +79,7 @@ class Candidate:
     recover: str = "none"  # a rung of the recovery ladder, or one that trains
     qat: bool = False  # then trained for its INT8 form, with labels unless `recover` is "distill"
     convolved: bool = False  # integer products written as 1x1 convolutions, which the device is quicker at
+    after: str | None = None  # of a larger budget: the trial whose trained weights were offered as a start
 
     @property
     def in_float(self) -> tuple[str, ...]:
@@ -147,8 +148,51 @@ class Report:
 
 
 @dataclass(frozen=True)
+class TierResult:
+    """The answer to one of several budgets; what a `FitResult` says of its only one."""
+
+    name: str  # "20 ms", "2x", or the profile's name
+    verdict: Verdict
+    budget: Budget
+    baseline: Report
+    chosen: Report
+    bundle: str | None
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class CascadeResult:
+    """What the tiers are worth together: the smallest answers what it is sure of, the next the rest.
+
+    Thresholds were calibrated on some samples of the evaluation, everything else is about the others.
+    thresholds: [tiers - 1], the least confidence that ends a request; None: that tier ends none.
+    cost_ms: mean over requests of the medians of all tiers that were asked; cost_alone_ms: of the largest.
+    """
+
+    tiers: tuple[str, ...]  # names of tiers, the smallest first
+    thresholds: tuple[float | None, ...]
+    calibrated_on: int  # samples
+    shares: tuple[float, ...]  # of the requests, per tier that answers them
+    metric: float
+    metric_alone: float  # of the largest tier, on the same samples
+    drop: Drop  # from `metric_alone` to `metric`
+    cost_ms: float
+    cost_alone_ms: float
+    memory_mib: float  # of all tiers, loaded side by side
+
+    @property
+    def saving(self) -> float:
+        """Share of the largest tier's cost; below 0 when the cascade costs more."""
+        return 1 - self.cost_ms / self.cost_alone_ms
+
+
+@dataclass(frozen=True)
 class FitResult:
-    """The answer of one fit. `verdict`, `budget` and `chosen` are about the same candidate."""
+    """The answer of one fit. `verdict`, `budget` and `chosen` are about the same candidate.
+
+    Of several budgets they are about the one that decides the verdict: the largest that misses, else the
+    largest that stayed open, else the largest. `tiers` has all of them, the largest first.
+    """
 
     verdict: Verdict
     budget: Budget  # resolved: `latency_ms` in milliseconds
@@ -156,10 +200,29 @@ class FitResult:
     baseline: Report
     chosen: Report
     frontier: tuple[Report, ...]
-    trials: tuple[Report, ...]
+    trials: tuple[Report, ...]  # of several budgets, each held against the one that it was made for
     seconds: float
     bundle: str | None  # path of the bundle, None when nothing fits
     profile: Profile
     target: Target
     runtime: str
     out: str
+    tiers: tuple[TierResult, ...] = ()  # empty when there was one budget
+    cascade: CascadeResult | None = None
+    no_cascade: str | None = None  # of several budgets: why there is no cascade
+
+    def of_tier(self, tier: int) -> FitResult:
+        """The result as that of the `tier`-th budget alone, counted from 1."""
+        one = self.tiers[tier - 1]
+        return replace(
+            self,
+            verdict=one.verdict,
+            budget=one.budget,
+            baseline=one.baseline,
+            chosen=one.chosen,
+            bundle=one.bundle,
+            profile=one.profile,
+            tiers=(),
+            cascade=None,
+            no_cascade=None,
+        )

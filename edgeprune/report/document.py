@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from edgeprune.records.codec import JSON, to_json
-from edgeprune.records.trial import Candidate, FitResult, Report, Verdict
+from edgeprune.records.trial import Candidate, CascadeResult, FitResult, Report, TierResult, Verdict
 from edgeprune.search.feasible import Feasible, feasible
 
 
 def document(result: FitResult) -> dict[str, JSON]:
-    """Units are in the keys; sizes are MiB; `chosen` is the candidate that `verdict` is about."""
+    """Units are in the keys; sizes are MiB; `chosen` is the candidate that `verdict` is about.
+
+    `tiers` and `cascade` are there when several budgets were answered; the other keys are then about the
+    tier that decides the verdict (`records.trial.FitResult`), `frontier` and `trials` about all of them.
+    """
     return {
         "verdict": result.verdict.kind,
         "breaches": _breaches(result.verdict),
@@ -26,6 +30,51 @@ def document(result: FitResult) -> dict[str, JSON]:
         "target": result.target.name,
         "runtime": result.runtime,
         "out": result.out,
+        **(_family(result) if result.tiers else {}),
+    }
+
+
+def _family(result: FitResult) -> dict[str, JSON]:
+    return {
+        "tiers": [_tier(tier) for tier in result.tiers],
+        "cascade": None if result.cascade is None else _cascade(result.cascade),
+        **({} if result.no_cascade is None else {"no_cascade": result.no_cascade}),
+    }
+
+
+def _tier(tier: TierResult) -> dict[str, JSON]:
+    """The keys of a fit that had this budget alone, but for those that all tiers share."""
+    return {
+        "name": tier.name,
+        "verdict": tier.verdict.kind,
+        "breaches": _breaches(tier.verdict),
+        "assumptions": list(tier.chosen.measurement.assumptions),
+        "budget": to_json(tier.budget),
+        "baseline": _measured(tier.baseline),
+        "chosen": _candidate(tier.chosen),
+        "bundle": tier.bundle,
+        "profile": tier.profile.name,
+    }
+
+
+def _cascade(cascade: CascadeResult) -> dict[str, JSON]:
+    """`stages` in the order in which they are asked; `threshold` is null where a stage ends no request."""
+    return {
+        "stages": [
+            {"tier": name, "threshold": threshold, "share": share}
+            for name, threshold, share in zip(
+                cascade.tiers, (*cascade.thresholds, 0.0), cascade.shares, strict=True
+            )
+        ],
+        "metric": cascade.metric,
+        "metric_alone": cascade.metric_alone,
+        "drop": to_json(cascade.drop),
+        "latency_ms": cascade.cost_ms,
+        "latency_ms_alone": cascade.cost_alone_ms,
+        "saving": cascade.saving,
+        "memory_mib": cascade.memory_mib,
+        "calibrated_on": cascade.calibrated_on,
+        "reported_on": cascade.drop.samples,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.markup import escape
@@ -21,13 +21,23 @@ _LINES = {
 
 
 def table(result: FitResult) -> Table:
-    """One row each for dense, dense INT8 and the chosen candidate; latencies in ms, sizes in MiB."""
-    return _table(result, [(_role(result, report), report) for report in _leading(result)])
+    """One row each for dense, dense INT8 and what was chosen, per tier; latencies in ms, sizes in MiB."""
+    if not result.tiers:
+        return _table(result, [(_role(result, report), report) for report in _leading(result)])
+    rows = [] if _machines(result) else [(_role(result, one), one) for one in _leading(result, [])]
+    for tier in result.tiers:
+        if _machines(result):
+            rows.append((f"{tier.name}: dense", tier.baseline))
+        rows.append((f"{tier.name}: {tier.chosen.name}", tier.chosen))
+    return _table(result, rows)
 
 
 def frontier_table(result: FitResult) -> Table:
-    """The non-dominated candidates, numbered as `bundle --tier N` counts them."""
-    return _table(result, [(f"tier {at}: {one.name}", one) for at, one in enumerate(result.frontier, 1)])
+    """The non-dominated candidates; of one budget numbered as `bundle --tier N` counts them."""
+    titles = [
+        one.name if result.tiers else f"tier {at}: {one.name}" for at, one in enumerate(result.frontier, 1)
+    ]
+    return _table(result, list(zip(titles, result.frontier, strict=True)))
 
 
 def trials_table(result: FitResult) -> Table:
@@ -37,6 +47,52 @@ def trials_table(result: FitResult) -> Table:
 
 def verdict_lines(result: FitResult) -> list[str]:
     """The verdict in words: what it says, which budget line broke and by how much, what came of it."""
+    results = [result.of_tier(at) for at in range(1, len(result.tiers) + 1)]
+    if not results:
+        return [*_verdict(result), *_assumptions([result]), *_packed(result)]
+    lines = [_overall(result)]
+    for at, (tier, one) in enumerate(zip(result.tiers, results, strict=True), 1):
+        first, *rest = _verdict(one)
+        lines += [f"tier {at}, {tier.name}: {first}", *rest, *(f"  {line}" for line in _packed(one))]
+    return [*lines, *_assumptions(results), *cascade_lines(result)]
+
+
+def cascade_lines(result: FitResult) -> list[str]:
+    """What the tiers are worth together, or why they are not asked in turn."""
+    found = result.cascade
+    if found is None:
+        return [f"no cascade: {result.no_cascade}"] if result.no_cascade else []
+    alone = found.tiers[-1]
+    shares = [f"{name} answers {share:.0%}" for name, share in zip(found.tiers, found.shares, strict=True)]
+    ends = [
+        f"{name} none" if least is None else f"{name} from {least:.4f}"
+        for name, least in zip(found.tiers, found.thresholds, strict=False)
+    ]
+    less = f"{abs(found.saving):.0%} {'less' if found.saving >= 0 else 'more'} than"
+    return [
+        f"cascade: {', '.join(shares)} of the requests",
+        f"  {found.cost_ms:.3f} ms a request on average, {less} the {found.cost_alone_ms:.3f} ms of {alone} "
+        f"alone; {found.memory_mib:.1f} MiB for all tiers",
+        f"  {result.metric} {found.metric:.4f}, {found.metric_alone:.4f} with {alone} alone; "
+        f"{_sure(found.drop, result.metric)}",
+        f"  ends a request at this confidence: {', '.join(ends)}; calibrated on {found.calibrated_on} other "
+        "samples",
+    ]
+
+
+def _overall(result: FitResult) -> str:
+    kind = result.verdict.kind
+    names = [tier.name for tier in result.tiers if tier.verdict.kind == kind]
+    what = {
+        "fits": f"all {len(names)} budgets are met",
+        "predicted": f"all {len(names)} budgets should be met; no device was attached to prove it",
+        "inconclusive": f"not settled for {', '.join(names)}",
+        "misses": f"nothing fits {', '.join(names)}",
+    }[kind]
+    return f"{kind}: {what}."
+
+
+def _verdict(result: FitResult) -> list[str]:
     chosen, kind = result.chosen, result.verdict.kind
     predicted = chosen.measurement.predicted
     lines = {
@@ -69,19 +125,31 @@ def verdict_lines(result: FitResult) -> list[str]:
         lines.append(f"  given back to float, where the engine ran INT8 in float all the same: {in_float}")
     if chosen.candidate.qat:
         lines.append(f"  trained for INT8, which cost too much {result.metric} without")
-    if predicted:
-        lines += ["assumptions:", *(f"  {line}" for line in chosen.measurement.assumptions)]
-    if result.bundle is not None:
-        lines.append(f"bundle: {result.bundle}")
-    if kind == "predicted":
+    return lines
+
+
+def _assumptions(results: Sequence[FitResult]) -> list[str]:
+    """What predictions rest on, each once."""
+    found = dict.fromkeys(line for one in results for line in one.chosen.measurement.assumptions)
+    return ["assumptions:", *(f"  {line}" for line in found)] if found else []
+
+
+def _packed(result: FitResult) -> list[str]:
+    lines = [] if result.bundle is None else [f"bundle: {result.bundle}"]
+    if result.verdict.kind == "predicted":
         lines.append(f"prove it: edgeprune validate {result.bundle} --device ssh://USER@DEVICE")
     return lines
 
 
-def _leading(result: FitResult) -> list[Report]:
+def _machines(result: FitResult) -> bool:
+    """Are the tiers predictions for several machines, so that each has a dense model of its own?"""
+    return result.chosen.measurement.predicted and len({tier.profile.name for tier in result.tiers}) > 1
+
+
+def _leading(result: FitResult, chosen: Sequence[Report] | None = None) -> list[Report]:
     """Dense, dense INT8 (of several calibrations the last, where fit stopped) and chosen, each once."""
     int8 = [trial for trial in result.trials if trial.name.startswith(DENSE_INT8)]
-    found = [result.baseline, *int8[-1:], result.chosen]
+    found = [result.baseline, *int8[-1:], *([result.chosen] if chosen is None else chosen)]
     return list({report.name: report for report in found}.values())
 
 
@@ -91,7 +159,7 @@ def _role(result: FitResult, report: Report) -> str:
         role = "dense"
     elif report.name.startswith(DENSE_INT8):
         role = report.name.replace(DENSE_INT8, "dense INT8", 1)
-    return f"chosen: {role}" if report.name == result.chosen.name else role
+    return f"chosen: {role}" if report.name == result.chosen.name and not result.tiers else role
 
 
 def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from edgeprune.bundle import open_bundle
 from edgeprune.cli import main
+from edgeprune.records.trial import Breach, TierResult, Verdict
 from edgeprune.results import load_result, save_result
 
 
@@ -47,6 +48,56 @@ def test_a_tier_that_is_not_there_exits_2(run: Path) -> None:
     assert done.exit_code == 2
     assert "has 2 tiers, and --tier is 3" in done.stderr
     assert "edgeprune report" in done.stderr
+
+
+@pytest.fixture
+def family(make_run: Callable[..., Any]) -> Path:
+    """A run of two budgets: trial-01 fits the larger one, trial-02 misses the smaller."""
+    made = make_run()
+    result = made.result
+    small = replace(result.budget, latency_ms=2.0)
+    missed = replace(result.frontier[1], verdict=Verdict("misses", (Breach("latency_ms", 2.1, 2.0),)))
+    tiers = tuple(
+        TierResult(name, chosen.verdict, budget, result.baseline, chosen, None, result.profile)
+        for name, budget, chosen in (("1000 ms", result.budget, result.chosen), ("2 ms", small, missed))
+    )
+    whole = replace(
+        result, verdict=missed.verdict, budget=small, chosen=missed, tiers=tiers, no_cascade="one model fits"
+    )
+    save_result(whole, made.folder)
+    folder: Path = made.folder
+    return folder
+
+
+def test_of_several_budgets_a_tier_is_the_answer_to_one(family: Path) -> None:
+    done = edgeprune("bundle", family, "--tier", 1)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{family / 'tiny-tier1.edgeprune.zip'}\n"
+    with open_bundle(family / "tiny-tier1.edgeprune.zip") as opened:
+        assert (opened.manifest.candidate, opened.manifest.budget.latency_ms) == ("trial-01", 1000.0)
+    done = edgeprune("bundle", family, "--tier", 3)
+    assert done.exit_code == 2
+    assert "answers 2 budgets, and --tier is 3" in done.stderr
+
+
+@pytest.mark.parametrize("flags", [["--tier", 2], []], ids=["by its number", "the one the verdict is about"])
+def test_a_tier_that_misses_its_budget_is_not_packed(family: Path, flags: list[object]) -> None:
+    done = edgeprune("bundle", family, *flags)
+    assert done.exit_code == 2
+    assert "trial-02 misses its budget: latency_ms is 2.1 where 2 is allowed" in done.stderr
+    assert "--tier" in done.stderr
+
+
+def test_report_shows_tiers_and_why_there_is_no_cascade(family: Path) -> None:
+    shown = edgeprune("report", family).stdout
+    for words in (
+        "1000 ms: trial-01",
+        "2 ms: trial-02",
+        "misses: nothing fits 2 ms.",
+        "no cascade: one model",
+    ):
+        assert words in shown
+    assert "tier 1: trial-01" not in shown, "the frontier is not numbered like the tiers"
 
 
 @pytest.mark.parametrize("verb", ["bundle", "report"])

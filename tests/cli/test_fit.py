@@ -179,6 +179,53 @@ def test_a_budget_that_nothing_meets_ends_with_3_and_says_by_how_much(tmp_path: 
     assert json.loads(again.stdout)["chosen"] == document["chosen"]
 
 
+def test_several_budgets_are_answered_by_one_run_and_one_document(tmp_path: Path) -> None:
+    """A budget that anything meets and one that nothing meets: 3, whatever the other says."""
+    out = tmp_path / "run"
+    budgets = ["--latency-ms", "0.000001,10000,0.000001", "--epochs", "0"]
+    result = run("fit", write(tmp_path), *budgets, "--out", str(out), "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["verdict"]) == (3, "misses")
+    assert [tier["name"] for tier in document["tiers"]] == ["10000 ms", "1e-06 ms"]
+    assert document["tiers"][0]["chosen"]["name"] == "dense"
+    assert document["tiers"][1]["breaches"] == document["breaches"]
+    assert (document["cascade"], document["bundle"]) == (None, None)
+    assert "evaluate_samples" in document["no_cascade"]
+    assert "The budget 1e-06 ms was given more than once; it is answered once." in result.stderr
+    assert "Budgets are answered from the largest to the smallest: 10000 ms, 1e-06 ms." in result.stderr
+    shown = run("report", str(out))
+    assert "tier 2, 1e-06 ms: misses: nothing fits." in shown.stdout
+    assert "tier 1, 10000 ms: " in shown.stdout
+    assert json.loads(run("report", str(out), "--json").stdout) == document
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--latency-ms", "20,10", "--speedup", "2"], "Both --latency-ms and --speedup"),
+        (
+            ["--profile", "local", "--profile", "x86-server", "--latency-ms", "20,10"],
+            "2 profiles and 2 values",
+        ),
+        (
+            ["--profile", "local", "--profile", "x86-server"],
+            "the latency is measured in the first and predicted",
+        ),
+        (["--latency-ms", "20,-1"], "latency_ms is -1.0"),
+    ],
+    ids=["two kinds", "lists times profiles", "measured and predicted", "a negative one"],
+)
+def test_budgets_that_cannot_be_combined_are_refused(tmp_path: Path, flags: list[str], words: str) -> None:
+    refused(run("fit", write(tmp_path), *flags, "--out", str(tmp_path / "run")), words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_list_of_budgets_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    result = run("fit", write(tmp_path), "--latency-ms", "20,ten")
+    assert result.exit_code == 2
+    assert "'ten' is not a number; write one, or several as in 20,10,5." in result.stderr
+
+
 def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path: Path) -> None:
     """The evaluation of the first artefact interrupts its own process: the same moment on any machine."""
     evaluate = (

@@ -54,7 +54,7 @@ def make_run(folder: Path, budget: Budget = BUDGET) -> Run:
         path.parent.mkdir(parents=True)
         path.write_bytes(linear_onnx(weight))
         if name == "trial-01":
-            write_golden(folder / "golden.npz", {"pixels": inputs}, {"output": inputs @ weight})
+            write_golden(folder / name / "golden.npz", {"pixels": inputs}, {"output": inputs @ weight})
         reports[name] = _report(name, path, folder, p90_ms=8.0 / (at + 1), params=1000 // (at + 1))
     reports["trial-02"] = replace(reports["trial-02"], metric=0.955)
     misses = Verdict("misses", (Breach("latency_ms", 8.4, 2.5),))

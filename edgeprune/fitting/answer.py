@@ -1,0 +1,147 @@
+"""From what was tried to what is told: the answer to each budget, then the one document about all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgeprune.bundle.write import bundle_path, write_bundle
+from edgeprune.fitting.cascading import Cascaded, cascade, members
+from edgeprune.fitting.trials import Trials
+from edgeprune.make import Workshop
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import FitResult, Report, TierResult
+from edgeprune.search.frontier import frontier
+
+DECISIVE = ("misses", "inconclusive")  # a verdict of several tiers is the first of these that one of them has
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one budget came to. reports: of every trial so far, held against it."""
+
+    tier: TierResult
+    reports: tuple[Report, ...]
+    trials: Trials
+
+
+def answer(trials: Trials, budget: Budget, found: str | None) -> Answer:
+    """found: the trial that was proven; None when nothing was."""
+    dense = trials.tested["dense"]
+    reports = [trials.report(name, budget, dense.metric) for name in trials.tested]
+    chosen = next((r for r in reports if r.name == found), None) or _unproven(reports, trials)
+    chosen = trials.with_drop(chosen)
+    reports = [chosen if report.name == chosen.name else report for report in reports]
+    tier = TierResult(
+        name=trials.bench.order.name,
+        verdict=chosen.verdict,
+        budget=budget,
+        baseline=reports[0],
+        chosen=chosen,
+        bundle=None,
+        profile=trials.bench.order.profile,
+    )
+    return Answer(tier, tuple(reports), trials)
+
+
+def conclude(workshop: Workshop, answers: Sequence[Answer], seconds: float) -> FitResult:
+    """Everything but the bundles. answers: the largest budget first."""
+    tiers = tuple(each.tier for each in answers)
+    decided = answers[_deciding(tiers)]
+    order = decided.trials.bench.order
+    reports = _gathered(answers, decided)
+    several = len(answers) > 1
+    together = _cascade(workshop, answers[-1].trials, tiers) if several else Cascaded(None, None)
+    return FitResult(
+        verdict=decided.tier.verdict,
+        budget=decided.tier.budget,
+        metric=workshop.task.metric,
+        baseline=decided.tier.baseline,
+        chosen=decided.tier.chosen,
+        frontier=frontier(reports),
+        trials=reports,
+        seconds=seconds,
+        bundle=None,
+        profile=order.profile,
+        target=order.target,
+        runtime=order.runtime,
+        out=str(decided.trials.folder),
+        tiers=tiers if several else (),
+        cascade=together.result,
+        no_cascade=together.reason,
+    )
+
+
+def pack(trials: Trials, result: FitResult) -> FitResult:
+    """Golden vectors and a bundle for every candidate that may ship."""
+    if not result.tiers:
+        return replace(result, bundle=_packed(trials, result, None))
+    tiers = tuple(
+        replace(tier, bundle=_packed(trials, result.of_tier(at), at))
+        for at, tier in enumerate(result.tiers, 1)
+    )
+    return replace(result, tiers=tiers, bundle=tiers[_deciding(tiers)].bundle)
+
+
+def closest(reports: Sequence[Report]) -> Report:
+    """The candidate whose worst broken line is broken by the smallest share."""
+
+    def worst(report: Report) -> float:
+        return max(
+            (b.excess / abs(b.limit) if b.limit else b.excess for b in report.verdict.breaches), default=0
+        )
+
+    broken = [report for report in reports if report.verdict.kind == "misses"]
+    return min(broken or reports, key=worst)
+
+
+def _unproven(reports: Sequence[Report], trials: Trials) -> Report:
+    """When nothing is proven: the last candidate whose proof stayed open, else the closest miss."""
+    still_open = [r for r in reports if r.verdict.kind == "inconclusive" and r.name in trials.proven]
+    return still_open[-1] if still_open else closest(reports)
+
+
+def _deciding(tiers: Sequence[TierResult]) -> int:
+    """A miss stays a miss however often it is measured; what stayed open may be settled by another fit."""
+    kinds = [tier.verdict.kind for tier in tiers]
+    return next((kinds.index(kind) for kind in DECISIVE if kind in kinds), 0)
+
+
+def _gathered(answers: Sequence[Answer], decided: Answer) -> tuple[Report, ...]:
+    """Every trial once: as it was proven, else as it was held against the budget that it was made for.
+
+    Predictions for several machines are not compared with each other: there it is one machine's view of all.
+    """
+    last = answers[-1].trials
+    if (
+        any(each.trials.bench.order.profile != last.bench.order.profile for each in answers)
+        and last.bench.order.forecast
+    ):
+        view, budget, metric = decided.trials, decided.tier.budget, decided.tier.baseline.metric
+        view.adopt(last)
+        told = {report.name: report for report in decided.reports}
+        return tuple(told.get(name) or view.report(name, budget, metric) for name in view.tested)
+    found: dict[str, Report] = {}
+    proven: set[str] = set()
+    for each in answers:
+        for report in each.reports:
+            if report.name not in found or (report.name in each.trials.proven and report.name not in proven):
+                found[report.name] = report
+        proven |= each.trials.proven
+    return tuple(found.values())
+
+
+def _cascade(workshop: Workshop, trials: Trials, tiers: Sequence[TierResult]) -> Cascaded:
+    able, reason = members(workshop.task, tiers)
+    if reason is not None:
+        return Cascaded(None, reason)
+    return trials.together(
+        "cascade", lambda: cascade(workshop.task, able, trials.bench.ask, trials.bench.order.seed), Cascaded
+    )
+
+
+def _packed(trials: Trials, result: FitResult, tier: int | None) -> str | None:
+    if result.verdict.kind == "misses":
+        return None
+    trials.bench.write_golden(result.chosen.name)
+    return str(write_bundle(result, trials.folder, bundle_path(trials.folder, tier)))

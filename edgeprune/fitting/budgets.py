@@ -1,0 +1,124 @@
+"""The budgets of one fit: what profiles and flags ask for, each once, and which can be answered together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Any, cast
+
+from edgeprune.errors import InputError
+from edgeprune.records.machine import Budget, Profile
+
+Given = float | Sequence[float] | None
+LISTS = {"latency_ms": " ms", "speedup": "x"}  # lines that take several values, and how a value is written
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One budget, not yet resolved to milliseconds, and how the tier that answers it is called."""
+
+    name: str
+    profile: Profile
+    budget: Budget
+
+
+def wishes(profiles: Sequence[Profile], flags: Mapping[str, Given]) -> tuple[tuple[Wish, ...], list[str]]:
+    """What is to be answered, and sentences about what was given twice or out of order.
+
+    Flags override each profile line by line; milliseconds replace a speed-up and vice versa. Several values
+    of one line are several budgets, the largest first; so are several profiles, in the order given.
+    Raises `InputError` for what is no budget, or asks for several values and several profiles at once.
+    """
+    found = {name: _values(name, value) for name, value in flags.items() if value is not None}
+    if "latency_ms" in found and "speedup" in found:
+        raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
+    line = next((name for name in LISTS if len(found.get(name, ())) > 1), None)
+    if line is None:
+        fixed = {name: values[0] for name, values in found.items()}
+        asked, notes = _each_once(profiles)
+        return tuple(Wish(one.name, one, _overridden(one.budget, fixed)) for one in asked), notes
+    if len(profiles) > 1:
+        raise InputError(
+            f"{len(profiles)} profiles and {len(found[line])} values of {line} were given.",
+            "Give several profiles with one latency for all of them, or one profile with several latencies.",
+        )
+    ordered = sorted(set(found[line]), reverse=line == "latency_ms")
+    notes = _told(line, found[line], ordered)
+    rest = {name: values[0] for name, values in found.items() if name != line}
+    (profile,) = profiles
+    return (
+        tuple(
+            Wish(f"{value:g}{LISTS[line]}", profile, _overridden(profile.budget, {**rest, line: value}))
+            for value in ordered
+        ),
+        notes,
+    )
+
+
+def loads(value: str | Path | Sequence[str | Path] | None, default: str) -> tuple[str | Path, ...]:
+    """Names or paths of profiles, as `fit` takes them: one, several, or the target's own."""
+    if value is None:
+        return (default,)
+    if isinstance(value, str | Path):
+        return (value,)
+    return tuple(value) or (default,)
+
+
+def room(budget: Budget, dense_ms: float) -> tuple[float, float, float]:
+    """How loose a resolved budget is, to sort by: its share of the dense model's latency, memory, size."""
+    latency = inf if budget.latency_ms is None else budget.latency_ms / dense_ms
+    return latency, budget.memory_mib or inf, budget.size_mib or inf
+
+
+def _values(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    several = isinstance(value, Sequence)
+    listed = cast("Sequence[float]", value) if several else (cast("float", value),)
+    values = tuple(float(one) for one in listed)
+    if not values:
+        raise InputError(f"The budget's {name} is an empty list.", "Give one value or more.")
+    if len(values) > 1 and name not in LISTS:
+        raise InputError(
+            f"The budget's {name} has {len(values)} values.", f"Only {' and '.join(LISTS)} may have several."
+        )
+    for one in values:
+        if not 0 < one < inf and not (name == "max_drop" and one == 0):
+            raise InputError(f"The budget's {name} is {one}.", "Give a positive number.")
+    return values
+
+
+def _overridden(budget: Budget, given: Mapping[str, float]) -> Budget:
+    if "latency_ms" in given:
+        budget = replace(budget, speedup=None)
+    if "speedup" in given:
+        budget = replace(budget, latency_ms=None)
+    return replace(budget, **cast("Any", given))
+
+
+def _each_once(profiles: Sequence[Profile]) -> tuple[list[Profile], list[str]]:
+    asked = list(dict.fromkeys(profiles))
+    twice = sorted({one.name for one in asked if profiles.count(one) > 1})
+    notes = [f"Profile {name} was given more than once; it is answered once." for name in twice]
+    names = [one.name for one in asked]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"Two profiles are called {name}.",
+                "Rename one of the files: tiers are called by their profile.",
+            )
+    return asked, notes
+
+
+def _told(line: str, given: Sequence[float], ordered: Sequence[float]) -> list[str]:
+    """What was done to a list of budgets, when it was not yet as it is answered."""
+    unit = LISTS[line]
+    notes = [
+        f"The budget {value:g}{unit} was given more than once; it is answered once."
+        for value in ordered
+        if given.count(value) > 1
+    ]
+    if list(dict.fromkeys(given)) != list(ordered):
+        shown = ", ".join(f"{value:g}{unit}" for value in ordered)
+        notes.append(f"Budgets are answered from the largest to the smallest: {shown}.")
+    return notes

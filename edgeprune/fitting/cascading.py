@@ -1,0 +1,169 @@
+"""A cascade of a fit's tiers: calibrated and measured on what their artefacts answer on the device.
+
+Which samples are right is the task's to say (`Task.evaluate_samples`); how sure an artefact was is read off
+the outputs that it gave to that evaluation. That the i-th score is about the i-th row of the outputs is
+checked, not assumed: with half of the rows turned into their opposite, exactly those scores must fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.records.task import Predict, Task
+from edgeprune.records.trial import CascadeResult, TierResult
+from edgeprune.search.cascade import NEVER, Tier, calibrate, confidence_of, outcome
+from edgeprune.tasks import call_evaluate_samples
+
+ALLOWED = 0.0  # what a cascade may lose, on average, against its largest tier alone
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cascaded:
+    """The cascade, or why there is none; the ledger's record."""
+
+    result: CascadeResult | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Of each sample, how sure the model was and whether it was right (1 or 0)."""
+
+    confidence: Scores
+    correct: Scores
+
+
+# (a trial's name, what is asked of its artefact on the device) -> the answer
+Ask = Callable[[str, Callable[[Predict], Graded | str]], Graded | str]
+
+
+def members(task: Task, tiers: Sequence[TierResult]) -> tuple[tuple[TierResult, ...], str | None]:
+    """The tiers that a cascade may consist of, the quickest first; or none, and why."""
+    if task.evaluate_samples is None:
+        return (), "the task has no evaluate_samples to tell which samples are right"
+    able = {tier.chosen.name: tier for tier in tiers if tier.verdict.kind != "misses"}
+    if len(able) < 2:
+        return (
+            (),
+            f"the tiers that fit are {len(able)} model{'s' * (len(able) != 1)}, and a cascade needs two",
+        )
+    if any(tier.chosen.measurement.predicted for tier in able.values()):
+        machines = sorted({tier.profile.name for tier in able.values()})
+        if len(machines) > 1:
+            return (), f"the tiers are for different machines ({', '.join(machines)})"
+    return tuple(sorted(able.values(), key=_cost)), None
+
+
+def cascade(task: Task, tiers: Sequence[TierResult], ask: Ask, seed: int) -> Cascaded:
+    """Thresholds calibrated on half of the samples, and what they do with the others. tiers: of `members`."""
+    asked: list[Tier] = []
+    for tier in tiers:
+        graded = ask(tier.chosen.name, lambda predict: grade(task, predict, seed, check=not asked))
+        if isinstance(graded, str):
+            return Cascaded(None, graded)
+        asked.append(Tier(tier.name, graded.confidence, graded.correct, _cost(tier)))
+    samples = asked[0].correct.size
+    if any(tier.correct.size != samples for tier in asked):
+        return Cascaded(None, "evaluate_samples did not score the same number of samples each time")
+    order = np.random.default_rng(seed).permutation(samples)
+    half, rest = order[: samples // 2], order[samples // 2 :]
+    found = calibrate([_of(tier, half) for tier in asked], ALLOWED)
+    got = outcome(found, [_of(tier, rest) for tier in asked])
+    return Cascaded(
+        CascadeResult(
+            tiers=found.tiers,
+            thresholds=tuple(None if least == NEVER else least for least in found.thresholds),
+            calibrated_on=half.size,
+            shares=got.shares,
+            metric=got.metric,
+            metric_alone=got.metric_alone,
+            drop=got.drop,
+            cost_ms=got.cost,
+            cost_alone_ms=got.cost_alone,
+            memory_mib=sum(tier.chosen.measurement.memory_mib for tier in tiers),
+        ),
+        None,
+    )
+
+
+def grade(task: Task, predict: Predict, seed: int, *, check: bool) -> Graded | str:
+    """Evaluate sample by sample and keep the outputs; or why they cannot be told apart.
+
+    check: that scores and rows of the outputs come in the same order.
+    """
+    answers: list[Any] = []
+
+    def recorded(*arrays: Any) -> Any:
+        answers.append(predict(*arrays))
+        return answers[-1]
+
+    correct = call_evaluate_samples(task, recorded)
+    if not np.isin(correct, (0, 1)).all():
+        return "samples are scored, not right or wrong"
+    outputs = [np.asarray(_first(answer)) for answer in answers]
+    shapes = {output.shape[1:] for output in outputs}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1 or next(iter(shapes))[0] < 2:
+        return f"outputs are {_shown(outputs)}, and a classifier gives one score per class"
+    scores = np.concatenate(outputs).astype(np.float64)
+    if len(scores) != correct.size:
+        return f"evaluate_samples scores {correct.size} samples and asks for {len(scores)} predictions"
+    if check and not _same_order(task, answers, correct, seed):
+        return "the i-th score of evaluate_samples is not about the i-th prediction that it asks for"
+    return Graded(_confidence(scores), correct)
+
+
+def _confidence(scores: Scores) -> Scores:
+    """Of logits, or of what is a softmax's output already."""
+    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
+        return np.asarray(scores.max(axis=1), np.float64)
+    return confidence_of(scores)
+
+
+def _same_order(task: Task, answers: Sequence[Any], correct: Scores, seed: int) -> bool:
+    """With the scores of some rows negated, are those samples wrong, and all others as they were?"""
+    turned = np.random.default_rng(seed).random(correct.size) < 0.5
+    waiting, start = list(reversed(answers)), 0
+
+    def replayed(*arrays: Any) -> Any:
+        nonlocal start
+        if not waiting:
+            raise InputError("The evaluation asks for more predictions than before.", "Let it repeat itself.")
+        answer = waiting.pop()
+        first = np.array(_first(answer))
+        rows = turned[start : start + len(first)]
+        start += len(first)
+        first[rows] = -first[rows]
+        return (first, *answer[1:]) if isinstance(answer, tuple | list) else first
+
+    try:
+        again = call_evaluate_samples(task, replayed)
+    except EdgepruneError:  # it may well stumble over the answers to another question
+        return False
+    if again.shape != correct.shape:
+        return False
+    return bool((again[~turned] == correct[~turned]).all() and not again[turned & (correct == 1)].any())
+
+
+def _first(answer: Any) -> Any:
+    return answer[0] if isinstance(answer, tuple | list) else answer
+
+
+def _shown(outputs: Sequence[NDArray[Any]]) -> str:
+    return ", ".join(
+        sorted({f"[N{''.join(f', {size}' for size in output.shape[1:])}]" for output in outputs})
+    )
+
+
+def _cost(tier: TierResult) -> float:
+    return tier.chosen.measurement.latency.p50_ms
+
+
+def _of(tier: Tier, rows: NDArray[np.int64]) -> Tier:
+    return replace(tier, confidence=tier.confidence[rows], correct=tier.correct[rows])

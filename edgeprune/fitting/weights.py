@@ -1,0 +1,70 @@
+"""The networks of trials: cut, recovered and trained. What was trained stays in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edgeprune.files import replacing
+from edgeprune.graph.capture import Captured, module_of
+from edgeprune.graph.coupling import Kept
+from edgeprune.make import Workshop
+from edgeprune.records.trial import Candidate
+from edgeprune.recover.ladder import Rung
+
+PT2 = "model.pt2"
+Made = tuple[Captured, tuple[Rung, ...]]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """tell: (trial, what is being done, how far it is)."""
+
+    workshop: Workshop
+    folder: Path
+    epochs: int
+    tell: Callable[[str, str, float | None], None]
+
+    def pruned(self, name: str, candidate: Candidate) -> Made:
+        """Cut and reconstructed, without training."""
+        if not candidate.kept:
+            return self.workshop.dense, ()
+        self.tell(name, "cutting and reconstructing", None)
+        return self.workshop.prune(dict(candidate.kept), candidate.recover)
+
+    def trained(self, name: str, candidate: Candidate, larger_kept: Kept) -> Made:
+        """Cut and trained. larger_kept: the units of the trial that it may begin with, `candidate.after`."""
+        network, rungs = self.pruned(name, candidate)
+        if not candidate.kept:
+            return network, rungs
+        kept = dict(candidate.kept)
+        if candidate.after is not None:
+            network, rung = self.workshop.descend(network, kept, self.saved(candidate.after), larger_kept)
+            rungs = (*rungs, rung)
+        network, more = self.workshop.train(
+            network, kept, candidate.recover, self.epochs, self._recovering(name)
+        )
+        return network, (*rungs, *more)
+
+    def aware(self, name: str, candidate: Candidate, network: Captured) -> Made:
+        """Trained on for the INT8 form of the candidate, where it asks for that."""
+        if not candidate.qat:
+            return network, ()
+        return self.workshop.train_aware(candidate, network, self.epochs, self._recovering(name))
+
+    def path(self, name: str) -> Path:
+        return self.folder / name / PT2
+
+    def save(self, name: str, network: Captured) -> None:
+        with replacing(self.path(name)) as temporary, temporary.open("wb") as stream:
+            torch.export.save(network.program(), stream)
+
+    def saved(self, name: str) -> Captured:
+        """What a trained trial left, so that a resumed run goes on from the very same."""
+        return self.workshop.dense.with_module(module_of(torch.export.load(self.path(name))))
+
+    def _recovering(self, name: str) -> Callable[[str, int, int], None]:
+        return lambda rung, step, total: self.tell(name, f"recovering ({rung})", step / total)
