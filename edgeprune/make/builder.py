@@ -41,10 +41,10 @@ MODEL = "model"  # the artefact's name, before the suffix of its runtime
 class Built:
     """The artefact of a candidate; layers are named by their weight's module.
 
-        proven = proven_integers(
-            pruned, written.path, probe, batch if candidate.calibrator == DYNAMIC else None
-        )
-        artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
+    proven = proven_integers(
+        pruned, written.path, probe, batch if candidate.calibrator == DYNAMIC else None
+    )
+    artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
     """
 
     artefact: Path
