@@ -5,13 +5,15 @@ quantised where INT8 is wanted, and run with the runtime's profile. Its operator
 served: fused as in the model, and with caches as the model leaves them. What an operator took at its widths
 is a row of `search.table`.
 
-The sum of a model's rows is not its latency: the runtime spends time between operators, and a profile costs
-some itself. The ratio is learnt from what was measured end to end.
+The sum of a model's operators is not its latency: the runtime spends time between them, a profile costs some
+itself, and machines change their speed. So every set of widths is also timed end to end, in turn with one and
+the same reference, and its rows are scaled to that: a profile says where the time goes, the clock how much.
+Tables with the same reference can so be compared, whatever else the machine did while each was measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -20,7 +22,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeprune.devices import Device, Feeds, Load
+from edgeprune.devices import Device, Feeds, Load, Session
 from edgeprune.files import scratch
 from edgeprune.fitting.operators import Node, Nodes
 from edgeprune.fitting.prices import at
@@ -29,9 +31,13 @@ from edgeprune.graph.resize import Resizable, Widths
 from edgeprune.search.table import Row, Table, Whole
 
 DESIGNS = 16  # sets of widths that are timed, the whole model in addition
-RUNS = 12  # queries of each
-WHOLE_SECONDS = 0.3  # of queries end to end
-SPOILT = 0.1  # a ratio this far from the usual one is not believed, and the widths are timed again
+RUNS = 12  # queries of each with a profile
+# End to end, a block of the reference and one of the resized model in turn, until both were about as quick as
+# ever (QUIET) in so many rounds.
+ROUNDS, MOST_ROUNDS = 2, 8
+BLOCK_RUNS, BLOCK_SECONDS = 3, 0.1
+QUIET = 1.03
+SPOILT = 0.15  # what is this far from usual is not believed, and the widths are timed again
 QUICK = 25  # percentile of an end-to-end time: other load on the machine only adds
 SMALLEST = 0.1  # share of a group's units that the designs go down to
 
@@ -42,7 +48,7 @@ Emit = Callable[[Path, Path], Path]  # (float ONNX, where to write) -> the artef
 class Prediction:
     """Milliseconds of a model at any widths.
 
-    ratio: end to end over the sum of the rows.
+    ratio: of what was measured end to end over the sum of the curves; near 1.
     """
 
     nodes: Mapping[str, Node]  # those that have rows
@@ -50,10 +56,11 @@ class Prediction:
     ratio: float = 1.0
 
     def ms(self, widths: Widths) -> float:
-        return self.ratio * sum(
-            float(self.table.curves[node.operator].ms(node.name, *node.widths(widths)))
-            for node in self.nodes.values()
-        )
+        return sum(self.node_ms(name, widths) for name in self.nodes)
+
+    def node_ms(self, name: str, widths: Widths) -> float:
+        node = self.nodes[name]
+        return self.ratio * float(self.table.curves[node.operator].ms(name, *node.widths(widths)))
 
     def price(self, name: str) -> Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]:
         """Milliseconds of one node, as a function of widths that broadcast."""
@@ -105,11 +112,12 @@ def measure_table(
 ) -> Table:
     """Time every operator at each of the widths, and the whole, in fresh processes.
 
-    load: how it will be served; its artefact is not looked at. feeds: one query's inputs.
+    load: how it will be served; its artefact is the reference. feeds: one query's inputs.
     Raises `DeviceError` when the device fails or its runtime has no profile.
     """
     nodes = Nodes(model)
-    with scratch() as folder:
+    found: list[_Timed] = []
+    with scratch() as folder, device.start(load) as reference:
 
         def timed(widths: Widths) -> _Timed:
             plain = folder / "float.onnx"
@@ -118,43 +126,78 @@ def measure_table(
             with device.start(replace(served, profile=True)) as session:
                 shares = nodes.shares(session.operators(feeds, runs=RUNS))
             with device.start(served) as session:
-                session.warm_up(feeds, WHOLE_SECONDS / 4)
-                times = session.time(feeds, runs=RUNS, seconds=WHOLE_SECONDS)
-            return _Timed(shares, float(np.percentile(times, QUICK)))
+                _quick(session, feeds)  # not yet as quick as it will be
+                return _Timed(shares, *_in_turn(reference, session, feeds))
 
-        found: list[_Timed] = []
-        for at, widths in enumerate(wanted):
-            listen(at / len(wanted))
+        _quick(reference, feeds)
+        for place, widths in enumerate(wanted):
+            listen(place / len(wanted))
             found.append(timed(widths))
-        usual = median(each.ratio for each in found)
-        for at, widths in enumerate(wanted):
-            if abs(found[at].ratio / usual - 1) > SPOILT:  # other load came in between
-                found[at] = min(found[at], timed(widths), key=lambda each: abs(each.ratio / usual - 1))
+        ratio, reference_ms = (
+            median(each.ratio for each in found),
+            median(each.reference_ms for each in found),
+        )
+
+        def off(each: _Timed) -> float:
+            return max(abs(each.ratio / ratio - 1), abs(each.reference_ms / reference_ms - 1))
+
+        for place, widths in enumerate(wanted):
+            if off(found[place]) > SPOILT:  # other load came in between
+                found[place] = min(found[place], timed(widths), key=off)
+    best = min(each.reference_ms for each in found)
     seen = dict.fromkeys(name for each in found for name in each.shares)
     rows = tuple(
-        Row(node.operator, name, *node.widths(widths), each.shares.get(name, 0.0))
+        Row(node.operator, name, *node.widths(widths), best * each.relative(name))
         for name in seen
         for node in (nodes.nodes[name],)
         for widths, each in zip(wanted, found, strict=True)
     )
-    wholes = tuple(Whole(tuple(widths.items()), each.ms) for widths, each in zip(wanted, found, strict=True))
+    wholes = tuple(
+        Whole(tuple(widths.items()), best * each.ms / each.reference_ms)
+        for widths, each in zip(wanted, found, strict=True)
+    )
     return Table(rows, wholes)
+
+
+def _in_turn(reference: Session, resized: Session, feeds: Feeds) -> tuple[float, float]:
+    """The quickest milliseconds of both."""
+    rounds: list[tuple[float, float]] = []
+    while True:
+        rounds.append((_quick(reference, feeds), _quick(resized, feeds)))
+        best = min(ms for ms, _ in rounds), min(ms for _, ms in rounds)
+        quiet = [one <= QUIET * best[0] and other <= QUIET * best[1] for one, other in rounds]
+        if sum(quiet) >= ROUNDS or len(rounds) >= MOST_ROUNDS:
+            return best
+
+
+def _quick(session: Session, feeds: Feeds) -> float:
+    return float(np.percentile(session.time(feeds, runs=BLOCK_RUNS, seconds=BLOCK_SECONDS), QUICK))
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """Milliseconds by node with a profile, and end to end without one."""
+    """Milliseconds by node with a profile; of the reference and of this one end to end, in turn."""
 
     shares: Mapping[str, float]
+    reference_ms: float
     ms: float
 
     @property
     def ratio(self) -> float:
         return self.ms / max(sum(self.shares.values()), 1e-9)
 
+    def relative(self, node: str) -> float:
+        """What a node takes end to end, in times of the reference."""
+        return self.ratio * self.shares.get(node, 0.0) / self.reference_ms
+
 
 def prediction(model: Resizable, table: Table) -> Prediction:
     """Predict from a table of this model, with the ratio of what the table holds end to end."""
+    return predicting(Nodes(model).nodes.values(), table)
+
+
+def predicting(nodes: Iterable[Node], table: Table) -> Prediction:
+    """Predict from a table of the model with these nodes."""
     timed = {row.node for row in table.rows}
-    plain = Prediction({name: node for name, node in Nodes(model).nodes.items() if name in timed}, table)
+    plain = Prediction({node.name: node for node in nodes if node.name in timed}, table)
     return plain.corrected([(dict(whole.widths), whole.ms) for whole in table.wholes])

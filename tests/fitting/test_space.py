@@ -8,37 +8,48 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import edgeprune
-from edgeprune.devices import Operator
+from edgeprune.devices import Load, Operator
 from edgeprune.fitting.landing import limits
 from edgeprune.fitting.latency import designs, legal, measure_table, prediction
 from edgeprune.fitting.operators import START, Nodes
 from edgeprune.fitting.space import BYTES, LATENCY, Space
 from edgeprune.make import Workshop
-from edgeprune.quantize.dialects import TABLE
+from edgeprune.quantize.dialects import TABLE as DIALECTS
 from edgeprune.search.ranking import Choice
+from edgeprune.search.table import Table
 
 
 @pytest.fixture(scope="module")
 def workshop(tiny: ModuleType) -> Workshop:
-    return Workshop(tiny.task(), TABLE["onnxruntime-x86"])
+    return Workshop(tiny.task(), DIALECTS["onnxruntime-x86"])
 
 
-@pytest.fixture(scope="module")
-def space(workshop: Workshop, tiny: ModuleType, scripted: ModuleType) -> Space:
-    from edgeprune.devices import Load
-
-    device = scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators)
-    table = measure_table(
+def table_of(workshop: Workshop, device: Any, dense: Path) -> Table:
+    return measure_table(
         device,
-        Load("onnxruntime", Path(), 1),
+        Load("onnxruntime", dense, 1),
         workshop.resizable,
         lambda source, path: source,
         {"x": np.zeros((1, 1, 8, 8), np.float32)},
         designs(workshop.coupling, 1),
     )
+
+
+@pytest.fixture(scope="module")
+def dense(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dense") / "model.onnx"
+    onnx.save(workshop.resizable.at({group.name: group.units for group in workshop.coupling.groups}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def space(workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path) -> Space:
+    device = scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators)
+    table = table_of(workshop, device, dense)
     choices = tuple(Choice(group.name, workshop.scores[group.name], 1) for group in workshop.coupling.groups)
     return Space(workshop.coupling, workshop.cost, choices, prediction(workshop.resizable, table))
 
@@ -75,6 +86,21 @@ def test_widths_that_were_not_measured_are_predicted(space: Space, tiny: ModuleT
         layers = ((stem, 1, 3, 3), (middle, stem, 3, 3), (stem, middle, 3, 3), (10, stem))
         truth = 1.1 * (0.02 + sum(tiny.weight_ms(shape, quantised=False) for shape in layers))
         assert space.prediction.ms(widths) == pytest.approx(truth, rel=0.05)
+
+
+def test_a_machine_that_slows_down_between_two_sets_of_widths_changes_no_share_of_the_whole_model(
+    workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path, space: Space
+) -> None:
+    slower = scripted.ScriptedDevice(
+        tiny.summed_ms, operators=tiny.operators, speed=lambda block: 1.0 if block < 60 else 1.4
+    )
+    found = prediction(workshop.resizable, table_of(workshop, slower, dense))
+    whole = {name: options[-1] for name, options in space.options.items()}
+    numbers = np.random.default_rng(4)
+    for _ in range(20):
+        widths = {name: int(numbers.choice(options)) for name, options in space.options.items()}
+        share = space.prediction.ms(widths) / space.prediction.ms(whole)
+        assert found.ms(widths) / found.ms(whole) == pytest.approx(share, rel=0.05)
 
 
 def test_the_problem_costs_what_the_prediction_and_the_parameters_say(space: Space) -> None:

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.prediction`: latency predicted from the table against latency measured."""
