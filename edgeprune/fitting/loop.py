@@ -166,7 +166,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
         trials.tested[start].candidate, recover="none" if rung == "none" else "reconstruct", qat=False
     )
     probes = [Probe(1.0, trials.use(start, budget), start), *known(workshop, trials, budget, recipe)]
-    space = trials.space(recipe, choices, trials.tested[start].layers_int8)
+    space = trials.survey.space(recipe, choices, trials.tested[start].layers_int8)
 
     def land() -> Probe | None:
         if space.prediction is not None:

@@ -48,7 +48,7 @@ def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float, r
     """
     failed: list[str] = []
     try:
-        mixture = trials.mixture(PLAIN)
+        mixture = trials.survey.mixture(PLAIN)
         for name, candidate in _in_turn(trials, list(_forms(order, workshop, mixture))):
             tested = trials.run(name, candidate)
             if not _pays(trials, name):

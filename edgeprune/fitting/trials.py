@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,26 +17,20 @@ from edgeprune.devices.artefact import written_files
 from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
 from edgeprune.fitting.holding import Tested, report, uses
-from edgeprune.fitting.mixing import Mixture
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.screening import Screened, Subset
-from edgeprune.fitting.sensing import sense, weighed_space
-from edgeprune.fitting.space import FLOOR, Space
-from edgeprune.fitting.timing import Timing
+from edgeprune.fitting.survey import Survey
 from edgeprune.fitting.weights import Weights
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered
 from edgeprune.measure import PROOF, Progress
-from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.records.bundle import REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
 from edgeprune.recover.ladder import Rung
 from edgeprune.search.landing import Zone, zone
-from edgeprune.search.ranking import Choice
-from edgeprune.search.table import Table
 from edgeprune.tasks import call_evaluate
 
 USUAL_TRIALS = 7  # dense, dense INT8, a few pruned, and one that is trained
@@ -61,6 +55,7 @@ class Trials:
         self._listen = listen
         self.folder = ledger.folder
         self.bench = Bench(order, workshop, ledger.folder)
+        self.survey = Survey(self.bench, ledger, self._tell)
         self._weights = Weights(workshop, ledger.folder, order.epochs, self._tell)
         self.tested: dict[str, Tested] = {}  # measured by a proof where there is one
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
@@ -180,40 +175,6 @@ class Trials:
     def _references(self) -> list[float]:
         """Medians of the dense model, session by session."""
         return [ms for each in self.tested.values() if (ms := each.measurement.reference_ms) is not None]
-
-    def mixture(self, recipe: Candidate) -> Mixture:
-        """Which layers the device is no quicker at in INT8, and how products are written for it."""
-        return self._ledger.once("mixture", lambda: self._timing().mixture(recipe), Mixture)
-
-    def space(self, recipe: Candidate, choices: tuple[Choice, ...], layers: Sequence[str]) -> Space:
-        """What a model may become; with a latency table measured now, where there can be one.
-
-        recipe: the precision that candidates start from. layers: those that are INT8 in it.
-        """
-        workshop = self._workshop
-        sensed = self._ledger.once(
-            "sensitivity",
-            lambda: sense(
-                workshop,
-                choices,
-                FLOOR,
-                lambda share: self._tell("sensitivity", "cutting groups alone", share),
-            ),
-            Sensitivity,
-        )
-        base = weighed_space(workshop, choices, sensed, layers)
-        return self._timing().space(
-            base, recipe, layers, lambda name, measure: self._ledger.once(name, measure, Table)
-        )
-
-    def _timing(self) -> Timing:
-        return Timing(
-            self._order,
-            self._workshop,
-            self.bench.load("dense"),
-            self.bench.feeds(self.bench.rows(self._order.profile.batch))[0],
-            lambda doing, share: self._tell("table", doing, share),
-        )
 
     def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
         """A step of the run that is about several trials."""
