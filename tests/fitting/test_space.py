@@ -92,7 +92,7 @@ def test_a_machine_that_slows_down_between_two_sets_of_widths_changes_no_share_o
     workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path, space: Space
 ) -> None:
     slower = scripted.ScriptedDevice(
-        tiny.summed_ms, operators=tiny.operators, speed=lambda block: 1.0 if block < 60 else 1.4
+        tiny.summed_ms, operators=tiny.operators, speed=lambda block: 1.0 if block < 30 else 1.4
     )
     found = prediction(workshop.resizable, table_of(workshop, slower, dense))
     whole = {name: options[-1] for name, options in space.options.items()}
