@@ -15,7 +15,7 @@ from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import NothingToQuantise
 from edgeprune.files import write
-from edgeprune.fitting.order import Order, compared_ms, place
+from edgeprune.fitting.order import Order, place
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
@@ -23,7 +23,7 @@ from edgeprune.measure import Effort, measure, predictor
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 from edgeprune.records.progress import Event
-from edgeprune.records.trial import Candidate, Drop, FitResult, Measurement
+from edgeprune.records.trial import Candidate, Drop, FitResult
 from edgeprune.search.paired import paired_drop
 from edgeprune.tasks import call_evaluate_samples
 from edgeprune.validate import validate
@@ -179,20 +179,20 @@ class Start:
         workshop = _workshop(task, runtime, device)
         feeds = timed_inputs(workshop)
         probe = tuple(torch.from_numpy(array) for array in feeds[0].values())
-        forms = []
+        served = []
         for form in (Candidate((), "float32"), Candidate((), "int8", "minmax")):
             try:
                 built = workshop.builder.build(form, workshop.dense, folder / form.precision, probe)
             except NothingToQuantise:
                 break
-            forms.append(Load(runtime, built.artefact, 1))
-        last = measure(device, forms[-1], feeds, percentile=90, effort=SEARCH, reference=forms[0])
-        plain = measure(device, forms[0], feeds, percentile=90, effort=SEARCH) if forms[1:] else last
+            served.append(Load(runtime, built.artefact, 1))
+        last = measure(device, served[-1], feeds, percentile=90, effort=SEARCH, reference=served[0])
+        plain = measure(device, served[0], feeds, percentile=90, effort=SEARCH) if served[1:] else last
         float_ms, last_ms = last.reference_ms or last.latency.p50_ms, last.latency.p50_ms
         fastest = last if last_ms <= float_ms else plain
         return cls(
             float_ms=float_ms,
-            int8_ms=last_ms if forms[1:] else None,
+            int8_ms=last_ms if served[1:] else None,
             memory_mib=fastest.memory_mib,
             size_mib=fastest.size_mib,
         )
