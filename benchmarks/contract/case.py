@@ -15,7 +15,7 @@ from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import NothingToQuantise
 from edgeprune.files import write
-from edgeprune.fitting.order import Order, compared_ms, place
+from edgeprune.fitting.order import Order, place
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
@@ -23,7 +23,7 @@ from edgeprune.measure import Effort, measure, predictor
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 from edgeprune.records.progress import Event
-from edgeprune.records.trial import Candidate, Drop, FitResult, Measurement
+from edgeprune.records.trial import Candidate, Drop, FitResult
 from edgeprune.search.paired import paired_drop
 from edgeprune.tasks import call_evaluate_samples
 from edgeprune.validate import validate
@@ -56,7 +56,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Case:
-    """share: of the faster of the dense float and INT8 models' p90 bounds, which is the budget."""
+    """share: of the faster of the dense float and INT8 models, which is the budget for the p90.
+
+    float_ms, int8_ms: medians of these, in turn. builds: of pruned candidates, trained ones too.
+    """
 
     task: str
     runtime: str
@@ -116,14 +119,16 @@ def ordered(device: LocalDevice, runtime: str, **budget: float | None) -> dict[s
 def run(name: str, task: edgeprune.Task, runtime: str, share: float, device: LocalDevice, work: Path) -> Case:
     """work: holds the runs, which are resumed; the bundle and the evidence stay there."""
     started = Start.of(name, task, runtime, device, work)
-    budget_ms = share * started.fastest_ms
+    speedup = started.speedup(share)
     out = work / "runs" / f"{name}-{runtime}-{share:g}"
     clock = Clock()
     result = edgeprune.fit(
-        task, **ordered(device, runtime, latency_ms=budget_ms), out=out, resume=True, listen=clock.listen
+        task, **ordered(device, runtime, speedup=speedup), out=out, resume=True, listen=clock.listen
     )
     clock.stop()
-    bound = result.chosen.measurement.latency.bound_ms
+    bound, budget_ms = result.chosen.measurement.latency.bound_ms, result.budget.latency_ms
+    if budget_ms is None:
+        raise RuntimeError("a speed-up is resolved to milliseconds")
     return Case(
         task=name,
         runtime=runtime,
@@ -141,14 +146,14 @@ def run(name: str, task: edgeprune.Task, runtime: str, share: float, device: Loc
         dense_metric=result.baseline.metric,
         metric=result.chosen.metric,
         validations=validations(result, device),
-        baselines=_baselines(result, task, device, clock),
+        baselines=_baselines(result, task, device, clock, speedup),
     )
 
 
 @dataclass(frozen=True)
 class Start:
-    """The dense model: p90 bounds in float and in INT8 (calibrated by its extremes; None where nothing is
-    INT8), and the peak memory and size of the faster one.
+    """The dense model: medians in float and, in turn with it, in INT8 (calibrated by its extremes; None where
+    nothing is INT8), and the peak memory and size of the faster one.
     """
 
     float_ms: float
@@ -156,9 +161,9 @@ class Start:
     memory_mib: float
     size_mib: float
 
-    @property
-    def fastest_ms(self) -> float:
-        return min(self.float_ms, self.int8_ms or self.float_ms)
+    def speedup(self, share: float) -> float:
+        """Over the dense float model, of a budget that is `share` of the faster of both."""
+        return self.float_ms / (share * min(self.float_ms, self.int8_ms or self.float_ms))
 
     @classmethod
     def of(cls, name: str, task: edgeprune.Task, runtime: str, device: LocalDevice, work: Path) -> Start:
@@ -174,18 +179,20 @@ class Start:
         workshop = _workshop(task, runtime, device)
         feeds = timed_inputs(workshop)
         probe = tuple(torch.from_numpy(array) for array in feeds[0].values())
-        found: list[Measurement] = []
+        served = []
         for form in (Candidate((), "float32"), Candidate((), "int8", "minmax")):
             try:
                 built = workshop.builder.build(form, workshop.dense, folder / form.precision, probe)
             except NothingToQuantise:
                 break
-            load = Load(runtime, built.artefact, 1)
-            found.append(measure(device, load, feeds, percentile=90, effort=SEARCH))
-        fastest = min(found, key=lambda each: compared_ms(each.latency))
+            served.append(Load(runtime, built.artefact, 1))
+        last = measure(device, served[-1], feeds, percentile=90, effort=SEARCH, reference=served[0])
+        plain = measure(device, served[0], feeds, percentile=90, effort=SEARCH) if served[1:] else last
+        float_ms, last_ms = last.reference_ms or last.latency.p50_ms, last.latency.p50_ms
+        fastest = last if last_ms <= float_ms else plain
         return cls(
-            float_ms=compared_ms(found[0].latency),
-            int8_ms=compared_ms(found[1].latency) if found[1:] else None,
+            float_ms=float_ms,
+            int8_ms=last_ms if served[1:] else None,
             memory_mib=fastest.memory_mib,
             size_mib=fastest.size_mib,
         )
@@ -206,14 +213,13 @@ def validations(result: FitResult, device: LocalDevice) -> tuple[Validated, ...]
 
 
 def _baselines(
-    result: FitResult, task: edgeprune.Task, device: LocalDevice, clock: Clock
+    result: FitResult, task: edgeprune.Task, device: LocalDevice, clock: Clock, speedup: float
 ) -> tuple[tuple[str, Compared], ...]:
     """Both baselines at the latency of what was chosen; none when that is not pruned."""
     chosen = result.chosen.candidate
     if result.bundle is None or not chosen.kept:
         return ()
-    budget = {"latency_ms": result.budget.latency_ms}
-    order = _order(device, result.runtime, budget)
+    order = _order(device, result.runtime, {"speedup": speedup})
     workshop = _workshop(task, result.runtime, device)
     feeds = timed_inputs(workshop)
     form = replace(chosen, kept=(), recover="none", qat=False)

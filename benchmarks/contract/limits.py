@@ -91,7 +91,7 @@ def rows(name: str, runtime: str, data: Path, work: Path, done: list[Row]) -> It
         return edgeprune.fit(task, **lines, out=out, resume=True)
 
     together: Limits = {
-        "latency_ms": 0.7 * start.fastest_ms,
+        "speedup": start.speedup(0.7),
         "memory_mib": 0.95 * start.memory_mib,
         "size_mib": 0.7 * start.size_mib,
     }
@@ -99,24 +99,22 @@ def rows(name: str, runtime: str, data: Path, work: Path, done: list[Row]) -> It
         "size": {"latency_ms": 1e3, "size_mib": 0.6 * start.size_mib},
         "memory": {"latency_ms": 1e3, "memory_mib": 0.9 * start.memory_mib},
         "all": together,
-        "infeasible": {"latency_ms": 0.02 * start.fastest_ms},
+        "infeasible": {"speedup": start.speedup(0.02)},
     }
     for kind, limits in wanted.items():
         if kind not in known:
-            known[kind] = _row(name, runtime, kind, limits, fitted(kind, limits))
+            known[kind] = _row(name, runtime, kind, fitted(kind, limits))
             yield known[kind]
     if "feasible" not in known and known["infeasible"].named:
         limits = dict(known["infeasible"].named)
-        yield _row(name, runtime, "feasible", limits, fitted("feasible", limits))
+        yield _row(name, runtime, "feasible", fitted("feasible", limits))
     if "again" not in known:
         once = fitted("all", together)
         again = fitted("again", together, lambda out: _rewind(Path(once.out), out))
-        yield _row(name, runtime, "again", together, again, once)
+        yield _row(name, runtime, "again", again, once)
 
 
-def _row(
-    name: str, runtime: str, kind: str, limits: Limits, found: FitResult, once: FitResult | None = None
-) -> Row:
+def _row(name: str, runtime: str, kind: str, found: FitResult, once: FitResult | None = None) -> Row:
     measured = found.chosen.measurement
     values = {
         "latency_ms": measured.latency.bound_ms or measured.latency.max_ms,
@@ -131,7 +129,7 @@ def _row(
             for fit in (once, found)
         )
         same = first[0] == last[0], first[1] == last[1]
-    budget = {line: limit for line, limit in limits.items() if limit is not None}
+    budget = dict(_lines(found.budget))
     return Row(
         task=name,
         runtime=runtime,

@@ -106,7 +106,7 @@ class ResidualBlock(nn.Module):
 class ResidualMlp(nn.Module):
     """A residual network of linear layers for rows of numbers (Gorishniy et al. 2021)."""
 
-    def __init__(self, columns: int, wide: int = 512, hidden: int = 1024, blocks: int = 4) -> None:
+    def __init__(self, columns: int, wide: int = 256, hidden: int = 512, blocks: int = 4) -> None:
         super().__init__()
         self.enter = nn.Linear(columns, wide)
         self.blocks = nn.Sequential(*(ResidualBlock(wide, hidden) for _ in range(blocks)))

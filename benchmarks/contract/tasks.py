@@ -195,7 +195,7 @@ TITLES: Mapping[str, str] = {
     "mobilenet": "MobileNetV2 (small), Fashion-MNIST",
     "vit": "ViT (4 layers, 64), Fashion-MNIST",
     "bert": "BERT-like (3 layers, 96), SST-2",
-    "mlp": "residual MLP (4 blocks, 512), UCI credit",
+    "mlp": "residual MLP (4 blocks, 256), UCI credit",
 }
 
 
