@@ -1,9 +1,10 @@
 """`python -m benchmarks.int8.accuracy`: INT8 on CIFAR-10 as a fit chooses it, in the runtime that serves it.
 
-Each row is a whole `edgeprune.fit` whose budget only INT8 meets (half of the float file) with `--drop` of
-accuracy to lose; its evaluation sees `--rows` shuffled images of the test file. The percentages are of all of
-the test file, computed from the artefacts that the fit left: float, the plain form (min-max, 8-bit weights),
-and the one that it chose. Last, MLPerf's own INT8 file of ResNet-8 in OpenVINO.
+Each row takes the first step of a fit, by its own code (`fitting.precision.dense_int8`): forms are built,
+compared, and evaluated on `--rows` shuffled images of the test file until one loses at most `--drop`. The
+percentages are of all of the test file, computed from the artefacts that this left: float, the plain form
+(min-max, 8-bit weights), and the one that was chosen. "Ships" says whether a fit serves it: not where it is
+larger or slower than float. Last, MLPerf's own INT8 file of ResNet-8 in OpenVINO.
 """
 
 from __future__ import annotations
@@ -24,10 +25,16 @@ import edgeprune
 from benchmarks.int8.cifar import CALIBRATION, MLPERF_INT8, TRAINING, Data, Network, load
 from edgeprune import runtimes
 from edgeprune.devices import agent
+from edgeprune.fitting.loop import FLOAT, workshop_for
+from edgeprune.fitting.order import facts, place
+from edgeprune.fitting.precision import DENSE, dense_int8
+from edgeprune.fitting.trials import Trials
+from edgeprune.ledger import Ledger
+from edgeprune.records.progress import Event
 
 BATCH = 200
 RUNTIMES = ("onnxruntime", "openvino")
-HEADS = ("network", "runtime", "float, %", "min-max, 8 bit, %", "chosen, %", "lost", "the form", "verdict")
+HEADS = ("network", "runtime", "float, %", "min-max, 8 bit, %", "chosen, %", "lost", "form", "ships")
 
 
 def main() -> None:
@@ -67,26 +74,42 @@ def print_table(
 def _row(network: Network, data: Data, runtime: str, rows: int | None, drop: float) -> list[str]:
     images, labels = network.prepared(data.test[0]), data.test[1]
     with tempfile.TemporaryDirectory() as folder:
-        result = edgeprune.fit(
-            _task(network, data, rows),
-            runtime=runtime,
-            latency_ms=1e4,  # what is measured here is accuracy: any latency will do
-            size_mib=_float_mib(network) / 2,
-            max_drop=drop,
-            out=folder,
-            listen=lambda event: print(f"{event.stage}: {event.doing}", file=sys.stderr),
-        )
-        named = {trial.name: Path(folder) / trial.artefact for trial in result.trials}
-        plain = next(iter(Path(folder).glob(f"dense-int8/{Path(result.chosen.artefact).name}")))
-        found = [
-            _accuracy(_served(runtime, path), images, labels)
-            for path in (named["dense"], plain, named[result.chosen.name])
-        ]
+        form, ships, artefacts = _chosen(_task(network, data, rows), runtime, drop, Path(folder))
+        found = [_accuracy(_served(runtime, path), images, labels) for path in artefacts]
     lost = f"{100 * (found[0] - found[2]):+.2f}"
-    return [
-        *(network.title, runtime, *(f"{100 * share:.2f}" for share in found), lost),
-        *(result.chosen.name, result.verdict.kind),
-    ]
+    return [network.title, runtime, *(f"{100 * share:.2f}" for share in found), lost, form, ships]
+
+
+def _chosen(task: edgeprune.Task, runtime: str, drop: float, folder: Path) -> tuple[str, str, list[Path]]:
+    """The form that a fit goes on with, whether it serves it, and the files: float, plain, chosen."""
+    lines: dict[str, Any] = dict.fromkeys(("latency_ms", "speedup", "memory_mib", "size_mib"))
+    orders, _ = place(
+        target="local",
+        profile=None,
+        budget={**lines, "max_drop": drop},
+        device=None,
+        runtime=runtime,
+        criterion="l2",
+        recover=None,
+        epochs=3,
+        seed=0,
+    )
+    workshop = workshop_for(task, orders[0])
+    with Ledger.open(folder, facts(orders, workshop), False) as ledger:
+        trials = Trials(orders[0], workshop, ledger, _tell)
+        floor = trials.run(DENSE, FLOAT).metric - drop
+        served = dense_int8(orders[0], workshop, trials, floor, workshop.highest_rung(None))
+        form = served if served != DENSE else list(trials.tested)[-1]
+        plain = next(name for name in trials.screened if trials.screened[name].candidate.precision == "int8")
+        return (
+            form,
+            "yes" if served == form else "no",
+            [trials.bench.artefact(n) for n in (DENSE, plain, form)],
+        )
+
+
+def _tell(event: Event) -> None:
+    print(f"{event.stage}: {event.doing}", file=sys.stderr)
 
 
 def _task(network: Network, data: Data, rows: int | None) -> edgeprune.Task:
@@ -101,10 +124,6 @@ def _task(network: Network, data: Data, rows: int | None) -> edgeprune.Task:
         evaluate=lambda predict: _accuracy(predict, images, labels),
         metric="top-1",
     )
-
-
-def _float_mib(network: Network) -> float:
-    return sum(4 * weight.numel() for weight in network.net.parameters()) / 2**20
 
 
 def _accuracy(predict: Callable[[Any], Any], images: Any, labels: Any) -> float:

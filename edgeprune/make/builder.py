@@ -41,10 +41,9 @@ MODEL = "model"  # the artefact's name, before the suffix of its runtime
 class Built:
     """The artefact of a candidate; layers are named by their weight's module.
 
-    proven = proven_integers(
-        pruned, written.path, probe, batch if candidate.calibrator == DYNAMIC else None
-    )
-    artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
+    reference: the outputs for the probe as torch computes them, with the artefact's integers; empty for what
+        was built before and is taken up again.
+    engine_layers: those that went back to float because an engine ran them in float.
     """
 
     artefact: Path
