@@ -15,12 +15,12 @@ from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import NothingToQuantise
 from edgeprune.files import write
-from edgeprune.fitting.order import Order, place
+from edgeprune.fitting.loop import workshop_for
+from edgeprune.fitting.order import Order, facts, place
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
 from edgeprune.measure import Effort, measure, predictor
-from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 from edgeprune.records.progress import Event
 from edgeprune.records.trial import Candidate, Drop, FitResult
@@ -220,12 +220,12 @@ def _baselines(
     if result.bundle is None or not chosen.kept:
         return ()
     order = _order(device, result.runtime, {"speedup": speedup})
-    workshop = _workshop(task, result.runtime, device)
+    workshop = workshop_for(task, order)
     feeds = timed_inputs(workshop)
     form = replace(chosen, kept=(), recover="none", qat=False)
     ours = Load(result.runtime, Path(result.out) / result.chosen.artefact, result.profile.threads)
     found = []
-    with Ledger.open(Path(result.out), order.facts(workshop), resume=True) as ledger:
+    with Ledger.open(Path(result.out), facts([order], workshop), resume=True) as ledger:
         trials = Trials(order, workshop, ledger, clock.listen)
         trials.run("dense", Candidate((), "float32"))
         share = result.chosen.macs / workshop.cost.macs({})
@@ -255,13 +255,12 @@ def _order(device: LocalDevice, runtime: str, budget: dict[str, float | None]) -
     given = ordered(device, runtime)
     lines = {"latency_ms": None, "speedup": None, "memory_mib": None, "size_mib": None, **budget}
     lines["max_drop"] = given.pop("max_drop")
-    return place(**given, budget=lines, criterion="l2", recover=None)
+    (order,), _ = place(**given, budget=lines, criterion="l2", recover=None)
+    return order
 
 
 def _workshop(task: edgeprune.Task, runtime: str, device: LocalDevice) -> Workshop:
-    order = _order(device, runtime, {})
-    dialect = dialect_for(order.target.dialect, order.profile.architecture)
-    return Workshop(task, dialect, runtime=runtime, criterion="l2", seed=0)
+    return workshop_for(task, _order(device, runtime, {}))
 
 
 def timed_inputs(workshop: Workshop) -> list[Feeds]:
