@@ -32,5 +32,5 @@ def losses(points: Sequence[tuple[int, float]], units: int, widths: Sequence[int
     found = PchipInterpolator(at, root)(np.maximum(wanted, at[0]))
     steep = (root[0] - root[1]) / (at[1] - at[0])
     found = found + steep * np.maximum(at[0] - wanted, 0)
-    result: Floats = np.square(found)
+    result: Floats = np.square(np.where(wanted < units, found, 0.0))  # interpolation rounds
     return result

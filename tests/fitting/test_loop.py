@@ -50,7 +50,8 @@ def test_a_dense_model_that_fits_is_not_compressed(fit: Callable[..., FitResult]
 
 def test_int8_comes_before_pruning(fit: Callable[..., FitResult]) -> None:
     result = fit(speedup=1.15)
-    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
+    # On a processor without VNNI the plain form may saturate.
+    assert (result.verdict.kind, result.chosen.name.removesuffix("-7bit")) == ("fits", "dense-int8")
     assert result.chosen.params == result.baseline.params
 
 
@@ -67,7 +68,7 @@ def test_the_chosen_candidate_is_compared_with_the_original_sample_by_sample(
 
     result = fit(task=tiny.quick(evaluate_samples=evaluate_samples), speedup=1.15)
     drop = result.chosen.drop
-    assert result.chosen.name == "dense-int8"
+    assert result.chosen.name.removesuffix("-7bit") == "dense-int8"
     assert drop is not None
     assert drop.value == pytest.approx(result.baseline.metric - result.chosen.metric)
     assert drop.samples == tiny.TEST_ROWS
@@ -92,7 +93,8 @@ def test_a_random_evaluation_is_repeated_until_the_floor_is_certain(
         evaluate_samples=evaluate_samples,
     )
     result = fit(task=task, speedup=1.15, max_drop=0.2)
-    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
+    # On a processor without VNNI the plain form may saturate.
+    assert (result.verdict.kind, result.chosen.name.removesuffix("-7bit")) == ("fits", "dense-int8")
     assert len(scored) == 3 + 2 * FEWEST, "evaluated as the original, dense and in INT8, then compared"
 
 
