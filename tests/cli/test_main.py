@@ -147,7 +147,7 @@ def test_a_missing_library_is_answered_with_the_line_that_installs_it(
 ) -> None:
     verb(raising(ModuleNotFoundError("No module named 'torch.export'", name="torch.export")))
     result = run("fit")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "error: torch is not installed" in result.stderr
     assert "hint: Run: pip install 'edgeprune[fit]'" in result.stderr
 
