@@ -267,7 +267,7 @@ _RULES: Mapping[str, _Rule] = {
     ),
     **dict.fromkeys(("aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d"), _Walk.pooled),
     **dict.fromkeys(("aten.flatten", "aten.view", "aten.reshape", "aten.squeeze"), _Walk.reshaped),
-    "aten.mean": _Walk.averaged,
+    **dict.fromkeys(("aten.mean", "aten.amax"), _Walk.averaged),
     **dict.fromkeys(("aten.add", "aten.add_"), _Walk.summed),
     **dict.fromkeys(("aten.cat", "aten.concat"), _Walk.joined),
     **dict.fromkeys(("aten.pad", "aten.constant_pad_nd"), _Walk.padded),

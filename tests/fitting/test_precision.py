@@ -62,12 +62,13 @@ def started(tiny: ModuleType, scripted: ModuleType, out: Path, net: Any, **optio
 
 def proven(result: FitResult) -> float:
     """How far the chosen artefact, in exact arithmetic where there is any, is from its reference in torch."""
-    golden = read_golden(Path(result.out) / GOLDEN)
-    reference = read_reference(Path(result.out) / result.chosen.name / REFERENCE)
+    artefact = Path(result.out) / result.chosen.artefact
+    golden = read_golden(artefact.parent / GOLDEN)
+    reference = read_reference(artefact.parent / REFERENCE)
     assert set(reference) == set(golden.outputs)
     found = list(golden.outputs.values())
     if result.runtime == "onnxruntime":  # 8 bits saturate on an x86 without VNNI, golden outputs included
-        runner = ort.Runner(str(Path(result.out) / result.chosen.artefact), 1, exact=True)
+        runner = ort.Runner(str(artefact), 1, exact=True)
         answers = [runner.run(feed) for feed in golden.feeds(1)]
         found = [np.concatenate(parts) for parts in zip(*answers, strict=True)]
     return relative_error(found, reference.values())

@@ -174,6 +174,7 @@ PASSED: Mapping[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
     "a slice of channels": (lambda x: x[:, 1:3], 2),
     "a slice of the image": (lambda x: x[:, :, 1:3], 4),
     "a mean over the image": (lambda x: x.mean((2, 3), keepdim=True), 4),
+    "the largest of the image": (lambda x: x.amax((2, 3), keepdim=True), 4),
     "a sum with half of itself": (lambda x: torch.add(x, torch.relu(x), alpha=0.5), 4),
     "itself twice": (lambda x: torch.cat([x, torch.relu(x)], 1), 8),
     "two halves above each other": (lambda x: torch.cat([x[:, :, :2], x[:, :, 2:]], 2), 4),
