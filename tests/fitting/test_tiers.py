@@ -29,9 +29,8 @@ OPTIONS: dict[str, Any] = {"max_drop": 0.05, "epochs": 2}
 
 def sampled(tiny: ModuleType) -> edgeprune.Task:
     """The tiny task, its samples scored one by one."""
-    _, images, labels = tiny._trained()
-    rows, answers = images[: tiny.TEST_ROWS].numpy(), labels[: tiny.TEST_ROWS].numpy()
-    return tiny.task(evaluate_samples=lambda predict: predict(rows).argmax(axis=1) == answers)
+    found: edgeprune.Task = tiny.quick(evaluate_samples=tiny.scores)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +176,7 @@ def test_one_budget_that_nothing_meets_decides_and_the_others_keep_their_bundles
 ) -> None:
     device = scripted.ScriptedDevice(tiny.latency_ms)
     result = edgeprune.fit(
-        tiny.task(), latency_ms=(0.05, 50), device=device, out=tmp_path / "run", max_drop=0.05, epochs=0
+        tiny.quick(), latency_ms=(0.05, 50), device=device, out=tmp_path / "run", max_drop=0.05, epochs=0
     )
     assert [tier.verdict.kind for tier in result.tiers] == ["fits", "misses"]
     assert (result.verdict.kind, result.budget.latency_ms) == ("misses", 0.05)
@@ -206,7 +205,7 @@ def test_what_was_given_twice_or_out_of_order_is_told(
 ) -> None:
     heard: list[Event] = []
     result = edgeprune.fit(
-        tiny.task(),
+        tiny.quick(),
         latency_ms=[40, 50, 40],
         device=scripted.ScriptedDevice(tiny.latency_ms),
         out=tmp_path / "run",
@@ -245,9 +244,7 @@ def die(request, artefact):
     if len(finals) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-_, images, labels = tiny._trained()
-rows, answers = images[: tiny.TEST_ROWS].numpy(), labels[: tiny.TEST_ROWS].numpy()
-task = tiny.task(evaluate_samples=lambda predict: predict(rows).argmax(axis=1) == answers)
+task = tiny.quick(evaluate_samples=tiny.scores)
 device = scripted.ScriptedDevice(tiny.latency_ms, before=die)
 edgeprune.fit(task, speedup=(1.15, 1.5, 2.4), max_drop=0.05, epochs=2, device=device, out=out)
 """
@@ -276,9 +273,9 @@ def test_a_run_that_was_killed_in_a_later_tier_goes_on_and_gives_the_same_answer
 
 def test_other_budgets_are_not_resumed(tiny: ModuleType, scripted: ModuleType, tmp_path: Path) -> None:
     options: dict[str, Any] = {"device": scripted.ScriptedDevice(tiny.latency_ms), "out": tmp_path / "run"}
-    edgeprune.fit(tiny.task(), latency_ms=(50, 40), **options)
+    edgeprune.fit(tiny.quick(), latency_ms=(50, 40), **options)
     with pytest.raises(InputError, match=r"budget 2\.budget\.latency_ms was 40\.0, is now 30\.0"):
-        edgeprune.fit(tiny.task(), latency_ms=(50, 30), resume=True, **options)
+        edgeprune.fit(tiny.quick(), latency_ms=(50, 30), resume=True, **options)
 
 
 def profile(folder: Path, name: str, **lines: Any) -> Path:
@@ -296,7 +293,7 @@ def test_several_profiles_of_one_kind_are_answered_on_one_device(
     tight = profile(tmp_path, "gate", budget="speedup = 1.15")
     loose = profile(tmp_path, "press", budget="latency_ms = 50\nmemory_mib = 4000")
     result = edgeprune.fit(
-        tiny.task(),
+        tiny.quick(),
         profile=[tight, loose],
         device=scripted.ScriptedDevice(tiny.latency_ms),
         out=tmp_path / "run",
@@ -329,7 +326,7 @@ def test_profiles_that_one_search_cannot_answer_are_refused(
     profiles = [profile(tmp_path, "one", **first), profile(tmp_path, "two", **second)]
     with pytest.raises(InputError, match=sentence):
         edgeprune.fit(
-            tiny.task(),
+            tiny.quick(),
             profile=profiles,
             device=scripted.ScriptedDevice(tiny.latency_ms),
             out=tmp_path / "run",
@@ -341,13 +338,13 @@ def test_a_profile_that_is_measured_and_one_that_is_predicted_are_refused(
     tiny: ModuleType, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="the latency is measured in the first and predicted in the second"):
-        edgeprune.fit(tiny.task(), target="x86", profile=["local", "intel-n100"], out=tmp_path / "run")
+        edgeprune.fit(tiny.quick(), target="x86", profile=["local", "intel-n100"], out=tmp_path / "run")
 
 
 def test_several_machines_are_predicted_each_on_its_own_roofline(tiny: ModuleType, tmp_path: Path) -> None:
     names = ["intel-core-ultra", "intel-n100"]
     result = edgeprune.fit(
-        tiny.task(), target="intel", profile=names, runtime="onnxruntime", out=tmp_path / "run", epochs=0
+        tiny.quick(), target="intel", profile=names, runtime="onnxruntime", out=tmp_path / "run", epochs=0
     )
     assert {tier.profile.name: tier.verdict.kind for tier in result.tiers} == dict.fromkeys(
         names, "predicted"
