@@ -55,6 +55,8 @@ def test_a_convolutional_network_runs_on_integers_from_end_to_end(
     found = quantise(residual.path, residual.ranges, dialect, tmp_path / "int8.onnx")
     assert found.layers_float == ()
     assert len(found.layers_int8) == nets.Residual.convolutions + 1
+    if "Concat" not in TABLE[dialect].joins:
+        return  # float in front of it on purpose, and not ONNX Runtime's to run
     kernels = integer_nodes(found.path)
     assert kernels.integer["QLinearConv"] == nets.Residual.convolutions
     assert kernels.integer["QLinearAdd"] == nets.Residual.additions
