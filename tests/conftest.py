@@ -16,6 +16,8 @@ import pytest
 # How long an example takes says something about the machine's other work, nothing about the example.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+# pytest-xdist tells its workers a narrow terminal; what is printed without one is wider.
+os.environ.pop("COLUMNS", None)
 
 SUPPORT = Path(__file__).parent / "support"
 

@@ -188,7 +188,7 @@ def test_a_fit_for_openvino_ships_ir_that_validates(
     assert (result.chosen.layers_int8, result.chosen.layers_float) == (4, 0)
     artefact = tmp_path / "run" / result.chosen.artefact
     files = sorted(path.name for path in artefact.parent.iterdir())
-    assert files == ["model.bin", "model.xml", "reference.npz"]
+    assert files == ["golden.npz", "model.bin", "model.xml", "reference.npz"]
     assert result.chosen.measurement.size_mib == artefact_size_mib(artefact)
     assert result.bundle is not None
     with open_bundle(Path(result.bundle)) as verified:
