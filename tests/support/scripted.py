@@ -147,7 +147,7 @@ class ScriptedSession:
     def _runner(self) -> Any:
         if self._loaded is None:
             file = "ov.py" if self._load.artefact.suffix == ".xml" else "ort.py"
-            # Exact where the runtime can be: what is chosen must not depend on whether this processor saturates.
+            # Exact where the runtime can be: no answer depends on whether this processor saturates.
             exact = file == "ort.py" or self._load.exact
             self._loaded = load_module(file).Runner(str(self._load.artefact), 1, exact=exact)
         return self._loaded
