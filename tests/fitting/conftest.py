@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def exact_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def exact_processor() -> Iterator[None]:
     """A processor with VNNI: 7-bit forms are not tried. Scripted devices compute exactly anyway."""
-    monkeypatch.setattr("edgeprune.fitting.precision.saturates", lambda isa: False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("edgeprune.fitting.precision.saturates", lambda isa: False)
+        yield
