@@ -247,7 +247,10 @@ def test_a_machine_that_is_slower_during_the_search_does_not_mislead_it(
     device.speed = lambda block: 2.0 if device.slow else 1.0
     result = fit(speedup=2.0, max_drop=0.05, device=device)
     assert result.verdict.kind == "fits"
-    assert result.chosen.kept == pruned.chosen.kept
+    # What sessions differ by stays free, so it may end smaller, never larger.
+    assert all(
+        mine <= steady for (_, mine), (_, steady) in zip(result.chosen.kept, pruned.chosen.kept, strict=True)
+    )
 
 
 def test_int8_that_is_slower_is_not_used(
