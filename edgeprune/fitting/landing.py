@@ -13,6 +13,7 @@ from edgeprune.records.trial import Candidate
 from edgeprune.search.landing import Probe, Zone, best, landed
 
 MOST_BUILDS = 5  # for one budget; with the one that is trained six
+LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
 APART = 0.02  # models whose bytes differ by less say nothing about what bytes cost
 SMALLEST = 1e-3  # of a model's cost: a limit that nothing meets, where the rest alone is over the budget
 RESOURCE = {"latency_ms": LATENCY, "memory_mib": BYTES, "size_mib": BYTES}  # what a budget line follows
@@ -78,7 +79,11 @@ def _wider_or_narrower(
     probes: Sequence[Probe],
     goal: Zone,
 ) -> Candidate | None:
-    """What uses the budget to the aim by the table; where that is built, to the zone's end; or None."""
+    """What uses the budget to the aim by the table; where that is built, to the zone's end; or None.
+
+    A table of very short operators may see a least time where there is none. So that a miss is not its
+    mistake, the smallest candidate is built before nothing is said to fit.
+    """
     ordered = sorted(probes, key=lambda probe: abs(probe.use - goal.aim))
     here, *others = (_point(trials, space, probe, budget) for probe in ordered)
     built = {trials.tested[probe.name].candidate for probe in probes}
@@ -86,7 +91,8 @@ def _wider_or_narrower(
         candidate = made(recipe, space.keep(limits(*here, aim, others)), space)
         if candidate not in built:
             return candidate
-    return None
+    smallest = made(recipe, space.by_work(LEAST), space)
+    return smallest if all(probe.use > 1 for probe in probes) and smallest not in built else None
 
 
 def known(workshop: Workshop, trials: Trials, budget: Budget, recipe: Candidate) -> list[Probe]:

@@ -22,7 +22,7 @@ from edgeprune.devices import Device
 from edgeprune.fitting.answer import answer, conclude, pack
 from edgeprune.fitting.budgets import room
 from edgeprune.fitting.engines import lost_in
-from edgeprune.fitting.landing import MOST_BUILDS, confirmed, known, land_by_table, made
+from edgeprune.fitting.landing import LEAST, MOST_BUILDS, confirmed, known, land_by_table, made
 from edgeprune.fitting.order import Order, compared_ms, facts, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.space import Space
@@ -41,7 +41,6 @@ from edgeprune.search.landing import Probe, best, next_share
 from edgeprune.tasks import call_evaluate, check_task
 
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
-LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
 FLOAT = Candidate((), "float32")
 
 

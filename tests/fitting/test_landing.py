@@ -1,0 +1,82 @@
+"""Landing by a table that is wrong about the device."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgeprune.fitting.landing import land_by_table
+from edgeprune.fitting.space import BYTES, LATENCY
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import Candidate
+from edgeprune.search.landing import Probe, zone
+
+BUDGET, RECIPE = Budget(latency_ms=1.0), Candidate((), "int8", "minmax")
+WHOLE, LESS, LEAST = {"group": tuple(range(8))}, {"group": (0, 1, 2, 3)}, {"group": (0,)}
+
+
+class Device:
+    """Trials, and milliseconds by the units kept."""
+
+    def __init__(self, ms: dict[int, float]) -> None:
+        self.ms, self.tested, self.builds = ms, {"dense-int8": self._tested(RECIPE)}, 0
+
+    def run(self, name: str, candidate: Candidate) -> None:
+        self.tested[name] = self._tested(candidate)
+        self.builds += 1
+
+    def next_name(self) -> str:
+        return f"trial-{self.builds + 1:02}"
+
+    def uses(self, name: str, budget: Budget) -> dict[str, float]:
+        kept = dict(self.tested[name].candidate.kept).get("group", WHOLE["group"])
+        return {"latency_ms": self.ms[len(kept)]}
+
+    def use(self, name: str, budget: Budget) -> float:
+        return self.uses(name, budget)["latency_ms"]
+
+    def zone(self) -> Any:
+        return zone([])
+
+    @staticmethod
+    def _tested(candidate: Candidate) -> Any:
+        return SimpleNamespace(candidate=candidate, layers_float=())
+
+
+def landed(ms: dict[int, float]) -> tuple[Probe | None, Any]:
+    """By a table that sees its least time at half of the units, whatever it is asked for."""
+    space = SimpleNamespace(
+        joint=None,
+        keep=lambda limits: _plan(LESS),
+        by_work=lambda share: _plan(LEAST),
+        costs=lambda kept, layers: {LATENCY: 1.0, BYTES: float(len(kept.get("group", WHOLE["group"])))},
+    )
+    workshop = SimpleNamespace(cost=SimpleNamespace(macs=lambda kept: len(kept.get("group", range(8)))))
+    device: Any = Device(ms)
+    probes = [Probe(1.0, ms[8], "dense-int8")]
+    return land_by_table(workshop, space, device, BUDGET, RECIPE, probes), device  # type: ignore[arg-type]
+
+
+def _plan(kept: dict[str, tuple[int, ...]]) -> Any:
+    return SimpleNamespace(kept=kept, float_layers=(), gone=frozenset())
+
+
+def test_the_smallest_candidate_is_built_before_a_budget_is_said_to_be_missed() -> None:
+    found, device = landed({8: 2.0, 4: 1.2, 1: 0.9})
+    assert found is not None
+    assert found.use == pytest.approx(0.9)
+    assert device.builds == 2
+
+
+def test_what_the_smallest_candidate_breaks_too_is_missed() -> None:
+    found, device = landed({8: 2.0, 4: 1.2, 1: 1.1})
+    assert found is None
+    assert device.builds == 2
+
+
+def test_where_something_fits_the_smallest_candidate_is_not_built() -> None:
+    found, device = landed({8: 2.0, 4: 0.8, 1: 0.1})
+    assert found is not None
+    assert (found.use, device.builds) == (pytest.approx(0.8), 1)
