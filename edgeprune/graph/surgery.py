@@ -103,10 +103,11 @@ def _slice_parameters(module: GraphModule, parameter_masks: Mapping[str, Sequenc
 
 
 def uncut(captured: Captured, coupling: Coupling, kept: Kept, smaller: Captured) -> Captured:
-    """A copy of the whole model whose kept units have the values that `smaller` gives them.
+    """A copy of the whole model that computes what `smaller` does, where all groups' units feed sums.
 
-    smaller: `cut(captured, coupling, kept)`, trained since. What it has lost keeps its values of before, so
-    cutting the same units again gives `smaller` back, and other units may be chosen instead.
+    smaller: `cut(captured, coupling, kept)`, trained since. Units that it has lost keep their values of
+    before, but nothing reads them: cutting the same units again gives `smaller` back, and another choice
+    may take such a unit up again. Branches that it has lost are there as they were.
     """
     masks = _Cutter(coupling, coupling.removed(kept), captured.module).parameter_masks()
     trained = smaller.module.state_dict()
@@ -123,4 +124,10 @@ def uncut(captured: Captured, coupling: Coupling, kept: Kept, smaller: Captured)
                 whole[torch.meshgrid(*places, indexing="ij")] = trained[name]
             else:
                 whole.copy_(trained[name])
+        for group in coupling.groups:
+            lost = np.setdiff1d(np.arange(group.units), kept.get(group.name, range(group.units)))
+            for axis in group.axes:
+                if axis.role == "in":
+                    read = attribute(result.module, axis.parameter)
+                    read.index_fill_(axis.dim, torch.from_numpy(axis.positions[lost].reshape(-1)), 0)
     return result

