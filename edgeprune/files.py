@@ -26,6 +26,7 @@ _HINTS = {
     errno.EISDIR: "A folder stands where a file is needed: choose another path.",
 }
 TEMPORARY = ".tmp"  # a name with a dot in front and this behind is not finished, and nobody reads it
+SCRATCH = "edgeprune-scratch-"
 HELD = "held"  # in a scratch folder: locked as long as its process lives
 # What no code above this room can cause: the place itself takes no more.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -91,29 +92,41 @@ def scratch() -> Iterator[Path]:
     away whose lock has fallen with theirs.
     """
     place = Path(tempfile.gettempdir())
-    for held in place.glob(f"edgeprune-*/{HELD}"):
-        _take_away(held)
-    folder = Path(tempfile.mkdtemp(prefix="edgeprune-", dir=place))
-    # Locked before it has its name: nobody finds it free in between.
-    lock = os.open(folder / "new", os.O_RDWR | os.O_CREAT, 0o600)
+    for left in place.glob(f"{SCRATCH}*"):
+        _take_away(left)
+    folder, lock = _held(place)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / "new").rename(folder / HELD)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 
-def _take_away(held: Path) -> None:
+def _held(place: Path) -> tuple[Path, int]:
+    """A new folder and its lock. A sweep may take it away before it is locked: then there is another."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=place))
+        with suppress(FileNotFoundError):
+            lock = os.open(folder / HELD, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(folder / HELD), os.fstat(lock)):
+                    return folder, lock
+            os.close(lock)
+
+
+def _take_away(folder: Path) -> None:
     """Remove the scratch folder of a process that is gone; leave those in use, and other users'."""
     with suppress(OSError):
-        if held.parent.lstat().st_uid != os.getuid():
+        if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
             return
-        lock = os.open(held, os.O_RDONLY | os.O_NOFOLLOW)
+        with suppress(OSError):  # killed before it had a lock; not empty is the usual case
+            folder.rmdir()
+            return
+        lock = os.open(folder / HELD, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(held.parent, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)
 

@@ -7,7 +7,6 @@ all of them are timed end to end, each in turn with the float model, and the qui
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.devices import Device, Feeds, Load
+from edgeprune.files import scratch
 from edgeprune.fitting.layers import Parts, Shares
 from edgeprune.graph import onnxfile
 from edgeprune.quantize.dialects import Dialect
@@ -71,8 +71,7 @@ class Mixing:
         nothing can be INT8.
         """
         parts = Parts(onnxfile.load(self.float_onnx), self.dialect)
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-            place = Path(folder)
+        with scratch() as place:
             in_float = self._profile(None, parts, place)
             ms: dict[Candidate, tuple[float, float]] = {}
             convolved = replace(recipe, convolved=True)

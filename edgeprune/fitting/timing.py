@@ -7,16 +7,15 @@ resized, a device that fails at it) the reason is told and widths are chosen by 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from edgeprune.devices import Feeds, Load
 from edgeprune.devices.agent import BUILDERS
 from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
 from edgeprune.export import export_onnx
+from edgeprune.files import scratch
 from edgeprune.fitting.joint import joint, mixed_designs
 from edgeprune.fitting.latency import designs, measure_table, prediction
 from edgeprune.fitting.mixing import Mixing, Mixture
@@ -70,8 +69,8 @@ class Timing:
             return Mixture()
         self.tell(MIXING, 0.0)
         try:
-            with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-                exported = export_onnx(self.workshop.dense, Path(folder) / "float.onnx", prove=False)
+            with scratch() as folder:
+                exported = export_onnx(self.workshop.dense, folder / "float.onnx", prove=False)
                 workshop = self.workshop
                 mixing = Mixing(
                     *(

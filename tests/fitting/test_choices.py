@@ -88,7 +88,7 @@ def test_a_branch_that_says_nothing_is_dropped_before_anything_is_narrowed(
     kept = dict(result.chosen.kept)
     assert dict(result.chosen.candidate.kept)["branch:conv2"] == ()
     assert (kept["branch:conv2"], kept["conv1"], kept["stem"]) == (0, 0, 16)
-    assert result.chosen.metric >= 0.99 * result.baseline.metric
+    assert result.chosen.metric >= 0.97 * result.baseline.metric
     assert result.chosen.params == sum(
         parameter.numel()
         for name, parameter in idle.model.named_parameters()
@@ -117,9 +117,9 @@ def chosen(scripted: ModuleType, tiny: ModuleType, tmp_path_factory: pytest.Temp
 def test_a_layer_that_int8_slows_down_stays_float(chosen: FitResult) -> None:
     assert chosen.verdict.kind == "fits"
     assert chosen.chosen.candidate.precision == "int8"
-    assert "conv1" in chosen.chosen.candidate.float_layers
-    assert "conv2" not in chosen.chosen.candidate.float_layers
-    assert chosen.chosen.layers_float >= 1
+    assert chosen.chosen.candidate.slow_layers == ("conv1",)
+    assert chosen.chosen.candidate.float_layers == ()
+    assert chosen.chosen.layers_float == 1
 
 
 def test_a_run_that_lost_its_device_goes_on_to_the_same_candidate(

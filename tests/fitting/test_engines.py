@@ -159,7 +159,7 @@ def jetson(tmp_path: Path) -> Callable[..., LocalDevice]:
 
 
 def order_for(device: LocalDevice) -> Order:
-    return place(
+    orders, _ = place(
         target="rtx",
         profile=None,
         budget={},
@@ -170,6 +170,7 @@ def order_for(device: LocalDevice) -> Order:
         epochs=0,
         seed=0,  # type: ignore[arg-type]
     )
+    return orders[0]
 
 
 def built_on(device: LocalDevice, tiny: ModuleType, folder: Path) -> Any:

@@ -148,11 +148,34 @@ def test_a_graph_that_changes_with_the_widths_is_refused(
         resizable(coupling, moody)
 
 
-def test_a_size_that_depends_on_which_units_are_kept_is_refused_by_name(
+def test_channels_padded_around_a_shortcut_follow_the_widths(
     nets: ModuleType, exporter: Callable[[Captured, Coupling], Export]
 ) -> None:
-    """Channels in front of and behind those of a shortcut: how many are padded is no matter of widths."""
+    """How many stand in front and how many behind depends on which are kept, and takes the same time."""
     captured = nets.residual()
     coupling = analyse(captured)
-    with pytest.raises(EdgepruneError, match=r"constant .* follows no group"):
-        resizable(coupling, exporter(captured, coupling))
+    learnt = resizable(coupling, exporter(captured, coupling))
+    half = {group.name: max(1, group.units // 2) for group in coupling.groups}
+    session = onnxruntime.InferenceSession(
+        learnt.at(half).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    feeds = {name: tensor.numpy() for name, tensor in zip(captured.input_names, captured.inputs, strict=True)}
+    assert np.isfinite(session.run(None, feeds)[0]).all()
+
+
+def test_a_size_that_follows_no_group_is_refused_by_name(
+    exporter: Callable[[Captured, Coupling], Export],
+) -> None:
+    captured = _images()
+    coupling = analyse(captured)
+    export, calls = exporter(captured, coupling), []
+
+    def odd(widths: Widths) -> onnx.ModelProto:
+        model = export(widths)
+        calls.append(widths)
+        (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "stem.bias")
+        bias.CopyFrom(numpy_helper.from_array(np.zeros(1000 + len(calls) ** 2, np.float32), bias.name))
+        return model
+
+    with pytest.raises(EdgepruneError, match=r"initialiser stem.bias .* follows no group"):
+        resizable(coupling, odd)
