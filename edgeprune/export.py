@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import onnxruntime
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.graph import onnxfile, rewrite
@@ -38,7 +40,7 @@ def export_onnx(captured: Captured, path: Path, *, prove: bool = True) -> Path:
     Raises `InputError` naming the operator that has no ONNX form or that the runtime lacks, `EdgepruneError`
     naming the output that differs.
     """
-    with _tagged(captured), _without_gradients(captured.module), quiet(*_LOGGERS):
+    with _tagged(captured), _without_gradients(captured.module), _one_registry(), quiet(*_LOGGERS):
         program = captured.program()
         _mean_pools(program)
         try:
@@ -223,6 +225,24 @@ def _tagged(captured: Captured) -> Iterator[None]:
                 del node.meta["custom"]
             else:
                 node.meta["custom"] = custom
+
+
+@contextmanager
+def _one_registry() -> Iterator[None]:
+    """The exporter's table of translations is made once in a process.
+
+    torch (2.13) parses the source of all of onnxscript's functions for each export, which for small models
+    takes longer than everything else.
+    """
+    before = vars(ONNXRegistry)["from_torchlib"]
+    ONNXRegistry.from_torchlib = staticmethod(_registry)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = before  # type: ignore[method-assign]
+
+
+_registry = functools.cache(ONNXRegistry.from_torchlib)
 
 
 @contextmanager

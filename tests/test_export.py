@@ -340,3 +340,16 @@ def test_a_file_that_fails_its_proof_does_not_replace_the_one_before(tmp_path: P
         onnxfile.save(onnx.ModelProto(ir_version=10), path, refuse)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_table_of_translations_is_made_once(
+    nets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    made = vars(ONNXRegistry)["from_torchlib"]
+    captured = nets.masked()
+    one = export_onnx(captured, tmp_path / "one.onnx").read_bytes()
+    monkeypatch.setattr(ONNXRegistry, "_register", lambda *args: pytest.fail("another table is made"))
+    assert export_onnx(captured, tmp_path / "other.onnx").read_bytes() == one
+    assert vars(ONNXRegistry)["from_torchlib"] is made, "nobody else's exports are changed"

@@ -14,7 +14,6 @@ from functools import cached_property
 from edgeprune.devices import Feeds, Load
 from edgeprune.devices.agent import BUILDERS
 from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
-from edgeprune.export import export_onnx
 from edgeprune.files import scratch
 from edgeprune.fitting.joint import joint, mixed_designs
 from edgeprune.fitting.latency import designs, measure_table, prediction
@@ -70,8 +69,8 @@ class Timing:
         self.tell(MIXING, 0.0)
         try:
             with scratch() as folder:
-                exported = export_onnx(self.workshop.dense, folder / "float.onnx", prove=False)
                 workshop = self.workshop
+                exported = workshop.builder.exported(workshop.dense, folder / "float.onnx")
                 mixing = Mixing(
                     *(
                         self.order.device,

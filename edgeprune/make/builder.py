@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune.export import export_onnx
+from edgeprune.files import scratch, write
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.pointwise import convolve_products
@@ -76,6 +80,8 @@ class Builder:
         self.lost_in = lost_in
         self.keep_onnx = keep_onnx
         self._dense_ranges: dict[str, Ranges] = {}  # by calibrator: forms that share one, share its ranges
+        self._held = ExitStack()  # the scratch folder of what is exported once
+        weakref.finalize(self, self._held.close)
 
     def build(
         self,
@@ -94,7 +100,7 @@ class Builder:
         folder.mkdir(parents=True, exist_ok=True)
         if candidate.equalised and not candidate.qat:
             pruned = self.equalised(pruned)
-        exported = export_onnx(pruned, folder / "float.onnx")
+        exported = self.exported(pruned, folder / "float.onnx")
         if self.lost_in is not None:
             check_types(exported)
         if candidate.precision == "float32":
@@ -110,6 +116,17 @@ class Builder:
         )
         artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
         return Built(artefact, written.layers_int8, written.layers_float, proven, lost)
+
+    def exported(self, captured: Captured, path: Path) -> Path:
+        """Write the float ONNX file. That of the dense model, of which most forms are, is exported once."""
+        if captured is not self.dense:
+            return export_onnx(captured, path)
+        write(path, self._dense_onnx.read_bytes())
+        return path
+
+    @cached_property
+    def _dense_onnx(self) -> Path:
+        return export_onnx(self.dense, self._held.enter_context(scratch()) / "dense.onnx")
 
     def _settled(
         self, candidate: Candidate, pruned: Captured, exported: Path, folder: Path

@@ -136,3 +136,26 @@ def test_a_float_artefact_for_tensorrt_is_float16_where_its_outputs_stay(
     kinds = {tensor.data_type for tensor in onnxfile.load(built.artefact).graph.initializer}
     assert kinds == {TensorProto.FLOAT if moved else TensorProto.FLOAT16}
     assert [path.name for path in built.artefact.parent.iterdir()] == ["model.onnx"]
+
+
+def test_all_forms_of_the_dense_model_come_from_one_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports: list[Any] = []
+    exported = builder.export_onnx
+    monkeypatch.setattr(
+        builder, "export_onnx", lambda captured, path: exports.append(captured) or exported(captured, path)
+    )
+    shop = workshop()
+    probe = tuple(shop.calibration[0])
+    found = [
+        shop.builder.build(form, shop.dense, tmp_path / str(number), probe).layers_int8
+        for number, form in enumerate(
+            (Candidate((), "float32"), Candidate((), "int8", "minmax"), Candidate((), "int8", "mse"))
+        )
+    ]
+    assert found == [(), ("0", "2"), ("0", "2")]
+    assert exports == [shop.dense]
+    kept = {shop.coupling.groups[0].name: range(6)}
+    shop.builder.build(Candidate((), "float32"), shop.prune(kept, "none")[0], tmp_path / "cut", probe)
+    assert len(exports) == 2
