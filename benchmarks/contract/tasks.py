@@ -29,7 +29,7 @@ from edgeprune.files import write
 BATCH = 64
 SERVED = 100  # rows that an evaluation hands over at a time
 EVALUATED = 4000  # samples at most
-RECOVERY = 2048  # samples of an epoch of recovery
+RECOVERY = 6000  # samples of an epoch of recovery
 CALIBRATION = 256
 WORDS, TOKENS = 4000, 32
 Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs, labels

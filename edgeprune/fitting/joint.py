@@ -2,9 +2,9 @@
 
 Two tables of the same model, one of each precision, say what a node takes in either. A node without weights
 follows the layer that its value comes from; an addition the earliest of them, which is the stream's, so that
-what stands behind a branch follows no layer that leaves with it. Where a value goes from a float layer to an
-INT8 one, or back, it is converted; what that takes is learnt from designs in which layers of both precisions
-take turns.
+what stands behind a branch follows no layer that leaves with it. What runs in front of the first layer
+quantises its inputs and follows it. Where a value goes from a float layer to an INT8 one, or back, it is
+converted; what that takes is learnt from designs in which layers of both precisions take turns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from edgeprune.fitting.latency import Prediction
+from edgeprune.fitting.operators import START
 from edgeprune.fitting.prices import Floats, Integers, Item, Price, Switches, at
 from edgeprune.graph import onnxfile
 from edgeprune.graph.resize import Resizable, Size, Widths
@@ -118,6 +119,7 @@ class Joint:
 def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Collection[str]) -> Joint:
     """layers: those that INT8 has a kernel for, and that are not float in any case."""
     named = onnxfile.layers(model.model)
+    given = {value.name for value in model.model.graph.input}
     stored = {tensor.name for tensor in model.model.graph.initializer}
     made_by: dict[str, str] = {}  # value -> layer
     order: dict[str, int] = {}
@@ -135,6 +137,8 @@ def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Coll
             continue
         order.setdefault(owner, index)
         owners[node.name] = owner
+        if index in named and not given.isdisjoint(node.input):
+            owners.setdefault(START, owner)  # the inputs are quantised for it
         made_by.update(dict.fromkeys(node.output, owner))
         for value, maker in sources:
             if maker != owner and value in model.shapes:  # converted once, however many nodes read it

@@ -15,6 +15,7 @@ from math import inf
 
 from edgeprune.detect import saturates
 from edgeprune.errors import NothingToQuantise
+from edgeprune.fitting.bench import DENSE
 from edgeprune.fitting.mixing import Mixture
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.trials import Trials
@@ -25,7 +26,7 @@ from edgeprune.records.trial import Candidate
 from edgeprune.recover.ladder import QAT, TRAINING
 from edgeprune.search.shortlist import shortlist
 
-DENSE, INT8 = "dense", "dense-int8"
+INT8 = "dense-int8"
 # How a form is called, its calibrator, whether channels are equalised first.
 FORMS = (
     ("", "minmax", False),

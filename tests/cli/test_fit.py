@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeprune.cli import main
+from edgeprune.measure import Effort
 
 TASK = """
 import torch
@@ -52,6 +53,15 @@ def write(
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements of a moment: where any time is the same to a test. No 7-bit forms are built."""
+    monkeypatch.setattr("edgeprune.fitting.bench.SEARCH", Effort(runs=8, seconds=0.02, interleaved=True))
+    monkeypatch.setattr("edgeprune.fitting.mixing.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("edgeprune.fitting.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("edgeprune.fitting.precision.saturates", lambda isa: False)
 
 
 def refused(result: Result, *words: str) -> None:
@@ -166,6 +176,7 @@ def test_an_out_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     refused(run("fit", write(tmp_path), "--out", str(tmp_path / "file" / "run")), "file")
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_budget_that_nothing_meets_ends_with_3_and_says_by_how_much(tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = run(
@@ -179,6 +190,7 @@ def test_a_budget_that_nothing_meets_ends_with_3_and_says_by_how_much(tmp_path: 
     assert json.loads(again.stdout)["chosen"] == document["chosen"]
 
 
+@pytest.mark.usefixtures("hurried")
 def test_several_budgets_are_answered_by_one_run_and_one_document(tmp_path: Path) -> None:
     """A budget that anything meets and one that nothing meets: 3, whatever the other says."""
     out = tmp_path / "run"

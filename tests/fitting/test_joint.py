@@ -14,7 +14,7 @@ import edgeprune
 from edgeprune.fitting.joint import Joint, int8, joint, mixed_designs
 from edgeprune.fitting.landing import made
 from edgeprune.fitting.latency import Prediction
-from edgeprune.fitting.operators import Nodes
+from edgeprune.fitting.operators import START, Nodes
 from edgeprune.fitting.space import BYTES, LATENCY, Space
 from edgeprune.graph.holding import held_nodes, holdings
 from edgeprune.make import Workshop
@@ -129,6 +129,23 @@ def test_the_problem_costs_what_the_items_do_at_any_choice(space: Space) -> None
         left = tuple(layer for layer in LAYERS if options[int8(layer)] == 0)
         for resource, cost in space.costs(kept, left).items():
             assert space.problem.cost(options, resource) == pytest.approx(cost)
+
+
+def test_inputs_are_quantised_for_the_first_layer_alone(workshop: Workshop, choice: Joint) -> None:
+    start = Row(START, START, 0, 0, 0.05)
+    table = Table((*choice.integer.table.rows, start))
+    integer = Prediction({**choice.integer.nodes, START: Nodes(workshop.resizable).nodes[START]}, table)
+    found = joint(choice.plain, integer, workshop.resizable, LAYERS)
+    widths = {group.name: group.units for group in workshop.coupling.groups}
+
+    def ms(*in_float: str) -> float:
+        items = found.items(LATENCY, lambda node: ())
+        return sum(item.cost(widths, {int8(layer): 0 for layer in in_float}) for item in items)
+
+    assert ms(*LAYERS) == pytest.approx(choice.plain.ms(widths))
+    assert ms() == pytest.approx(integer.ms(widths))
+    first = integer.node_ms("stem", widths) - choice.plain.node_ms("stem", widths)
+    assert ms() - ms("stem") == pytest.approx(0.05 + first)
 
 
 def test_a_dropped_branch_costs_nothing_and_loses_its_own_error_alone(space: Space) -> None:

@@ -253,6 +253,24 @@ def test_a_machine_that_is_slower_during_the_search_does_not_mislead_it(
     )
 
 
+def test_a_budget_is_set_by_the_median_of_three_sessions_of_the_dense_model(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
+) -> None:
+    """One of them is disturbed: it neither widens nor narrows what a speed-up means."""
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+    speeds = iter([1.0, 1.0, 1.6, 1.6, 1.1, 1.1])  # of a session's artefact and its reference
+
+    def note(request: str, artefact: Path) -> None:
+        if request == "start":
+            device.factor = next(speeds, 1.1)
+
+    device.factor, device.before = 1.0, note
+    device.speed = lambda block: device.factor
+    result = fit(speedup=1.15, device=device)
+    dense_ms = tiny.latency_ms(Path(result.out) / "dense" / "model.onnx")
+    assert result.budget.latency_ms == pytest.approx(1.1 * dense_ms / 1.15)
+
+
 def test_int8_that_is_slower_is_not_used(
     fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
 ) -> None:
