@@ -29,7 +29,7 @@ from edgeprune.tasks import call_evaluate_samples
 from edgeprune.validate import validate
 
 TARGETS = {"onnxruntime": "x86", "openvino": "intel"}
-PROFILE = "local"
+PROFILE = Path(__file__).with_name("median.toml")
 EPOCHS = 2
 MAX_DROP = 0.9  # so that latency is what binds
 VALIDATIONS = 3
@@ -56,7 +56,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Case:
-    """share: of the faster of the dense float and INT8 models, which is the budget for the p90.
+    """share: of the faster of the dense float and INT8 models, which is the budget for the median.
 
     float_ms, int8_ms: medians of these, in turn. builds: of pruned candidates, trained ones too.
     """
