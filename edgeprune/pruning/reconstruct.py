@@ -12,7 +12,7 @@ over the data serves every candidate of a search. With a bias, x gets a constant
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ from edgeprune.graph.rules import argument
 from edgeprune.graph.walk import attribute, op_name
 
 MAX_FEATURES = 8192  # a Gram matrix of 8192 x 8192 doubles is 512 MiB
-_PATCHES_PER_BATCH = 4096  # rows sampled from a batch: enough for a Gram matrix, little enough to be quick
+# Rows sampled from all batches and from one: enough for a Gram matrix, little enough to be quick.
+_PATCHES, _PATCHES_PER_BATCH = 8192, 4096
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,19 @@ class Consumer:
 
 
 def grams(
-    captured: Captured, coupling: Coupling, batches: Iterable[tuple[torch.Tensor, ...]]
+    captured: Captured, coupling: Coupling, batches: Sequence[tuple[torch.Tensor, ...]]
 ) -> Mapping[str, Consumer]:
     """One pass over calibration inputs: the Gram matrix of every consumer, by weight name."""
     wanted = _consumers(captured, coupling)
-    collector = _Collector(captured, wanted)
+    collector = _Collector(captured, wanted, min(_PATCHES_PER_BATCH, -(-_PATCHES // max(len(batches), 1))))
     with torch.no_grad():
         for inputs in batches:
             collector.run(*inputs)
+        sums = collector.finish()
     return {
-        weight: Consumer(node.name, weight, bias, collector.sums[node.name])
+        weight: Consumer(node.name, weight, bias, sums[node.name])
         for weight, (node, bias) in wanted.items()
-        if node.name in collector.sums
+        if node.name in sums
     }
 
 
@@ -97,7 +99,10 @@ def _solve(
     inside = inside + damping * torch.eye(len(inside), dtype=torch.float64)
     # Damping pulls towards the dense weights, not towards zero.
     right = full @ gram[:, columns] + damping * full[:, columns]
-    solved = torch.linalg.solve(inside, right.T).T
+    factor, failed = torch.linalg.cholesky_ex(inside)
+    # `failed`: numerically not definite for all the damping.
+    solved = torch.linalg.solve(inside, right.T) if failed else torch.cholesky_solve(right.T, factor)
+    solved = solved.T
     weight = attribute(pruned.module, consumer.weight)
     with torch.no_grad():
         if consumer.bias is not None:
@@ -140,36 +145,55 @@ _SOLVABLE = ("aten.linear", "aten.conv2d", "aten.conv1d")
 
 
 class _Collector(Interpreter):
-    """Runs the dense graph and adds up x x^T at every consumer."""
+    """Runs the dense graph and adds up x x^T at every consumer; `most` rows of a batch."""
 
-    def __init__(self, captured: Captured, wanted: Mapping[str, tuple[Node, str | None]]) -> None:
+    def __init__(self, captured: Captured, wanted: Mapping[str, tuple[Node, str | None]], most: int) -> None:
         super().__init__(captured.module)
+        self._most = most
         self._wanted = dict(wanted.values())
         self._generator = torch.Generator().manual_seed(0)
-        self.sums: dict[str, torch.Tensor] = {}
+        self._waiting: dict[str, list[torch.Tensor]] = {}
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def finish(self) -> dict[str, torch.Tensor]:
+        for name in self._waiting:
+            self._add(name)
+        return self._sums
+
+    def _add(self, name: str) -> None:
+        """Rows of several small batches at once: to add matrices takes longer than to multiply few rows."""
+        waiting = self._waiting[name]
+        if waiting:
+            rows = torch.cat(waiting)
+            waiting.clear()
+            # In float32, which takes half the time and errs by far less than the damping moves.
+            product = (rows.T @ rows).double()
+            self._sums[name] = self._sums[name].add_(product) if name in self._sums else product
 
     def run_node(self, n: Node) -> Any:
         if n in self._wanted:
             rows = self._rows(n)
             if self._wanted[n] is not None:
                 rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
-            product = rows.T @ rows
-            self.sums[n.name] = self.sums[n.name] + product if n.name in self.sums else product
+            waiting = self._waiting.setdefault(n.name, [])
+            waiting.append(rows)
+            if sum(map(len, waiting)) >= _PATCHES_PER_BATCH:
+                self._add(n.name)
         return super().run_node(n)
 
     def _rows(self, node: Node) -> torch.Tensor:
         """[samples, features] in the order of the flattened weight."""
         x: torch.Tensor = self.env[argument(node, 0, "input")].detach()
         if op_name(node) == "aten.linear":
-            return self._sampled(x.reshape(-1, x.shape[-1]), _PATCHES_PER_BATCH).double()
+            return self._sampled(x.reshape(-1, x.shape[-1]), self._most)
         kernel = self.env[argument(node, 1, "weight")].shape[2:]
         first = _patches(node, x[:1], kernel)
-        if len(first) * len(x) <= _PATCHES_PER_BATCH:
-            return _patches(node, x, kernel).double()
+        if len(first) * len(x) <= self._most:
+            return _patches(node, x, kernel)
         # Image by image: all patches of a batch of large images would take gigabytes.
-        quota = -(-_PATCHES_PER_BATCH // len(x))
+        quota = -(-self._most // len(x))
         images = (_patches(node, x[at : at + 1], kernel) for at in range(len(x)))
-        return torch.cat([self._sampled(patches, quota) for patches in images]).double()
+        return torch.cat([self._sampled(patches, quota) for patches in images])
 
     def _sampled(self, rows: torch.Tensor, most: int) -> torch.Tensor:
         if len(rows) <= most:

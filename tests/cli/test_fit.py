@@ -58,7 +58,9 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements of a moment: where any time is the same to a test. No 7-bit forms are built."""
-    monkeypatch.setattr("edgeprune.fitting.bench.SEARCH", Effort(runs=8, seconds=0.02, interleaved=True))
+    for effort in ("EACH", "SEARCH"):
+        moment = Effort(runs=8, seconds=0.02, interleaved=True)
+        monkeypatch.setattr(f"edgeprune.fitting.bench.{effort}", moment)
     monkeypatch.setattr("edgeprune.fitting.mixing.BLOCK_SECONDS", 0.01)
     monkeypatch.setattr("edgeprune.fitting.latency.BLOCK_SECONDS", 0.01)
     monkeypatch.setattr("edgeprune.fitting.precision.saturates", lambda isa: False)
