@@ -30,7 +30,7 @@ from edgeprune.graph.coupling import Coupling
 from edgeprune.graph.resize import Resizable, Widths
 from edgeprune.search.table import Row, Table, Whole
 
-DESIGNS = 12  # sets of widths that are timed, the whole model in addition
+DESIGNS = 8  # sets of widths that are timed, the whole model in addition
 RUNS = 12  # queries of each with a profile
 # End to end, a block of the reference and one of the resized model in turn, until both were about as quick as
 # ever (QUIET) in so many rounds.
