@@ -25,9 +25,7 @@ from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
 SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
-EACH = Effort(
-    runs=64, seconds=1.0, interleaved=True
-)  # of the dense model's sessions, of which there are more
+EACH = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model's SESSIONS
 # A burst of load in one search measurement would send the search the wrong way: measure again.
 STEADY = 0.05
 SESSIONS = 3

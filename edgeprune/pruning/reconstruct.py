@@ -29,6 +29,7 @@ from edgeprune.graph.walk import attribute, op_name
 MAX_FEATURES = 8192  # a Gram matrix of 8192 x 8192 doubles is 512 MiB
 # Rows sampled from all batches and from one: enough for a Gram matrix, little enough to be quick.
 _PATCHES, _PATCHES_PER_BATCH = 8192, 4096
+_AT_ONCE = 512  # rows that wait for others of small batches before they are multiplied
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class _Collector(Interpreter):
         return self._sums
 
     def _add(self, name: str) -> None:
-        """Rows of several small batches at once: to add matrices takes longer than to multiply few rows."""
+        """Rows of several small batches together: to add matrices takes longer than to multiply few rows."""
         waiting = self._waiting[name]
         if waiting:
             rows = torch.cat(waiting)
@@ -177,7 +178,7 @@ class _Collector(Interpreter):
                 rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
             waiting = self._waiting.setdefault(n.name, [])
             waiting.append(rows)
-            if sum(map(len, waiting)) >= _PATCHES_PER_BATCH:
+            if sum(map(len, waiting)) >= _AT_ONCE:
                 self._add(n.name)
         return super().run_node(n)
 
