@@ -20,8 +20,9 @@ from edgeprune.fitting.operators import START
 from edgeprune.fitting.prices import Floats, Integers, Item, Price, Switches, at
 from edgeprune.graph import onnxfile
 from edgeprune.graph.resize import Resizable, Size, Widths
-from edgeprune.search.table import Whole
+from edgeprune.search.table import Table, Whole
 
+SAVES = 0.005  # share of a query's time
 MIXED = ((0, 1), (1, 1), (0, 2), (1, 2))  # designs: the first layers that are float, then runs of so many
 
 
@@ -144,6 +145,34 @@ def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Coll
             if maker != owner and value in model.shapes:  # converted once, however many nodes read it
                 borders.setdefault((value, owner), Border(maker, owner, node.name, model.shapes[value]))
     return Joint(plain, integer, tuple(order), owners, tuple(borders.values()))
+
+
+def quicker_in_float(plain: Table, integer: Table, owners: Mapping[str, str]) -> frozenset[str]:
+    """The layers that take less time in float at widths that both tables have, with what follows them.
+
+    owners: node -> layer. Less than SAVES of a query is nothing.
+    """
+    found: set[str] = set()
+    for whole in plain.wholes:
+        same = next((other for other in integer.wholes if other.widths == whole.widths), None)
+        if same is not None:
+            one, other = (
+                _by_layer(table, owners, table.wholes.index(each))
+                for table, each in ((plain, whole), (integer, same))
+            )
+            least = SAVES * same.ms
+            found |= {layer for layer, ms in one.items() if other.get(layer, 0.0) - ms > least}
+    return frozenset(found)
+
+
+def _by_layer(table: Table, owners: Mapping[str, str], place: int) -> dict[str, float]:
+    """Milliseconds of each layer in one of the table's models: rows are in the order of `wholes`, by node."""
+    found: dict[str, float] = {}
+    count = len(table.wholes)
+    for row in table.rows[place::count]:
+        if row.node in owners:
+            found[owners[row.node]] = found.get(owners[row.node], 0.0) + row.ms
+    return found
 
 
 def mixed_designs(

@@ -15,7 +15,7 @@ from edgeprune.devices import Feeds, Load
 from edgeprune.devices.agent import BUILDERS
 from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
 from edgeprune.files import scratch
-from edgeprune.fitting.joint import joint, mixed_designs
+from edgeprune.fitting.joint import joint, mixed_designs, quicker_in_float
 from edgeprune.fitting.latency import designs, measure_table, prediction
 from edgeprune.fitting.mixing import Mixing, Mixture
 from edgeprune.fitting.operators import Nodes
@@ -30,6 +30,7 @@ from edgeprune.records.trial import Candidate
 from edgeprune.search.table import Row, Table, Whole
 
 Once = Callable[[str, Callable[[], Table]], Table]
+FLOAT = Candidate((), "float32")
 DOING = "measuring operators"
 MIXING = "timing layers in float and INT8"
 
@@ -89,14 +90,13 @@ class Timing:
             self._say(f"no layer is left in float for its speed, they could not be timed: {error.what}")
             return Mixture()
 
-    def table(self, model: Resizable, recipe: Candidate) -> Table:
+    def table(self, model: Resizable, recipe: Candidate, wanted: Sequence[Widths] | None = None) -> Table:
         """Measured, or from the cache; without rows, and with a sentence, when that fails.
 
         Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
         """
-        return self._cached(
-            self._key(model, recipe, self._wanted), lambda: self._measured(model, recipe, self._wanted)
-        )
+        shown = self._wanted if wanted is None else wanted
+        return self._cached(self._key(model, recipe, shown), lambda: self._measured(model, recipe, shown))
 
     def _cached(self, key: Key, measure: Callable[[], Table]) -> Table:
         try:
@@ -121,13 +121,19 @@ class Timing:
         if not table.rows:
             return base
         held = held_nodes(model.model, self.workshop.dense.module, self.workshop.coupling.branches)
-        space = replace(base, prediction=prediction(model, table), held_nodes=held)
+        integer = prediction(model, table)
+        space = replace(base, prediction=integer, held_nodes=held)
         if recipe.precision != "int8" or not layers:
             return space
-        plain = once("table-float32", lambda: self.table(model, Candidate((), "float32")))
+        # At the widest and the narrowest first: where float saves nothing, no candidate would have any.
+        ends = [self._wanted[0], min(self._wanted, key=lambda widths: sum(widths.values()))]
+        some = once("table-float32-ends", lambda: self.table(model, FLOAT, ends))
+        if not quicker_in_float(some, table, joint(integer, integer, model, layers).owners):
+            return space
+        plain = once("table-float32", lambda: self.table(model, FLOAT))
         if not plain.rows:
             return space
-        choice = joint(prediction(model, plain), prediction(model, table), model, layers)
+        choice = joint(prediction(model, plain), integer, model, layers)
         mixed = once("table-mixed", lambda: self._mixed(model, recipe, choice.layers))
         return replace(space, joint=choice.learnt(mixed.wholes))
 

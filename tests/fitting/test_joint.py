@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import edgeprune
-from edgeprune.fitting.joint import Joint, int8, joint, mixed_designs
+from edgeprune.fitting.joint import Joint, int8, joint, mixed_designs, quicker_in_float
 from edgeprune.fitting.landing import made
 from edgeprune.fitting.latency import Prediction
 from edgeprune.fitting.operators import START, Nodes
@@ -146,6 +146,22 @@ def test_inputs_are_quantised_for_the_first_layer_alone(workshop: Workshop, choi
     assert ms() == pytest.approx(integer.ms(widths))
     first = integer.node_ms("stem", widths) - choice.plain.node_ms("stem", widths)
     assert ms() - ms("stem") == pytest.approx(0.05 + first)
+
+
+def test_a_layer_is_quicker_in_float_when_it_is_at_the_widest_or_the_narrowest() -> None:
+    wide, narrow, between = ((("a", units),) for units in (64, 8, 32))
+    owners = {"conv": "conv", "relu": "conv", "head": "head", "tail": "tail"}
+
+    def table(**ms: tuple[float, ...]) -> Table:
+        """Milliseconds of each node, by model; of the copy between them that follows no layer too."""
+        models = (wide, between, narrow) if len(ms["conv"]) == 3 else (wide, narrow)
+        rows = [Row(node, node, 0, 8, each) for node, times in ms.items() for each in times]
+        return Table(tuple(rows), tuple(Whole(widths, 10.0) for widths in models))
+
+    integer = table(conv=(4, 9, 2), relu=(1, 0, 1), head=(3, 9, 1.0), tail=(1, 9, 1), copy=(9, 9, 9))
+    plain = table(conv=(8, 2), relu=(1, 0.5), head=(4, 0.9), tail=(2, 0.96), copy=(0, 0))
+    assert quicker_in_float(plain, integer, owners) == {"conv", "head"}
+    assert quicker_in_float(Table(()), integer, owners) == frozenset()
 
 
 def test_a_dropped_branch_costs_nothing_and_loses_its_own_error_alone(space: Space) -> None:
