@@ -46,7 +46,7 @@ def slower_in_int8(times: Mapping[str, Times], values: Sequence[Value]) -> froze
     costs += sum(value.ms for value in values)
     if costs <= 0:
         return frozenset()
-    cut = _Cut(times, values, _WHOLE / costs)
+    cut = _Cut(times, values, costs)
     return frozenset(times) - cut.in_int8()
 
 
@@ -69,11 +69,11 @@ def crossed(values: Sequence[Value], in_float: frozenset[str]) -> list[Value]:
 class _Cut:
     """The network whose minimum cut is the choice: what stays with the source is in INT8."""
 
-    def __init__(self, times: Mapping[str, Times], values: Sequence[Value], scale: float) -> None:
+    def __init__(self, times: Mapping[str, Times], values: Sequence[Value], costs: float) -> None:
         self._names = {name: at for at, name in enumerate(times)}
         self._count = len(times)
         self._source, self._sink = self._new(), self._new()
-        self._scale = scale
+        self._costs = costs
         self._edges: dict[tuple[int, int], int] = {}
         for name, each in times.items():
             least = min(each.float_ms, each.int8_ms)  # paid either way
@@ -110,7 +110,7 @@ class _Cut:
 
     def _edge(self, start: int, end: int, ms: float | None) -> None:
         """ms: what it costs that `start` is in INT8 and `end` in float; None forbids it."""
-        units = _WHOLE if ms is None else round(ms * self._scale)
+        units = _WHOLE if ms is None else round(ms / self._costs * _WHOLE)
         if start != end and units > 0:
             self._edges[start, end] = min(self._edges.get((start, end), 0) + units, _WHOLE)
 
