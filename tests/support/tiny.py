@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -73,10 +74,10 @@ def scores(predict: Any, rows: int = TEST_ROWS) -> np.ndarray:
 
 
 def task(**changes: Any) -> edgeprune.Task:
+    """With a network of its own: a test that trains or scales it changes no other test's."""
     net, images, labels = _trained()
-
     fields: dict[str, Any] = {
-        "model": net,
+        "model": copy.deepcopy(net),
         "example": images[:1],
         "calibration": list(images[TEST_ROWS : TEST_ROWS + 256].split(64)),
         "train": Batches(images[TEST_ROWS:], labels[TEST_ROWS:]),
