@@ -6,7 +6,7 @@ import ast
 import functools
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import onnxruntime
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.graph import onnxfile, rewrite
@@ -231,18 +230,25 @@ def _tagged(captured: Captured) -> Iterator[None]:
 def _one_registry() -> Iterator[None]:
     """The exporter's table of translations is made once in a process.
 
-    torch (2.13) parses the source of all of onnxscript's functions for each export, which for small models
-    takes longer than everything else.
+    torch (2.13) parses the source of all of onnxscript's functions for each export: about a second.
     """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # it is nobody's promise: another torch makes it for each export again
+        yield
+        return
     before = vars(ONNXRegistry)["from_torchlib"]
-    ONNXRegistry.from_torchlib = staticmethod(_registry)  # type: ignore[method-assign]
+    made = functools.partial(_registry, ONNXRegistry.from_torchlib)
+    ONNXRegistry.from_torchlib = staticmethod(made)  # type: ignore[method-assign]
     try:
         yield
     finally:
         ONNXRegistry.from_torchlib = before  # type: ignore[method-assign]
 
 
-_registry = functools.cache(ONNXRegistry.from_torchlib)
+@functools.cache
+def _registry(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return make(*args, **kwargs)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -353,3 +355,13 @@ def test_the_table_of_translations_is_made_once(
     monkeypatch.setattr(ONNXRegistry, "_register", lambda *args: pytest.fail("another table is made"))
     assert export_onnx(captured, tmp_path / "other.onnx").read_bytes() == one
     assert vars(ONNXRegistry)["from_torchlib"] is made, "nobody else's exports are changed"
+
+
+def test_a_torch_that_keeps_its_table_elsewhere_exports_all_the_same(
+    nets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured = nets.masked()
+    one = export_onnx(captured, tmp_path / "one.onnx").read_bytes()
+    name = "torch.onnx._internal.exporter._registration"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    assert export_onnx(captured, tmp_path / "other.onnx").read_bytes() == one

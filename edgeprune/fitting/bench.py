@@ -25,7 +25,7 @@ from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
 SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
-EACH = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model's SESSIONS
+DENSE_SEARCH = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model's SESSIONS
 # A burst of load in one search measurement would send the search the wrong way: measure again.
 STEADY = 0.05
 SESSIONS = 3
@@ -74,7 +74,7 @@ class Bench:
                 self.artefact(name), self.order.device, feeds, self.order.budget.percentile
             )
         if name == DENSE:
-            sessions = [self._session(name, listen, EACH) for _ in range(SESSIONS)]
+            sessions = [self._session(name, listen, DENSE_SEARCH) for _ in range(SESSIONS)]
             return sorted(sessions, key=lambda session: session.latency.p50_ms)[SESSIONS // 2]
         sessions = []
         while len(sessions) < SESSIONS and all((s.drift or 0.0) > STEADY for s in sessions):

@@ -177,7 +177,7 @@ class _Collector(Interpreter):
             if self._wanted[n] is not None:
                 rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
             waiting = self._waiting.setdefault(n.name, [])
-            waiting.append(rows)
+            waiting.append(rows.to(torch.float32, copy=True))  # the graph may go on to write into its value
             if sum(map(len, waiting)) >= _AT_ONCE:
                 self._add(n.name)
         return super().run_node(n)

@@ -58,7 +58,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements of a moment: where any time is the same to a test. No 7-bit forms are built."""
-    for effort in ("EACH", "SEARCH"):
+    for effort in ("DENSE_SEARCH", "SEARCH"):
         moment = Effort(runs=8, seconds=0.02, interleaved=True)
         monkeypatch.setattr(f"edgeprune.fitting.bench.{effort}", moment)
     monkeypatch.setattr("edgeprune.fitting.mixing.BLOCK_SECONDS", 0.01)

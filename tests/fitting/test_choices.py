@@ -88,7 +88,7 @@ def test_a_branch_that_says_nothing_is_dropped_before_anything_is_narrowed(
     kept = dict(result.chosen.kept)
     assert dict(result.chosen.candidate.kept)["branch:conv2"] == ()
     assert (kept["branch:conv2"], kept["conv1"], kept["stem"]) == (0, 0, 16)
-    assert result.chosen.metric >= 0.97 * result.baseline.metric
+    assert result.chosen.metric >= 0.99 * result.baseline.metric
     assert result.chosen.params == sum(
         parameter.numel()
         for name, parameter in idle.model.named_parameters()

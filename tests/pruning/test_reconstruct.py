@@ -165,6 +165,30 @@ def test_two_passes_over_half_the_data_give_the_gram_matrix_of_all_of_it() -> No
     torch.testing.assert_close(halves, whole)
 
 
+class Overwritten(nn.Module):
+    """A value that is written over after its consumer has read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.producer = nn.Linear(5, WIDTH)
+        self.consumer, self.other = nn.Linear(WIDTH, 3, bias=False), nn.Linear(WIDTH, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.producer(x)
+        y = self.consumer(x)
+        return y + self.other(x.mul_(0.0))
+
+
+def test_what_a_consumer_read_counts_and_not_what_the_graph_wrote_there_later() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 5)
+    net = Overwritten()
+    captured = capture(net, x)
+    gram = grams(captured, analyse(captured), [(x,)])["consumer.weight"].gram
+    read = net.producer(x).detach()
+    torch.testing.assert_close(gram[:WIDTH, :WIDTH], (read.T @ read).double(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("images", [1, 4], ids=["one image", "a batch"])
 def test_of_large_images_patches_are_drawn_and_still_suffice(
     images: int, monkeypatch: pytest.MonkeyPatch
