@@ -22,7 +22,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.resize import Resizable, Size, Widths
 from edgeprune.search.table import Table, Whole
 
-SAVES = 0.005  # share of a query's time
+SAVES = 0.005  # share of a query's time that a layer must save in float to count
 MIXED = ((0, 1), (1, 1), (0, 2), (1, 2))  # designs: the first layers that are float, then runs of so many
 
 
