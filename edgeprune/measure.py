@@ -24,7 +24,7 @@ from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import DeviceState, Measurement
-from edgeprune.search.judge import TRIES, show, summarise
+from edgeprune.search.judge import TRIES, show, speed_ms, summarise
 
 WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
@@ -137,7 +137,7 @@ def measure(
         drift=None if shown is None else shown.drift,
         conclusive=(shown is None or shown.conclusive) and not state.moved,
         state=state,
-        reference_ms=float(np.median(np.concatenate(timed.reference))) if timed.reference else None,
+        reference_ms=speed_ms(np.concatenate(timed.reference), percentile) if timed.reference else None,
     )
 
 

@@ -119,6 +119,20 @@ def test_a_reference_that_drifts_makes_the_session_inconclusive(scripted: Module
     assert not got.conclusive
 
 
+def test_the_machine_is_as_quick_as_the_reference_at_a_low_percentile(
+    scripted: ModuleType, load: Load
+) -> None:
+    def session(percentile: int) -> Measurement:
+        # Blocks alternate between the artefact and its reference: two of three of the latter are disturbed.
+        device = scripted.ScriptedDevice(
+            latency_ms=lambda path: 1.0, speed=lambda block: 1.6 if block % 6 in (1, 3) else 1.0
+        )
+        return measure(device, load, FEEDS, percentile=percentile, effort=PROOF)
+
+    assert session(10).reference_ms == 1.0
+    assert session(50).reference_ms == session(90).reference_ms == 1.6
+
+
 def test_a_session_that_drifted_proves_a_fit_by_its_slowest_third(scripted: ModuleType, load: Load) -> None:
     def session(latency_ms: float | None) -> Measurement:
         # Blocks alternate between the artefact and its reference: both get 10 % slower in the last third.

@@ -21,9 +21,9 @@ import torch
 from edgeprune.devices import Device, Feeds, Load
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.measure import Effort, measure
-from edgeprune.records.trial import Candidate
+from edgeprune.records.trial import Candidate, Measurement
 from edgeprune.search.landing import Probe, Zone, next_share
-from edgeprune.search.ranking import Allocator, Choice, Ranking, Widths, Work
+from edgeprune.search.ranking import Choice, Ranking, Widths, Work
 
 SAME = Zone(low=0.99, aim=1.0, high=1.015)  # latency over ours that counts as equal
 LEAST = 0.985  # a baseline that is faster than this is no fair comparison
@@ -83,7 +83,7 @@ def allocators(workshop: Workshop, multiple: int) -> dict[str, Uniform | Ranking
 class Equal:
     """The widths that are as fast as ours.
 
-    ratio: measured latency over ours, median by median in turn. steps: no legal widths lie nearer.
+    ratio: measured latency over ours, in turn. steps: no legal widths lie nearer.
     """
 
     kept: Widths
@@ -91,14 +91,39 @@ class Equal:
     builds: int
 
 
+@dataclass(frozen=True)
+class Ours:
+    """What others are compared with on a device. percentile: of the latencies that are compared."""
+
+    device: Device
+    load: Load
+    feeds: list[Feeds]
+    percentile: int
+
+    def ratio(self, other: Load) -> float:
+        """Latency of `other` over ours, in turn."""
+        measured = measure(
+            self.device, other, self.feeds, percentile=self.percentile, effort=LONG, reference=self.load
+        )
+        return exact_ms(measured) / reference_ms(measured)
+
+
+def exact_ms(measured: Measurement) -> float:
+    return _there(measured.latency.percentile_ms)
+
+
+def reference_ms(measured: Measurement) -> float:
+    return _there(measured.reference_ms)
+
+
+def _there(value: float | None) -> float:
+    if value is None:
+        raise RuntimeError("what is measured in turn has its percentile and its reference")
+    return value
+
+
 def equally_fast(
-    workshop: Workshop,
-    allocator: Uniform | Ranking,
-    recipe: Candidate,
-    device: Device,
-    ours: Load,
-    feeds: list[Feeds],
-    start: float,
+    workshop: Workshop, allocator: Uniform | Ranking, recipe: Candidate, ours: Ours, start: float
 ) -> Equal:
     """Search the share of work at which `allocator`, in the form of `recipe`, is as fast as `ours`.
 
@@ -113,7 +138,7 @@ def equally_fast(
         kept = allocator.keep(wished)
         share = workshop.cost.macs(kept) / dense_macs
         if share not in tried:
-            ratio = _ratio(workshop, kept, recipe, device, ours, feeds)
+            ratio = _ratio(workshop, kept, recipe, ours)
             tried[share] = Equal(kept, ratio, len(tried) + 1)
             probes.append(Probe(share, ratio))
         elif any(probe.share == wished for probe in probes):
@@ -134,21 +159,10 @@ def _next(probes: list[Probe], smallest: float) -> float | None:
     return next_share(probes, smallest, SAME)
 
 
-def _ratio(
-    workshop: Workshop, kept: Widths, recipe: Candidate, device: Device, ours: Load, feeds: list[Feeds]
-) -> float:
+def _ratio(workshop: Workshop, kept: Widths, recipe: Candidate, ours: Ours) -> float:
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         pruned, _ = workshop.prune(kept, "none")
-        probe = tuple(torch.from_numpy(array) for array in feeds[0].values())
+        probe = tuple(torch.from_numpy(array) for array in ours.feeds[0].values())
         candidate = replace(recipe, kept=as_candidate_kept(kept))
         built = workshop.builder.build(candidate, pruned, Path(folder), probe)
-        return compared(device, replace(ours, artefact=built.artefact), ours, feeds)
-
-
-def compared(device: Device, one: Load, other: Load, feeds: list[Feeds]) -> float:
-    """Median latency of `one` over that of `other`, in turn."""
-    measured = measure(device, one, feeds, percentile=90, effort=LONG, reference=other)
-    return measured.latency.p50_ms / (measured.reference_ms or float("nan"))
-
-
-__all__ = ["Allocator", "Equal", "Uniform", "allocators", "compared", "equally_fast"]
+        return ours.ratio(replace(ours.load, artefact=built.artefact))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.fitting.order import compared_ms
@@ -61,18 +60,16 @@ def report(
     )
 
 
-def uses(
-    measured: Measurement, references_ms: Sequence[float], budget: Budget, *, proven: bool
-) -> dict[str, float]:
+def uses(measured: Measurement, usual_ms: float | None, budget: Budget, *, proven: bool) -> dict[str, float]:
     """The share of each budget line that was used, of the lines that the budget has: above 1 it breaks.
 
     A proof counts as measured. A search compares at equal machine speed: the dense model ran in turn with
-    every trial, and its median then, against that when the budget was set (the first of `references_ms`),
-    says how fast the machine was. On a shared machine that ratio is steadier than milliseconds by far.
+    every trial, and what it took then, against what it takes usually (`usual_ms`), says how fast the machine
+    was. On a shared machine that ratio is steadier than milliseconds by far.
     """
     latency_ms = compared_ms(measured.latency)
     if not proven:
-        speed = references_ms[0] / measured.reference_ms if measured.reference_ms else 1.0
+        speed = usual_ms / measured.reference_ms if usual_ms and measured.reference_ms else 1.0
         latency_ms = speed * in_a_proof(measured.latency, PROOF.runs, PROOF.seconds)
     lines = {
         "latency_ms": (latency_ms, budget.latency_ms),

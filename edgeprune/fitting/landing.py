@@ -31,7 +31,10 @@ def land_by_table(
     """
     goal = trials.zone()
     dense_macs = workshop.cost.macs({})
-    while trials.builds < MOST_BUILDS and not landed(probes, goal):
+    while trials.builds < MOST_BUILDS:
+        probes[:] = [_refreshed(trials, probe, budget) for probe in probes]
+        if landed(probes, goal):
+            break
         candidate = _wider_or_narrower(space, trials, budget, recipe, probes, goal)
         if candidate is None:
             break  # widths move in steps: nothing lies nearer
@@ -58,17 +61,23 @@ def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
     )
 
 
-def confirmed(trials: Trials, budget: Budget, probes: list[Probe], landing: Probe) -> bool:
-    """Whether the proof of a candidate is in. A proof takes seconds, training does not, and moves no latency.
+def _refreshed(trials: Trials, probe: Probe, budget: Budget) -> Probe:
+    """What is not proven is seen at the machine's usual speed, which every session tells more of."""
+    return probe if probe.name in trials.proven else replace(probe, use=trials.use(probe.name, budget))
 
-    When it was not, it is made now, and the probe gets the use that it shows: the search looks again.
+
+def confirmed(trials: Trials, budget: Budget, probes: list[Probe], landing: Probe) -> bool:
+    """Whether a candidate is proven to land. A proof takes seconds, training minutes, and moves no latency.
+
+    When there was no proof, it is made now, and the probe gets the use that it shows. Unless that lies within
+    the budget, and not below the zone, the search looks again.
     """
     if landing.name in trials.proven:
         return True
     trials.prove(landing.name, budget)
     use = trials.use(landing.name, budget)
     probes[:] = [replace(probe, use=use) if probe.name == landing.name else probe for probe in probes]
-    return False
+    return trials.zone().low <= use <= 1 and trials.tested[landing.name].measurement.conclusive
 
 
 def _wider_or_narrower(
@@ -79,7 +88,7 @@ def _wider_or_narrower(
     probes: Sequence[Probe],
     goal: Zone,
 ) -> Candidate | None:
-    """What uses the budget to the aim by the table; where that is built, to the zone's end; or None.
+    """What uses the budget to the aim by the table; where that is built, to an end of the zone; or None.
 
     A table of very short operators may see a least time where there is none. So that a miss is not its
     mistake, the smallest candidate is built before nothing is said to fit.
@@ -87,7 +96,7 @@ def _wider_or_narrower(
     ordered = sorted(probes, key=lambda probe: abs(probe.use - goal.aim))
     here, *others = (_point(trials, space, probe, budget) for probe in ordered)
     built = {trials.tested[probe.name].candidate for probe in probes}
-    for aim in (goal.aim, goal.high):
+    for aim in (goal.aim, goal.high, goal.low):
         candidate = made(recipe, space.keep(limits(*here, aim, others)), space)
         if candidate not in built:
             return candidate
@@ -126,23 +135,27 @@ def limits(
     """What may be spent by the table, so that every line is used to the aim: as a model that was measured.
 
     costs: of that model by the table; uses: of the budget's lines by measuring it. others: more models.
-    Latency is in proportion to the table's. Memory and files have a part that no width changes, so a second
-    model that differs in bytes gives them a line.
+    Latency is in proportion to the table's, until models on both sides of the aim are measured: then the aim
+    lies between them. Memory and files have a part that no width changes, so a second model that differs in
+    bytes gives them a line.
     """
     found: dict[str, float] = {}
     for line, use in uses.items():
         resource = RESOURCE[line]
         allowed = costs[resource] * aim / use
-        slope = _slope(costs[resource], use, [(c[resource], u[line]) for c, u in others])
-        if resource != LATENCY and slope is not None:
+        points = [
+            (c[resource], u[line]) for c, u in others if resource != LATENCY or (u[line] > aim) != (use > aim)
+        ]
+        slope = _slope(costs[resource], use, points, 0.0 if resource == LATENCY else APART)
+        if slope is not None:
             allowed = max(costs[resource] + (aim - use) / slope, SMALLEST * costs[resource])
         found[resource] = min(found.get(resource, allowed), allowed)
     return found
 
 
-def _slope(cost: float, use: float, others: Sequence[tuple[float, float]]) -> float | None:
-    """Use of a line per cost, by the model that is nearest in use and costs something else."""
-    apart = [(c, u) for c, u in others if abs(c - cost) > APART * cost]
+def _slope(cost: float, use: float, others: Sequence[tuple[float, float]], least: float) -> float | None:
+    """Use of a line per cost, by the model nearest in use; costs differ by more than the share `least`."""
+    apart = [(c, u) for c, u in others if abs(c - cost) > least * cost]
     if not apart:
         return None
     other_cost, other_use = min(apart, key=lambda each: abs(each[1] - use))

@@ -156,7 +156,7 @@ def measure_table(
         Whole(tuple(widths.items()), best * each.ms / each.reference_ms)
         for widths, each in zip(wanted, found, strict=True)
     )
-    return Table(rows, wholes)
+    return Table(rows, wholes, best)
 
 
 def _in_turn(reference: Session, resized: Session, feeds: Feeds) -> tuple[float, float]:

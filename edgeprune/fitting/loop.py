@@ -36,6 +36,7 @@ from edgeprune.records.progress import Event, Listen
 from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate, FitResult
 from edgeprune.recover.descend import DESCENDING
+from edgeprune.recover.ladder import TRAINING
 from edgeprune.results import save_result
 from edgeprune.search.landing import Probe, best, next_share
 from edgeprune.tasks import call_evaluate, check_task
@@ -175,11 +176,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     while (landed := land()) is not None:
         if not confirmed(trials, budget, probes, landed):
             continue
-        final = landed.name.replace("trial", "final")
-        began = trials.taught if rung in DESCENDING and order.epochs else None
-        wished = replace(trials.tested[landed.name].candidate, recover=rung, after=began)
-        trials.run(final, wished, train=True)
-        final = trained_for_int8(order, trials, floor, final, rung)
+        final = _recovered(order, trials, floor, landed.name, rung)
         if trials.prove(final, budget) in SETTLED:
             return final
         proven = trials.use(final, budget)
@@ -187,6 +184,16 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
             return None
         probes[:] = [replace(probe, use=proven) if probe.name == landed.name else probe for probe in probes]
     return None
+
+
+def _recovered(order: Order, trials: Trials, floor: float, name: str, rung: str) -> str:
+    """The trial that `rung` makes of a proven one; the same where it trains nothing."""
+    if rung not in TRAINING or not order.epochs:
+        return name
+    final = name.replace("trial", "final")
+    began = trials.taught if rung in DESCENDING else None
+    trials.run(final, replace(trials.tested[name].candidate, recover=rung, after=began), train=True)
+    return trained_for_int8(order, trials, floor, final, rung)
 
 
 def _land(

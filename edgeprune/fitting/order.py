@@ -175,8 +175,7 @@ def resolved(budget: Budget, dense: Latency) -> Budget:
     """
     if budget.speedup is None:
         return budget
-    known = {50: dense.p50_ms, 90: dense.p90_ms, 99: dense.p99_ms}
-    dense_ms = known.get(budget.percentile, compared_ms(dense))
+    dense_ms = compared_ms(dense) if dense.percentile_ms is None else dense.percentile_ms
     return replace(budget, latency_ms=dense_ms / budget.speedup)
 
 

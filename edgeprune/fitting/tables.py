@@ -19,7 +19,7 @@ from edgeprune.files import write
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 from edgeprune.search.table import Table
 
-VERSION = 3  # of what a row means: a change of it makes all cached tables void
+VERSION = 4  # of what a row means: a change of it makes all cached tables void
 
 
 @dataclass(frozen=True)

@@ -127,14 +127,14 @@ class Timing:
             return space
         # At the widest and the narrowest first: where float saves nothing, no candidate would have any.
         ends = [self._wanted[0], min(self._wanted, key=lambda widths: sum(widths.values()))]
-        some = once("table-float32-ends", lambda: self.table(model, FLOAT, ends))
+        some = once("table-float32-ends", lambda: self.table(model, FLOAT, ends)).at(table.reference_ms)
         if not quicker_in_float(some, table, joint(integer, integer, model, layers).owners):
             return space
-        plain = once("table-float32", lambda: self.table(model, FLOAT))
+        plain = once("table-float32", lambda: self.table(model, FLOAT)).at(table.reference_ms)
         if not plain.rows:
             return space
         choice = joint(prediction(model, plain), integer, model, layers)
-        mixed = once("table-mixed", lambda: self._mixed(model, recipe, choice.layers))
+        mixed = once("table-mixed", lambda: self._mixed(model, recipe, choice.layers)).at(table.reference_ms)
         return replace(space, joint=choice.learnt(mixed.wholes))
 
     @property
@@ -166,7 +166,7 @@ class Timing:
             wholes: list[Whole] = []
             for widths, left in designed:
                 candidate = replace(recipe, float_layers=tuple(sorted({*recipe.float_layers, *left})))
-                timed = self._measured(model, candidate, [widths])
+                timed = self._measured(model, candidate, [widths]).at(1.0)
                 rows += timed.rows
                 wholes += [replace(whole, float_layers=left) for whole in timed.wholes]
             return Table(tuple(rows), tuple(wholes))

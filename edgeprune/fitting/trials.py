@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
-from edgeprune.fitting.bench import Bench
+from edgeprune.fitting.bench import DENSE, Bench, at_speed
 from edgeprune.fitting.comparing import Compared, compare
 from edgeprune.fitting.holding import Tested, report, uses
 from edgeprune.fitting.order import Order
@@ -165,7 +166,7 @@ class Trials:
 
     def uses(self, name: str, budget: Budget) -> dict[str, float]:
         """`use` line by line, of the lines that the budget has."""
-        return uses(self.tested[name].measurement, self._references, budget, proven=name in self.proven)
+        return uses(self.tested[name].measurement, self._usual_ms, budget, proven=name in self.proven)
 
     def zone(self) -> Zone:
         """Where to land on this device, as the sessions so far tell."""
@@ -173,8 +174,18 @@ class Trials:
 
     @property
     def _references(self) -> list[float]:
-        """Medians of the dense model, session by session."""
-        return [ms for each in self.tested.values() if (ms := each.measurement.reference_ms) is not None]
+        """Milliseconds of the dense model, session by session; first those that budgets were made of."""
+        others = (each.measurement.reference_ms for name, each in self.tested.items() if name != DENSE)
+        first = [at_speed(self.tested[DENSE].measurement.latency)] if DENSE in self.tested else []
+        return [*first, *(ms for ms in others if ms is not None)]
+
+    @property
+    def _usual_ms(self) -> float | None:
+        """The dense model on this machine: what a speed-up was resolved by, or what it usually takes."""
+        found = self._references
+        if not found:
+            return None
+        return found[0] if self._order.budget.speedup is not None else median(found)
 
     def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
         """A step of the run that is about several trials."""
@@ -216,7 +227,7 @@ class Trials:
         candidate = _settled(candidate, built)
         if train:
             self._weights.save(name, network)
-        measurement = self.bench.measure(name, self._measuring(name))
+        measurement = self.bench.measure(name, self._measuring(name), self._usual_ms)
         self._tell(name, f"evaluating {self._workshop.task.metric}")
         metric = self.bench.metric(name)
         return Tested(

@@ -202,7 +202,10 @@ def _probes(coupling: Coupling, known: Sequence[Size], rng: np.random.Generator)
 
 
 def _coinciding(known: Sequence[Size], probes: Sequence[Widths]) -> int:
-    return len(known) - len({tuple(size.at(widths) for widths in probes) for size in known})
+    """How many sizes look like another one; or, from the second probe on, as if no width changed them."""
+    seen = [tuple(size.at(widths) for widths in probes) for size in known]
+    still = sum(len(set(values)) == 1 for values in seen) if len(probes) > 1 else 0
+    return len(known) - len(set(seen)) + still
 
 
 def _drawn(coupling: Coupling, rng: np.random.Generator) -> dict[str, int]:

@@ -27,6 +27,7 @@ class Latency:
     bound_ms: float | None
     runs: int
     seconds: float
+    percentile_ms: float | None = None  # `percentile` itself; None in what earlier versions wrote
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Measurement:
     conclusive: bool  # False when a throttle flag moved, or when the session was disturbed and its slowest
     # third was not within the budget's latency (`search.judge.show` has the rule)
     state: DeviceState
-    reference_ms: float | None = None  # median of the interleaved reference: the machine's speed just then
+    reference_ms: float | None = None  # of the interleaved reference, the machine's speed just then: its
+    # median, or the percentile that is bounded where that is lower
     assumptions: tuple[
         str, ...
     ] = ()  # what latency and memory rest on when they were predicted, not measured

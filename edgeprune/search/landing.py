@@ -46,7 +46,7 @@ def zone(speeds: Sequence[float]) -> Zone:
     usual = median(speeds) if speeds else 1.0
     noise = 2 * median(abs(ms / usual - 1) for ms in speeds) if speeds else 0.0
     aim = min((1 + LANDING) / 2, 1 / (1 + noise))
-    return Zone(low=aim - (1 - LANDING) / 2, aim=aim, high=(1 + aim) / 2)
+    return Zone(low=aim - (1 - LANDING) / 2, aim=aim, high=(2 + aim) / 3)
 
 
 def in_a_proof(latency: Latency, runs: int, seconds: float) -> float:
@@ -57,11 +57,11 @@ def in_a_proof(latency: Latency, runs: int, seconds: float) -> float:
     """
     if latency.bound_ms is None:
         return latency.max_ms
-    exact_ms = {50: latency.p50_ms, 90: latency.p90_ms, 99: latency.p99_ms}.get(latency.percentile)
-    if exact_ms is None or not latency.runs:
+    if latency.percentile_ms is None or not latency.runs:
         return latency.bound_ms
     proof_runs = max(runs, 1e3 * seconds / latency.p50_ms)
-    return exact_ms + (latency.bound_ms - exact_ms) * min(1.0, math.sqrt(latency.runs / proof_runs))
+    chance_ms = latency.bound_ms - latency.percentile_ms
+    return latency.percentile_ms + chance_ms * min(1.0, math.sqrt(latency.runs / proof_runs))
 
 
 def landed(probes: Sequence[Probe], goal: Zone) -> bool:

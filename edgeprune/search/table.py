@@ -13,7 +13,7 @@ rows say beyond that is kept: rows nearby pull the curve towards themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -89,10 +89,23 @@ class Whole:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one model's operators on one device, in one runtime and precision."""
+    """The rows of one model's operators on one device, in one runtime and precision.
+
+    reference_ms: what the reference took when the machine was as quick as `rows` and `wholes` have it.
+    """
 
     rows: tuple[Row, ...]
     wholes: tuple[Whole, ...] = ()
+    reference_ms: float = 1.0
+
+    def at(self, reference_ms: float) -> Table:
+        """The same at another speed of the machine, so that tables can be held against each other."""
+        speed = reference_ms / self.reference_ms
+        return Table(
+            tuple(replace(row, ms=speed * row.ms) for row in self.rows),
+            tuple(replace(whole, ms=speed * whole.ms) for whole in self.wholes),
+            reference_ms,
+        )
 
     @cached_property
     def curves(self) -> Mapping[str, Curve]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.fitting.landing import land_by_table
+from edgeprune.fitting.landing import land_by_table, limits
 from edgeprune.fitting.space import BYTES, LATENCY
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
@@ -74,6 +74,19 @@ def test_what_the_smallest_candidate_breaks_too_is_missed() -> None:
     found, device = landed({8: 2.0, 4: 1.2, 1: 1.1})
     assert found is None
     assert device.builds == 2
+
+
+def test_between_models_on_both_sides_of_the_budget_the_aim_lies_between_them() -> None:
+    def of(cost: float, use: float) -> tuple[dict[str, float], dict[str, float]]:
+        return {LATENCY: cost, BYTES: 1.0}, {"latency_ms": use}
+
+    over, under, dense = of(1.10, 1.08), of(1.0, 0.9), of(1.5, 1.5)
+    assert limits(*under, 0.99)[LATENCY] == pytest.approx(1.1), "as wide as what is over"
+    assert limits(*under, 0.99, [over, dense])[LATENCY] == pytest.approx(1.05)
+    assert limits(*over, 0.99, [under, dense])[LATENCY] == pytest.approx(1.05)
+    assert limits(*over, 0.99, [dense])[LATENCY] == pytest.approx(1.10 * 0.99 / 1.08), "none is under it"
+    contrary = of(1.2, 0.9)
+    assert limits(*over, 0.99, [contrary])[LATENCY] == pytest.approx(1.10 * 0.99 / 1.08)
 
 
 def test_where_something_fits_the_smallest_candidate_is_not_built() -> None:

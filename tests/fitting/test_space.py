@@ -103,6 +103,24 @@ def test_a_machine_that_slows_down_between_two_sets_of_widths_changes_no_share_o
         assert found.ms(widths) / found.ms(whole) == pytest.approx(share, rel=0.05)
 
 
+def test_tables_that_were_measured_at_different_speeds_are_held_against_each_other_at_one(
+    workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path
+) -> None:
+    usual, slow = (
+        table_of(
+            workshop,
+            scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators, speed=lambda block, by=by: by),
+            dense,
+        )
+        for by in (1.0, 1.4)
+    )
+    assert slow.reference_ms == pytest.approx(1.4 * usual.reference_ms)
+    assert slow.wholes[0].ms == pytest.approx(1.4 * usual.wholes[0].ms)
+    at_one = slow.at(usual.reference_ms)
+    assert [row.ms for row in at_one.rows] == pytest.approx([row.ms for row in usual.rows])
+    assert [whole.ms for whole in at_one.wholes] == pytest.approx([whole.ms for whole in usual.wholes])
+
+
 def test_the_problem_costs_what_the_prediction_and_the_parameters_say(space: Space) -> None:
     problem = space.problem
     numbers = np.random.default_rng(0)

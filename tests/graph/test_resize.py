@@ -163,6 +163,28 @@ def test_channels_padded_around_a_shortcut_follow_the_widths(
     assert np.isfinite(session.run(None, feeds)[0]).all()
 
 
+def test_a_sum_of_widths_that_chance_left_as_it_was_is_not_taken_for_fixed(
+    nets: ModuleType, exporter: Callable[[Captured, Coupling], Export]
+) -> None:
+    """A stream that is padded has the units of two groups: one more of these and one less of those."""
+    captured = nets.residual()
+    coupling = analyse(captured)
+    whole: onnx.ModelProto = exporter(captured, coupling)(
+        {group.name: group.units for group in coupling.groups}
+    )
+    drawn: list[Widths] = []
+
+    def noted(widths: Widths) -> onnx.ModelProto:
+        drawn.append(widths)
+        return whole
+
+    for seed in range(20):
+        drawn.clear()
+        resizable(coupling, noted, seed)
+        for size in sizes(coupling):
+            assert len({size.at(widths) for widths in drawn}) > 1, (seed, size)
+
+
 def test_a_size_that_follows_no_group_is_refused_by_name(
     exporter: Callable[[Captured, Coupling], Export],
 ) -> None:

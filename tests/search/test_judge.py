@@ -18,6 +18,7 @@ from edgeprune.search.judge import (
     early_stopping_bound,
     early_stopping_rank,
     judge,
+    show,
     slowest_bound,
     summarise,
 )
@@ -107,6 +108,14 @@ def test_drift_is_the_spread_of_the_thirds(medians: list[float], expected: float
     assert drift([[median] * 5 for median in medians]) == pytest.approx(expected)
 
 
+def test_a_low_percentile_feels_no_other_work_that_comes_and_goes() -> None:
+    calm, disturbed, slower = [1.0] * 10, [1.0] * 4 + [1.6] * 6, [1.1] * 10
+    assert drift([calm] * 6 + [disturbed] * 3) == pytest.approx(0.6)
+    assert drift([calm] * 6 + [disturbed] * 3, 99) == pytest.approx(0.6), "never above the median"
+    assert drift([calm] * 6 + [disturbed] * 3, 10) == 0
+    assert drift([calm] * 6 + [slower] * 3, 10) == pytest.approx(0.1)
+
+
 def test_the_slowest_third_bounds_every_mixture_of_the_thirds() -> None:
     random = np.random.default_rng(0)
     blocks = [list(scale * random.lognormal(0, 0.1, 100)) for scale in (1.0, 1.0, 1.3, 1.3, 0.9, 0.9)]
@@ -115,6 +124,13 @@ def test_the_slowest_third_bounds_every_mixture_of_the_thirds() -> None:
     assert slowest is not None
     assert slowest >= (early_stopping_bound([ms for block in blocks for ms in block], 90) or 0)
     assert slowest_bound(blocks[:2], 90) is None
+
+
+def test_a_search_compares_by_all_runs_and_a_proof_by_the_slowest_third() -> None:
+    blocks = [[1.0] * 10] * 6 + [[1.1] * 10] * 3
+    searched, proven = (show(blocks, blocks, 50, latency_ms) for latency_ms in (None, 1.05))
+    assert (searched.bound_ms, searched.conclusive) == (1.0, False)
+    assert (proven.bound_ms, proven.conclusive) == (1.1, False)
 
 
 def measurement(**changes: object) -> Measurement:
@@ -220,3 +236,5 @@ def test_a_summary_reports_samples_that_were_really_seen() -> None:
     assert (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.max_ms) == (50.0, 90.0, 99.0, 100.0)
     assert latency.bound_ms == 97.0  # P(Binomial(100, 0.1) <= 3) = 0.8 %, P(<= 4) = 2.4 %
     assert (latency.runs, latency.seconds) == (100, 5.05)
+    assert latency.percentile_ms == 90.0
+    assert summarise([float(ms) for ms in range(1, 101)], 10, 5.05).percentile_ms == 10.0
