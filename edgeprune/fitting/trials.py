@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
-from edgeprune.fitting.bench import DENSE, Bench, at_speed
+from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
 from edgeprune.fitting.holding import Tested, report, uses
 from edgeprune.fitting.order import Order
@@ -175,9 +175,7 @@ class Trials:
     @property
     def _references(self) -> list[float]:
         """Milliseconds of the dense model, session by session; first those that budgets were made of."""
-        others = (each.measurement.reference_ms for name, each in self.tested.items() if name != DENSE)
-        first = [at_speed(self.tested[DENSE].measurement.latency)] if DENSE in self.tested else []
-        return [*first, *(ms for ms in others if ms is not None)]
+        return [ms for each in self.tested.values() if (ms := each.measurement.reference_ms) is not None]
 
     @property
     def _usual_ms(self) -> float | None:

@@ -271,6 +271,26 @@ def test_a_budget_is_set_by_the_median_of_three_sessions_of_the_dense_model(
     assert result.budget.latency_ms == pytest.approx(1.1 * dense_ms / 1.15)
 
 
+def test_what_disturbs_the_reference_of_the_dense_model_alone_misleads_no_search(
+    fit: Callable[..., FitResult], pruned: FitResult, scripted: ModuleType, tiny: ModuleType
+) -> None:
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+
+    def note(request: str, artefact: Path) -> None:
+        if request == "start":
+            device.turn, device.alone = 0, device.alone and artefact.parent.name == "dense"
+        if request == "time":  # a session's artefact and its reference, in turn
+            device.factor = 1.4 if device.alone and device.turn % 2 else 1.0
+            device.turn += 1
+
+    device.alone, device.turn, device.factor, device.before = True, 0, 1.0, note
+    device.speed = lambda block: device.factor
+    result = fit(speedup=2.0, max_drop=0.05, device=device)
+    dense = result.baseline.measurement
+    assert dense.reference_ms == pytest.approx(dense.latency.p50_ms)
+    assert result.chosen.kept == pruned.chosen.kept
+
+
 def test_int8_that_is_slower_is_not_used(
     fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
 ) -> None:
