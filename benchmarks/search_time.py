@@ -2,7 +2,7 @@
 
 Random weights, 128 random images to calibrate on, no recovery training, nothing to evaluate, an empty cache
 of latency tables: what is timed is the search, from the model to the proven bundle. Budgets are those of
-`benchmarks.contract`, as speed-ups over the dense float model, on all cores that the process has.
+`benchmarks.contract`, as speed-ups over the dense float model, with the threads that its profile finds.
 """
 
 from __future__ import annotations
