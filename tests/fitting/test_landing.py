@@ -22,6 +22,7 @@ class Device:
 
     def __init__(self, ms: dict[int, float]) -> None:
         self.ms, self.tested, self.builds = ms, {"dense-int8": self._tested(RECIPE)}, 0
+        self.proven: set[str] = set()
 
     def run(self, name: str, candidate: Candidate) -> None:
         self.tested[name] = self._tested(candidate)
