@@ -237,7 +237,10 @@ def _one_registry() -> Iterator[None]:
     except ImportError:  # it is nobody's promise: another torch makes it for each export again
         yield
         return
-    before = vars(ONNXRegistry)["from_torchlib"]
+    before = vars(ONNXRegistry).get("from_torchlib")
+    if before is None:
+        yield
+        return
     made = functools.partial(_registry, ONNXRegistry.from_torchlib)
     ONNXRegistry.from_torchlib = staticmethod(made)  # type: ignore[method-assign]
     try:

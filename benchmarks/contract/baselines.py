@@ -83,7 +83,7 @@ def allocators(workshop: Workshop, multiple: int) -> dict[str, Uniform | Ranking
 class Equal:
     """The widths that are as fast as ours.
 
-    ratio: measured latency over ours, in turn. steps: no legal widths lie nearer.
+    ratio: measured latency over ours, in turn. builds: how many were measured to find them.
     """
 
     kept: Widths

@@ -69,7 +69,7 @@ class Bench:
     ) -> Measurement:
         """A search measurement; of several sessions the least disturbed.
 
-        usual_ms: of the reference when budgets were set; a session in which it is slower is disturbed, too.
+        usual_ms: what the reference usually takes; a session in which it is slower is disturbed, too.
         Of the dense model, by which budgets are set and all others are compared, the median of three steady
         sessions.
         """

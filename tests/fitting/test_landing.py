@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.fitting.landing import land_by_table, limits
+from edgeprune.fitting.landing import confirmed, land_by_table, limits
 from edgeprune.fitting.space import BYTES, LATENCY
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
@@ -21,12 +21,17 @@ class Device:
     """Trials, and milliseconds by the units kept."""
 
     def __init__(self, ms: dict[int, float]) -> None:
-        self.ms, self.tested, self.builds = ms, {"dense-int8": self._tested(RECIPE)}, 0
+        self.ms, self.proof_ms, self.conclusive = ms, ms, True
+        self.tested, self.builds = {"dense-int8": self._tested(RECIPE)}, 0
         self.proven: set[str] = set()
 
     def run(self, name: str, candidate: Candidate) -> None:
         self.tested[name] = self._tested(candidate)
         self.builds += 1
+
+    def prove(self, name: str, budget: Budget) -> None:
+        self.proven.add(name)
+        self.ms = self.proof_ms
 
     def next_name(self) -> str:
         return f"trial-{self.builds + 1:02}"
@@ -41,9 +46,9 @@ class Device:
     def zone(self) -> Any:
         return zone([])
 
-    @staticmethod
-    def _tested(candidate: Candidate) -> Any:
-        return SimpleNamespace(candidate=candidate, layers_float=())
+    def _tested(self, candidate: Candidate) -> Any:
+        measurement = SimpleNamespace(conclusive=self.conclusive)
+        return SimpleNamespace(candidate=candidate, layers_float=(), measurement=measurement)
 
 
 def landed(ms: dict[int, float]) -> tuple[Probe | None, Any]:
@@ -94,3 +99,20 @@ def test_where_something_fits_the_smallest_candidate_is_not_built() -> None:
     found, device = landed({8: 2.0, 4: 0.8, 1: 0.1})
     assert found is not None
     assert (found.use, device.builds) == (pytest.approx(0.8), 1)
+
+
+@pytest.mark.parametrize(
+    ("proof_ms", "conclusive", "lands"),
+    [(0.999, True, True), (0.999, False, False), (1.01, True, False), (0.9, True, False)],
+    ids=["above the zone", "open", "over the budget", "below the zone"],
+)
+def test_a_proof_within_the_budget_and_not_below_the_zone_lands(
+    proof_ms: float, conclusive: bool, lands: bool
+) -> None:
+    device: Any = Device({8: 2.0, 4: 0.98})
+    device.conclusive, device.proof_ms = conclusive, {8: 2.0, 4: proof_ms}
+    device.run("trial-01", Candidate((("group", LESS["group"]),), "int8", "minmax"))
+    probes = [Probe(1.0, 2.0, "dense-int8"), Probe(0.5, 0.98, "trial-01")]
+    assert confirmed(device, BUDGET, probes, probes[1]) is lands
+    assert probes[1].use == pytest.approx(proof_ms)
+    assert confirmed(device, BUDGET, probes, probes[1]), "it is proven once"

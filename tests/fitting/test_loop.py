@@ -291,6 +291,38 @@ def test_what_disturbs_the_reference_of_the_dense_model_alone_misleads_no_search
     assert result.chosen.kept == pruned.chosen.kept
 
 
+def test_a_session_in_which_the_machine_is_slower_than_usual_is_repeated(
+    fit: Callable[..., FitResult], pruned: FitResult, scripted: ModuleType, tiny: ModuleType
+) -> None:
+    """The first of a trial: steady, and 1.4 times as slow as all others."""
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+
+    def note(request: str, artefact: Path) -> None:
+        if request == "start" and artefact.parent.name == "trial-01":
+            device.sessions += 1
+            device.factor = 1.4 if device.sessions == 1 else 1.0
+
+    device.sessions, device.factor, device.before = 0, 1.0, note
+    device.speed = lambda block: device.factor
+    result = fit(speedup=2.0, max_drop=0.05, device=device)
+    first = next(report for report in result.trials if report.name == "trial-01")
+    assert first.measurement.reference_ms == pytest.approx(result.baseline.measurement.reference_ms)
+    assert result.chosen.kept == pruned.chosen.kept
+
+
+def test_without_training_the_proven_candidate_is_the_answer(fit: Callable[..., FitResult]) -> None:
+    told: list[str] = []
+    result = fit(
+        speedup=2.0,
+        max_drop=1.0,
+        recover="none",
+        listen=lambda event: told.append(f"{event.stage}: {event.doing}"),
+    )
+    assert result.verdict.kind == "fits"
+    assert result.chosen.name.startswith("trial-")
+    assert not [each for each in told if each.startswith("final")], "nothing is built again"
+
+
 def test_int8_that_is_slower_is_not_used(
     fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
 ) -> None:
