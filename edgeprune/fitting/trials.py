@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -181,9 +181,7 @@ class Trials:
     def _usual_ms(self) -> float | None:
         """The dense model on this machine: what a speed-up was resolved by, or what it usually takes."""
         found = self._references
-        if not found:
-            return None
-        return found[0] if self._order.budget.speedup is not None else median(found)
+        return _median(found[:1] if self._order.budget.speedup is not None else found)
 
     def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
         """A step of the run that is about several trials."""
@@ -225,7 +223,7 @@ class Trials:
         candidate = _settled(candidate, built)
         if train:
             self._weights.save(name, network)
-        measurement = self.bench.measure(name, self._measuring(name), self._usual_ms)
+        measurement = self.bench.measure(name, self._measuring(name), _median(self._references))
         self._tell(name, f"evaluating {self._workshop.task.metric}")
         metric = self.bench.metric(name)
         return Tested(
@@ -300,6 +298,10 @@ class Trials:
             return None
         one = sum(self._seconds) / len(self._seconds)
         return max(1, USUAL_TRIALS - len(self._seconds)) * one + 2 * PROOF.seconds
+
+
+def _median(found: Sequence[float]) -> float | None:
+    return median(found) if found else None
 
 
 def _settled(candidate: Candidate, built: Built) -> Candidate:
