@@ -10,7 +10,7 @@ from edgeprune.fitting.trials import TRIAL, Trials
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
-from edgeprune.search.landing import Probe, Zone, best, landed
+from edgeprune.search.landing import Probe, Zone, best, halved, landed
 
 MOST_BUILDS = 5  # for one budget; with the one that is trained six
 LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
@@ -69,15 +69,16 @@ def _refreshed(trials: Trials, probe: Probe, budget: Budget) -> Probe:
 def confirmed(trials: Trials, budget: Budget, probes: list[Probe], landing: Probe) -> bool:
     """Whether a candidate is proven to land. A proof takes seconds, training minutes, and moves no latency.
 
-    When there was no proof, it is made now, and the probe gets the use that it shows. Unless that lies within
-    the budget, and not below the zone, the search looks again.
+    When there was no proof, it is made now, and the probe gets the use that it shows. Unless that lies in the
+    zone, the search looks again: what has just fitted would not always do so.
     """
     if landing.name in trials.proven:
         return True
     trials.prove(landing.name, budget)
     use = trials.use(landing.name, budget)
     probes[:] = [replace(probe, use=use) if probe.name == landing.name else probe for probe in probes]
-    return trials.zone().low <= use <= 1 and trials.tested[landing.name].measurement.conclusive
+    goal = trials.zone()
+    return goal.low <= use <= goal.high and trials.tested[landing.name].measurement.conclusive
 
 
 def _wider_or_narrower(
@@ -95,9 +96,10 @@ def _wider_or_narrower(
     """
     ordered = sorted(probes, key=lambda probe: abs(probe.use - goal.aim))
     here, *others = (_point(trials, space, probe, budget) for probe in ordered)
+    share = halved(probes, ordered[0], goal.aim)
     built = {trials.tested[probe.name].candidate for probe in probes}
     for aim in (goal.aim, goal.high, goal.low):
-        candidate = made(recipe, space.keep(limits(*here, aim, others)), space)
+        candidate = made(recipe, space.keep(limits(*here, aim, others, share)), space)
         if candidate not in built:
             return candidate
     smallest = made(recipe, space.by_work(LEAST), space)
@@ -130,22 +132,26 @@ def _alike(candidate: Candidate, recipe: Candidate) -> bool:
 
 
 def limits(
-    costs: Mapping[str, float], uses: Mapping[str, float], aim: float, others: Sequence[Point] = ()
+    costs: Mapping[str, float],
+    uses: Mapping[str, float],
+    aim: float,
+    others: Sequence[Point] = (),
+    share: float = 1.0,
 ) -> dict[str, float]:
     """What may be spent by the table, so that every line is used to the aim: as a model that was measured.
 
     costs: of that model by the table; uses: of the budget's lines by measuring it. others: more models.
     Latency is in proportion to the table's, until models on both sides of the aim are measured: then the aim
-    lies between them. Memory and files have a part that no width changes, so a second model that differs in
-    bytes gives them a line.
+    lies between them, as if the one on the other side missed it by `share` of what it does. Memory and files
+    have a part that no width changes, so a second model that differs in bytes gives them a line.
     """
     found: dict[str, float] = {}
     for line, use in uses.items():
         resource = RESOURCE[line]
         allowed = costs[resource] * aim / use
-        points = [
-            (c[resource], u[line]) for c, u in others if resource != LATENCY or (u[line] > aim) != (use > aim)
-        ]
+        points = [(c[resource], u[line]) for c, u in others]
+        if resource == LATENCY:
+            points = [(c, aim + share * (u - aim)) for c, u in points if (u > aim) != (use > aim)]
         slope = _slope(costs[resource], use, points, 0.0 if resource == LATENCY else APART)
         if slope is not None:
             allowed = max(costs[resource] + (aim - use) / slope, SMALLEST * costs[resource])

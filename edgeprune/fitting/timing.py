@@ -130,9 +130,11 @@ class Timing:
         some = once("table-float32-ends", lambda: self.table(model, FLOAT, ends)).at(table.reference_ms)
         if not quicker_in_float(some, table, joint(integer, integer, model, layers).owners):
             return space
-        plain = once("table-float32", lambda: self.table(model, FLOAT)).at(table.reference_ms)
+        rest = [widths for widths in self._wanted if widths not in ends]
+        plain = once("table-float32", lambda: self.table(model, FLOAT, rest)).at(table.reference_ms)
         if not plain.rows:
             return space
+        plain = some.joined(plain)
         choice = joint(prediction(model, plain), integer, model, layers)
         mixed = once("table-mixed", lambda: self._mixed(model, recipe, choice.layers)).at(table.reference_ms)
         return replace(space, joint=choice.learnt(mixed.wholes))

@@ -81,9 +81,7 @@ def next_share(probes: Sequence[Probe], smallest: float, goal: Zone) -> float | 
 
     smallest: the least share that any legal candidate keeps.
     Cost over work is close to a line with an intercept (launch overhead, layers that were not cut), so
-    the step is a secant between the two probes that bracket the aim, held inside the bracket. For costs
-    that are curved, the end that stays counts half with every further probe on the other side ("Illinois",
-    Dowell and Jarratt 1971), or the secant would creep along the curve.
+    the step is a secant between the two probes that bracket the aim, held inside the bracket (`halved`).
     """
     if landed(probes, goal):
         return None
@@ -105,14 +103,21 @@ def next_share(probes: Sequence[Probe], smallest: float, goal: Zone) -> float | 
         return max(smallest, guess)
     if over.share - under.share <= SMALLEST_STEP:
         return None
-    below, above = aim - under.use, over.use - aim
-    halvings = 0.5 ** (_streak(probes, aim) - 1)
-    if probes[-1].use > aim:
-        below *= halvings
-    else:
-        above *= halvings
+    below = (aim - under.use) * halved(probes, over, aim)
+    above = (over.use - aim) * halved(probes, under, aim)
     width = over.share - under.share
     return under.share + width * min(max(below / (below + above), 0.05), 0.95)
+
+
+def halved(probes: Sequence[Probe], here: Probe, aim: float) -> float:
+    """The share at which the other end of a bracket counts when the last probes lie on the side of `here`.
+
+    Costs are curved, and a secant would creep along the curve: so the end that stays counts half with every
+    further probe on the other side ("Illinois", Dowell and Jarratt 1971).
+    """
+    if (probes[-1].use > aim) != (here.use > aim):
+        return 1.0
+    return float(0.5 ** (_streak(probes, aim) - 1))
 
 
 def _streak(probes: Sequence[Probe], aim: float) -> int:

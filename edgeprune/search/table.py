@@ -107,6 +107,10 @@ class Table:
             reference_ms,
         )
 
+    def joined(self, other: Table) -> Table:
+        """The rows of both, which are of one model at one speed of the machine."""
+        return replace(self, rows=self.rows + other.rows, wholes=self.wholes + other.wholes)
+
     @cached_property
     def curves(self) -> Mapping[str, Curve]:
         by_operator: dict[str, list[Row]] = {}

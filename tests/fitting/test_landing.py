@@ -93,6 +93,7 @@ def test_between_models_on_both_sides_of_the_budget_the_aim_lies_between_them() 
     assert limits(*over, 0.99, [dense])[LATENCY] == pytest.approx(1.10 * 0.99 / 1.08), "none is under it"
     contrary = of(1.2, 0.9)
     assert limits(*over, 0.99, [contrary])[LATENCY] == pytest.approx(1.10 * 0.99 / 1.08)
+    assert limits(*under, 0.99, [over], 0.5)[LATENCY] == pytest.approx(1.0 + 0.1 * 0.09 / 0.135)
 
 
 def test_where_something_fits_the_smallest_candidate_is_not_built() -> None:
@@ -103,12 +104,10 @@ def test_where_something_fits_the_smallest_candidate_is_not_built() -> None:
 
 @pytest.mark.parametrize(
     ("proof_ms", "conclusive", "lands"),
-    [(0.999, True, True), (0.999, False, False), (1.01, True, False), (0.9, True, False)],
-    ids=["above the zone", "open", "over the budget", "below the zone"],
+    [(0.99, True, True), (0.99, False, False), (0.999, True, False), (1.01, True, False), (0.9, True, False)],
+    ids=["in the zone", "open", "too near to the budget to hold", "over the budget", "below the zone"],
 )
-def test_a_proof_within_the_budget_and_not_below_the_zone_lands(
-    proof_ms: float, conclusive: bool, lands: bool
-) -> None:
+def test_a_proof_in_the_zone_lands(proof_ms: float, conclusive: bool, lands: bool) -> None:
     device: Any = Device({8: 2.0, 4: 0.98})
     device.conclusive, device.proof_ms = conclusive, {8: 2.0, 4: proof_ms}
     device.run("trial-01", Candidate((("group", LESS["group"]),), "int8", "minmax"))

@@ -16,6 +16,7 @@ from edgeprune.search.landing import (
     Probe,
     Zone,
     best,
+    halved,
     in_a_proof,
     landed,
     next_share,
@@ -127,6 +128,14 @@ def test_a_line_with_an_intercept_is_hit_at_the_second_guess() -> None:
     probes = search(lambda share: 2 * (0.4 + 0.6 * share), 0.01)
     assert len(probes) == 3
     assert probes[-1].use == pytest.approx(STEADY.aim)
+
+
+def test_the_end_that_stays_counts_half_with_every_further_probe_on_the_other_side() -> None:
+    dense, small, larger = Probe(1.0, 1.5), Probe(0.2, 0.6), Probe(0.3, 0.7)
+    assert halved([dense, small], small, 1.0) == 1
+    assert halved([dense, small, larger], larger, 1.0) == pytest.approx(0.5)
+    assert halved([dense, small, larger], dense, 1.0) == 1, "the other end of these is not the one that stays"
+    assert halved([dense, small, larger, Probe(0.9, 1.4)], larger, 1.0) == 1, "another side begins anew"
 
 
 def test_a_proof_that_broke_the_budget_makes_the_search_go_on_below_it() -> None:

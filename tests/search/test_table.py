@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.records.codec import from_json, to_json
-from edgeprune.search.table import Knees, Row, Table, fit
+from edgeprune.search.table import Knees, Row, Table, Whole, fit
 
 
 def rows(ms: object, count: int = 24, seed: int = 0, node: str = "conv", step: int = 8) -> list[Row]:
@@ -93,6 +93,16 @@ def test_a_curve_never_leaves_the_numbers_and_is_repeatable(seed: int, count: in
     assert np.isfinite(found).all()
     assert (found >= 0).all()
     assert np.array_equal(found, fit(measured).ms("conv", u, v))
+
+
+def test_joined_tables_have_the_rows_of_both_at_the_speed_of_the_first() -> None:
+    one, other = (
+        Table((Row("conv", "n", 8, width, 1.0),), (Whole((("group", width),), 2.0),)) for width in (8, 16)
+    )
+    both = one.at(3.0).joined(other.at(3.0))
+    assert both.reference_ms == 3.0
+    assert [(row.writes, row.ms) for row in both.rows] == [(8, 3.0), (16, 3.0)]
+    assert [dict(whole.widths)["group"] for whole in both.wholes] == [8, 16]
 
 
 def test_a_table_survives_json() -> None:
