@@ -9,6 +9,7 @@ from benchmarks.contract.case import Case, Compared
 from benchmarks.contract.tasks import TITLES
 
 POINTS = 0.002  # a metric that is worse by more than so much is worse
+EQUAL = 0.05  # share of a latency by which two may differ and are as fast
 
 
 def print_tables(cases: Sequence[Case]) -> None:
@@ -82,21 +83,32 @@ def _summary(cases: Sequence[Case]) -> Iterable[str]:
         yield f"pruned models built, trained ones too: at most {max(counts)}, median {median(counts):g}"
         yield f"search without training: at most {max(case.search_seconds for case in cases):.0f} s"
     for at, name in enumerate(("uniform", "global L2")):
-        pairs = [(case, case.baselines[at][1]) for case in cases if case.baselines]
-        if not pairs:
-            continue
-        gains = [case.metric - baseline.metric for case, baseline in pairs]
+        yield from _compared(name, [(case, case.baselines[at][1]) for case in cases if case.baselines])
+
+
+def _compared(name: str, pairs: Sequence[tuple[Case, Compared]]) -> Iterable[str]:
+    """Where a baseline is as fast as ours, whose metric is better; and where it is not as fast."""
+    equal = [(case, baseline) for case, baseline in pairs if abs(baseline.ratio - 1) <= EQUAL]
+    if equal:
+        gains = [case.metric - baseline.metric for case, baseline in equal]
         better = sum(gain > 0 for gain in gains)
         worse = [
             f"{_name(case)} {100 * gain:+.1f}"
-            for (case, _), gain in zip(pairs, gains, strict=True)
+            for (case, _), gain in zip(equal, gains, strict=True)
             if gain < -POINTS
         ]
-        mean = 100 * sum(gains) / len(gains)
         yield (
-            f"against {name} at equal latency: better in {better} of {len(pairs)}, mean {mean:+.1f} points; "
+            f"against {name} where it is as fast: better in {better} of {len(equal)}, "
+            f"mean {100 * sum(gains) / len(gains):+.1f} points; "
             f"worse by more than 0.2: {', '.join(worse) or 'none'}"
         )
+    other = [
+        f"{_name(case)} {baseline.ratio - 1:+.0%} latency, ours {100 * (case.metric - baseline.metric):+.1f}"
+        for case, baseline in pairs
+        if (case, baseline) not in equal
+    ]
+    if other:
+        yield f"{name} not as fast, or faster, in all its builds: {'; '.join(other)}"
 
 
 def _low(case: Case) -> bool:

@@ -201,7 +201,8 @@ def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+    """A sum is finite only when all of it is, and takes a small part of the time of a look at each element."""
+    return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 @contextmanager
