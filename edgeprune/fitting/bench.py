@@ -51,7 +51,7 @@ class Usual:
 
     @classmethod
     def of(cls, measured: Sequence[Measurement], ms: float | None) -> Usual:
-        """ms: the reference's, where budgets say it."""
+        """ms: the reference's usual ones; None when nothing tells yet."""
         return cls(ms, median(disturbed(each, ms) for each in measured) if measured else 0.0)
 
 
@@ -95,7 +95,7 @@ class Bench:
                 self.artefact(name), self.order.device, feeds, self.order.budget.percentile
             )
         if name == DENSE:
-            return self._usual(listen)
+            return self._dense(listen)
         sessions = [self._session(name, listen, SEARCH)]
         while len(sessions) < MOST_SESSIONS:
             allowed = STEADY if len(sessions) < PATIENT else max(STEADY, usual.disturbed)
@@ -104,7 +104,7 @@ class Bench:
             sessions.append(self._session(name, listen, SEARCH))
         return min(sessions, key=lambda session: disturbed(session, usual.ms))
 
-    def _usual(self, listen: Callable[[Progress], None]) -> Measurement:
+    def _dense(self, listen: Callable[[Progress], None]) -> Measurement:
         """Of the dense model, its own reference: budgets are made of these runs, not of the other ones."""
         sessions: list[Measurement] = []
         steady: list[Measurement] = []

@@ -201,7 +201,7 @@ def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    """A sum is finite only when all of it is, and takes a small part of the time of a look at each element."""
+    """A sum is finite only when all of it is, and takes much less time than a look at each element."""
     return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
