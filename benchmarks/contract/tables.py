@@ -87,7 +87,7 @@ def _summary(cases: Sequence[Case]) -> Iterable[str]:
 
 
 def _compared(name: str, pairs: Sequence[tuple[Case, Compared]]) -> Iterable[str]:
-    """Where a baseline is as fast as ours, whose metric is better; and where it is not as fast."""
+    """Where a baseline is as fast as ours, whose metric is better; then where it is slower or faster."""
     equal = [(case, baseline) for case, baseline in pairs if abs(baseline.ratio - 1) <= EQUAL]
     if equal:
         gains = [case.metric - baseline.metric for case, baseline in equal]
@@ -108,7 +108,7 @@ def _compared(name: str, pairs: Sequence[tuple[Case, Compared]]) -> Iterable[str
         if (case, baseline) not in equal
     ]
     if other:
-        yield f"{name} not as fast, or faster, in all its builds: {'; '.join(other)}"
+        yield f"{name} further from our latency than {EQUAL:.0%}: {'; '.join(other)}"
 
 
 def _low(case: Case) -> bool:
