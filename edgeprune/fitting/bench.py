@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,44 +14,29 @@ from numpy.typing import NDArray
 from edgeprune.bundle.golden import write_golden
 from edgeprune.detect import cores
 from edgeprune.devices import Feeds, Load, exact_load
-from edgeprune.fitting.order import Order, served
+from edgeprune.fitting.order import Order, percentile_ms, served
 from edgeprune.make import Workshop
-from edgeprune.measure import Effort, Progress, measure, predictor, prove
+from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
 from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import Latency, Measurement
+from edgeprune.search.landing import in_a_proof
 from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
 SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
 DENSE_SEARCH = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model, each
-# Load during a search measurement would send the search the wrong way: measure again, and from the third
-# session on be content with what is usual on a machine that is never steady.
+# Load during a search measurement would send the search the wrong way: measure again, until a session is
+# steady or, on a machine that never is, several say the same.
 STEADY = 0.05
-PATIENT = 3
+AGREED = 0.03
 MOST_SESSIONS = 6
-DENSE_SESSIONS = 3  # steady ones, of which the median sets budgets
+DENSE_SESSIONS = 3  # of the dense model, the median of which sets budgets
 GOLDEN_ROWS = 16
 DENSE = "dense"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Usual:
-    """What measurements on this machine show, as those so far tell.
-
-    ms: what the reference takes. disturbed: by how much (`disturbed`) the best sessions are.
-    """
-
-    ms: float | None = None
-    disturbed: float = 0.0
-
-    @classmethod
-    def of(cls, measured: Sequence[Measurement], ms: float | None) -> Usual:
-        """ms: the reference's usual ones; None when nothing tells yet."""
-        return cls(ms, median(disturbed(each, ms) for each in measured) if measured else 0.0)
 
 
 @dataclass(frozen=True)
@@ -83,11 +67,13 @@ class Bench:
         """Sample by sample, where the task scores them one by one."""
         return self.ask(name, lambda predict: call_evaluate_samples(self.workshop.task, predict))
 
-    def measure(self, name: str, listen: Callable[[Progress], None], usual: Usual = Usual()) -> Measurement:
-        """A search measurement; of several sessions the least disturbed.
+    def measure(
+        self, name: str, listen: Callable[[Progress], None], usual_ms: float | None = None
+    ) -> Measurement:
+        """A search measurement: the first steady session, or the less disturbed of two that agree.
 
-        A session in which the reference is slower than it usually is counts as disturbed, too. Of the dense
-        model, by which budgets are set and all others are compared, the median of three steady sessions.
+        usual_ms: what the dense model, which runs in turn, usually takes. A session in which it is slower
+        counts as disturbed, too.
         """
         if self.order.forecast is not None:
             feeds = self.feeds(self.rows(self.order.profile.batch))[0]
@@ -96,22 +82,30 @@ class Bench:
             )
         if name == DENSE:
             return self._dense(listen)
-        sessions = [self._session(name, listen, SEARCH)]
-        while len(sessions) < MOST_SESSIONS:
-            allowed = STEADY if len(sessions) < PATIENT else max(STEADY, usual.disturbed)
-            if any(disturbed(session, usual.ms) <= allowed for session in sessions):
-                break
+
+        def by_disturbance(session: Measurement) -> float:
+            return disturbed(session, usual_ms)
+
+        sessions: list[Measurement] = []
+        counted: Sequence[Measurement] = ()
+        while len(sessions) < MOST_SESSIONS and not counted:
             sessions.append(self._session(name, listen, SEARCH))
-        return min(sessions, key=lambda session: disturbed(session, usual.ms))
+            steady = [session for session in sessions if by_disturbance(session) <= STEADY]
+            counted = steady or agreeing(sessions, _relative, 2)
+        return min(counted or sessions, key=by_disturbance)
 
     def _dense(self, listen: Callable[[Progress], None]) -> Measurement:
-        """Of the dense model, its own reference: budgets are made of these runs, not of the other ones."""
+        """The median of three sessions that are steady or agree: budgets are set by it, all else compared.
+
+        The dense model is its own reference; what counts is these runs, not the other ones.
+        """
         sessions: list[Measurement] = []
-        steady: list[Measurement] = []
-        while len(sessions) < MOST_SESSIONS and len(steady) < DENSE_SESSIONS:
+        counted: Sequence[Measurement] = ()
+        while len(sessions) < MOST_SESSIONS and len(counted) < DENSE_SESSIONS:
             sessions.append(self._session(DENSE, listen, DENSE_SEARCH))
             steady = [session for session in sessions if disturbed(session) <= STEADY]
-        found = sorted(steady or sessions, key=lambda each: at_speed(each.latency))
+            counted = agreeing(sessions, lambda each: percentile_ms(each.latency), DENSE_SESSIONS) or steady
+        found = sorted(counted or sessions, key=lambda each: at_speed(each.latency))
         middle = found[len(found) // 2]
         return replace(middle, reference_ms=at_speed(middle.latency))
 
@@ -183,6 +177,21 @@ def at_speed(latency: Latency) -> float:
     """Milliseconds that say how quick the machine was, as `search.judge.speed_ms` of the runs."""
     exact_ms = latency.percentile_ms
     return latency.p50_ms if exact_ms is None else min(latency.p50_ms, exact_ms)
+
+
+def agreeing(
+    sessions: Sequence[Measurement], told: Callable[[Measurement], float], count: int
+) -> Sequence[Measurement]:
+    """The `count` sessions that agree best in what they told; none when it differs by more than AGREED."""
+    ordered = sorted(sessions, key=told)
+    sets = [ordered[at : at + count] for at in range(len(ordered) - count + 1)]
+    best = min(sets, key=lambda found: told(found[-1]) / told(found[0]), default=[])
+    return best if best and told(best[-1]) <= (1 + AGREED) * told(best[0]) else ()
+
+
+def _relative(session: Measurement) -> float:
+    """What a search compares: the bound in times of the dense model, which ran in turn."""
+    return in_a_proof(session.latency, PROOF.runs, PROOF.seconds) / (session.reference_ms or 1.0)
 
 
 def disturbed(session: Measurement, usual_ms: float | None = None) -> float:

@@ -175,8 +175,12 @@ def resolved(budget: Budget, dense: Latency) -> Budget:
     """
     if budget.speedup is None:
         return budget
-    dense_ms = compared_ms(dense) if dense.percentile_ms is None else dense.percentile_ms
-    return replace(budget, latency_ms=dense_ms / budget.speedup)
+    return replace(budget, latency_ms=percentile_ms(dense) / budget.speedup)
+
+
+def percentile_ms(latency: Latency) -> float:
+    """The percentile itself; its bound where only that is known."""
+    return compared_ms(latency) if latency.percentile_ms is None else latency.percentile_ms
 
 
 def compared_ms(latency: Latency) -> float:

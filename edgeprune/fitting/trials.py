@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
-from edgeprune.fitting.bench import Bench, Usual
+from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
 from edgeprune.fitting.holding import Tested, report, uses
 from edgeprune.fitting.order import Order
@@ -183,12 +183,6 @@ class Trials:
         found = self._references
         return _median(found[:1] if self._order.budget.speedup is not None else found)
 
-    @property
-    def _usual(self) -> Usual:
-        """What sessions of the search show on this machine."""
-        searched = [each.measurement for each in self._searched.values()]
-        return Usual.of(searched, _median(self._references))
-
     def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
         """A step of the run that is about several trials."""
         self._tell(key, "asking all tiers about the same samples")
@@ -229,7 +223,7 @@ class Trials:
         candidate = _settled(candidate, built)
         if train:
             self._weights.save(name, network)
-        measurement = self.bench.measure(name, self._measuring(name), self._usual)
+        measurement = self.bench.measure(name, self._measuring(name), _median(self._references))
         self._tell(name, f"evaluating {self._workshop.task.metric}")
         metric = self.bench.metric(name)
         return Tested(

@@ -30,6 +30,7 @@ MAX_FEATURES = 8192  # a Gram matrix of 8192 x 8192 doubles is 512 MiB
 # Rows sampled from all batches and from one: enough for a Gram matrix, little enough to be quick.
 _PATCHES, _PATCHES_PER_BATCH = 8192, 4096
 _AT_ONCE = 512  # rows that wait for others of small batches before they are multiplied
+_BLOCK = 512  # columns of a Gram matrix that are multiplied at once
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,13 @@ def _solve(
         full = torch.cat([full, bias[:, None]], dim=1)
         columns = torch.cat([columns, torch.ones(1, dtype=torch.bool)])
     gram = consumer.gram
-    inside = gram[columns][:, columns]
+    some = gram[columns]  # symmetric, and rows are quicker to take than columns
+    inside = some[:, columns]
     # Relative damping keeps dead inputs (a zero row and column) solvable without moving the others.
     damping = 1e-4 * float(inside.diagonal().mean()) + 1e-12
-    inside = inside + damping * torch.eye(len(inside), dtype=torch.float64)
+    inside.diagonal().add_(damping)
     # Damping pulls towards the dense weights, not towards zero.
-    right = full @ gram[:, columns] + damping * full[:, columns]
+    right = full @ some.T + damping * full[:, columns]
     factor, failed = torch.linalg.cholesky_ex(inside)
     # `failed`: numerically not definite for all the damping.
     solved = torch.linalg.solve(inside, right.T) if failed else torch.cholesky_solve(right.T, factor)
@@ -159,17 +161,27 @@ class _Collector(Interpreter):
     def finish(self) -> dict[str, torch.Tensor]:
         for name in self._waiting:
             self._add(name)
+        for found in self._sums.values():
+            for at in range(0, len(found), _BLOCK):
+                found[at + _BLOCK :, at : at + _BLOCK] = found[at : at + _BLOCK, at + _BLOCK :].T
         return self._sums
 
     def _add(self, name: str) -> None:
-        """Rows of several small batches together: to add matrices takes longer than to multiply few rows."""
+        """Rows of several small batches together: to add matrices takes longer than to multiply few rows.
+
+        Only what is right of the diagonal's blocks; `finish` mirrors it.
+        """
         waiting = self._waiting[name]
-        if waiting:
-            rows = torch.cat(waiting)
-            waiting.clear()
+        if not waiting:
+            return
+        rows = torch.cat(waiting)
+        waiting.clear()
+        width = rows.shape[1]
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(width, width, dtype=torch.float64)
+        for at in range(0, width, _BLOCK):
             # In float32, which takes half the time and errs by far less than the damping moves.
-            product = (rows.T @ rows).double()
-            self._sums[name] = self._sums[name].add_(product) if name in self._sums else product
+            self._sums[name][at : at + _BLOCK, at:] += rows[:, at : at + _BLOCK].T @ rows[:, at:]
 
     def run_node(self, n: Node) -> Any:
         if n in self._wanted:

@@ -3,55 +3,93 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from edgeprune.fitting.bench import MOST_SESSIONS, PATIENT, STEADY, Bench, Usual
+from edgeprune.fitting.bench import DENSE, DENSE_SESSIONS, MOST_SESSIONS, Bench
+from edgeprune.records.trial import DeviceState, Latency, Measurement
+
+USUAL_MS = 10.0
+Sessions = list[tuple[float, float, float]]  # drift, milliseconds of the model and of the reference
+
+
+class Order:
+    """Of a machine with these sessions, one after the other."""
+
+    forecast = None
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = iter(sessions)
 
 
 class Machine(Bench):
-    """One on which a session after the other drifts by so much, always as quick on the whole."""
+    def _session(self, *about: Any) -> Measurement:
+        order: Any = self.order
+        drift, ms, reference_ms = next(order.sessions)
+        return Measurement(
+            latency=Latency(ms, ms, ms, ms, 90, ms, 1000, 10.0, ms),
+            memory_mib=1.0,
+            size_mib=1.0,
+            artefact_sha256="",
+            runtime="",
+            threads=1,
+            batch=1,
+            drift=drift,
+            conclusive=True,
+            state=DeviceState((), (), (), ()),
+            reference_ms=reference_ms,
+        )
 
-    def _session(self, *about: Any) -> Any:
-        return SimpleNamespace(drift=next(self.order.drifts), reference_ms=1.0)
 
-
-def measured(drifts: list[float], usual: Usual) -> tuple[float, int]:
-    """The drift of the session that counts, and how many there were."""
-    order: Any = SimpleNamespace(forecast=None, drifts=iter(drifts))
-    best: Any = Machine(order, order, Path()).measure("trial-01", lambda progress: None, usual)
-    return best.drift, len(drifts) - len(list(order.drifts))
+def measured(name: str, sessions: Sessions) -> tuple[int, Measurement]:
+    """How many sessions there were, and the one that counts."""
+    order: Any = Order(sessions)
+    found = Machine(order, order, Path()).measure(name, lambda progress: None, USUAL_MS)
+    return len(sessions) - len(list(order.sessions)), found
 
 
 @pytest.mark.parametrize(
-    ("drifts", "usual", "best", "sessions"),
+    ("sessions", "taken", "counts"),
     [
-        ([0.01], 0.0, 0.01, 1),
-        ([0.30, 0.01], 0.0, 0.01, 2),
-        ([0.30, 0.20, 0.40, 0.25, 0.30, 0.50], 0.0, 0.20, MOST_SESSIONS),
-        ([0.30, 0.20, 0.40], 0.21, 0.20, PATIENT),
-        ([0.30, 0.28, 0.40, 0.20], 0.21, 0.20, PATIENT + 1),
-        ([0.10, 0.09, STEADY], 0.5, STEADY, PATIENT),
+        ([(0.01, 5.0, 10.0)], 1, 0),
+        ([(0.3, 9.0, 10.0), (0.01, 5.0, 10.0)], 2, 1),
+        ([(0.3, 9.0, 10.0), (0.01, 6.0, 12.0), (0.02, 5.0, 10.1)], 3, 2),
+        ([(0.3, 5.0, 10.0), (0.2, 6.1, 12.0)], 2, 1),
+        ([(0.3, 5.0, 10.0), (0.1, 5.6, 10.0), (0.2, 6.1, 12.0)], 3, 2),
+        ([(0.3, 5.0 + step, 10.0) for step in range(MOST_SESSIONS - 1)] + [(0.2, 20.0, 10.0)], 6, 5),
     ],
     ids=[
         "steady",
         "one burst",
-        "never, for the first time",
-        "as usual",
-        "worse than usual",
-        "steady at last",
+        "steady, and slower than usual",
+        "two agree at different speeds",
+        "the third agrees with the first",
+        "none agree",
     ],
 )
-def test_a_disturbed_session_is_repeated_until_one_is_steady_or_from_the_third_as_usual(
-    drifts: list[float], usual: float, best: float, sessions: int
+def test_a_disturbed_session_is_repeated_until_one_is_steady_or_two_agree_about_the_dense_model(
+    sessions: Sessions, taken: int, counts: int
 ) -> None:
-    assert measured(drifts, Usual(1.0, usual)) == (best, sessions)
+    drift, ms, reference_ms = sessions[counts]
+    found = measured("trial-01", [*sessions, (0.0, 1.0, 10.0)])
+    assert (found[0], found[1].drift, found[1].reference_ms) == (taken, drift, reference_ms)
+    assert found[1].latency.p50_ms == ms
 
 
-def test_what_is_usual_is_the_median_of_the_measurements_that_counted() -> None:
-    found: Any = [SimpleNamespace(drift=drift, reference_ms=ms) for drift, ms in ((0.1, 1.0), (0.0, 1.2))]
-    assert Usual.of(found, None) == Usual(None, pytest.approx(0.05))
-    assert Usual.of(found, 1.0) == Usual(1.0, pytest.approx(0.15)), "slower than usual is disturbed, too"
-    assert Usual.of([], None) == Usual()
+@pytest.mark.parametrize(
+    ("sessions", "ms"),
+    [
+        ([(0.01, 10.0, 11.0), (0.01, 12.0, 11.0), (0.01, 11.0, 11.0)], 11.0),
+        ([(0.3, 10.0, 11.0), (0.3, 10.1, 11.0), (0.3, 10.2, 11.0)], 10.1),
+        ([(0.3, 10.0, 1.0), (0.01, 15.0, 1.0), (0.3, 10.1, 1.0), (0.3, 9.9, 1.0)], 10.0),
+        ([(0.3, 10.0 + step, 1.0) for step in range(MOST_SESSIONS)], 13.0),
+    ],
+    ids=["steady", "alike", "the odd one", "neither"],
+)
+def test_budgets_are_made_of_three_sessions_of_the_dense_model_that_are_steady_or_agree(
+    sessions: Sessions, ms: float
+) -> None:
+    taken, found = measured(DENSE, [*sessions, (0.0, 1.0, 1.0)])
+    assert taken == len(sessions) >= DENSE_SESSIONS
+    assert found.latency.p50_ms == found.reference_ms == ms, "its own runs, not those beside it"

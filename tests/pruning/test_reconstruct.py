@@ -158,6 +158,15 @@ def test_the_weights_are_the_least_squares_solution() -> None:
     torch.testing.assert_close(found.double(), best, rtol=5e-3, atol=5e-3)
 
 
+def test_a_gram_matrix_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, coupling, x = probed(CASES["conv2d"])
+    whole = grams(captured, coupling, [(x,)])["consumer.weight"].gram
+    monkeypatch.setattr(room, "_BLOCK", 16)  # 73 features: the last block is a narrow one
+    blocks = grams(captured, coupling, [(x,)])["consumer.weight"].gram
+    torch.testing.assert_close(blocks, whole, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(blocks, blocks.T, rtol=1e-5, atol=1e-3)
+
+
 def test_two_passes_over_half_the_data_give_the_gram_matrix_of_all_of_it() -> None:
     captured, coupling, x = probed(CASES["conv2d"])
     whole = grams(captured, coupling, [(x,)])["consumer.weight"].gram
