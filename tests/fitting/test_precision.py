@@ -323,8 +323,8 @@ def test_training_brings_back_what_no_form_holds(
 ) -> None:
     monkeypatch.setattr("edgeprune.fitting.precision.FORMS", (("", "percentile", False),))
     net = spread(tiny.task().model, 600)
-    result = started(tiny, scripted, tmp_path, net, max_drop=0.01, epochs=10)
-    floor = result.baseline.metric - 0.01
+    result = started(tiny, scripted, tmp_path, net, max_drop=0.05, epochs=10)
+    floor = result.baseline.metric - 0.05
     untrained = [t for t in result.trials if t.name.startswith("dense-int8") and not t.candidate.qat]
     assert max(trial.metric for trial in untrained) < floor - 0.02, "nothing to bring back"
     assert result.verdict.kind == "fits"
