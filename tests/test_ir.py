@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +144,46 @@ def test_the_same_model_gives_the_same_bytes_and_leaves_nothing_else(
     ):
         assert one.read_bytes() == other.read_bytes()
     assert str(tmp_path) not in (tmp_path / "a" / "model.xml").read_text("utf-8")
+
+
+def residual_blocks(path: Path, blocks: int = 2, width: int = 64) -> Path:
+    """x + down(relu(up(x))), again and again."""
+    rng = np.random.default_rng(0)
+    nodes, weights, stream = [], [], "x"
+    for block in range(blocks):
+        value = {part: f"{part}{block}" for part in ("up", "positive", "down", "sum")}
+        for layer in ("up", "down"):
+            for part, shape in (("weight", (width, width)), ("bias", (width,))):
+                array = rng.normal(0, 0.1, shape).astype(np.float32)
+                weights.append(numpy_helper.from_array(array, f"{layer}{block}.{part}"))
+        for layer, source in (("up", stream), ("down", value["positive"])):
+            inputs = [source, f"{layer}{block}.weight", f"{layer}{block}.bias"]
+            nodes.append(helper.make_node("Gemm", inputs, [value[layer]], transB=1))
+            if layer == "up":
+                nodes.append(helper.make_node("Relu", [value["up"]], [value["positive"]]))
+        nodes.append(helper.make_node("Add", [stream, value["down"]], [value["sum"]]))
+        stream = value["sum"]
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])] for name in ("x", stream)]
+    graph = helper.make_graph(nodes, "residual", *ends, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a process on one CPU")
+def test_a_machine_with_one_cpu_writes_residual_blocks(tmp_path: Path) -> None:
+    source = residual_blocks(tmp_path / "model.onnx")
+    program = f"""
+import os
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from pathlib import Path
+import numpy as np
+from edgeprune.ir import write_ir
+write_ir(Path({str(source)!r}), Path({str(tmp_path / "model.xml")!r}), {{"x": np.ones((1, 64), np.float32)}})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    feeds = {"x": np.ones((2, 64), np.float32)}
+    assert difference(served(tmp_path / "model.xml", feeds), served(source, feeds)) <= TOLERANCE
 
 
 def test_an_operator_that_openvino_lacks_is_refused_by_name(tmp_path: Path) -> None:
