@@ -187,7 +187,7 @@ class Start:
                 built = workshop.builder.build(form, workshop.dense, folder / form.precision, probe)
             except NothingToQuantise:
                 break
-            served.append(Load(runtime, built.artefact, 1))
+            served.append(Load(runtime, built.artefact, order.profile.threads))
         ask = partial(measure, device, feeds=feeds, percentile=order.budget.percentile, effort=SEARCH)
         last, *_ = sorted((ask(served[-1], reference=served[0]) for _ in range(SESSIONS)), key=reference_ms)
         plain = ask(served[0]) if served[1:] else last
