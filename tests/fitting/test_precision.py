@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -318,13 +319,23 @@ def test_a_residual_stream_is_brought_back_without_training(
     assert result.chosen.metric >= result.baseline.metric - 0.01
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """How training rounds depends on the number of threads; the suite has one, pytest by hand more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_training_brings_back_what_no_form_holds(
     tiny: ModuleType, scripted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgeprune.fitting.precision.FORMS", (("", "percentile", False),))
     net = spread(tiny.task().model, 600)
-    result = started(tiny, scripted, tmp_path, net, max_drop=0.05, epochs=10)
-    floor = result.baseline.metric - 0.05
+    result = started(tiny, scripted, tmp_path, net, max_drop=0.01, epochs=10)
+    floor = result.baseline.metric - 0.01
     untrained = [t for t in result.trials if t.name.startswith("dense-int8") and not t.candidate.qat]
     assert max(trial.metric for trial in untrained) < floor - 0.02, "nothing to bring back"
     assert result.verdict.kind == "fits"
