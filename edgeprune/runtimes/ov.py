@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ _VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among the
 _FIRST_RUNS = 2  # that fill the caches
 _STEADY = 1.05  # times the quickest query: slower ones were disturbed
 _PROFILES = 4  # compilations at most, until half of `runs` queries were not disturbed
+# Residual blocks that crash its compiler are no larger: 8 rows do, 12 do not; 256 features do, 257 do not.
+_ROWS, _FEATURES = 11, 256
 
 
 def version() -> str:
@@ -52,6 +55,7 @@ class Runner:
         if device == "CPU":
             # Pinned threads cannot leave a core that something else has taken.
             self._config.update(INFERENCE_NUM_THREADS=str(threads), NUM_STREAMS="1", ENABLE_CPU_PINNING="NO")
+        self._alone = device == "CPU" and min(threads, _processors()) == 1
         if profile:
             self._config["PERF_COUNT"] = "YES"
         self._profile = profile
@@ -144,11 +148,52 @@ class Runner:
             return dict(self._config)
         known = {str(name) for name in self._compiled.get_property("SUPPORTED_PROPERTIES")}
         found = {name: self._compiled.get_property(name) for name in _REPORTED if name in known}
-        return {name: _text(value) for name, value in found.items()}
+        return {**{name: _text(value) for name, value in found.items()}, **self._workaround}
 
     def _compile(self) -> None:
-        self._compiled = self._core.compile_model(self._model, self._device, self._config)
+        # The property is internal: no compiled model reports it.
+        self._workaround = {"SNIPPETS_MODE": "DISABLE"} if self._alone and _crashes(self._model) else {}
+        self._compiled = self._core.compile_model(
+            self._model, self._device, {**self._config, **self._workaround}
+        )
         self._request = self._compiled.create_infer_request()
+
+
+def _processors() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _crashes(model: Any) -> bool:
+    """Whether OpenVINO (2026.3 and 2026.4) would crash on it, signal 11, while it compiles for one thread.
+
+    It does where Snippets, its generator of fused kernels, takes matrix products with constants that follow
+    one another, and two such sequences end in an elementwise operator that also reads a value from before
+    the sequence: residual blocks.
+    """
+    length: dict[str, int] = {}  # of the sequence that ends at each value computed from the inputs
+    blocks = 0
+    for node in model.get_ordered_ops():
+        read = [length[name] for name in map(_source, node.inputs()) if name in length]
+        if node.get_type_name() == "Parameter":
+            read = [0]
+        if not read:
+            continue
+        longest = max(read)
+        shape = _shape(node.output(0)) if node.get_output_size() else []
+        if len(shape) != 2 or shape[0] > _ROWS or node.get_type_name() == "Concat":
+            longest = 0
+        elif node.get_type_name() == "MatMul":
+            longest += 1
+        elif longest > 1 and min(read) < longest:
+            blocks += shape[1] <= _FEATURES
+            longest = 0
+        length[node.get_name()] = longest
+    return blocks > 1
+
+
+def _source(port: Any) -> str:
+    return str(port.get_source_output().get_node().get_name())
 
 
 def _check(device: str, available: Sequence[str]) -> None:
