@@ -15,6 +15,8 @@ from edgeprune.search.landing import Probe, Zone, best, halved, landed
 MOST_BUILDS = 5  # for one budget; with the one that is trained six
 LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
 APART = 0.02  # models whose bytes differ by less say nothing about what bytes cost
+NEAR = 1.25  # times the use of a model: what lies further away says little about the slope at it
+LEAST_SLOPE = 1 / 3  # of the proportional one: steps three times as long, at most
 SMALLEST = 1e-3  # of a model's cost: a limit that nothing meets, where the rest alone is over the budget
 RESOURCE = {"latency_ms": LATENCY, "memory_mib": BYTES, "size_mib": BYTES}  # what a budget line follows
 
@@ -141,22 +143,35 @@ def limits(
     """What may be spent by the table, so that every line is used to the aim: as a model that was measured.
 
     costs: of that model by the table; uses: of the budget's lines by measuring it. others: more models.
-    Latency is in proportion to the table's, until models on both sides of the aim are measured: then the aim
-    lies between them, as if the one on the other side missed it by `share` of what it does. Memory and files
-    have a part that no width changes, so a second model that differs in bytes gives them a line.
+    Latency is in proportion to the table's for one model; for several on one side of the aim it changes by
+    less, if they say so; once models lie on both sides, the aim is between them, as if the one on the other
+    side missed it by `share` of what it does. Memory and files have a part that no width changes, so a second
+    model that differs in bytes gives them a line.
     """
     found: dict[str, float] = {}
     for line, use in uses.items():
         resource = RESOURCE[line]
-        allowed = costs[resource] * aim / use
-        points = [(c[resource], u[line]) for c, u in others]
+        cost, points = costs[resource], [(c[resource], u[line]) for c, u in others]
         if resource == LATENCY:
-            points = [(c, aim + share * (u - aim)) for c, u in points if (u > aim) != (use > aim)]
-        slope = _slope(costs[resource], use, points, 0.0 if resource == LATENCY else APART)
-        if slope is not None:
-            allowed = max(costs[resource] + (aim - use) / slope, SMALLEST * costs[resource])
+            slope = _latency_slope(cost, use, points, aim, share)
+        else:
+            slope = _slope(cost, use, points, APART) or use / cost
+        allowed = max(cost + (aim - use) / slope, SMALLEST * cost)
         found[resource] = min(found.get(resource, allowed), allowed)
     return found
+
+
+def _latency_slope(
+    cost: float, use: float, others: Sequence[tuple[float, float]], aim: float, share: float
+) -> float:
+    """Use per cost between a model and the aim, see `limits`."""
+    proportional = use / cost
+    beyond = [(c, aim + share * (u - aim)) for c, u in others if (u > aim) != (use > aim)]
+    if beyond:
+        return _slope(cost, use, beyond, 0.0) or proportional
+    beside = [(c, u) for c, u in others if max(u / use, use / u) <= NEAR]
+    found = _slope(cost, use, beside, APART) or proportional
+    return min(max(found, LEAST_SLOPE * proportional), proportional)
 
 
 def _slope(cost: float, use: float, others: Sequence[tuple[float, float]], least: float) -> float | None:

@@ -96,6 +96,33 @@ def test_between_models_on_both_sides_of_the_budget_the_aim_lies_between_them() 
     assert limits(*under, 0.99, [over], 0.5)[LATENCY] == pytest.approx(1.0 + 0.1 * 0.09 / 0.135)
 
 
+def test_on_one_side_of_the_budget_a_second_model_shortens_the_way() -> None:
+    """Half of the time follows the table, the other half no width: in proportion it would creep."""
+
+    def of(cost: float) -> tuple[dict[str, float], dict[str, float]]:
+        return {LATENCY: cost, BYTES: 1.0}, {"latency_ms": 0.6 + 0.5 * cost}
+
+    one = of(1.0)
+    first = limits(*one, 0.985)[LATENCY]
+    assert first == pytest.approx(0.985 / 1.1)
+    other = of(first)
+    assert limits(*other, 0.985, [one])[LATENCY] == pytest.approx((0.985 - 0.6) / 0.5)
+    assert limits(*of(0.7), 0.985, [of(0.66)])[LATENCY] == pytest.approx((0.985 - 0.6) / 0.5), "from below"
+
+
+def test_a_second_model_neither_shortens_a_step_nor_makes_it_longer_than_three() -> None:
+    def of(cost: float, use: float) -> tuple[dict[str, float], dict[str, float]]:
+        return {LATENCY: cost, BYTES: 1.0}, {"latency_ms": use}
+
+    here = of(1.0, 1.1)
+    assert limits(*here, 0.99, [of(1.1, 1.101)])[LATENCY] == pytest.approx(1 - 3 * 0.1), "hardly slower"
+    in_proportion = pytest.approx(0.9)
+    assert limits(*here, 0.99, [of(1.1, 1.3)])[LATENCY] == in_proportion, "much slower"
+    assert limits(*here, 0.99, [of(1.1, 1.05)])[LATENCY] == in_proportion, "quicker, although it costs more"
+    assert limits(*here, 0.99, [of(1.01, 1.101)])[LATENCY] == in_proportion, "hardly other"
+    assert limits(*here, 0.99, [of(3.0, 1.6)])[LATENCY] == in_proportion, "far away"
+
+
 def test_where_something_fits_the_smallest_candidate_is_not_built() -> None:
     found, device = landed({8: 2.0, 4: 0.8, 1: 0.1})
     assert found is not None
