@@ -102,6 +102,12 @@ def _compared(name: str, pairs: Sequence[tuple[Case, Compared]]) -> Iterable[str
             f"mean {100 * sum(gains) / len(gains):+.1f} points; "
             f"worse by more than 0.2: {', '.join(worse) or 'none'}"
         )
+    decided = [case.metric > baseline.metric for case, baseline in pairs if _decided(case, baseline)]
+    if decided:
+        yield (
+            f"against {name} where it is as fast, or slower and worse, or faster and better: "
+            f"better in {sum(decided)} of {len(decided)}"
+        )
     other = [
         f"{_name(case)} {baseline.ratio - 1:+.0%} latency, ours {100 * (case.metric - baseline.metric):+.1f}"
         for case, baseline in pairs
@@ -109,6 +115,14 @@ def _compared(name: str, pairs: Sequence[tuple[Case, Compared]]) -> Iterable[str
     ]
     if other:
         yield f"{name} further from our latency than {EQUAL:.0%}: {'; '.join(other)}"
+
+
+def _decided(case: Case, baseline: Compared) -> bool:
+    """Whether it is plain who is better at equal latency: what is slower and worse is worse."""
+    if abs(baseline.ratio - 1) <= EQUAL:
+        return True
+    slower = baseline.ratio > 1
+    return case.metric > baseline.metric if slower else case.metric < baseline.metric
 
 
 def _low(case: Case) -> bool:
