@@ -115,6 +115,31 @@ def test_it_answers_one_request_after_the_other(small_onnx: ModuleType, tmp_path
     assert memory[0]["mib"] > 0
 
 
+def test_peak_memory_is_the_models_and_not_that_of_recording(small_onnx: ModuleType, tmp_path: Path) -> None:
+    x = np.ones((1, 8), np.float32)
+    timing = frame({"do": "time", "runs": 50_000, "seconds": 0.0}, {"x": x})
+    memory = frame({"do": "memory"}, {})
+    replies, _ = ask(
+        loading(small_onnx.linear(tmp_path / "m.onnx")),
+        frame({"do": "time", "runs": 100, "seconds": 0.0}, {"x": x}),
+        *(memory, timing, timing, memory),
+    )
+    first, _, often, last = replies[2:]
+    assert often[1]["ms"].size == 50_000
+    assert last[0]["mib"] < first[0]["mib"] + 0.5  # as a list the 50,000 are 1.5 MiB
+
+
+def test_more_queries_than_there_is_room_for_are_all_recorded() -> None:
+    record = agent.Record()
+    for number in range(3 * agent.RECORDED):
+        record.add(number)
+    assert len(record) == 3 * agent.RECORDED
+    last = np.arange(2 * agent.RECORDED, 3 * agent.RECORDED)
+    np.testing.assert_array_equal(record.since(2 * agent.RECORDED), last)
+    record.clear()
+    assert record.since(0).size == 0
+
+
 def test_a_failing_request_is_told_and_the_next_one_answered(small_onnx: ModuleType, tmp_path: Path) -> None:
     replies, words = ask(
         loading(tmp_path / "absent.onnx"),
