@@ -26,7 +26,7 @@ from edgeprune.fitting.landing import LEAST, MOST_BUILDS, confirmed, known, land
 from edgeprune.fitting.order import Order, compared_ms, facts, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.space import Space
-from edgeprune.fitting.trials import Trials
+from edgeprune.fitting.trials import TRIAL, Trials
 from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
@@ -173,7 +173,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
             return land_by_table(workshop, space, trials, budget, recipe, probes)
         return _land(workshop, space, trials, budget, recipe, probes)
 
-    while (landed := land()) is not None:
+    while (landed := land() or _open(trials, budget, probes)) is not None:
         if not confirmed(trials, budget, probes, landed):
             continue
         final = _recovered(order, trials, floor, landed.name, rung)
@@ -184,6 +184,18 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
             return None
         probes[:] = [replace(probe, use=proven) if probe.name == landed.name else probe for probe in probes]
     return None
+
+
+def _open(trials: Trials, budget: Budget, probes: Sequence[Probe]) -> Probe | None:
+    """When nothing fits at the machine's usual speed: what a session saw within the budget. A proof tells."""
+    seen = [
+        probe
+        for probe in probes
+        if probe.name.startswith(TRIAL)
+        and probe.name not in trials.proven
+        and trials.seen_within(probe.name, budget)
+    ]
+    return min(seen, key=lambda probe: probe.use, default=None)
 
 
 def _recovered(order: Order, trials: Trials, floor: float, name: str, rung: str) -> str:

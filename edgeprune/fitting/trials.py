@@ -168,6 +168,11 @@ class Trials:
         """`use` line by line, of the lines that the budget has."""
         return uses(self.tested[name].measurement, self._usual_ms, budget, proven=name in self.proven)
 
+    def seen_within(self, name: str, budget: Budget) -> bool:
+        """Whether the session of a trial kept all lines, as quick as the machine was then."""
+        found = uses(self.tested[name].measurement, None, budget, proven=True)
+        return max(found.values(), default=0.0) <= 1
+
     def zone(self) -> Zone:
         """Where to land on this device, as the sessions so far tell."""
         return zone(self._references)

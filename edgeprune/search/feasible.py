@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, cast
 
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Measurement, Report
-from edgeprune.search.landing import LANDING
+from edgeprune.search.landing import LANDING, zone
 
 
 @dataclass(frozen=True)
 class Feasible:
     """A budget that candidate `name` is found to meet, as far as latency, memory and size go.
 
-    Lines that it met keep their limit; one that it broke gets what was measured and the margin that a fit
-    leaves, so that a fit with this budget lands.
+    Lines that it met keep their limit; one that it broke gets what was measured, latency at the machine's
+    usual speed, and the margin that a fit leaves on this machine, so that a fit with this budget lands.
     """
 
     name: str
@@ -37,11 +38,20 @@ def feasible(reports: Sequence[Report], budget: Budget) -> Feasible | None:
     nearest = min(reports, key=worst)
     if worst(nearest) <= 1:
         return None
+    margins = {"latency_ms": _slower(nearest, reports)}
     needed = {
-        line: limit if value <= limit else value / LANDING
+        line: limit if value <= limit else value * margins.get(line, 1 / LANDING)
         for line, (value, limit) in _lines(nearest.measurement, budget).items()
     }
     return Feasible(nearest.name, replace(budget, **cast("Any", needed)))
+
+
+def _slower(report: Report, reports: Sequence[Report]) -> float:
+    """Times the latency that a later session may find, by the dense model's; at least 1 / LANDING."""
+    found = [ms for each in reports if (ms := each.measurement.reference_ms) is not None]
+    own = report.measurement.reference_ms
+    usually = max(1.0, median(found) / own) if own else 1.0
+    return usually / zone(found).low
 
 
 def _lines(measured: Measurement, budget: Budget) -> Mapping[str, tuple[float, float]]:

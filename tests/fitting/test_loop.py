@@ -310,6 +310,25 @@ def test_a_session_in_which_the_machine_is_slower_than_usual_is_repeated(
     assert result.chosen.kept == pruned.chosen.kept
 
 
+def test_what_a_session_saw_within_the_budget_is_proven_before_it_is_a_miss(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType, tmp_path: Path
+) -> None:
+    """The machine gets quicker by a tenth after the dense models, which tell its usual speed."""
+    smallest = fit(latency_ms=1e-6, recover="none", out=tmp_path / "least").chosen
+    bound = smallest.measurement.latency.bound_ms
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+
+    def note(request: str, artefact: Path) -> None:
+        if request == "start" and artefact.parent.name.startswith("trial"):
+            device.factor = 1.0
+
+    device.factor, device.before = 1.1, note
+    device.speed = lambda block: device.factor
+    assert bound is not None
+    result = fit(latency_ms=1.03 * bound, max_drop=1.0, recover="none", device=device)
+    assert (result.verdict.kind, result.chosen.kept) == ("fits", smallest.kept)
+
+
 def test_without_training_the_proven_candidate_is_the_answer(fit: Callable[..., FitResult]) -> None:
     told: list[str] = []
     result = fit(
