@@ -130,4 +130,4 @@ def _quiet(rounds: Sequence[tuple[float, float]]) -> int:
 
 
 def _block(runner: Any, feed: Mapping[str, Any]) -> float:
-    return median(agent.timed(runner, feed, 3, BLOCK_SECONDS))
+    return median(agent.timed(runner, feed, 3, BLOCK_SECONDS, agent.Record()))
