@@ -56,7 +56,7 @@ class Measured:
 
     def guess(self, candidate: Candidate) -> float:
         """Milliseconds, at the machine's speed beside the candidates: so a fit compares, too."""
-        return self.dense_ms / self.table.wholes[0].ms * self.prediction.ms(dict(candidate.widths))
+        return self.dense_ms / self.table.reference_ms * self.prediction.ms(dict(candidate.widths))
 
 
 def kept(folder: Path | None, name: str, measure: Callable[[], Measured]) -> Measured:
