@@ -45,6 +45,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}")
+    errors: list[float] = []
     for name in MODELS:
         if any(word.lower() in name.lower() for word in options.only):
             with tempfile.TemporaryDirectory() as folder:
@@ -57,16 +58,23 @@ def main() -> None:
                             lambda: measured(subject(), runtime, precision, options.candidates),  # noqa: B023
                         )
                         _print((name, runtime, precision), found, options.details)
+                        errors += _errors(found)
+    if errors:
+        print(f"\n{len(errors)} candidates: mean error {mean(errors):.1%}, worst {max(errors):.1%}")
 
 
 def _print(titles: Sequence[str], found: Measured, details: bool) -> None:
     ms = [candidate.ms for candidate in found.candidates]
-    sizes = [abs(found.guess(candidate) / candidate.ms - 1) for candidate in found.candidates]
+    sizes = _errors(found)
     cells = [*titles, f"{found.dense_ms:.2f}", f"{min(ms):.2f} - {max(ms):.2f}", f"{found.seconds:.0f}"]
     cells += [f"{mean(sizes):.1%}", f"{median(sizes):.1%}", f"{max(sizes):.1%}", f"{len(sizes)}"]
     print(f"| {' | '.join(cells)} |", flush=True)
     for candidate in found.candidates if details else ():
         _detail(found, candidate)
+
+
+def _errors(found: Measured) -> list[float]:
+    return [abs(found.guess(candidate) / candidate.ms - 1) for candidate in found.candidates]
 
 
 def _detail(found: Measured, candidate: Candidate) -> None:
