@@ -167,6 +167,7 @@ class Agent:
         self._runner: Any = None
         self._empty_mib = 0.0
         self._sensors: list[str] = []
+        self._probe: Any = None
         self._record = Record()
 
     def answer(
@@ -209,7 +210,8 @@ class Agent:
     ) -> Any:
         module = load_session(runtime)
         self._sensors = list(sensors)
-        np.median(np.zeros(2))  # what it takes the first time is not the model's
+        self.do_state({})  # what this and a median take the first time is not the model's
+        np.median(np.zeros(2))
         self._empty_mib = peak_mib()
         options: dict[str, Any] = {"batch": batch, "memory_mib": memory_mib} if runtime in BUILDERS else {}
         if profile and runtime in BUILDERS:
@@ -260,7 +262,8 @@ class Agent:
         return {"mib": host + device, "host_mib": host, "device_mib": device}, {}
 
     def do_state(self, arrays: Mapping[str, Any]) -> Any:
-        found = load_module("probe.py").state(self._sensors)
+        self._probe = self._probe or load_module("probe.py")
+        found = self._probe.state(self._sensors)
         if self._runner is not None:
             found.update(("setting:" + name, text) for name, text in self._runner.settings().items())
         if hasattr(self._runner, "device_mib"):
