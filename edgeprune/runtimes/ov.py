@@ -181,12 +181,12 @@ def _crashes(model: Any) -> bool:
             continue
         longest = max(read)
         shape = _shape(node.output(0)) if node.get_output_size() else []
-        if len(shape) != 2 or shape[0] > _ROWS or node.get_type_name() == "Concat":
+        if len(shape) != 2 or not 0 < shape[0] <= _ROWS or node.get_type_name() == "Concat":
             longest = 0
         elif node.get_type_name() == "MatMul":
             longest += 1
         elif longest > 1 and min(read) < longest:
-            blocks += shape[1] <= _FEATURES
+            blocks += 0 < shape[1] <= _FEATURES
             longest = 0
         length[node.get_name()] = longest
     return blocks > 1
@@ -224,5 +224,8 @@ def _told(node: Any, key: str) -> str:
 
 
 def _shape(port: Any) -> list[int]:
+    """-1 for a dimension that is not fixed; nothing where not even their number is."""
     sizes = port.get_partial_shape()
+    if sizes.rank.is_dynamic:
+        return []
     return [int(size.get_length()) if size.is_static else -1 for size in sizes]
