@@ -226,6 +226,4 @@ def _told(node: Any, key: str) -> str:
 def _shape(port: Any) -> list[int]:
     """-1 for a dimension that is not fixed; nothing where not even their number is."""
     sizes = port.get_partial_shape()
-    if sizes.rank.is_dynamic:
-        return []
     return [int(size.get_length()) if size.is_static else -1 for size in sizes]

@@ -110,11 +110,3 @@ def test_more_threads_keep_the_fused_kernels(tmp_path: Path) -> None:
     openvino.save_model(openvino.Model([block(block(x))], [x]), str(path), compress_to_fp16=False)
     np.save(f"{path}.x.npy", np.ones((1, 64), np.float32))
     assert served(path, 2) == ""
-
-
-def test_a_value_whose_rank_depends_on_the_data_belongs_to_no_block() -> None:
-    x = opset.parameter([1, 64], np.float32, name="x")
-    sizes = opset.reshape(opset.non_zero(x), opset.constant(np.array([-1])), False)
-    reshaped = opset.relu(opset.reshape(x, sizes, False))
-    assert reshaped.output(0).get_partial_shape().rank.is_dynamic
-    assert not agent.load_session("openvino")._crashes(openvino.Model([reshaped], [x]))
