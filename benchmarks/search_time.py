@@ -52,7 +52,7 @@ def _phase(event: Event, before: str) -> str:
         return "proofs, bundle"
     if event.stage.startswith("dense-"):
         return "INT8"
-    if event.stage.startswith(("trial-", "final-")):
+    if event.stage.startswith(("draft-", "trial-", "final-")):
         return "candidates"
     if event.stage == "table":  # the forms of the dense model are timed under the same name
         return "INT8" if before in ("dense", "INT8") else "table"

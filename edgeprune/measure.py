@@ -24,10 +24,12 @@ from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import DeviceState, Measurement
-from edgeprune.search.judge import TRIES, show, speed_ms, summarise
+from edgeprune.search.judge import TRIES, at_usual_speed, show, speed_ms, summarise
 
 WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
+SHORT_SECONDS = 0.2  # of a block that is to lie between two changes of the machine's speed
+PATIENCE = 3  # times its effort that a session takes to find enough runs at the machine's usual speed
 STATE_SECONDS = 1.0  # how often the device's state is read between blocks
 
 
@@ -75,11 +77,22 @@ class Proof:
 
 @dataclass(frozen=True)
 class _Timed:
-    """Milliseconds per run, block by block in time, and the seconds that the artefact's runs took."""
+    """Milliseconds per run, block by block in time."""
 
     artefact: list[list[float]]
     reference: list[list[float]]
-    seconds: float
+
+    @property
+    def runs(self) -> int:
+        return sum(map(len, self.artefact))
+
+    @property
+    def seconds(self) -> float:
+        """That the artefact's runs took."""
+        return sum(map(sum, self.artefact)) / 1e3
+
+    def spends(self, effort: Effort, times: float = 1) -> bool:
+        return self.runs >= times * effort.runs and self.seconds >= times * effort.seconds
 
 
 def measure(
@@ -91,6 +104,7 @@ def measure(
     effort: Effort = SEARCH,
     latency_ms: float | None = None,
     reference: Load | None = None,
+    usual_ms: float | None = None,
     sensors: Sequence[str] = (),
     throttle: Sequence[str] = (),
     listen: Listen | None = None,
@@ -101,6 +115,8 @@ def measure(
     percentile: of the budget, for the bound.
     latency_ms: of the budget: what the slowest third of a session that drifted must keep to be conclusive.
     reference: runs in turn with the artefact, by default (in an interleaved effort) the same artefact.
+    usual_ms: of the reference. In a search only runs beside which it was about as quick count, as soon as
+        half of the effort went into such; a proof counts every run.
     sensors, throttle: read before, during and after; a `throttle` reading that moved marks the session.
     Raises `InputError` when there are no feeds, `DeviceError` when the device fails.
     """
@@ -117,7 +133,7 @@ def measure(
             other.warm_up(feeds[0], WARM_UP_SECONDS)
         artefact.warm_up(feeds[0], WARM_UP_SECONDS)
         watch = _Watch(artefact)
-        timed = _interleave(artefact, other, feeds, effort, watch, listen)
+        timed = _interleave(artefact, other, feeds, effort, watch, listen, percentile, usual_ms)
         state = watch.finish(throttle)
         memory_mib = artefact.memory_mib()
         runtime = artefact.runtime_version
@@ -212,28 +228,30 @@ def _interleave(
     effort: Effort,
     watch: _Watch,
     listen: Listen | None,
+    percentile: int,
+    usual_ms: float | None,
 ) -> _Timed:
-    """Blocks A B A B ... A until the effort is spent."""
-    blocks: list[list[float]] = []
-    reference_blocks: list[list[float]] = []
-    runs, spent = 0, 0.0
-    while runs < effort.runs or spent < effort.seconds:
-        feed = feeds[len(blocks) % len(feeds)]
-        if reference is not None and blocks:
-            reference_blocks.append(reference.time(feed, runs=1, seconds=BLOCK_SECONDS / 2))
-        seconds = min(BLOCK_SECONDS, effort.seconds)
-        block = artefact.time(feed, runs=1, seconds=seconds)
+    """Blocks A B A B ... A until the effort is spent on those that count."""
+    every = counted = _Timed([], [])
+    patience = 1 if usual_ms is None else PATIENCE
+    longest = BLOCK_SECONDS if usual_ms is None else SHORT_SECONDS
+    while not counted.spends(effort) and not every.spends(effort, patience):
+        feed = feeds[len(every.artefact) % len(feeds)]
+        if reference is not None and every.artefact:
+            every.reference.append(reference.time(feed, runs=1, seconds=longest / 2))
+        block = artefact.time(feed, runs=1, seconds=min(longest, effort.seconds))
         if not block:
             raise DeviceError(
                 "The device answered a timing request without a single run.", "Check its agent's version."
             )
-        blocks.append(block)
-        runs += len(block)
-        spent += sum(block) / 1e3
+        every.artefact.append(block)
+        if usual_ms is not None:
+            counted = _Timed(*at_usual_speed(every.artefact, every.reference, percentile, usual_ms))
         watch.glance()
         if listen is not None:
-            listen(Progress(runs, spent, effort, float(np.median(block))))
-    return _Timed(blocks, reference_blocks, spent)
+            shown = every if usual_ms is None else counted
+            listen(Progress(shown.runs, shown.seconds, effort, float(np.median(block))))
+    return counted if counted.spends(effort, 0.5) else every
 
 
 class _Watch:

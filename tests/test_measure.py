@@ -13,6 +13,8 @@ import pytest
 from edgeprune.devices import Load, open_device
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.measure import (
+    BLOCK_SECONDS,
+    PATIENCE,
     PROOF,
     SEARCH,
     Effort,
@@ -280,6 +282,38 @@ def test_a_throttle_flag_that_moved_marks_the_session(scripted: ModuleType, load
 def test_a_flag_that_appears_or_goes_away_counts_as_moved(scripted: ModuleType, load: Load) -> None:
     device = scripted.ScriptedDevice(state=lambda reading: {"flag": "1"} if reading else {})
     assert measure(device, load, FEEDS, percentile=90, throttle=("flag",)).state.moved == ("flag",)
+
+
+def test_a_search_counts_runs_at_the_usual_speed_of_the_machine(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    """In slow spells of eight blocks the artefact takes 1.6 times as long: nothing of them is seen."""
+
+    def session(usual_ms: float | None) -> Measurement:
+        device = scripted.ScriptedDevice(
+            lambda path: 2.0 if path.stem == "dense" else 1.0,
+            speed=lambda block: 1.6 if block // 8 % 2 else 1.0,
+        )
+        effort = Effort(runs=64, seconds=2.0, interleaved=True)
+        found = measure(device, load, FEEDS, percentile=90, effort=effort, reference=other, usual_ms=usual_ms)
+        assert found.latency.seconds >= effort.seconds
+        return found
+
+    seen = session(2.0)
+    assert (seen.latency.max_ms, seen.latency.bound_ms, seen.reference_ms, seen.drift) == (1.0, 1.0, 2.0, 0.0)
+    assert session(None).latency.max_ms == 1.6
+
+
+@pytest.mark.parametrize("slow", [0.5, 1.0], ids=["most of the time", "all the time"])
+def test_a_search_on_a_machine_that_is_slow_has_patience_and_an_end(
+    scripted: ModuleType, load: Load, other: Load, slow: float
+) -> None:
+    """The first two blocks are quick, which is less than half of the effort."""
+    device = scripted.ScriptedDevice(speed=lambda block: 1.6 if block > 2 or slow == 1.0 else 1.0)
+    effort = Effort(runs=64, seconds=2.0, interleaved=True)
+    seen = measure(device, load, FEEDS, percentile=90, effort=effort, reference=other, usual_ms=1.0)
+    assert PATIENCE * effort.seconds <= seen.latency.seconds < PATIENCE * effort.seconds + BLOCK_SECONDS
+    assert seen.latency.p50_ms == seen.reference_ms == 1.6, "all runs count, and show how slow it was"
 
 
 def test_feeds_take_turns(scripted: ModuleType, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

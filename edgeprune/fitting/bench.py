@@ -72,8 +72,8 @@ class Bench:
     ) -> Measurement:
         """A search measurement: the first steady session, or the less disturbed of two that agree.
 
-        usual_ms: what the dense model, which runs in turn, usually takes. A session in which it is slower
-        counts as disturbed, too.
+        usual_ms: what the dense model, which runs in turn, usually takes. Runs beside which it is slower
+        count only in a session that has few others, which is disturbed, too.
         """
         if self.order.forecast is not None:
             feeds = self.feeds(self.rows(self.order.profile.batch))[0]
@@ -89,7 +89,7 @@ class Bench:
         sessions: list[Measurement] = []
         counted: Sequence[Measurement] = ()
         while len(sessions) < MOST_SESSIONS and not counted:
-            sessions.append(self._session(name, listen, SEARCH))
+            sessions.append(self._session(name, listen, SEARCH, usual_ms))
             steady = [session for session in sessions if by_disturbance(session) <= STEADY]
             counted = steady or agreeing(sessions, _relative, 2)
         return min(counted or sessions, key=by_disturbance)
@@ -109,7 +109,13 @@ class Bench:
         middle = found[len(found) // 2]
         return replace(middle, reference_ms=at_speed(middle.latency))
 
-    def _session(self, name: str, listen: Callable[[Progress], None], effort: Effort) -> Measurement:
+    def _session(
+        self,
+        name: str,
+        listen: Callable[[Progress], None],
+        effort: Effort,
+        usual_ms: float | None = None,
+    ) -> Measurement:
         return measure(
             self.order.device,
             self.load(name),
@@ -117,6 +123,7 @@ class Bench:
             percentile=self.order.budget.percentile,
             effort=effort,
             reference=self.load(DENSE),
+            usual_ms=usual_ms,
             sensors=self.order.target.sensors,
             throttle=self.order.target.throttle,
             listen=listen,

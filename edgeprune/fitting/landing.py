@@ -1,18 +1,26 @@
-"""Landing on the budget by the latency table: allocate, build, measure, correct the prediction, again."""
+"""Landing on the budget by the latency table: allocate, draft, measure, correct the prediction, again.
+
+What lands as a draft is built. A candidate may take a little more or less than its draft: drafts are
+corrected by what was built so far, so that the next one lands where candidates do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import median
 
+from edgeprune.fitting.drafts import DRAFT
 from edgeprune.fitting.space import BYTES, LATENCY, Plan, Space
 from edgeprune.fitting.trials import TRIAL, Trials
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
-from edgeprune.search.landing import Probe, Zone, best, halved, landed
+from edgeprune.search.landing import Probe, Zone, best, halved, in_zone, landed
 
 MOST_BUILDS = 5  # for one budget; with the one that is trained six
+MOST_DRAFTS = 4  # before the next one is built
 LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
 APART = 0.02  # models whose bytes differ by less say nothing about what bytes cost
 NEAR = 1.25  # times the use of a model: what lies further away says little about the slope at it
@@ -31,21 +39,124 @@ def land_by_table(
     recipe: the candidate without its widths. probes: extended in place; the last one says how far the table
     is from the device just there.
     """
-    goal = trials.zone()
-    dense_macs = workshop.cost.macs({})
+    landing = _Landing(workshop, space, trials, budget, recipe)
     while trials.builds < MOST_BUILDS:
-        probes[:] = [_refreshed(trials, probe, budget) for probe in probes]
-        if landed(probes, goal):
+        probes[:] = [landing.refreshed(probe) for probe in probes]
+        if landed(probes, landing.goal):
             break
-        candidate = _wider_or_narrower(space, trials, budget, recipe, probes, goal)
+        candidate = landing.next(probes)
         if candidate is None:
-            break  # widths move in steps: nothing lies nearer
+            break
         name = trials.next_name()
         trials.run(name, candidate)
-        share = workshop.cost.macs(dict(candidate.kept)) / dense_macs
-        probes.append(Probe(share, trials.use(name, budget), name))
-    fitting = best(probes, goal)
-    return fitting if fitting is not None and fitting.name.startswith("trial") else None
+        probes.append(landing.probe(name))
+    fitting = best(probes, landing.goal)
+    return fitting if fitting is not None and fitting.name.startswith(TRIAL) else None
+
+
+@dataclass(frozen=True)
+class _Landing:
+    workshop: Workshop
+    space: Space
+    trials: Trials
+    budget: Budget
+    recipe: Candidate
+
+    @cached_property
+    def goal(self) -> Zone:
+        return self.trials.zone()
+
+    def probe(self, name: str) -> Probe:
+        return Probe(self._share(self._candidate(name)), self.trials.use(name, self.budget), name)
+
+    def refreshed(self, probe: Probe) -> Probe:
+        """What is not proven is seen at the machine's usual speed, which every session tells more of."""
+        return probe if probe.name in self.trials.proven else self.probe(probe.name)
+
+    def next(self, probes: Sequence[Probe]) -> Candidate | None:
+        """What to build: the draft that lands or comes nearest; None when what is built comes as near.
+
+        What cannot be drafted is built as the table has it.
+        """
+        drafts = self._drafts(probes)
+        for _ in range(MOST_DRAFTS):
+            if landed(drafts, self.goal):
+                break
+            candidate = self._wider_or_narrower([*probes, *drafts])
+            if candidate is None:
+                break  # widths move in steps: nothing lies nearer
+            if self.trials.draft(candidate) is None:
+                return candidate
+            drafts = self._drafts(probes)
+        tried = [probe for probe in drafts if in_zone(probe, self.goal)] or [*probes, *drafts]
+        found = best(tried, self.goal) or min(tried, key=lambda probe: probe.use)
+        return self._candidate(found.name) if found.name.startswith(DRAFT) else None
+
+    def _wider_or_narrower(self, probes: Sequence[Probe]) -> Candidate | None:
+        """What uses the budget to the aim by the table; where that is tried, to an end of the zone; or None.
+
+        A table of very short operators may see a least time where there is none. So that a miss is not its
+        mistake, the smallest candidate is tried before nothing is said to fit.
+        """
+        ordered = sorted(probes, key=lambda probe: abs(probe.use - self.goal.aim))
+        off = self._off(probes)
+        here, *others = (self._point(probe, off) for probe in ordered)
+        share = halved(probes, ordered[0], self.goal.aim)
+        tried = {self._candidate(probe.name) for probe in probes}
+        for aim in (self.goal.aim, self.goal.high, self.goal.low):
+            plan = self.space.keep(limits(*here, aim, others, share))
+            candidate = made(self.recipe, plan, self.space)
+            if candidate not in tried:
+                return candidate
+        smallest = made(self.recipe, self.space.by_work(LEAST), self.space)
+        return smallest if all(probe.use > 1 for probe in probes) and smallest not in tried else None
+
+    def _drafts(self, probes: Sequence[Probe]) -> list[Probe]:
+        """Drafts by this recipe of what is not built, with the use that each would have if it were."""
+        built = {self._candidate(probe.name) for probe in probes}
+        off = self._off(probes)
+        return [
+            Probe(self._share(draft.candidate), max(self._as_built(name, off).values()), name)
+            for name, draft in self.trials.drafts.known.items()
+            if draft.measurement is not None
+            and draft.candidate not in built
+            and _alike(draft.candidate, self.recipe)
+        ]
+
+    def _off(self, probes: Sequence[Probe]) -> dict[str, float]:
+        """By how much candidates use more of a line than their drafts did."""
+        pairs = [(_uses(self.trials, probe, self.budget), self._draft_of(probe.name)) for probe in probes]
+        found = [(uses, self.trials.uses(draft, self.budget)) for uses, draft in pairs if draft is not None]
+        lines = found[0][0] if found else ()
+        return {line: median(built[line] / draft[line] for built, draft in found) for line in lines}
+
+    def _draft_of(self, name: str) -> str | None:
+        draft = self.trials.drafts.of(self._candidate(name))
+        drafted = draft is not None and self.trials.drafts.known[draft].measurement is not None
+        return draft if drafted and draft != name else None
+
+    def _as_built(self, draft: str, off: Mapping[str, float]) -> dict[str, float]:
+        uses = self.trials.uses(draft, self.budget)
+        return {line: use * off.get(line, 1.0) for line, use in uses.items()}
+
+    def _point(self, probe: Probe, off: Mapping[str, float]) -> Point:
+        candidate = self._candidate(probe.name)
+        kept = dict(candidate.kept)
+        if not probe.name.startswith(DRAFT):
+            left = self.trials.tested[probe.name].layers_float
+            return self.space.costs(kept, left), _uses(self.trials, probe, self.budget)
+        joint, left = self.space.joint, candidate.in_float
+        if joint is not None and candidate.precision == "float32":
+            left = joint.layers
+        return self.space.costs(kept, left), self._as_built(probe.name, off)
+
+    def _candidate(self, name: str) -> Candidate:
+        drafts = self.trials.drafts.known
+        return drafts[name].candidate if name in drafts else self.trials.tested[name].candidate
+
+    def _share(self, candidate: Candidate) -> float:
+        """Of the dense model's work."""
+        return self.workshop.cost.macs(dict(candidate.kept)) / self.workshop.cost.macs({})
 
 
 def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
@@ -63,11 +174,6 @@ def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
     )
 
 
-def _refreshed(trials: Trials, probe: Probe, budget: Budget) -> Probe:
-    """What is not proven is seen at the machine's usual speed, which every session tells more of."""
-    return probe if probe.name in trials.proven else replace(probe, use=trials.use(probe.name, budget))
-
-
 def confirmed(trials: Trials, budget: Budget, probes: list[Probe], landing: Probe) -> bool:
     """Whether a candidate is proven to land. A proof takes seconds, training minutes, and moves no latency.
 
@@ -81,31 +187,6 @@ def confirmed(trials: Trials, budget: Budget, probes: list[Probe], landing: Prob
     probes[:] = [replace(probe, use=use) if probe.name == landing.name else probe for probe in probes]
     goal = trials.zone()
     return goal.low <= use <= goal.high and trials.tested[landing.name].measurement.conclusive
-
-
-def _wider_or_narrower(
-    space: Space,
-    trials: Trials,
-    budget: Budget,
-    recipe: Candidate,
-    probes: Sequence[Probe],
-    goal: Zone,
-) -> Candidate | None:
-    """What uses the budget to the aim by the table; where that is built, to an end of the zone; or None.
-
-    A table of very short operators may see a least time where there is none. So that a miss is not its
-    mistake, the smallest candidate is built before nothing is said to fit.
-    """
-    ordered = sorted(probes, key=lambda probe: abs(probe.use - goal.aim))
-    here, *others = (_point(trials, space, probe, budget) for probe in ordered)
-    share = halved(probes, ordered[0], goal.aim)
-    built = {trials.tested[probe.name].candidate for probe in probes}
-    for aim in (goal.aim, goal.high, goal.low):
-        candidate = made(recipe, space.keep(limits(*here, aim, others, share)), space)
-        if candidate not in built:
-            return candidate
-    smallest = made(recipe, space.by_work(LEAST), space)
-    return smallest if all(probe.use > 1 for probe in probes) and smallest not in built else None
 
 
 def known(workshop: Workshop, trials: Trials, budget: Budget, recipe: Candidate) -> list[Probe]:
@@ -182,11 +263,6 @@ def _slope(cost: float, use: float, others: Sequence[tuple[float, float]], least
     other_cost, other_use = min(apart, key=lambda each: abs(each[1] - use))
     slope = (use - other_use) / (cost - other_cost)
     return slope if slope > 0 else None
-
-
-def _point(trials: Trials, space: Space, probe: Probe, budget: Budget) -> Point:
-    tested = trials.tested[probe.name]
-    return space.costs(dict(tested.candidate.kept), tested.layers_float), _uses(trials, probe, budget)
 
 
 def _uses(trials: Trials, probe: Probe, budget: Budget) -> dict[str, float]:

@@ -39,9 +39,11 @@ class Survey:
         def cutting(share: float) -> None:
             self.tell("sensitivity", "cutting groups alone", share)
 
-        sensed = self.ledger.once(
-            "sensitivity", lambda: sense(workshop, choices, FLOOR, cutting), Sensitivity
-        )
+        def sensed_now() -> Sensitivity:
+            cutting(0.0)  # reading the calibration data first takes as long as cutting
+            return sense(workshop, choices, FLOOR, cutting)
+
+        sensed = self.ledger.once("sensitivity", sensed_now, Sensitivity)
         base = weighed_space(workshop, choices, sensed, layers)
         return self._timing().space(
             base, recipe, layers, lambda name, measure: self.ledger.once(name, measure, Table)

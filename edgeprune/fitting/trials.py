@@ -17,6 +17,7 @@ from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
 from edgeprune.fitting.bench import Bench
 from edgeprune.fitting.comparing import Compared, compare
+from edgeprune.fitting.drafts import Drafts
 from edgeprune.fitting.holding import Tested, report, uses
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.screening import Screened, Subset
@@ -57,6 +58,7 @@ class Trials:
         self.folder = ledger.folder
         self.bench = Bench(order, workshop, ledger.folder)
         self.survey = Survey(self.bench, ledger, self._tell)
+        self.drafts = Drafts(self.bench, ledger)
         self._weights = Weights(workshop, ledger.folder, order.epochs, self._tell)
         self.tested: dict[str, Tested] = {}  # measured by a proof where there is one
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
@@ -82,6 +84,7 @@ class Trials:
         """Take over what another budget's search found, where this one has nothing."""
         self.screened = {**other.screened, **self.screened}
         self.compared = {**other.compared, **self.compared}
+        self.drafts.known = {**other.drafts.known, **self.drafts.known}
         for name, tested in other._searched.items():
             if name not in self.tested:
                 self.tested[name] = self._searched[name] = self._here(name, tested, other)
@@ -127,6 +130,14 @@ class Trials:
             self._seconds.append(time.monotonic() - started)
         return tested
 
+    def draft(self, candidate: Candidate) -> str | None:
+        """Measure a candidate by its shapes alone; the draft's name, None when it has none, which is told."""
+        name = self.drafts.make(candidate, self._measuring, _median(self._references))
+        if self.drafts.known[name].measurement is not None:
+            return name
+        self._tell(name, f"a candidate is built at once: {self.drafts.known[name].reason}")
+        return None
+
     def float_metric(self, name: str) -> float:
         """The metric of a trained trial's weights in float, on this machine."""
 
@@ -165,8 +176,12 @@ class Trials:
         return max(self.uses(name, budget).values(), default=0.0)
 
     def uses(self, name: str, budget: Budget) -> dict[str, float]:
-        """`use` line by line, of the lines that the budget has."""
-        return uses(self.tested[name].measurement, self._usual_ms, budget, proven=name in self.proven)
+        """`use` line by line, of the lines that the budget has; of a draft, too."""
+        draft = self.drafts.known.get(name)
+        measured = draft.measurement if draft is not None else self.tested[name].measurement
+        if measured is None:
+            return {}
+        return uses(measured, self._usual_ms, budget, proven=name in self.proven)
 
     def seen_within(self, name: str, budget: Budget) -> bool:
         """Whether the session of a trial kept all lines, as quick as the machine was then."""
@@ -180,7 +195,11 @@ class Trials:
     @property
     def _references(self) -> list[float]:
         """Milliseconds of the dense model, session by session; first those that budgets were made of."""
-        return [ms for each in self.tested.values() if (ms := each.measurement.reference_ms) is not None]
+        sessions = [tested.measurement for tested in self.tested.values()]
+        sessions += [
+            draft.measurement for draft in self.drafts.known.values() if draft.measurement is not None
+        ]
+        return [ms for each in sessions if (ms := each.reference_ms) is not None]
 
     @property
     def _usual_ms(self) -> float | None:

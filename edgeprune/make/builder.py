@@ -174,6 +174,11 @@ class Builder:
 
         return emit
 
+    def draft(self, candidate: Candidate, exported: Path) -> Path:
+        """The artefact, for timing only, of a float ONNX file of the candidate's shapes; beside that file."""
+        written = self.emitter(candidate)(exported, exported.with_name("int8.onnx"))
+        return self._stored(written, exported.parent, exported)
+
     def damage(self, candidate: Candidate, layers: Sequence[str]) -> Mapping[str, float]:
         """What the candidate's precision does to the dense model's output, one layer at a time."""
         dense = self.equalised(self.dense) if candidate.equalised else self.dense

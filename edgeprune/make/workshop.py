@@ -118,6 +118,19 @@ class Workshop:
 
             return resizable(self.coupling, export, self.seed)
 
+    def draft(self, candidate: Candidate, folder: Path) -> Path:
+        """Write an artefact of the candidate's shapes and precision, with weights that mean nothing.
+
+        Raises `EdgepruneError` when the model's file has no other widths.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        exported, kept = folder / "float.onnx", dict(candidate.kept)
+        if self.coupling.dropped(kept):  # another graph
+            export_onnx(cut(self.dense, self.coupling, kept), exported, prove=False)
+        else:
+            onnxfile.save(self.resizable.at(dict(self.widths(kept))), exported)
+        return self.builder.draft(candidate, exported)
+
     def fragile_layers(self, candidate: Candidate, layers: Sequence[str]) -> tuple[str, ...]:
         """`layers`, those first that are worth giving back to float.
 

@@ -199,31 +199,35 @@ class _Collector(Interpreter):
         x: torch.Tensor = self.env[argument(node, 0, "input")].detach()
         if op_name(node) == "aten.linear":
             return self._sampled(x.reshape(-1, x.shape[-1]), self._most)
-        kernel = self.env[argument(node, 1, "weight")].shape[2:]
-        first = _patches(node, x[:1], kernel)
-        if len(first) * len(x) <= self._most:
-            return _patches(node, x, kernel)
-        # Image by image: all patches of a batch of large images would take gigabytes.
+        windows = _windows(node, x, self.env[argument(node, 1, "weight")].shape[2:])
+        positions = windows.shape[2 : 2 + (windows.dim() - 2) // 2]
         quota = -(-self._most // len(x))
-        images = (_patches(node, x[at : at + 1], kernel) for at in range(len(x)))
-        return torch.cat([self._sampled(patches, quota) for patches in images])
+        if positions.numel() <= quota:
+            return windows.movedim(1, 1 + len(positions)).flatten(0, len(positions)).flatten(1)
+        # The chosen patches alone: all of a batch of large images would take gigabytes.
+        images = []
+        for image in windows:
+            places = torch.unravel_index(self._chosen(positions.numel(), quota), positions)
+            images.append(image[(slice(None), *places)].movedim(0, 1).flatten(1))
+        return torch.cat(images)
 
     def _sampled(self, rows: torch.Tensor, most: int) -> torch.Tensor:
-        if len(rows) <= most:
-            return rows
-        return rows[torch.randperm(len(rows), generator=self._generator)[:most]]
+        return rows if len(rows) <= most else rows[self._chosen(len(rows), most)]
+
+    def _chosen(self, count: int, most: int) -> torch.Tensor:
+        return torch.randperm(count, generator=self._generator)[:most]
 
 
-def _patches(node: Node, x: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
-    """[positions, I * kernel]: the patches that a convolution multiplies with its flattened filters."""
+def _windows(node: Node, x: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
+    """[B, I, *positions, *kernel]: a view of all that a convolution multiplies with its filters."""
     space = len(kernel)
     stride = _each(argument(node, 3, "stride", 1), space)
     dilation = _each(argument(node, 5, "dilation", 1), space)
     x = F.pad(x, _margins(argument(node, 4, "padding", 0), kernel, dilation))
-    if space == 1:  # a convolution of height 1
-        x, kernel, stride, dilation = x[:, :, None], [1, *kernel], [1, *stride], [1, *dilation]
-    unfolded = F.unfold(x, tuple(kernel), tuple(dilation), 0, tuple(stride))
-    return unfolded.movedim(1, -1).reshape(-1, unfolded.shape[1])
+    for dim, (size, step, reach) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+        x = x.unfold(dim, reach * (size - 1) + 1, step)
+    inside: tuple[Any, ...] = tuple(slice(None, None, reach) for reach in dilation)
+    return x[(..., *inside)]
 
 
 def _margins(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -25,6 +25,7 @@ from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict
 CONFIDENCE = 0.99
 TRIES = 3  # sessions of a proof; only one that drifted is followed by another
 MAX_DRIFT = 0.02  # of the reference
+USUAL = 1.05  # times its usual milliseconds, up to which a reference is about as quick as usual
 OWN_DRIFT = 0.04  # of the artefact: where runs scatter by 10 %, thirds of a short session do by 2 % or 3 %
 
 
@@ -103,6 +104,21 @@ def drift(blocks: Sequence[Sequence[float]], percentile: float = 50) -> float:
     speeds = [speed_ms(block, percentile) for block in blocks]
     thirds = [median(speeds[third[0] : third[-1] + 1]) for third in _thirds(len(speeds)) if third]
     return (max(thirds) - min(thirds)) / median(speeds) if len(thirds) > 1 else 0.0
+
+
+def at_usual_speed(
+    artefact: Sequence[list[float]], reference: Sequence[list[float]], percentile: float, usual_ms: float
+) -> tuple[list[list[float]], list[list[float]]]:
+    """The blocks of an artefact beside which its reference was about as quick as usual, and those beside.
+
+    artefact, reference: milliseconds per run, blocks in turn, one of the artefact first; what no reference
+    follows yet does not count. What a slow spell of a machine does to a model depends on the model, so runs
+    in it cannot be compared by how slow the reference was then.
+    """
+    quick = [speed_ms(block, percentile) <= USUAL * usual_ms for block in reference]
+    counted = [at for at in range(len(quick)) if quick[at] and (at == 0 or quick[at - 1])]
+    beside = sorted({place for at in counted for place in (at - 1, at) if place >= 0})
+    return [artefact[at] for at in counted], [reference[at] for at in beside]
 
 
 def slowest_bound(

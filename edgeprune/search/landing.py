@@ -64,8 +64,12 @@ def in_a_proof(latency: Latency, runs: int, seconds: float) -> float:
     return latency.percentile_ms + chance_ms * min(1.0, math.sqrt(latency.runs / proof_runs))
 
 
+def in_zone(probe: Probe, goal: Zone) -> bool:
+    return goal.low <= probe.use <= goal.high
+
+
 def landed(probes: Sequence[Probe], goal: Zone) -> bool:
-    return any(goal.low <= probe.use <= goal.high for probe in probes)
+    return any(in_zone(probe, goal) for probe in probes)
 
 
 def best(probes: Sequence[Probe], goal: Zone) -> Probe | None:

@@ -159,3 +159,90 @@ def test_all_forms_of_the_dense_model_come_from_one_export(
     kept = {shop.coupling.groups[0].name: range(6)}
     shop.builder.build(Candidate((), "float32"), shop.prune(kept, "none")[0], tmp_path / "cut", probe)
     assert len(exports) == 2
+
+
+DIALECTS = {"onnxruntime": "onnxruntime-x86", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """branch: does it stay?"""
+
+    name: str
+    precision: Any
+    branch: bool = True
+
+
+class Branched(nn.Module):
+    """A stream of 8 channels, and 16 in the middle of a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.up, self.down = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+        self.last = nn.Linear(8, 4)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.first(x)).relu()
+        x = (x + self.down(self.up(x).relu())).relu()
+        return self.last(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Shapes("narrower in INT8", "int8"),
+        Shapes("narrower in float", "float32"),
+        Shapes("without the branch", "int8", branch=False),
+    ],
+    ids=lambda case: case.name,
+)
+def test_a_draft_has_the_operators_and_shapes_of_what_is_built(
+    case: Shapes, runtime: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(16, 3, 8, 8) for _ in range(4)]
+    task = Task(
+        model=Branched().eval(),
+        example=inputs[0][:1],
+        calibration=inputs,
+        evaluate=lambda predict: 0.5,
+    )
+    shop = Workshop(task, dialect_for(DIALECTS[runtime], "x86_64"), runtime=runtime)
+    stream, inner = sorted(shop.coupling.groups, key=lambda group: group.units)
+    (branch,) = shop.coupling.branches
+    kept = {stream.name: (0, 2, 3, 5, 6), **({inner.name: (1, 2, 9)} if case.branch else {branch.name: ()})}
+    calibrator = "minmax" if case.precision == "int8" else None
+    candidate = Candidate(tuple(kept.items()), case.precision, calibrator)
+    built = shop.builder.build(
+        candidate, shop.prune(kept, "reconstruct")[0], tmp_path / "built", (inputs[0],)
+    )
+    draft = shop.draft(candidate, tmp_path / "draft")
+    assert [path.name for path in sorted(draft.parent.iterdir())] == sorted(
+        path.name for path in built.artefact.parent.iterdir()
+    )
+    assert _operators(draft) == _operators(built.artefact)
+
+
+def _operators(artefact: Path) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
+    """Kind and the shapes of what it makes and of what it stores, by operator, sorted."""
+    if artefact.suffix == ".xml":
+        import openvino
+
+        nodes = openvino.Core().read_model(artefact).get_ordered_ops()
+        return sorted(
+            (node.get_type_name(), tuple(_dims(node.output(at)) for at in range(node.get_output_size())))
+            for node in nodes
+        )
+    graph = onnxfile.load(artefact).graph
+    stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    return sorted(
+        (node.op_type, tuple(stored[name] for name in node.input if name in stored)) for node in graph.node
+    )
+
+
+def _dims(port: Any) -> tuple[int, ...]:
+    return tuple(-1 if each.is_dynamic else each.get_length() for each in port.get_partial_shape())

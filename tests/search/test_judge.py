@@ -14,6 +14,7 @@ from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import DeviceState, Drop, Measurement
 from edgeprune.search.judge import (
+    at_usual_speed,
     drift,
     early_stopping_bound,
     early_stopping_rank,
@@ -238,3 +239,16 @@ def test_a_summary_reports_samples_that_were_really_seen() -> None:
     assert (latency.runs, latency.seconds) == (100, 5.05)
     assert latency.percentile_ms == 90.0
     assert summarise([float(ms) for ms in range(1, 101)], 10, 5.05).percentile_ms == 10.0
+
+
+def test_only_what_lies_between_quick_blocks_of_the_reference_counts() -> None:
+    artefact = [[float(at)] for at in range(6)]
+    reference = [[1.0] * 3 + [9.0] * 3, [1.0, 1.0], [1.06, 1.06], [1.0, 1.0], [1.0, 1.0]]
+    assert at_usual_speed(artefact, reference, 10, usual_ms=1.0) == (
+        [[0.0], [1.0], [4.0]],
+        [reference[at] for at in (0, 1, 3, 4)],
+    )
+    assert at_usual_speed(artefact, reference, 90, usual_ms=1.0)[0] == [[4.0]], (
+        "by the median, which is 5 in the first"
+    )
+    assert at_usual_speed(artefact[:1], [], 90, usual_ms=1.0) == ([], []), "nothing follows yet"
