@@ -87,7 +87,7 @@ def measured(subject: Subject, runtime: str, precision: str, count: int) -> Meas
     for file in files[1:]:
         with device.start(replace(load, artefact=file, profile=True)) as session:
             profiles.append(nodes.shares(session.operators(subject.feed, runs=RUNS)))
-    dense_ms, *ms = _in_turn(runtime, files, subject.feed)
+    dense_ms, *ms = in_turn(runtime, files, subject.feed)
     return Measured(
         nodes=tuple(prediction(subject.resizable, table).nodes.values()),
         table=table,
@@ -104,7 +104,7 @@ def _pairs(found: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(found.items())
 
 
-def _in_turn(runtime: str, files: list[Path], feed: Mapping[str, Any]) -> list[float]:
+def in_turn(runtime: str, files: list[Path], feed: Mapping[str, Any]) -> list[float]:
     """Milliseconds of each file at the machine's best speed; the first takes turns with each other one."""
     module = agent.load_session(runtime)
     gc.freeze()  # every block collects garbage first, and torch leaves a heap to look through

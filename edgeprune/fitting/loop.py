@@ -3,7 +3,8 @@
 1. Measure the dense model, float and INT8. If one already fits, the answer is "do not prune".
 2. Score every unit once.
 3. Choose the units to keep for the budget by a latency table, or without one for a share of the work.
-4. Cut, reconstruct, emit, measure; correct the choice by what was measured, until it lands.
+4. Draft and measure it; correct the choice by what was measured, until it lands. Cut, reconstruct, emit,
+   measure what does.
 5. Recover, emit again, and prove it: latency bound, memory, size and metric, on the device.
 6. Pack what was proven.
 

@@ -203,9 +203,15 @@ class Trials:
 
     @property
     def _usual_ms(self) -> float | None:
-        """The dense model on this machine: what a speed-up was resolved by, or what it usually takes."""
+        """The dense model on this machine: what it usually takes.
+
+        A speed-up was resolved by what it took first: where that was longer, a candidate is as much quicker.
+        Where it was less, a proof of milliseconds will find the machine as it has been since.
+        """
         found = self._references
-        return _median(found[:1] if self._order.budget.speedup is not None else found)
+        if not found or self._order.budget.speedup is None:
+            return _median(found)
+        return max(found[0], median(found))
 
     def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
         """A step of the run that is about several trials."""

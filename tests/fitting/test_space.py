@@ -219,6 +219,26 @@ def test_a_fit_lands_by_the_table_in_few_builds(
     assert not [path for path in (tmp_path / "run").iterdir() if path.name in drafts]
 
 
+def test_a_machine_that_has_become_slower_is_landed_on_as_it_is(
+    scripted: ModuleType, tiny: ModuleType, tmp_path: Path
+) -> None:
+    """By a fifth, for good, once a speed-up has become milliseconds: proofs will see it so, too."""
+    device = scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators)
+
+    def note(request: str, artefact: Path) -> None:
+        if artefact.parent.name == "dense-int8":
+            device.factor = 1.2
+
+    device.factor, device.before = 1.0, note
+    device.speed = lambda block: device.factor
+    result = edgeprune.fit(
+        tiny.quick(), speedup=2.0, max_drop=0.1, device=device, out=tmp_path / "run", epochs=2
+    )
+    built = [report.verdict.kind for report in result.trials if report.name.startswith("trial")]
+    assert built == ["fits"] * len(built), "none is over the budget when it is proven"
+    assert result.verdict.kind == "fits"
+
+
 def test_a_device_without_a_profile_is_searched_by_shares_and_says_so(
     scripted: ModuleType, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
