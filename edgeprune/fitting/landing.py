@@ -95,8 +95,9 @@ class _Landing:
     def _wider_or_narrower(self, probes: Sequence[Probe]) -> Candidate | None:
         """What uses the budget to the aim by the table; where that is tried, to an end of the zone; or None.
 
-        A table of very short operators may see a least time where there is none. So that a miss is not its
-        mistake, the smallest candidate is tried before nothing is said to fit.
+        A table of very short operators may see a least time where there is none, and a runtime may need more
+        memory for INT8 than it saves. So that a miss is neither's mistake, the smallest candidate is tried
+        before nothing is said to fit, in float, too.
         """
         ordered = sorted(probes, key=lambda probe: abs(probe.use - self.goal.aim))
         off = self._off(probes)
@@ -108,8 +109,11 @@ class _Landing:
             candidate = made(self.recipe, plan, self.space)
             if candidate not in tried:
                 return candidate
+        if any(probe.use <= 1 for probe in probes):
+            return None
         smallest = made(self.recipe, self.space.by_work(LEAST), self.space)
-        return smallest if all(probe.use > 1 for probe in probes) and smallest not in tried else None
+        in_float = Candidate(smallest.kept, "float32", recover=self.recipe.recover)
+        return next((each for each in (smallest, in_float) if each not in tried), None)
 
     def _drafts(self, probes: Sequence[Probe]) -> list[Probe]:
         """Drafts by this recipe of what is not built, with the use that each would have if it were."""
