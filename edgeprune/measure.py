@@ -232,7 +232,8 @@ def _interleave(
     usual_ms: float | None,
 ) -> _Timed:
     """Blocks A B A B ... A until the effort is spent on those that count."""
-    every = counted = _Timed([], [])
+    every = _Timed([], [])
+    counted = every  # all of them, where no usual speed is known
     patience = 1 if usual_ms is None else PATIENCE
     longest = BLOCK_SECONDS if usual_ms is None else SHORT_SECONDS
     while not counted.spends(effort) and not every.spends(effort, patience):
@@ -249,8 +250,7 @@ def _interleave(
             counted = _Timed(*at_usual_speed(every.artefact, every.reference, percentile, usual_ms))
         watch.glance()
         if listen is not None:
-            shown = every if usual_ms is None else counted
-            listen(Progress(shown.runs, shown.seconds, effort, float(np.median(block))))
+            listen(Progress(counted.runs, counted.seconds, effort, float(np.median(block))))
     return counted if counted.spends(effort, 0.5) else every
 
 

@@ -135,6 +135,7 @@ class _Landing:
         return {line: median(built[line] / draft[line] for built, draft in found) for line in lines}
 
     def _draft_of(self, name: str) -> str | None:
+        """What was measured of a candidate's shapes before it was built."""
         draft = self.trials.drafts.of(self._candidate(name))
         drafted = draft is not None and self.trials.drafts.known[draft].measurement is not None
         return draft if drafted and draft != name else None
