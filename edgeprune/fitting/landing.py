@@ -20,7 +20,7 @@ from edgeprune.records.trial import Candidate
 from edgeprune.search.landing import Probe, Zone, best, halved, in_zone, landed
 
 MOST_BUILDS = 5  # for one budget; with the one that is trained six
-MOST_DRAFTS = 4  # before the next one is built
+MOST_DRAFTS = 6  # before the next one is built
 LEAST = 1e-9  # a share of the work that nothing is within: asks for the smallest candidate
 APART = 0.02  # models whose bytes differ by less say nothing about what bytes cost
 NEAR = 1.25  # times the use of a model: what lies further away says little about the slope at it
