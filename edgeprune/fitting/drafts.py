@@ -51,7 +51,7 @@ class Drafts:
         """Write and measure one, or take the one that is there; its name.
 
         listen: (name, what is done) -> what hears of its progress. usual_ms: as for `Bench.measure`.
-        Raises `DeviceLost`: then nothing is decided, and the run can be resumed.
+        Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
         """
         name = self.of(candidate) or f"{DRAFT}{len(self.known) + 1:02}"
         if name not in self.known:

@@ -56,6 +56,8 @@ def land_by_table(
 
 @dataclass(frozen=True)
 class _Landing:
+    """What is asked, and of whom; the arguments of `land_by_table`."""
+
     workshop: Workshop
     space: Space
     trials: Trials
