@@ -115,8 +115,8 @@ def measure(
     percentile: of the budget, for the bound.
     latency_ms: of the budget: what the slowest third of a session that drifted must keep to be conclusive.
     reference: runs in turn with the artefact, by default (in an interleaved effort) the same artefact.
-    usual_ms: of the reference. In a search only runs beside which it was about as quick count, as soon as
-        half of the effort went into such; a proof counts every run.
+    usual_ms: of the reference. Only runs beside which it was about as quick count, as soon as half of the
+        effort went into such; None counts every run, as a proof does.
     sensors, throttle: read before, during and after; a `throttle` reading that moved marks the session.
     Raises `InputError` when there are no feeds, `DeviceError` when the device fails.
     """

@@ -38,6 +38,13 @@ class Drafts:
         self._ledger = ledger
         self.known: dict[str, Draft] = {}
 
+    @property
+    def measured(self) -> dict[str, Measurement]:
+        """Those that could be made."""
+        return {
+            name: draft.measurement for name, draft in self.known.items() if draft.measurement is not None
+        }
+
     def of(self, candidate: Candidate) -> str | None:
         """The draft of this candidate, if there is one."""
         return next((name for name, draft in self.known.items() if draft.candidate == candidate), None)

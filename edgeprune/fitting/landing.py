@@ -121,12 +121,11 @@ class _Landing:
         """Drafts by this recipe of what is not built, with the use that each would have if it were."""
         built = {self._candidate(probe.name) for probe in probes}
         off = self._off(probes)
+        drafted = {name: self._candidate(name) for name in self.trials.drafts.measured}
         return [
-            Probe(self._share(draft.candidate), max(self._as_built(name, off).values()), name)
-            for name, draft in self.trials.drafts.known.items()
-            if draft.measurement is not None
-            and draft.candidate not in built
-            and _alike(draft.candidate, self.recipe)
+            Probe(self._share(candidate), max(self._as_built(name, off).values()), name)
+            for name, candidate in drafted.items()
+            if candidate not in built and _alike(candidate, self.recipe)
         ]
 
     def _off(self, probes: Sequence[Probe]) -> dict[str, float]:
@@ -139,8 +138,7 @@ class _Landing:
     def _draft_of(self, name: str) -> str | None:
         """What was measured of a candidate's shapes before it was built."""
         draft = self.trials.drafts.of(self._candidate(name))
-        drafted = draft is not None and self.trials.drafts.known[draft].measurement is not None
-        return draft if drafted and draft != name else None
+        return draft if draft in self.trials.drafts.measured and draft != name else None
 
     def _as_built(self, draft: str, off: Mapping[str, float]) -> dict[str, float]:
         uses = self.trials.uses(draft, self.budget)

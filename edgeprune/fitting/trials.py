@@ -133,7 +133,7 @@ class Trials:
     def draft(self, candidate: Candidate) -> str | None:
         """Measure a candidate by its shapes alone; the draft's name, None when it has none, which is told."""
         name = self.drafts.make(candidate, self._measuring, _median(self._references))
-        if self.drafts.known[name].measurement is not None:
+        if name in self.drafts.measured:
             return name
         self._tell(name, f"a candidate is built at once: {self.drafts.known[name].reason}")
         return None
@@ -177,10 +177,7 @@ class Trials:
 
     def uses(self, name: str, budget: Budget) -> dict[str, float]:
         """`use` line by line, of the lines that the budget has; of a draft, too."""
-        draft = self.drafts.known.get(name)
-        measured = draft.measurement if draft is not None else self.tested[name].measurement
-        if measured is None:
-            return {}
+        measured = self.drafts.measured.get(name) or self.tested[name].measurement
         return uses(measured, self._usual_ms, budget, proven=name in self.proven)
 
     def seen_within(self, name: str, budget: Budget) -> bool:
@@ -195,10 +192,8 @@ class Trials:
     @property
     def _references(self) -> list[float]:
         """Milliseconds of the dense model, session by session; first those that budgets were made of."""
-        sessions = [tested.measurement for tested in self.tested.values()]
-        sessions += [
-            draft.measurement for draft in self.drafts.known.values() if draft.measurement is not None
-        ]
+        trials = (tested.measurement for tested in self.tested.values())
+        sessions = (*trials, *self.drafts.measured.values())
         return [ms for each in sessions if (ms := each.reference_ms) is not None]
 
     @property

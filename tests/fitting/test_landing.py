@@ -73,6 +73,10 @@ class Drafted:
     def __init__(self) -> None:
         self.known: dict[str, Any] = {}
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        return {name: draft.measurement for name, draft in self.known.items()}
+
     def of(self, candidate: Candidate) -> str | None:
         return next((name for name, draft in self.known.items() if draft.candidate == candidate), None)
 
