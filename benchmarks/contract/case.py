@@ -16,7 +16,7 @@ from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import NothingToQuantise
 from edgeprune.files import write
-from edgeprune.fitting.loop import workshop_for
+from edgeprune.fitting.loop import AT_A_STEP, workshop_for
 from edgeprune.fitting.order import Order, facts, place
 from edgeprune.fitting.trials import Trials
 from edgeprune.ledger import Ledger
@@ -62,6 +62,7 @@ class Case:
 
     float_ms, int8_ms: latencies of these at the budget's percentile, in turn.
     builds: of pruned candidates, trained ones too.
+    step: whether the fit said that nothing that keeps more is within the budget.
     """
 
     task: str
@@ -81,6 +82,7 @@ class Case:
     metric: float
     validations: tuple[Validated, ...]
     baselines: tuple[tuple[str, Compared], ...]
+    step: bool = False
 
 
 @dataclass
@@ -147,6 +149,7 @@ def run(name: str, task: edgeprune.Task, runtime: str, share: float, device: Loc
         dense_metric=result.baseline.metric,
         metric=result.chosen.metric,
         validations=validations(result, device),
+        step=any(AT_A_STEP in sentence for sentence in clock.told),
         baselines=_baselines(result, task, device, clock),
     )
 

@@ -75,7 +75,7 @@ def _summary(cases: Sequence[Case]) -> Iterable[str]:
     yield f"{len(cases)} cases: {len(fits)} fit, {', '.join(_others(cases)) or 'no other verdict'}"
     if uses:
         yield f"use of the latency budget by pruned models: median {median(uses):.1%}, worst {uses[0]:.1%}"
-        below = [f"{_name(case)} {case.use:.1%}" for case in fits if _low(case)]
+        below = [f"{_name(case)} {case.use:.1%}{' (a step)' * case.step}" for case in fits if _low(case)]
         yield f"below 93 %: {', '.join(below) or 'none'}"
     yield f"validations over budget: {len(over)} of {len(checked)} ({len(open_)} inconclusive)"
     counts = [len(case.builds) for case in cases]

@@ -5,9 +5,6 @@
 
 Standard library, numpy and the runtime; Python 3.8; nothing of edgeprune. The second form is the
 runner that a bundle carries: it answers the golden inputs, compares and prints one line of JSON.
-
-A frame is 4 bytes of magic, the header's length (unsigned 32 bit, big endian), the header (JSON, UTF-8)
-and the bytes of the arrays that the header lists under "arrays": [{name, dtype, shape}], in C order.
 """
 
 from __future__ import annotations
@@ -18,7 +15,6 @@ import importlib.util
 import json
 import os
 import queue
-import struct
 import sys
 import threading
 import time
@@ -29,8 +25,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 PROTOCOL = 1
-MAGIC = b"epr1"
-MAX_HEADER = 1 << 24  # bytes; more than that is not one of our frames
 _TENSORRT = ("trt.py", "gpu.py", "trt_build.py", "trt_layers.py")
 SESSIONS = {  # runtime: its session file, then the files that this one needs beside it
     "onnxruntime": ("ort.py",),
@@ -48,51 +42,6 @@ WINDOW_SECONDS = 0.1  # what the rolling median looks at, and never fewer than W
 WINDOW_RUNS = 5
 WARM_UP_LIMIT = 20  # times the seconds asked for: a machine that never settles is measured, and shows it
 RECORDED = 1 << 16  # queries of one request that need no further memory
-
-
-class NotAFrame(Exception):
-    """The stream holds something else; `seen` is how it starts."""
-
-    def __init__(self, seen: bytes) -> None:
-        super().__init__(f"not a frame: {seen!r}")
-        self.seen = seen
-
-
-def encode(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[Any]:
-    """One frame as a list of buffers to be written in order."""
-    solid: dict[str, Any] = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    listed = [{"name": n, "dtype": a.dtype.str, "shape": list(np.shape(arrays[n]))} for n, a in solid.items()]
-    text = json.dumps(dict(header, arrays=listed)).encode("utf-8")
-    bodies = [memoryview(a.reshape(-1)).cast("B") for a in solid.values() if a.size]
-    return [MAGIC + struct.pack(">I", len(text)) + text, *bodies]
-
-
-def decode(read: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Header and arrays of the next frame; `read(n)` gives exactly n bytes, or fewer at the end.
-
-    None when the stream ends before a frame begins. Raises `NotAFrame`, and EOFError inside a frame.
-    """
-    start = read(8)
-    if not start:
-        return None
-    if len(start) == 8 and start[:4] == MAGIC:
-        (length,) = struct.unpack(">I", start[4:])
-    if len(start) < 8 or start[:4] != MAGIC or length > MAX_HEADER:
-        raise NotAFrame(start)
-    header = json.loads(_exactly(read, length).decode("utf-8"))
-    arrays = {}
-    for item in header.pop("arrays"):
-        dtype = np.dtype(item["dtype"])
-        size = dtype.itemsize * int(np.prod(item["shape"], dtype=np.int64))
-        arrays[item["name"]] = np.frombuffer(_exactly(read, size), dtype).reshape(item["shape"])
-    return header, arrays
-
-
-def _exactly(read: Any, size: int) -> Any:
-    data = read(size) if size else b""
-    if len(data) < size:
-        raise EOFError(f"the stream ended inside a frame: {len(data)} of {size} bytes")
-    return data
 
 
 def sibling(file: str) -> str:
@@ -297,21 +246,23 @@ def serve() -> NoReturn:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints goes to stderr and cannot corrupt the frames
     requests: Any = queue.Queue()
-    threading.Thread(target=_listen, args=(os.fdopen(os.dup(0), "rb"), requests), daemon=True).start()
+    frames = load_module("frames.py")
+    listening = (os.fdopen(os.dup(0), "rb"), frames, requests)
+    threading.Thread(target=_listen, args=listening, daemon=True).start()
     agent = Agent()
     while True:
         header, arrays = requests.get()
         reply, results = agent.answer(header, arrays)
-        for buffer in encode(reply, results):
+        for buffer in frames.encode(reply, results):
             out.write(buffer)
         out.flush()
 
 
-def _listen(stream: Any, requests: Any) -> None:
+def _listen(stream: Any, frames: Any, requests: Any) -> None:
     while True:
         try:
-            frame = decode(stream.read)
-        except (EOFError, NotAFrame) as error:
+            frame = frames.decode(stream.read)
+        except (EOFError, frames.NotAFrame) as error:
             print(error, file=sys.stderr)
             frame = None
         if frame is None:  # the host is gone: nothing may go on running here

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.devices import Feeds, Load, Machine, Operator
-from edgeprune.devices.agent import BUILDERS, NotAFrame, decode, encode
+from edgeprune.devices.agent import BUILDERS
+from edgeprune.devices.frames import NotAFrame, decode, encode
 from edgeprune.errors import DeviceError, DeviceLost, LostInt8
 
 STDERR_LINES = 12  # of the agent's last words that an error repeats

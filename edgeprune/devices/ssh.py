@@ -208,7 +208,8 @@ def _ssh_command(spec: LabDevice, sockets: str) -> list[str]:
 def _agent_files() -> tuple[Path, ...]:
     own = Path(agent_file.__file__)
     names = dict.fromkeys(file for files in agent_file.SESSIONS.values() for file in files)
-    return own, own.with_name("probe.py"), *(Path(agent_file.sibling(file)) for file in names)
+    beside = (own.with_name(file) for file in ("frames.py", "probe.py"))
+    return own, *beside, *(Path(agent_file.sibling(file)) for file in names)
 
 
 def _pairs(sums: Mapping[Path, str]) -> list[str]:

@@ -31,38 +31,48 @@ RESOURCE = {"latency_ms": LATENCY, "memory_mib": BYTES, "size_mib": BYTES}  # wh
 Point = tuple[Mapping[str, float], Mapping[str, float]]  # costs by resource, uses by line
 
 
-def land_by_table(
-    workshop: Workshop, space: Space, trials: Trials, budget: Budget, recipe: Candidate, probes: list[Probe]
-) -> Probe | None:
-    """Build what the allocation says fits until it does; the least compressed candidate that fits.
-
-    recipe: the candidate without its widths. probes: extended in place; the last one says how far the table
-    is from the device just there.
-    """
-    landing = _Landing(workshop, space, trials, budget, recipe)
-    while trials.builds < MOST_BUILDS:
-        probes[:] = [landing.refreshed(probe) for probe in probes]
-        if landed(probes, landing.goal):
-            break
-        candidate = landing.next(probes)
-        if candidate is None:
-            break
-        name = trials.next_name()
-        trials.run(name, candidate)
-        probes.append(landing.probe(name))
-    fitting = best(probes, landing.goal)
-    return fitting if fitting is not None and fitting.name.startswith(TRIAL) else None
-
-
 @dataclass(frozen=True)
-class _Landing:
-    """What is asked, and of whom; the arguments of `land_by_table`."""
+class Landing:
+    """What is asked, and of whom. recipe: the candidate without its widths."""
 
     workshop: Workshop
     space: Space
     trials: Trials
     budget: Budget
     recipe: Candidate
+
+    def land(self, probes: list[Probe]) -> Probe | None:
+        """Build what the allocation says fits until it does; the least compressed candidate that fits.
+
+        probes: extended in place; they say how far the table is from the device.
+        """
+        while self.trials.builds < MOST_BUILDS:
+            probes[:] = [self.refreshed(probe) for probe in probes]
+            if landed(probes, self.goal):
+                break
+            candidate = self.next(probes)
+            if candidate is None:
+                break
+            name = self.trials.next_name()
+            self.trials.run(name, candidate)
+            probes.append(self.probe(name))
+        fitting = best(probes, self.goal)
+        return fitting if fitting is not None and fitting.name.startswith(TRIAL) else None
+
+    def at_a_step(self, name: str, probes: Sequence[Probe]) -> bool:
+        """Whether a candidate that uses less than the zone keeps all that the whole budget allows.
+
+        By the table, as it is corrected near this candidate: an allocation is the best within its limits, or
+        proven to be near it, so nothing of more worth lies between.
+        """
+        here = next(probe for probe in probes if probe.name == name)
+        if here.use >= self.goal.low:
+            return False
+        off = self._off(probes)
+        tried = (*probes, *self._drafts(probes))
+        others = [self._point(probe, off) for probe in tried if probe is not here]
+        plan = self.space.keep(limits(*self._point(here, off), 1.0, others))
+        return as_candidate_kept(plan.kept) == self._candidate(name).kept
 
     @cached_property
     def goal(self) -> Zone:

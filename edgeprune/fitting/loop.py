@@ -23,7 +23,7 @@ from edgeprune.devices import Device
 from edgeprune.fitting.answer import answer, conclude, pack
 from edgeprune.fitting.budgets import room
 from edgeprune.fitting.engines import lost_in
-from edgeprune.fitting.landing import LEAST, MOST_BUILDS, confirmed, known, land_by_table, made
+from edgeprune.fitting.landing import LEAST, MOST_BUILDS, Landing, confirmed, known, made
 from edgeprune.fitting.order import Order, compared_ms, facts, place, resolved
 from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
 from edgeprune.fitting.space import Space
@@ -44,6 +44,7 @@ from edgeprune.tasks import call_evaluate, check_task
 
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
 FLOAT = Candidate((), "float32")
+AT_A_STEP = "by the latency table, nothing that keeps more is within it"
 
 
 def fit(
@@ -168,19 +169,22 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     )
     probes = [Probe(1.0, trials.use(start, budget), start), *known(workshop, trials, budget, recipe)]
     space = trials.survey.space(recipe, choices, trials.tested[start].layers_int8)
+    by_table = Landing(workshop, space, trials, budget, recipe) if space.prediction is not None else None
 
     def land() -> Probe | None:
-        if space.prediction is not None:
-            return land_by_table(workshop, space, trials, budget, recipe, probes)
+        if by_table is not None:
+            return by_table.land(probes)
         return _land(workshop, space, trials, budget, recipe, probes)
 
     while (landed := land() or _open(trials, budget, probes)) is not None:
         if not confirmed(trials, budget, probes, landed):
             continue
         final = _recovered(order, trials, floor, landed.name, rung)
-        if trials.prove(final, budget) in SETTLED:
+        settles, proven = trials.prove(final, budget) in SETTLED, trials.use(final, budget)
+        if settles and by_table is not None and by_table.at_a_step(landed.name, probes):
+            trials.note(final, f"{final} uses {proven:.1%} of its budget: {AT_A_STEP}")
+        if settles:
             return final
-        proven = trials.use(final, budget)
         if proven <= 1:  # the metric broke or a throttle flag moved: cutting more mends neither
             return None
         probes[:] = [replace(probe, use=proven) if probe.name == landed.name else probe for probe in probes]

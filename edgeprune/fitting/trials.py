@@ -208,6 +208,10 @@ class Trials:
             return _median(found)
         return max(found[0], median(found))
 
+    def note(self, name: str, sentence: str) -> None:
+        """Tell what is worth reading later, too."""
+        self._listen(Event(name, sentence, lasting=True))
+
     def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
         """A step of the run that is about several trials."""
         self._tell(key, "asking all tiers about the same samples")

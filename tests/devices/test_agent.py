@@ -1,8 +1,7 @@
-"""The program on the device: frames, facts, peak memory, golden outputs."""
+"""The program on the device: facts, peak memory, golden outputs."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -13,65 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from edgeprune.devices import agent
+from edgeprune.devices import agent, frames
 
 AGENT = str(Path(agent.__file__))
-DTYPES = st.sampled_from(["<f4", "<f8", "<i8", "|i1", "|u1", "|b1", "<f2", "<i4"])
 
 
 def frame(header: dict[str, Any], arrays: dict[str, Any]) -> bytes:
-    return b"".join(bytes(part) for part in agent.encode(header, arrays))
+    return b"".join(bytes(part) for part in frames.encode(header, arrays))
 
 
-@given(
-    arrays=st.dictionaries(
-        st.text(max_size=8), hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, min_side=0, max_dims=3))
-    ),
-    note=st.text(),
-)
-def test_frames_carry_any_arrays_unchanged(arrays: dict[str, Any], note: str) -> None:
-    stream = io.BytesIO(frame({"do": "x", "note": note}, arrays) + frame({"do": "y"}, {}))
-    decoded = agent.decode(stream.read)
-    assert decoded is not None
-    header, got = decoded
-    assert header == {"do": "x", "note": note}
-    assert list(got) == list(arrays)
-    for name, value in arrays.items():
-        assert got[name].dtype == value.dtype
-        assert got[name].shape == value.shape
-        assert got[name].tobytes() == value.tobytes()
-    assert agent.decode(stream.read) == ({"do": "y"}, {})
-    assert agent.decode(stream.read) is None
-
-
-def test_arrays_that_are_not_contiguous_arrive_in_order() -> None:
-    value = np.arange(12, dtype=np.float32).reshape(3, 4).T
-    decoded = agent.decode(io.BytesIO(frame({}, {"a": value})).read)
-    assert decoded is not None
-    np.testing.assert_array_equal(decoded[1]["a"], value)
-
-
-@pytest.mark.parametrize("cut", [9, 20, -1])
-def test_a_stream_that_ends_inside_a_frame_is_an_error(cut: int) -> None:
-    data = frame({"do": "x"}, {"a": np.ones(5)})
-    with pytest.raises(EOFError, match="ended inside a frame"):
-        agent.decode(io.BytesIO(data[:cut]).read)
-
-
-@pytest.mark.parametrize(
-    "data", [b"Welcome to Ubuntu", b"ep", agent.MAGIC + b"\xff\xff\xff\xff"], ids=["banner", "short", "huge"]
-)
-def test_what_is_not_a_frame_is_refused_with_its_first_bytes(data: bytes) -> None:
-    with pytest.raises(agent.NotAFrame) as caught:
-        agent.decode(io.BytesIO(data).read)
-    assert caught.value.seen == data[:8]
-
-
-def ask(*frames: bytes, answers: int | None = None, program: str = AGENT) -> tuple[list[Any], str]:
+def ask(*requests: bytes, answers: int | None = None, program: str = AGENT) -> tuple[list[Any], str]:
     """Send requests to a fresh process, read as many answers, leave; the answers, and its stderr."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -79,10 +30,10 @@ def ask(*frames: bytes, answers: int | None = None, program: str = AGENT) -> tup
     ) as process:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise OSError("no pipes")
-        process.stdin.write(b"".join(frames))
+        process.stdin.write(b"".join(requests))
         process.stdin.flush()
         replies = [
-            agent.decode(process.stdout.read) for _ in range(len(frames) if answers is None else answers)
+            frames.decode(process.stdout.read) for _ in range(len(requests) if answers is None else answers)
         ]
         process.stdin.close()
         assert process.stdout.read() == b""
@@ -154,7 +105,7 @@ def test_a_failing_request_is_told_and_the_next_one_answered(small_onnx: ModuleT
 
 def test_what_a_library_prints_does_not_corrupt_the_frames(small_onnx: ModuleType, tmp_path: Path) -> None:
     # The runtime's session file is found beside a copied agent, as in a bundle: here it is a chatty one.
-    for file in ("agent.py", "probe.py"):
+    for file in ("agent.py", "frames.py", "probe.py"):
         (tmp_path / file).write_text(Path(AGENT).with_name(file).read_text())
     (tmp_path / "ort.py").write_text(
         "import os\n"

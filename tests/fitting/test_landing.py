@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.fitting.landing import confirmed, land_by_table, limits
+from edgeprune.fitting.landing import Landing, confirmed, limits
 from edgeprune.fitting.space import BYTES, LATENCY
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
@@ -87,28 +87,32 @@ def landed(ms: dict[int, float], **options: Any) -> tuple[Probe | None, Any]:
 
 
 def landed_in_proportion(ms: dict[int, float], **options: Any) -> tuple[Probe | None, Any]:
-    """By a table that has time in proportion to the units."""
+    return _landed(in_proportion, ms, **options)
 
-    def keep(limits: dict[str, float]) -> Any:
-        return _plan({"group": tuple(range(max(1, min(8, int(limits[LATENCY] * 8 + 1e-9)))))})
 
-    return _landed(keep, ms, **options)
+def in_proportion(limits: dict[str, float]) -> Any:
+    """A table that has time in proportion to the units."""
+    return _plan({"group": tuple(range(max(1, min(8, int(limits[LATENCY] * 8 + 1e-9)))))})
 
 
 def _landed(keep: Any, ms: dict[int, float], **options: Any) -> tuple[Probe | None, Any]:
+    landing, device = _landing(keep, ms, **options)
+    return landing.land([Probe(1.0, ms[8], "dense-int8")]), device
+
+
+def _landing(keep: Any, ms: dict[int, float], **options: Any) -> tuple[Landing, Any]:
     def units(kept: Any) -> int:
         return len(kept.get("group", WHOLE["group"]))
 
-    space = SimpleNamespace(
+    space: Any = SimpleNamespace(
         joint=None,
         keep=keep,
         by_work=lambda share: _plan(LEAST),
         costs=lambda kept, layers: {LATENCY: units(kept) / 8, BYTES: float(units(kept))},
     )
-    workshop = SimpleNamespace(cost=SimpleNamespace(macs=units))
+    workshop: Any = SimpleNamespace(cost=SimpleNamespace(macs=units))
     device: Any = Device(ms, **options)
-    probes = [Probe(1.0, ms[8], "dense-int8")]
-    return land_by_table(workshop, space, device, BUDGET, RECIPE, probes), device  # type: ignore[arg-type]
+    return Landing(workshop, space, device, BUDGET, RECIPE), device
 
 
 def _plan(kept: dict[str, tuple[int, ...]]) -> Any:
@@ -139,6 +143,22 @@ def test_what_is_built_stays_when_no_draft_comes_nearer() -> None:
     found, device = landed_in_proportion({8: 2.0, 4: 0.9, 5: 1.2, 3: 0.7, 6: 1.4, 7: 1.6, 2: 0.5, 1: 0.3})
     assert found is not None
     assert (found.use, device.builds) == (pytest.approx(0.9), 1)
+
+
+@pytest.mark.parametrize(
+    ("ms", "step"),
+    [({8: 2.0, 6: 1.4, 4: 0.9}, True), ({8: 2.0, 6: 1.2, 4: 0.7}, False), ({8: 2.0, 6: 1.4, 4: 0.98}, False)],
+    ids=["five are over", "five are within", "in the zone"],
+)
+def test_a_candidate_is_at_a_step_when_the_table_has_nothing_more_within_the_budget(
+    ms: dict[int, float], step: bool
+) -> None:
+    """Six units were drafted; what five take lies between."""
+    landing, device = _landing(in_proportion, ms)
+    device.draft(Candidate((("group", tuple(range(6))),), "int8", "minmax"))
+    device.run("trial-01", Candidate((("group", LESS["group"]),), "int8", "minmax"))
+    probes = [Probe(1.0, 2.0, "dense-int8"), landing.probe("trial-01")]
+    assert landing.at_a_step("trial-01", probes) is step
 
 
 def test_the_smallest_candidate_is_built_before_a_budget_is_said_to_be_missed() -> None:

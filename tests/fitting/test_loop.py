@@ -16,6 +16,7 @@ import edgeprune
 from edgeprune.bundle import open_bundle, read_golden
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.fitting.comparing import FEWEST
+from edgeprune.fitting.loop import AT_A_STEP
 from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.trial import FitResult
 from edgeprune.results import load_result
@@ -340,6 +341,26 @@ def test_without_training_the_proven_candidate_is_the_answer(fit: Callable[..., 
     assert result.verdict.kind == "fits"
     assert result.chosen.name.startswith("trial-")
     assert not [each for each in told if each.startswith("final")], "nothing is built again"
+
+
+@pytest.mark.parametrize(("speedup", "step"), [(1.6, False), (2.0, True)], ids=["lands", "steps past"])
+def test_a_fit_says_when_the_table_has_nothing_nearer_to_the_budget(
+    fit: Callable[..., FitResult], tiny: ModuleType, scripted: ModuleType, speedup: float, step: bool
+) -> None:
+    """`conv1` with 16 units takes 86 % of half of the dense model's time, with 24 more than all of it."""
+    lasting: list[str] = []
+    result = fit(
+        speedup=speedup,
+        max_drop=1.0,
+        recover="none",
+        device=scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators),
+        listen=lambda event: lasting.append(event.doing) if event.lasting else None,
+    )
+    bound, allowed = result.chosen.measurement.latency.bound_ms, result.budget.latency_ms
+    assert bound is not None
+    assert allowed is not None
+    told = f"{result.chosen.name} uses {bound / allowed:.1%} of its budget: {AT_A_STEP}"
+    assert lasting == [told] * step
 
 
 def test_int8_that_is_slower_is_not_used(

@@ -160,7 +160,7 @@ def test_the_agent_knows_exactly_the_runtimes_of_the_table() -> None:
 
 DEVICE_FILES = [
     Path(agent.__file__),
-    Path(agent.__file__).with_name("probe.py"),
+    *(Path(agent.__file__).with_name(file) for file in ("frames.py", "probe.py")),
     *sorted({row.path.with_name(file) for row in ROWS for file in (row.file, *row.beside)}),
 ]
 
