@@ -59,15 +59,15 @@ class Landing:
         fitting = best(probes, self.goal)
         return fitting if fitting is not None and fitting.name.startswith(TRIAL) else None
 
-    def at_a_step(self, name: str, probes: Sequence[Probe]) -> bool:
-        """Whether a candidate that uses less than the zone keeps all that the whole budget allows.
+    def at_a_step(self, name: str, use: float, probes: Sequence[Probe]) -> bool:
+        """Whether a candidate that is proven below the zone keeps all that the whole budget allows.
 
         By the table, as it is corrected near this candidate: an allocation is the best within its limits, or
         proven to be near it, so nothing of more worth lies between.
         """
-        here = next(probe for probe in probes if probe.name == name)
-        if here.use >= self.goal.low:
+        if use >= self.goal.low:
             return False
+        here = next(probe for probe in probes if probe.name == name)
         off = self._off(probes)
         tried = (*probes, *self._drafts(probes))
         others = [self._point(probe, off) for probe in tried if probe is not here]
@@ -78,12 +78,19 @@ class Landing:
     def goal(self) -> Zone:
         return self.trials.zone()
 
-    def probe(self, name: str) -> Probe:
-        return Probe(self._share(self._candidate(name)), self.trials.use(name, self.budget), name)
+    def probe(self, name: str, use: float | None = None) -> Probe:
+        """use: of the budget, if not as the trial was measured."""
+        kept = dict(self._candidate(name).kept)
+        return Probe(
+            self.workshop.cost.macs(kept) / self.workshop.cost.macs({}),
+            self.trials.use(name, self.budget) if use is None else use,
+            name,
+            self.space.worth(kept, self._in_float(name)),
+        )
 
     def refreshed(self, probe: Probe) -> Probe:
         """What is not proven is seen at the machine's usual speed, which every session tells more of."""
-        return probe if probe.name in self.trials.proven else self.probe(probe.name)
+        return self.probe(probe.name, probe.use if probe.name in self.trials.proven else None)
 
     def next(self, probes: Sequence[Probe]) -> Candidate | None:
         """What to build: the draft that lands or comes nearest; None when what is built comes as near.
@@ -133,7 +140,7 @@ class Landing:
         off = self._off(probes)
         drafted = {name: self._candidate(name) for name in self.trials.drafts.measured}
         return [
-            Probe(self._share(candidate), max(self._as_built(name, off).values()), name)
+            self.probe(name, max(self._as_built(name, off).values()))
             for name, candidate in drafted.items()
             if candidate not in built and _alike(candidate, self.recipe)
         ]
@@ -155,23 +162,23 @@ class Landing:
         return {line: use * off.get(line, 1.0) for line, use in uses.items()}
 
     def _point(self, probe: Probe, off: Mapping[str, float]) -> Point:
-        candidate = self._candidate(probe.name)
-        kept = dict(candidate.kept)
-        if not probe.name.startswith(DRAFT):
-            left = self.trials.tested[probe.name].layers_float
-            return self.space.costs(kept, left), _uses(self.trials, probe, self.budget)
-        joint, left = self.space.joint, candidate.in_float
+        costs = self.space.costs(dict(self._candidate(probe.name).kept), self._in_float(probe.name))
+        if probe.name.startswith(DRAFT):
+            return costs, self._as_built(probe.name, off)
+        return costs, _uses(self.trials, probe, self.budget)
+
+    def _in_float(self, name: str) -> tuple[str, ...]:
+        """Layers of a trial or a draft that are not INT8."""
+        if not name.startswith(DRAFT):
+            return self.trials.tested[name].layers_float
+        candidate, joint = self._candidate(name), self.space.joint
         if joint is not None and candidate.precision == "float32":
-            left = joint.layers
-        return self.space.costs(kept, left), self._as_built(probe.name, off)
+            return joint.layers
+        return candidate.in_float
 
     def _candidate(self, name: str) -> Candidate:
         drafts = self.trials.drafts.known
         return drafts[name].candidate if name in drafts else self.trials.tested[name].candidate
-
-    def _share(self, candidate: Candidate) -> float:
-        """Of the dense model's work."""
-        return self.workshop.cost.macs(dict(candidate.kept)) / self.workshop.cost.macs({})
 
 
 def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:

@@ -181,9 +181,9 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
             continue
         final = _recovered(order, trials, floor, landed.name, rung)
         settles, proven = trials.prove(final, budget) in SETTLED, trials.use(final, budget)
-        if settles and by_table is not None and by_table.at_a_step(landed.name, probes):
-            trials.note(final, f"{final} uses {proven:.1%} of its budget: {AT_A_STEP}")
         if settles:
+            if by_table is not None and by_table.at_a_step(landed.name, proven, probes):
+                trials.note(final, f"{final} uses {proven:.1%} of its budget: {AT_A_STEP}")
             return final
         if proven <= 1:  # the metric broke or a throttle flag moved: cutting more mends neither
             return None

@@ -9,6 +9,7 @@ chooses.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -97,6 +98,17 @@ class Space:
         for item in self.items:
             found[item.resource] = found.get(item.resource, 0.0) + item.cost(widths, switches)
         return found
+
+    def worth(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> float:
+        """What a model with these units is worth: what an allocation has most of."""
+        dropped = {branch.name for branch in self.coupling.dropped(kept)}
+        options = {name: int(name not in dropped) for name in self._branches}
+        if self.joint is not None:
+            options |= {int8(name): int(name not in float_layers) for name in self.joint.layers}
+        for choice in self.choices:
+            width = len(kept.get(choice.name, range(len(choice.scores))))
+            options[choice.name] = max(bisect_right(self.options[choice.name], width) - 1, 0)
+        return self.problem.value(options)
 
     def by_work(self, share: float) -> Plan:
         """The most with at most this share of the dense model's multiply-accumulates, or the nearest."""

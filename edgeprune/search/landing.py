@@ -21,11 +21,13 @@ class Probe:
     """One build: the share of the dense work that it keeps, and the share of the budget that it uses.
 
     `use` is the largest of measured / allowed over latency, memory and size; above 1 it does not fit.
+    `worth` is what the allocation that chose it has most of; all the same where widths follow the work alone.
     """
 
     share: float
     use: float
     name: str = ""
+    worth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def best(probes: Sequence[Probe], goal: Zone) -> Probe | None:
     """The least compressed probe that fits with the zone's margin; without one, what fits most easily."""
     fitting = [probe for probe in probes if probe.use <= goal.high]
     if fitting:
-        return max(fitting, key=lambda probe: probe.share)
+        return max(fitting, key=lambda probe: (probe.worth, probe.share))
     return min((probe for probe in probes if probe.use <= 1), key=lambda probe: probe.use, default=None)
 
 

@@ -114,7 +114,9 @@ def space(workshop: Workshop, choice: Joint) -> Space:
     )
 
 
-def test_the_problem_costs_what_the_items_do_at_any_choice(space: Space) -> None:
+def test_the_problem_costs_what_the_items_do_and_a_model_is_worth_what_it_says(
+    space: Space,
+) -> None:
     numbers = np.random.default_rng(1)
     (branch,) = space.coupling.branches
     for _ in range(20):
@@ -129,6 +131,7 @@ def test_the_problem_costs_what_the_items_do_at_any_choice(space: Space) -> None
         left = tuple(layer for layer in LAYERS if options[int8(layer)] == 0)
         for resource, cost in space.costs(kept, left).items():
             assert space.problem.cost(options, resource) == pytest.approx(cost)
+        assert space.worth(kept, left) == pytest.approx(space.problem.value(options))
 
 
 def test_inputs_are_quantised_for_the_first_layer_alone(workshop: Workshop, choice: Joint) -> None:

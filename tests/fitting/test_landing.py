@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,7 @@ def _landing(keep: Any, ms: dict[int, float], **options: Any) -> tuple[Landing, 
         keep=keep,
         by_work=lambda share: _plan(LEAST),
         costs=lambda kept, layers: {LATENCY: units(kept) / 8, BYTES: float(units(kept))},
+        worth=lambda kept, layers: units(kept) / 8,
     )
     workshop: Any = SimpleNamespace(cost=SimpleNamespace(macs=units))
     device: Any = Device(ms, **options)
@@ -124,6 +126,16 @@ def test_drafts_are_measured_until_one_lands_and_only_that_is_built() -> None:
     assert found is not None
     assert (found.name, found.use, device.builds) == ("trial-01", pytest.approx(0.98), 1)
     assert len(device.drafts.known) == 2, "in proportion to the whole it is five of eight, then four"
+
+
+def test_of_drafts_that_fit_the_one_of_most_worth_is_built_not_the_one_that_keeps_most() -> None:
+    """Without one in the zone. What is worth more takes longer here, and keeps less."""
+    asked = chain([range(5)], repeat(range(4)))
+    landing, device = _landing(lambda limits: _plan({"group": tuple(next(asked))}), {8: 2.0, 5: 0.8, 4: 0.9})
+    object.__setattr__(landing.space, "worth", lambda kept, layers: -len(kept.get("group", ())))
+    found = landing.land([Probe(1.0, 2.0, "dense-int8")])
+    assert found is not None
+    assert (found.use, device.builds) == (pytest.approx(0.9), 1)
 
 
 def test_what_cannot_be_drafted_is_built_at_once() -> None:
@@ -158,7 +170,7 @@ def test_a_candidate_is_at_a_step_when_the_table_has_nothing_more_within_the_bud
     device.draft(Candidate((("group", tuple(range(6))),), "int8", "minmax"))
     device.run("trial-01", Candidate((("group", LESS["group"]),), "int8", "minmax"))
     probes = [Probe(1.0, 2.0, "dense-int8"), landing.probe("trial-01")]
-    assert landing.at_a_step("trial-01", probes) is step
+    assert landing.at_a_step("trial-01", ms[4], probes) is step
 
 
 def test_the_smallest_candidate_is_built_before_a_budget_is_said_to_be_missed() -> None:

@@ -153,6 +153,13 @@ def test_the_least_compressed_of_those_that_fit_with_the_margin_is_the_best() ->
     assert found.name == "this"
 
 
+def test_what_an_allocation_gives_more_for_is_better_than_what_keeps_more_work() -> None:
+    probes = [Probe(0.6, 0.9, "more work", worth=-0.3), Probe(0.5, 0.98, "worth more", worth=-0.2)]
+    found = best(probes, STEADY)
+    assert found is not None
+    assert found.name == "worth more"
+
+
 def test_when_nothing_fits_with_the_margin_the_one_that_fits_most_easily_is_the_best() -> None:
     probes = [Probe(1.0, 2.0), Probe(0.3, 0.999), Probe(0.2, 0.995, "this")]
     found = best(probes, STEADY)
