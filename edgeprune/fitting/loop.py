@@ -169,11 +169,14 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     )
     probes = [Probe(1.0, trials.use(start, budget), start), *known(workshop, trials, budget, recipe)]
     space = trials.survey.space(recipe, choices, trials.tested[start].layers_int8)
-    by_table = Landing(workshop, space, trials, budget, recipe) if space.prediction is not None else None
+
+    def by_table() -> Landing | None:
+        """Where to land is asked anew each time: every session tells more of this device."""
+        return Landing(workshop, space, trials, budget, recipe) if space.prediction is not None else None
 
     def land() -> Probe | None:
-        if by_table is not None:
-            return by_table.land(probes)
+        if (landing := by_table()) is not None:
+            return landing.land(probes)
         return _land(workshop, space, trials, budget, recipe, probes)
 
     while (landed := land() or _open(trials, budget, probes)) is not None:
@@ -182,7 +185,7 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
         final = _recovered(order, trials, floor, landed.name, rung)
         settles, proven = trials.prove(final, budget) in SETTLED, trials.use(final, budget)
         if settles:
-            if by_table is not None and by_table.at_a_step(landed.name, proven, probes):
+            if (landing := by_table()) is not None and landing.at_a_step(landed.name, proven, probes):
                 trials.note(final, f"{final} uses {proven:.1%} of its budget: {AT_A_STEP}")
             return final
         if proven <= 1:  # the metric broke or a throttle flag moved: cutting more mends neither

@@ -75,7 +75,7 @@ def landed(probes: Sequence[Probe], goal: Zone) -> bool:
 
 
 def best(probes: Sequence[Probe], goal: Zone) -> Probe | None:
-    """The least compressed probe that fits with the zone's margin; without one, what fits most easily."""
+    """What is worth most, or keeps most, of what fits with the zone's margin; else what fits most easily."""
     fitting = [probe for probe in probes if probe.use <= goal.high]
     if fitting:
         return max(fitting, key=lambda probe: (probe.worth, probe.share))
