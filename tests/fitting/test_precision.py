@@ -333,7 +333,7 @@ def test_training_brings_back_what_no_form_holds(
     tiny: ModuleType, scripted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgeprune.fitting.precision.FORMS", (("", "percentile", False),))
-    net = spread(tiny.task().model, 600)
+    net = spread(tiny.task().model, 400)
     result = started(tiny, scripted, tmp_path, net, max_drop=0.01, epochs=10)
     floor = result.baseline.metric - 0.01
     untrained = [t for t in result.trials if t.name.startswith("dense-int8") and not t.candidate.qat]
