@@ -23,7 +23,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from edgeprune.fitting.prices import Integers, Item, Switches, priced
+from edgeprune.fitting.space.costs import Item, Switches, priced
+from edgeprune.graph.resize import Integers
 from edgeprune.search.allocate import allocate
 from edgeprune.search.problem import Decision, Problem, Table, Term
 

@@ -27,7 +27,7 @@ from benchmarks.prediction.subject import DIALECTS, MODELS, MULTIPLE
 from edgeprune.devices import Load
 from edgeprune.devices.artefact import artefact_size_mib
 from edgeprune.devices.local import LocalDevice
-from edgeprune.graph.holding import groups_without_use
+from edgeprune.graph.branch_contents import groups_without_use
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.trial import Candidate

@@ -22,10 +22,10 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.export import export_onnx
 from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.emit import Quantised, quantise
-from edgeprune.quantize.engines import MULTIPLYING, Engine, build_engine, settle
+from edgeprune.quantize.simulate.bias_correction import correct_means
+from edgeprune.quantize.tensorrt.engines import MULTIPLYING, Engine, build_engine, settle
 
 CAPABILITIES = ("SM86", "SM89")
 

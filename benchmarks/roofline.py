@@ -29,13 +29,13 @@ from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.export import export_onnx
 from edgeprune.graph.capture import Captured, capture
-from edgeprune.graph.workload import read_workload
+from edgeprune.latency.kernel import Workload
+from edgeprune.latency.roofline import roofline
+from edgeprune.latency.workload import read_workload
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.emit import quantise
-from edgeprune.records.kernel import Workload
 from edgeprune.records.machine import Figure, Profile
-from edgeprune.search.roofline import roofline
 
 SMALL = ("ResNet, basic", "MobileNetV2", "EfficientNet", "DenseNet", "U-Net", "YOLO-like detector", "ViT")
 SMALL += ("Segformer", "BERT", "GPT-2", "DS-CNN")

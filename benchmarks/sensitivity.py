@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.fitting.sensing import sense, weighed_space
-from edgeprune.fitting.space import FLOOR, Space
+from edgeprune.fitting.space.sensing import sense, weighed_space
+from edgeprune.fitting.space.space import FLOOR, Space
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.records.task import Task

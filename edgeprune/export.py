@@ -18,9 +18,9 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.graph import onnxfile, rewrite
+from edgeprune.graph import onnx_repairs, onnxfile
 from edgeprune.graph.capture import Captured, quiet
-from edgeprune.graph.rules import argument
+from edgeprune.graph.fx import argument
 
 TOLERANCE = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they report on themselves
@@ -58,12 +58,12 @@ def export_onnx(captured: Captured, path: Path, *, prove: bool = True) -> Path:
     }
     model = exported.model_proto
     _annotate(model, sources, _layers(captured))
-    rewrite.repair_gru(model)
-    rewrite.pool_means(model)
-    rewrite.pool_whole_images(model)
-    rewrite.fix_reshapes(model)
-    rewrite.join_clips(model)
-    rewrite.drop_unused(model)
+    onnx_repairs.repair_gru(model)
+    onnx_repairs.pool_means(model)
+    onnx_repairs.pool_whole_images(model)
+    onnx_repairs.fix_reshapes(model)
+    onnx_repairs.join_clips(model)
+    onnx_repairs.drop_unused(model)
     onnxfile.name_ends(model, captured.input_names)
     onnxfile.name_batch(model)
     check = (lambda written: prove_equal(captured, written)) if prove else None

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from edgeprune.errors import InputError, MissingExtraError
 from edgeprune.files import TEMPORARY, replacing, writing
 from edgeprune.graph import onnxfile
-from edgeprune.graph.rewrite import drop_unused
+from edgeprune.graph.onnx_repairs import drop_unused
 
 # Largest |FP16 storage - float32 storage| of an output, as a share of its largest value: half of what INT8 is
 # granted between two machines. FP16 rounds a weight by at most 0.05 %; random ResNet-18 moves by 0.11 %.

@@ -43,7 +43,7 @@ class _Header:
 
 
 @dataclass(frozen=True)
-class _File:
+class _HashedFile:
     path: str  # below the run folder
     sha256: str
 
@@ -52,7 +52,7 @@ class _File:
 class _Entry:
     key: str
     record: Any  # JSON, decoded when somebody asks for it with its type
-    files: tuple[_File, ...]
+    files: tuple[_HashedFile, ...]
 
 
 class Ledger:
@@ -122,7 +122,7 @@ class Ledger:
         with writing(self.folder, only=FULL):
             record = to_json(work())
         with writing(self.folder):
-            listed = tuple(_File(self._below(path), _settled(path)) for path in files)
+            listed = tuple(_HashedFile(self._below(path), _settled(path)) for path in files)
         entry = _Entry(key, record, listed)
         self._append(to_json(entry))
         self._entries[key] = entry

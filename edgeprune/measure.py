@@ -76,7 +76,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class _Timed:
+class _BlockTimes:
     """Milliseconds per run, block by block in time."""
 
     artefact: list[list[float]]
@@ -230,9 +230,9 @@ def _interleave(
     listen: Listen | None,
     percentile: int,
     usual_ms: float | None,
-) -> _Timed:
+) -> _BlockTimes:
     """Blocks A B A B ... A until the effort is spent on those that count."""
-    every = _Timed([], [])
+    every = _BlockTimes([], [])
     counted = every  # all of them, where no usual speed is known
     patience = 1 if usual_ms is None else PATIENCE
     longest = BLOCK_SECONDS if usual_ms is None else SHORT_SECONDS
@@ -247,7 +247,7 @@ def _interleave(
             )
         every.artefact.append(block)
         if usual_ms is not None:
-            counted = _Timed(*at_usual_speed(every.artefact, every.reference, percentile, usual_ms))
+            counted = _BlockTimes(*at_usual_speed(every.artefact, every.reference, percentile, usual_ms))
         watch.glance()
         if listen is not None:
             listen(Progress(counted.runs, counted.seconds, effort, float(np.median(block))))

@@ -169,7 +169,7 @@ def _figures(table: Table) -> tuple[tuple[str, Figure], ...]:
 
 
 @dataclass(frozen=True)
-class _Machine:
+class _Detectable:
     """The part of a profile that is either written or detected."""
 
     architecture: str
@@ -179,13 +179,13 @@ class _Machine:
     sources: tuple[str, ...]
 
 
-def _written(file: Table) -> _Machine:
+def _written(file: Table) -> _Detectable:
     sources = file.texts("sources")
     if not sources:
         raise file.error(
             "sources", "is missing", "Name the documents that architecture and isa were read in."
         )
-    return _Machine(
+    return _Detectable(
         architecture=file.text("architecture"),
         threads=file.whole("threads", least=1),
         isa=file.texts("isa", among=detect.ISA),
@@ -194,7 +194,7 @@ def _written(file: Table) -> _Machine:
     )
 
 
-def _detected(file: Table) -> _Machine:
+def _detected(file: Table) -> _Detectable:
     for key in ("architecture", "threads", "isa", "sources"):
         if key in file:
             raise file.error(key, "stands beside detect = true", "Keep one: detect reads it on this machine.")
@@ -211,7 +211,7 @@ def _detected(file: Table) -> _Machine:
         figures.append(("memory", Figure(round(host.memory_mib * 2**20 / 1e9, 2), "GB", source)))
     # One core is left to the system: with all of them taken, whatever else runs lands in the latency's tail.
     threads = max(1, host.cores - 1)
-    return _Machine(host.architecture, threads, host.isa or (), tuple(figures), (source,))
+    return _Detectable(host.architecture, threads, host.isa or (), tuple(figures), (source,))
 
 
 __all__ = ["DIALECTS", "FIGURES", "RUNTIMES", "Kind", "folder", "load_profile", "load_target", "names"]

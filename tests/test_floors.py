@@ -37,6 +37,7 @@ FLOORS = {
     "make": 4,
     "measure": 4,
     "ledger": 4,
+    "latency": 4,
     "bundle": 4,
     "fitting": 5,
     "validate": 5,

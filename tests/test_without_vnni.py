@@ -28,7 +28,7 @@ from edgeprune.export import export_onnx
 from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.emit import quantise
-from edgeprune.quantize.fake import fake_quantised
+from edgeprune.quantize.simulate.written import fake_quantised
 from edgeprune.runtimes import ort
 from edgeprune.search.agreement import relative_error
 

@@ -22,7 +22,7 @@ from edgeprune.devices import Device, Feeds, Load
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.measure import Effort, measure
 from edgeprune.records.trial import Candidate, Measurement
-from edgeprune.search.landing import Probe, Zone, next_share
+from edgeprune.search.bracketing import Probe, Zone, next_share
 from edgeprune.search.ranking import Choice, Ranking, Widths, Work
 
 SAME = Zone(low=0.99, aim=1.0, high=1.015)  # latency over ours that counts as equal

@@ -18,7 +18,7 @@ from edgeprune.errors import NothingToQuantise
 from edgeprune.files import write
 from edgeprune.fitting.loop import AT_A_STEP, workshop_for
 from edgeprune.fitting.order import Order, facts, place
-from edgeprune.fitting.trials import Trials
+from edgeprune.fitting.trials.runner import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
 from edgeprune.measure import Effort, measure, predictor

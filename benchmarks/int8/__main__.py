@@ -28,9 +28,9 @@ from benchmarks.int8.models import MODELS
 from edgeprune.devices import Load, agent
 from edgeprune.devices.local import LocalDevice
 from edgeprune.export import export_onnx
-from edgeprune.fitting.mixing import Mixing
-from edgeprune.fitting.precision import PLAIN
+from edgeprune.fitting.dense_forms import PLAIN
 from edgeprune.graph.capture import Captured, capture
+from edgeprune.latency.float_layers import Mixing
 from edgeprune.make.builder import Builder, convolve
 from edgeprune.quantize.dialects import TABLE
 

@@ -25,10 +25,10 @@ import edgeprune
 from benchmarks.int8.cifar import CALIBRATION, MLPERF_INT8, TRAINING, Data, Network, load
 from edgeprune import runtimes
 from edgeprune.devices import agent
+from edgeprune.fitting.dense_forms import DENSE, dense_int8
 from edgeprune.fitting.loop import FLOAT, workshop_for
 from edgeprune.fitting.order import facts, place
-from edgeprune.fitting.precision import DENSE, dense_int8
-from edgeprune.fitting.trials import Trials
+from edgeprune.fitting.trials.runner import Trials
 from edgeprune.ledger import Ledger
 from edgeprune.records.progress import Event
 

@@ -27,11 +27,11 @@ from edgeprune.export import export_onnx
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.ir import write_ir
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.dynamic import quantise_dynamic
 from edgeprune.quantize.emit import quantise
-from edgeprune.quantize.weights import compress_weights
+from edgeprune.quantize.simulate.bias_correction import correct_means
+from edgeprune.quantize.weight_only import compress_weights
 
 WORDS = 16_000
 FORMS = ("float", "static", "dynamic", "int8-weights", "int4-weights")

@@ -17,10 +17,10 @@ from benchmarks.prediction.subject import MULTIPLE, Subject
 from edgeprune.devices import Load, agent
 from edgeprune.devices.local import LocalDevice
 from edgeprune.files import write
-from edgeprune.fitting.latency import RUNS, Prediction, designs, measure_table, predicting, prediction
-from edgeprune.fitting.operators import Node, Nodes
+from edgeprune.latency.curves import LatencyTable
+from edgeprune.latency.measured import RUNS, Prediction, designs, measure_table, predicting, prediction
+from edgeprune.latency.operators import Node, Nodes
 from edgeprune.records.codec import dumps, from_json, loads, to_json
-from edgeprune.search.table import Table
 
 ROUNDS = 4  # in which the machine was quiet
 MOST_ROUNDS = 16
@@ -45,7 +45,7 @@ class Measured:
     """
 
     nodes: tuple[Node, ...]
-    table: Table
+    table: LatencyTable
     seconds: float
     dense_ms: float
     candidates: tuple[Candidate, ...]

@@ -16,11 +16,11 @@ from torch import nn
 from benchmarks.int8 import models
 from benchmarks.int8.models import CALIBRATION, Logits, image_model
 from edgeprune.export import export_onnx
-from edgeprune.fitting.latency import Emit
 from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.resize import Resizable, Widths, resizable
 from edgeprune.graph.surgery import cut
+from edgeprune.latency.measured import Emit
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.emit import quantise
 

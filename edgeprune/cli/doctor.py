@@ -19,7 +19,7 @@ import edgeprune
 from edgeprune import detect
 from edgeprune.cli.extras import pip_line
 from edgeprune.cli.output import console, emit_json, facts, table
-from edgeprune.cli.probe import Finding
+from edgeprune.cli.runtime_probe import Finding
 
 TIMEOUT_SECONDS = 120.0  # a cold import of torch from a slow card takes half of that
 RUNTIMES = {
@@ -32,7 +32,7 @@ COLOURS = {"works": "green", "imports": "yellow", "missing": "dim", "fails": "re
 
 
 @dataclass(frozen=True)
-class Check:
+class RuntimeCheck:
     """One line of the diagnosis; `repair` is None where nothing needs repair."""
 
     name: str
@@ -75,7 +75,7 @@ def examine(name: str, timeout: float = TIMEOUT_SECONDS) -> Finding:
     """The finding of a probe that runs in a fresh interpreter; a crash or a hang is a finding too."""
     # -m puts the working folder first on the path: give it one where only the package itself lies.
     folder = Path(edgeprune.__file__).resolve().parent.parent
-    line = [sys.executable, "-W", "ignore", "-m", "edgeprune.cli.probe", name]
+    line = [sys.executable, "-W", "ignore", "-m", "edgeprune.cli.runtime_probe", name]
     try:
         done = subprocess.run(
             line, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
@@ -91,27 +91,27 @@ def examine(name: str, timeout: float = TIMEOUT_SECONDS) -> Finding:
     return Finding(**json.loads(answer[-1]))
 
 
-def _check(name: str, repair: str) -> Check:
+def _check(name: str, repair: str) -> RuntimeCheck:
     finding = examine(name)
-    return Check(name, finding, None if finding.state in ("works", "imports") else repair)
+    return RuntimeCheck(name, finding, None if finding.state in ("works", "imports") else repair)
 
 
-def _ssh() -> Check:
+def _ssh() -> RuntimeCheck:
     """OpenSSH, the way to devices that are elsewhere."""
     program = shutil.which("ssh")
     if program is None:
         missing = Finding("missing", None, "needed for devices at ssh:// addresses only")
-        return Check("ssh", missing, "install your system's openssh-client")
+        return RuntimeCheck("ssh", missing, "install your system's openssh-client")
     said = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
     version = (said.stderr or said.stdout).strip().partition(",")[0]
-    return Check("ssh", Finding("works", version or None, program), None)
+    return RuntimeCheck("ssh", Finding("works", version or None, program), None)
 
 
-def _document(check: Check) -> dict[str, object]:
+def _document(check: RuntimeCheck) -> dict[str, object]:
     return {"name": check.name, **vars(check.finding), "repair": check.repair}
 
 
-def _show(host: detect.Host, runtimes: list[Check], others: list[Check], works: bool) -> None:
+def _show(host: detect.Host, runtimes: list[RuntimeCheck], others: list[RuntimeCheck], works: bool) -> None:
     out = console(stderr=False)
     memory = f"{host.memory_mib:.0f} MiB" if host.memory_mib is not None else "unknown"
     out.print(
@@ -144,4 +144,4 @@ def _show(host: detect.Host, runtimes: list[Check], others: list[Check], works: 
         out.print("No runtime works here: nothing can be measured on this machine.")
 
 
-__all__ = ["Check", "command", "examine"]
+__all__ = ["RuntimeCheck", "command", "examine"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.bundle.write import bundle_path, write_bundle
-from edgeprune.fitting.cascading import Cascaded, cascade, members
-from edgeprune.fitting.trials import Trials
+from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
+from edgeprune.fitting.trials.runner import Trials
 from edgeprune.make import Workshop
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import FitResult, Report, TierResult

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget, Profile
+from edgeprune.records.trial import Latency, percentile_ms
 
 Given = float | Sequence[float] | None
 LISTS = {"latency_ms": " ms", "speedup": "x"}  # lines that take several values, and how a value is written
@@ -122,3 +123,13 @@ def _told(line: str, given: Sequence[float], ordered: Sequence[float]) -> list[s
         shown = ", ".join(f"{value:g}{unit}" for value in ordered)
         notes.append(f"Budgets are answered from the largest to the smallest: {shown}.")
     return notes
+
+
+def resolved(budget: Budget, dense: Latency) -> Budget:
+    """A speed-up becomes milliseconds: the dense float model's percentile divided by it.
+
+    The percentile itself and not its upper bound, which would make the budget the wider the less is known.
+    """
+    if budget.speedup is None:
+        return budget
+    return replace(budget, latency_ms=percentile_ms(dense) / budget.speedup)

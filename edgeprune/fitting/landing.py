@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 
-from edgeprune.fitting.drafts import DRAFT
-from edgeprune.fitting.space import BYTES, LATENCY, Plan, Space
-from edgeprune.fitting.trials import TRIAL, Trials
+from edgeprune.fitting.space.space import BYTES, LATENCY, Space, WidthPlan
+from edgeprune.fitting.trials.drafts import DRAFT
+from edgeprune.fitting.trials.runner import TRIAL, Trials
 from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
-from edgeprune.search.landing import Probe, Zone, best, halved, in_zone, landed
+from edgeprune.search.bracketing import Probe, Zone, best, halved, in_zone, landed, next_share
 
 MOST_BUILDS = 5  # for one budget; with the one that is trained six
 MOST_DRAFTS = 6  # before the next one is built
@@ -181,7 +181,7 @@ class Landing:
         return drafts[name].candidate if name in drafts else self.trials.tested[name].candidate
 
 
-def made(recipe: Candidate, plan: Plan, space: Space) -> Candidate:
+def made(recipe: Candidate, plan: WidthPlan, space: Space) -> Candidate:
     """The recipe with what was planned; a float model when no layer of it is INT8."""
     kept = as_candidate_kept(plan.kept)
     if space.joint is not None and set(space.joint.layers) <= {*plan.float_layers, *plan.gone}:
@@ -292,3 +292,49 @@ def _uses(trials: Trials, probe: Probe, budget: Budget) -> dict[str, float]:
     uses = trials.uses(probe.name, budget)
     worst = max(uses.values())
     return {line: use * probe.use / worst for line, use in uses.items()} if probe.use > worst else uses
+
+
+def _land(
+    workshop: Workshop,
+    space: Space,
+    trials: Trials,
+    budget: Budget,
+    recipe: Candidate,
+    probes: list[Probe],
+) -> Probe | None:
+    """Build and measure until a candidate uses nearly all of the budget; the least compressed that fits.
+
+    recipe: the candidate without its widths. probes: extended in place.
+    """
+    dense_macs = workshop.cost.macs({})
+    smallest = workshop.cost.macs(space.by_work(LEAST).kept) / dense_macs
+    goal = trials.zone()
+    built = {probe.name: probe for probe in reversed(probes)}  # the first of a name is the one measured
+    while trials.builds < MOST_BUILDS and (wished := next_share(probes, smallest, goal)) is not None:
+        plan = space.by_work(wished)
+        share = workshop.cost.macs(plan.kept) / dense_macs
+        same = next((probe for probe in built.values() if abs(share - probe.share) < 1e-9), None)
+        if same is not None:
+            # Widths move in steps. What the wish rounds down to is known; a wider step may lie above it.
+            if any(probe.share == wished for probe in probes):
+                break
+            probes.append(replace(same, share=wished))
+            continue
+        name = trials.next_name()
+        trials.run(name, made(recipe, plan, space))
+        built[name] = Probe(share, trials.use(name, budget), name)
+        probes.append(built[name])
+    fitting = best(probes, goal)
+    return fitting if fitting is not None and fitting.name.startswith("trial") else None
+
+
+def _open(trials: Trials, budget: Budget, probes: Sequence[Probe]) -> Probe | None:
+    """When nothing fits at the machine's usual speed: what a session saw within the budget. A proof tells."""
+    seen = [
+        probe
+        for probe in probes
+        if probe.name.startswith(TRIAL)
+        and probe.name not in trials.proven
+        and trials.seen_within(probe.name, budget)
+    ]
+    return min(seen, key=lambda probe: probe.use, default=None)

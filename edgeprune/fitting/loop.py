@@ -21,13 +21,12 @@ from pathlib import Path
 
 from edgeprune.devices import Device
 from edgeprune.fitting.answer import answer, conclude, pack
-from edgeprune.fitting.budgets import room
-from edgeprune.fitting.engines import lost_in
-from edgeprune.fitting.landing import LEAST, MOST_BUILDS, Landing, confirmed, known, made
-from edgeprune.fitting.order import Order, compared_ms, facts, place, resolved
-from edgeprune.fitting.precision import dense_int8, light_forms, trained_for_int8
-from edgeprune.fitting.space import Space
-from edgeprune.fitting.trials import TRIAL, Trials
+from edgeprune.fitting.budgets import resolved, room
+from edgeprune.fitting.dense_forms import dense_int8, light_forms, trained_for_int8
+from edgeprune.fitting.landing import Landing, _land, _open, confirmed, known
+from edgeprune.fitting.order import Order, facts, place
+from edgeprune.fitting.trials.lost_layers import lost_in
+from edgeprune.fitting.trials.runner import Trials
 from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
@@ -35,11 +34,11 @@ from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.task import Task
-from edgeprune.records.trial import Candidate, FitResult
+from edgeprune.records.trial import Candidate, FitResult, compared_ms
 from edgeprune.recover.descend import DESCENDING
 from edgeprune.recover.ladder import TRAINING
 from edgeprune.results import save_result
-from edgeprune.search.landing import Probe, best, next_share
+from edgeprune.search.bracketing import Probe
 from edgeprune.tasks import call_evaluate, check_task
 
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
@@ -194,18 +193,6 @@ def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, ru
     return None
 
 
-def _open(trials: Trials, budget: Budget, probes: Sequence[Probe]) -> Probe | None:
-    """When nothing fits at the machine's usual speed: what a session saw within the budget. A proof tells."""
-    seen = [
-        probe
-        for probe in probes
-        if probe.name.startswith(TRIAL)
-        and probe.name not in trials.proven
-        and trials.seen_within(probe.name, budget)
-    ]
-    return min(seen, key=lambda probe: probe.use, default=None)
-
-
 def _recovered(order: Order, trials: Trials, floor: float, name: str, rung: str) -> str:
     """The trial that `rung` makes of a proven one; the same where it trains nothing."""
     if rung not in TRAINING or not order.epochs:
@@ -214,37 +201,3 @@ def _recovered(order: Order, trials: Trials, floor: float, name: str, rung: str)
     began = trials.taught if rung in DESCENDING else None
     trials.run(final, replace(trials.tested[name].candidate, recover=rung, after=began), train=True)
     return trained_for_int8(order, trials, floor, final, rung)
-
-
-def _land(
-    workshop: Workshop,
-    space: Space,
-    trials: Trials,
-    budget: Budget,
-    recipe: Candidate,
-    probes: list[Probe],
-) -> Probe | None:
-    """Build and measure until a candidate uses nearly all of the budget; the least compressed that fits.
-
-    recipe: the candidate without its widths. probes: extended in place.
-    """
-    dense_macs = workshop.cost.macs({})
-    smallest = workshop.cost.macs(space.by_work(LEAST).kept) / dense_macs
-    goal = trials.zone()
-    built = {probe.name: probe for probe in reversed(probes)}  # the first of a name is the one measured
-    while trials.builds < MOST_BUILDS and (wished := next_share(probes, smallest, goal)) is not None:
-        plan = space.by_work(wished)
-        share = workshop.cost.macs(plan.kept) / dense_macs
-        same = next((probe for probe in built.values() if abs(share - probe.share) < 1e-9), None)
-        if same is not None:
-            # Widths move in steps. What the wish rounds down to is known; a wider step may lie above it.
-            if any(probe.share == wished for probe in probes):
-                break
-            probes.append(replace(same, share=wished))
-            continue
-        name = trials.next_name()
-        trials.run(name, made(recipe, plan, space))
-        built[name] = Probe(share, trials.use(name, budget), name)
-        probes.append(built[name])
-    fitting = best(probes, goal)
-    return fitting if fitting is not None and fitting.name.startswith("trial") else None

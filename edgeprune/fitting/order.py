@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,11 +12,10 @@ import torch
 from edgeprune.devices import Device, Load, open_device
 from edgeprune.errors import InputError
 from edgeprune.fitting.budgets import Given, Wish, loads, wishes
-from edgeprune.fitting.forecast import Forecast, forecast_for
+from edgeprune.latency.forecast import Forecast, forecast_for
 from edgeprune.make import Workshop
 from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.machine import Budget, Profile, Target
-from edgeprune.records.trial import Latency
 from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.runtimes import require_host
 from edgeprune.shelf import load_profile, load_target
@@ -166,26 +165,6 @@ def _shared(order: Order) -> list[tuple[str, object]]:
     if order.forecast is not None:
         return [*found, ("the GPU that TensorRT builds for", order.forecast.capability)]
     return [*found, ("threads", order.profile.threads), ("percentile", order.budget.percentile)]
-
-
-def resolved(budget: Budget, dense: Latency) -> Budget:
-    """A speed-up becomes milliseconds: the dense float model's percentile divided by it.
-
-    The percentile itself and not its upper bound, which would make the budget the wider the less is known.
-    """
-    if budget.speedup is None:
-        return budget
-    return replace(budget, latency_ms=percentile_ms(dense) / budget.speedup)
-
-
-def percentile_ms(latency: Latency) -> float:
-    """The percentile itself; its bound where only that is known."""
-    return compared_ms(latency) if latency.percentile_ms is None else latency.percentile_ms
-
-
-def compared_ms(latency: Latency) -> float:
-    """What a budget's latency is compared with: the bound of the percentile."""
-    return latency.max_ms if latency.bound_ms is None else latency.bound_ms
 
 
 def _fingerprint(workshop: Workshop) -> str:

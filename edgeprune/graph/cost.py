@@ -15,14 +15,13 @@ from edgeprune.graph.blocks import BATCH, Ids
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import dead_nodes
-from edgeprune.graph.rules import argument
-from edgeprune.graph.walk import attribute, concrete, op_name
+from edgeprune.graph.fx import argument, attribute, concrete, op_name
 
 Factor = int | Ids  # a fixed size, or the classes along a dimension that can be cut
 
 
 @dataclass(frozen=True)
-class Term:
+class SizeProduct:
     """A product of dimension sizes, for as long as one of the nodes is there.
 
     parameter: whose size it is, where it is one's.
@@ -43,8 +42,8 @@ class Cost:
 
     graph: Graph
     coupling: Coupling
-    parameter_terms: tuple[Term, ...]
-    mac_terms: tuple[Term, ...]
+    parameter_terms: tuple[SizeProduct, ...]
+    mac_terms: tuple[SizeProduct, ...]
 
     def params(self, kept: Kept) -> int:
         return self._total(self.parameter_terms, kept)
@@ -61,7 +60,7 @@ class Cost:
             found[node] = found.get(node, 0) + prod(_size(factor, removed) for factor in term.factors)
         return found
 
-    def _total(self, terms: Sequence[Term], kept: Kept) -> int:
+    def _total(self, terms: Sequence[SizeProduct], kept: Kept) -> int:
         removed = self.coupling.removed(kept)
         dead = dead_nodes(self.graph, self.coupling.dropped(kept))
         return sum(
@@ -90,15 +89,17 @@ def count(captured: Captured, coupling: Coupling) -> Cost:
                 for size, atoms in zip(use.shape, use.atoms, strict=True)
             )
             readers_of = frozenset(readers[id(attribute(module, use.name))])
-            parameters.append(Term(readers_of, factors, use.name))
-    reader = _Reader(captured, coupling)
+            parameters.append(SizeProduct(readers_of, factors, use.name))
+    reader = _CostReader(captured, coupling)
     macs = [
-        Term(frozenset({node.name}), factors) for node in module.graph.nodes for factors in reader.terms(node)
+        SizeProduct(frozenset({node.name}), factors)
+        for node in module.graph.nodes
+        for factors in reader.terms(node)
     ]
     return Cost(module.graph, coupling, tuple(parameters), tuple(macs))
 
 
-class _Reader:
+class _CostReader:
     def __init__(self, captured: Captured, coupling: Coupling) -> None:
         self._captured = captured
         self._coupling = coupling

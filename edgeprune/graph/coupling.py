@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
-from edgeprune.graph import images, joining, layout, recurrent, statistics  # noqa: F401  register rules
+from edgeprune.graph import images, joining, layout, norms, recurrent  # noqa: F401  register rules
 from edgeprune.graph.blocks import Block, Blocks, Ids
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.depth import Branch, find_branches

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from edgeprune.graph.walk import attribute, concrete, op_name
+from edgeprune.graph.fx import attribute, concrete, module_name, op_name
 
 _ADDITIONS = ("aten.add", "aten.add_")
 
@@ -159,11 +159,6 @@ def _live(graph: Graph, dropped: Mapping[str, Branch]) -> frozenset[str]:
         branch = dropped.get(node.name)
         open_.extend(node.all_input_nodes if branch is None else [stream_of(node, branch)])
     return frozenset(node.name for node in live if node.name not in dropped)
-
-
-def module_name(parameter: str) -> str:
-    """The module that a weight belongs to, a parametrised one (weight_norm) too."""
-    return parameter.partition(".parametrizations.")[0].removesuffix(".weight")
 
 
 def _read(graph: Graph) -> set[str]:

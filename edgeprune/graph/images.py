@@ -8,8 +8,9 @@ import numpy as np
 from torch.fx import Node
 
 from edgeprune.graph.blocks import Block, Blocks
-from edgeprune.graph.rules import argument, aten, rule
-from edgeprune.graph.walk import Walk, op_name
+from edgeprune.graph.fx import argument, aten, op_name
+from edgeprune.graph.rules import rule
+from edgeprune.graph.walk import Walk
 
 
 @rule(*aten("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"))

@@ -9,7 +9,8 @@ import numpy as np
 from torch.fx import Node
 
 from edgeprune.graph.blocks import Block, Blocks, Operand, merge, project
-from edgeprune.graph.rules import argument, rule
+from edgeprune.graph.fx import argument
+from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
 
 

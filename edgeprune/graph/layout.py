@@ -10,8 +10,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgeprune.graph.blocks import Block, Blocks, Ids
-from edgeprune.graph.rules import argument, rule
-from edgeprune.graph.walk import Walk, attribute, concrete, op_name
+from edgeprune.graph.fx import argument, attribute, concrete, op_name
+from edgeprune.graph.rules import rule
+from edgeprune.graph.walk import Walk
 
 
 @rule("getitem")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.graph import onnxfile
-from edgeprune.graph.rewrite import drop_unused
+from edgeprune.graph.onnx_repairs import drop_unused
 
 # Operators whose output at a place depends on their inputs at that place alone.
 _VALUE_BY_VALUE = frozenset(

@@ -8,8 +8,9 @@ import numpy as np
 from torch.fx import Node
 
 from edgeprune.graph.blocks import Block, Blocks, Ids
+from edgeprune.graph.fx import op_name
 from edgeprune.graph.rules import rule
-from edgeprune.graph.walk import Walk, op_name
+from edgeprune.graph.walk import Walk
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 

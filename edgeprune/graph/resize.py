@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeprune.errors import EdgepruneError
@@ -22,6 +23,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.blocks import Ids
 from edgeprune.graph.coupling import Coupling
 
+Integers = NDArray[np.int64]
 Widths = Mapping[str, int]  # group name -> units kept; a group that is not named stays whole
 MOST_PROBES = 4
 TRIES = 64  # random widths that are drawn before a probe is taken as it is
@@ -41,6 +43,16 @@ class Size:
     @property
     def groups(self) -> tuple[str, ...]:
         return tuple(group for group, _ in self.each)
+
+
+def at(size: Size | None, widths: Mapping[str, Integers]) -> Integers:
+    """A size at widths that broadcast; 0 for none."""
+    if size is None:
+        return np.zeros((), np.int64)
+    found = np.asarray(size.fixed, np.int64)
+    for group, times in size.each:
+        found = found + times * widths[group]
+    return found
 
 
 def size_of(coupling: Coupling, classes: Ids) -> Size:
@@ -125,7 +137,7 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
     known = tuple(dict.fromkeys((*alone, *sizes(coupling))))
     probes = _probes(coupling, known, np.random.default_rng(seed))
     models = [export(widths) for widths in probes]
-    reader = _Reader(known, probes)
+    reader = _SizeReader(known, probes)
     first, *others = models
     for other in others:
         _same_structure(first, other)
@@ -158,7 +170,7 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
     return Resizable(first, dims, constants, attributes, shapes_)
 
 
-class _Reader:
+class _SizeReader:
     """Says which size a dimension is, from what it was in each probe."""
 
     def __init__(self, known: Sequence[Size], probes: Sequence[Widths]) -> None:

@@ -23,7 +23,8 @@ import numpy as np
 from torch.fx import Node
 
 from edgeprune.graph.blocks import Block, Blocks, Operand
-from edgeprune.graph.walk import Rule, Walk, op_name
+from edgeprune.graph.fx import argument, aten, op_name
+from edgeprune.graph.walk import Rule, Walk
 
 RULES: dict[str, Rule] = {}
 
@@ -35,15 +36,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
-
-
-def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a node, wherever the call put it."""
-    return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
-
-
-def aten(names: str) -> list[str]:
-    return [f"aten.{name}" for name in names.split()]
 
 
 def _nodes(node: Node) -> list[Any]:

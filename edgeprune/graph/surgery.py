@@ -13,8 +13,8 @@ from torch.fx import GraphModule, Node
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept, mask
 from edgeprune.graph.depth import drop_branches
-from edgeprune.graph.rewrites import REWRITES, Mask
-from edgeprune.graph.walk import attribute, concrete, op_name
+from edgeprune.graph.fx import attribute, concrete, op_name
+from edgeprune.graph.size_rewrites import REWRITES, Mask
 
 
 def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
@@ -22,7 +22,7 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
 
     Every result is an ordinary `GraphModule` whose parameters keep their names.
     """
-    cutter = _Cutter(coupling, coupling.removed(kept), captured.module)
+    cutter = _MaskedGraph(coupling, coupling.removed(kept), captured.module)
     masks = cutter.parameter_masks()
     # What gets sliced is not copied before: a cut needs no more memory than what it leaves.
     result = captured.copy(borrowed=[attribute(captured.module, name) for name in masks])
@@ -39,7 +39,7 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     return result
 
 
-class _Cutter:
+class _MaskedGraph:
     """Which positions of every value stay."""
 
     def __init__(self, coupling: Coupling, removed: NDArray[np.bool_], module: GraphModule) -> None:
@@ -109,7 +109,7 @@ def uncut(captured: Captured, coupling: Coupling, kept: Kept, smaller: Captured)
     before, but nothing reads them: cutting the same units again gives `smaller` back, and another choice
     may take such a unit up again. Branches that it has lost are there as they were.
     """
-    masks = _Cutter(coupling, coupling.removed(kept), captured.module).parameter_masks()
+    masks = _MaskedGraph(coupling, coupling.removed(kept), captured.module).parameter_masks()
     trained = smaller.module.state_dict()
     result = captured.copy()
     with torch.no_grad():

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeprune.graph.blocks import BATCH, Block, Blocks, Book, Ids, Operand, merge, project, reshape
+from edgeprune.graph.blocks import Block, Blocks, Book, Ids, Operand, merge, project, reshape
+from edgeprune.graph.fx import attribute, concrete, op_name
 
 # What may stand between a parameter and the operation that consumes it.
 _MOVING = (
@@ -182,26 +183,3 @@ class Walk:
             self._by_tensor[id(tensor)] = use
             self.parameters[use.name] = use
         return tuple(Block((dim,), ids) for dim, ids in enumerate(use.atoms) if ids is not None)
-
-
-def concrete(size: Any) -> int:
-    """A size as an integer; the symbolic batch is BATCH."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, BATCH)))
-
-
-def attribute(module: torch.nn.Module, name: str) -> Any:
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def op_name(node: Node) -> str:
-    """`aten.conv2d` for every overload; `getitem` for tuple access."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target.overloadpacket)
-    return getattr(target, "__name__", str(target))

@@ -20,21 +20,21 @@ from edgeprune.graph.capture import Captured
 from edgeprune.graph.pointwise import convolve_products
 from edgeprune.ir import TOLERANCE, difference, write_ir
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.correction import correct_means
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
 from edgeprune.quantize.emit import Quantised, quantise
-from edgeprune.quantize.engines import settle
-from edgeprune.quantize.equalise import equalise
-from edgeprune.quantize.fake import proven_integers
 from edgeprune.quantize.half import halve
 from edgeprune.quantize.plan import Graph
 from edgeprune.quantize.ranges import Ranges
-from edgeprune.quantize.refusals import check_types
-from edgeprune.quantize.sensitivity import damage, weight_damage
-from edgeprune.quantize.smooth import smooth
-from edgeprune.quantize.weights import TABLE as WEIGHT_FORMS
-from edgeprune.quantize.weights import compress_weights
+from edgeprune.quantize.rescale.equalise import equalise
+from edgeprune.quantize.rescale.smooth import smooth
+from edgeprune.quantize.simulate.bias_correction import correct_means
+from edgeprune.quantize.simulate.damage import damage, weight_damage
+from edgeprune.quantize.simulate.written import proven_integers
+from edgeprune.quantize.tensorrt.engines import settle
+from edgeprune.quantize.tensorrt.refusals import check_types
+from edgeprune.quantize.weight_only import TABLE as WEIGHT_FORMS
+from edgeprune.quantize.weight_only import compress_weights
 from edgeprune.records.trial import Candidate
 from edgeprune.runtimes import find
 

@@ -13,27 +13,27 @@ from edgeprune.errors import InputError
 from edgeprune.export import export_onnx
 from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
+from edgeprune.graph.branch_contents import groups_without_use
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
-from edgeprune.graph.holding import groups_without_use
 from edgeprune.graph.resize import Resizable, resizable
 from edgeprune.graph.surgery import cut, uncut
 from edgeprune.make.builder import Builder
 from edgeprune.pruning.criteria import find_criterion, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
-from edgeprune.quantize.aware import Aware
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
-from edgeprune.quantize.simulate import layer_nodes
+from edgeprune.quantize.simulate.planned import layer_nodes
+from edgeprune.quantize.simulate.training import Aware
 from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate
+from edgeprune.recover.batchnorm import reestimate
 from edgeprune.recover.data import Split, split
 from edgeprune.recover.descend import better_start
 from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
-from edgeprune.recover.statistics import reestimate
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import flat_inputs
 

@@ -23,8 +23,7 @@ from torch.fx import Interpreter, Node
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import dead_nodes
-from edgeprune.graph.rules import argument
-from edgeprune.graph.walk import attribute, op_name
+from edgeprune.graph.fx import argument, attribute, op_name
 
 MAX_FEATURES = 8192  # a Gram matrix of 8192 x 8192 doubles is 512 MiB
 # Rows sampled from all batches and from one: enough for a Gram matrix, little enough to be quick.
@@ -48,7 +47,9 @@ def grams(
 ) -> Mapping[str, Consumer]:
     """One pass over calibration inputs: the Gram matrix of every consumer, by weight name."""
     wanted = _consumers(captured, coupling)
-    collector = _Collector(captured, wanted, min(_PATCHES_PER_BATCH, -(-_PATCHES // max(len(batches), 1))))
+    collector = _GramCollector(
+        captured, wanted, min(_PATCHES_PER_BATCH, -(-_PATCHES // max(len(batches), 1)))
+    )
     with torch.no_grad():
         for inputs in batches:
             collector.run(*inputs)
@@ -147,7 +148,7 @@ def _consumers(captured: Captured, coupling: Coupling) -> dict[str, tuple[Node, 
 _SOLVABLE = ("aten.linear", "aten.conv2d", "aten.conv1d")
 
 
-class _Collector(Interpreter):
+class _GramCollector(Interpreter):
     """Runs the dense graph and adds up x x^T at every consumer; `most` rows of a batch."""
 
     def __init__(self, captured: Captured, wanted: Mapping[str, tuple[Node, str | None]], most: int) -> None:

@@ -128,7 +128,7 @@ def _prepare(captured: Captured, algorithm: str) -> GraphModule:
             def validate(self, model: GraphModule) -> None:
                 """Every float activation may be observed."""
 
-        class Calibrator(W8A8PT2EQuantizer):  # type: ignore[misc]
+        class EveryActivationCalibrator(W8A8PT2EQuantizer):  # type: ignore[misc]
             @staticmethod
             def update_quantizer_based_on_quant_config(quant_config: Any = None) -> Quantizer:
                 return EveryActivation()
@@ -136,7 +136,7 @@ def _prepare(captured: Captured, algorithm: str) -> GraphModule:
         module = copy.deepcopy(captured.module)
         setattr(module, "_exported", True)  # noqa: B010  neural-compressor asks for what its export() sets
         try:
-            return Calibrator().prepare(module)  # type: ignore[no-any-return]
+            return EveryActivationCalibrator().prepare(module)  # type: ignore[no-any-return]
         except Exception as error:
             raise EdgepruneError(
                 f"neural-compressor cannot prepare this model for calibration: {error}",

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import NothingToQuantise
 from edgeprune.graph import onnxfile
-from edgeprune.graph.rewrite import drop_unused
+from edgeprune.graph.onnx_repairs import drop_unused
 from edgeprune.quantize.emit import Quantised, check_known
 from edgeprune.quantize.products import Product, products
 from edgeprune.quantize.scales import Scale, quantise_weight
@@ -44,7 +44,7 @@ def quantise_dynamic(
             f"No layer of {float_onnx.name} is a matrix product that can become INT8.",
             "Convolutions need calibrated ranges: choose a calibrator.",
         )
-    writer = _Writer(reduce_range)
+    writer = _DynamicWriter(reduce_range)
     nodes = []
     for at, node in enumerate(model.graph.node):
         nodes += writer.integers(node, wanted[at], layers[at]) if at in wanted else [node]
@@ -61,7 +61,7 @@ def quantise_dynamic(
     )
 
 
-class _Writer:
+class _DynamicWriter:
     """Keeps the weights that it stores, and one set of integers for every activation."""
 
     def __init__(self, reduce_range: bool) -> None:

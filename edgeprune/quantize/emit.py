@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from edgeprune.errors import InputError, NothingToQuantise
 from edgeprune.graph import onnxfile
-from edgeprune.graph.rewrite import drop_unused
+from edgeprune.graph.onnx_repairs import drop_unused
 from edgeprune.quantize.dialects import Dialect, dialect_for
 from edgeprune.quantize.half import halve
 from edgeprune.quantize.plan import Graph, Plan, plan
@@ -65,7 +65,7 @@ def quantise(
             f"No layer of {float_onnx.name} can become INT8 in the dialect {spoken.name}.",
             "Calibrate the captured model that was exported, and leave some layers out of float_layers.",
         )
-    _Writer(graph, planned, spoken, reduce_range).write(model)
+    _QdqWriter(graph, planned, spoken, reduce_range).write(model)
     onnx.checker.check_model(model)
     wide = halve(model, graph.bounds) if spoken.half else ()
     onnxfile.save(model, path)
@@ -77,7 +77,7 @@ def quantise(
     )
 
 
-class _Writer:
+class _QdqWriter:
     """Carries out a plan: Q/DQ pairs around values, INT8 initialisers behind a DequantizeLinear."""
 
     def __init__(self, graph: Graph, planned: Plan, dialect: Dialect, reduce_range: bool) -> None:

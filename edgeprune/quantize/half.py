@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from edgeprune.graph import onnxfile
-from edgeprune.graph.rewrite import drop_unused
+from edgeprune.graph.onnx_repairs import drop_unused
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 HEADROOM = 2.0  # how far an unseen input may go beyond a calibrated range
@@ -39,9 +39,9 @@ def halve(model: onnx.ModelProto, bounds: Mapping[str, tuple[float, float]]) -> 
     operators in `KEPT`, stay float32 between casts; below opset 19 so does every Q/DQ.
     Returns the names of the nodes that stay float32 because of a range or a constant, in order.
     """
-    graph = _Graph(model, bounds)
+    graph = _TypedGraph(model, bounds)
     wide = _wide(graph)
-    _Writer(graph, _kept(graph, wide)).write()
+    _CastWriter(graph, _kept(graph, wide)).write()
     onnxfile.mark_half(model)
     return tuple(wide.values())
 
@@ -54,7 +54,7 @@ def fits_half(array: NDArray[np.float32]) -> bool:
     return _exact(array) or (_small(array) and bool(np.abs(array).max(initial=0.0) >= _NORMAL))
 
 
-class _Graph:
+class _TypedGraph:
     """Look-ups of the graph that is converted; nodes are known by their index."""
 
     def __init__(self, model: onnx.ModelProto, bounds: Mapping[str, tuple[float, float]]) -> None:
@@ -116,7 +116,7 @@ def _small(array: NDArray[np.float32]) -> bool:
     return bool((np.abs(array[np.isfinite(array)]) <= LARGEST).all())
 
 
-def _wide(graph: _Graph) -> dict[int, str]:
+def _wide(graph: _TypedGraph) -> dict[int, str]:
     """Node index -> name, for nodes that take or write what float16 cannot hold."""
     found: dict[int, str] = {}
     spread: set[str] = set()  # values without a range of their own behind something wide
@@ -140,7 +140,7 @@ def _wide(graph: _Graph) -> dict[int, str]:
     return found
 
 
-def _kept(graph: _Graph, wide: Mapping[int, str]) -> set[int]:
+def _kept(graph: _TypedGraph, wide: Mapping[int, str]) -> set[int]:
     """The nodes that stay float32."""
     kept = set(wide)
     for index, node in enumerate(graph.nodes):
@@ -159,7 +159,7 @@ def _kept(graph: _Graph, wide: Mapping[int, str]) -> set[int]:
     return kept
 
 
-def _joins(graph: _Graph, index: int, kept: set[int]) -> bool:
+def _joins(graph: _TypedGraph, index: int, kept: set[int]) -> bool:
     """Whether a node had better be float32 because of its neighbours: a cast less, and bits more."""
     node = graph.nodes[index]
     reads = [graph.producer.get(value) for value in graph.reads(index)]
@@ -174,10 +174,10 @@ def _joins(graph: _Graph, index: int, kept: set[int]) -> bool:
     return bool(reads and users) and all(neighbour in kept for neighbour in between)
 
 
-class _Writer:
+class _CastWriter:
     """Inserts casts where float32 and float16 meet, and stores constants in the type that is read."""
 
-    def __init__(self, graph: _Graph, kept: set[int]) -> None:
+    def __init__(self, graph: _TypedGraph, kept: set[int]) -> None:
         self.graph, self.kept = graph, kept
         self.made: dict[str, str] = {}  # (value, type) as a name -> the value that holds it
         self.stored: dict[str, onnx.TensorProto] = {}

@@ -228,3 +228,13 @@ class FitResult:
             cascade=None,
             no_cascade=None,
         )
+
+
+def percentile_ms(latency: Latency) -> float:
+    """The percentile itself; its bound where only that is known."""
+    return compared_ms(latency) if latency.percentile_ms is None else latency.percentile_ms
+
+
+def compared_ms(latency: Latency) -> float:
+    """What a budget's latency is compared with: the bound of the percentile."""
+    return latency.max_ms if latency.bound_ms is None else latency.bound_ms

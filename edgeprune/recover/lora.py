@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.walk import attribute, op_name
+from edgeprune.graph.fx import attribute, op_name
 
 # LLM-Pruner's, which recovers pruned networks with them (Ma et al. 2023; the defaults of post_training.py).
 RANK = 8

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.walk import op_name
+from edgeprune.graph.fx import op_name
 from edgeprune.recover.lora import low_rank
 
 Pair = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]  # inputs, target

@@ -21,7 +21,7 @@ import numpy as np
 from edgeprune.errors import InputError
 from edgeprune.search.elimination import Elimination, Options
 from edgeprune.search.moves import SLACK, improve, overrun, repair
-from edgeprune.search.prices import least_overrun, lowest_bound
+from edgeprune.search.multipliers import least_overrun, lowest_bound
 from edgeprune.search.problem import Problem, factors
 from edgeprune.search.sweep import sweep
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Measurement, Report
-from edgeprune.search.landing import LANDING, zone
+from edgeprune.search.bracketing import LANDING, zone
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ SLACK = 1e-9  # of a limit: sums of the same costs in another order differ by le
 STEPS = 500
 
 
-class _Walk:
+class _MoveGains:
     """Allocations that differ by single moves, and what every next move would change.
 
     change: [planes, options of all decisions in a row], kept up to date where a move was felt.
@@ -41,7 +41,7 @@ def repair(plan: Elimination, options: Options, allowed: Table) -> Options | Non
 
     allowed: [resources], what may be spent.
     """
-    walk = _Walk(plan, options)
+    walk = _MoveGains(plan, options)
     room = (allowed + SLACK)[:, None]
     for _ in range(STEPS):
         over = float(np.maximum(walk.costs[:, None] - room, 0.0).sum())
@@ -60,7 +60,7 @@ def repair(plan: Elimination, options: Options, allowed: Table) -> Options | Non
 
 def improve(plan: Elimination, options: Options, allowed: Table) -> Options:
     """Up, by the single move that gains most within the limits, until none does; `options` must fit."""
-    walk = _Walk(plan, options)
+    walk = _MoveGains(plan, options)
     room = (allowed + SLACK)[:, None]
     for _ in range(STEPS):
         fits = (walk.costs[:, None] + walk.change[1:] <= room).all(axis=0)

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeprune import detect
-from edgeprune.cli import doctor, main, probe
-from edgeprune.cli.probe import Finding
+from edgeprune.cli import doctor, main, runtime_probe
+from edgeprune.cli.runtime_probe import Finding
 
 WORKS = Finding("works", "1.2.3", "runs")
 MISSING = Finding("missing", None, "x is not installed")
@@ -95,15 +95,15 @@ def test_onnxruntime_shows_whether_int8_saturates_on_this_processor() -> None:
 
 def test_a_library_that_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert probe.look("tensorrt") == Finding("missing", None, "tensorrt is not installed")
+    assert runtime_probe.look("tensorrt") == Finding("missing", None, "tensorrt is not installed")
 
 
 def test_what_a_library_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Finding:
         raise OSError("libcuda.so.1: cannot open shared object file\nand more")
 
-    monkeypatch.setattr(probe, "PROBES", {"tensorrt": broken})
-    assert probe.look("tensorrt").detail == "OSError: libcuda.so.1: cannot open shared object file"
+    monkeypatch.setattr(runtime_probe, "PROBES", {"tensorrt": broken})
+    assert runtime_probe.look("tensorrt").detail == "OSError: libcuda.so.1: cannot open shared object file"
 
 
 def test_a_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,15 +129,15 @@ def test_chatter_before_the_answer_is_ignored(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_saturated_products_are_told_from_exact_ones() -> None:
-    assert probe.int8_verdict(64 * 255 * 127) == "INT8 products are exact"
+    assert runtime_probe.int8_verdict(64 * 255 * 127) == "INT8 products are exact"
     # VPMADDUBSW clips each pair of products at 2**15 - 1.
-    assert "saturate (1048544 instead of 2072640)" in probe.int8_verdict(32 * (2**15 - 1))
+    assert "saturate (1048544 instead of 2072640)" in runtime_probe.int8_verdict(32 * (2**15 - 1))
 
 
 def test_the_models_written_by_hand_are_valid_onnx() -> None:
     onnx = pytest.importorskip("onnx")
-    factors = (("a", probe.UINT8, (1, 300)), ("b", probe.INT8, (300, 16)))
-    content = probe.onnx_model("MatMulInteger", factors, ("y", probe.INT32, (1, 16)))
+    factors = (("a", runtime_probe.UINT8, (1, 300)), ("b", runtime_probe.INT8, (300, 16)))
+    content = runtime_probe.onnx_model("MatMulInteger", factors, ("y", runtime_probe.INT32, (1, 16)))
     onnx.checker.check_model(content, full_check=True)
     model = onnx.load_from_string(content)
     assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [1, 300]

@@ -60,10 +60,10 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements of a moment: where any time is the same to a test. No 7-bit forms are built."""
     for effort in ("DENSE_SEARCH", "SEARCH"):
         moment = Effort(runs=8, seconds=0.02, interleaved=True)
-        monkeypatch.setattr(f"edgeprune.fitting.bench.{effort}", moment)
-    monkeypatch.setattr("edgeprune.fitting.mixing.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("edgeprune.fitting.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("edgeprune.fitting.precision.saturates", lambda isa: False)
+        monkeypatch.setattr(f"edgeprune.fitting.trials.sessions.{effort}", moment)
+    monkeypatch.setattr("edgeprune.latency.float_layers.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("edgeprune.latency.measured.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("edgeprune.fitting.dense_forms.saturates", lambda isa: False)
 
 
 def refused(result: Result, *words: str) -> None:

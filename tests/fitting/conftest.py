@@ -12,7 +12,7 @@ import pytest
 def exact_processor() -> Iterator[None]:
     """A processor with VNNI: 7-bit forms are not tried. Scripted devices compute exactly anyway."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("edgeprune.fitting.precision.saturates", lambda isa: False)
+        patched.setattr("edgeprune.fitting.dense_forms.saturates", lambda isa: False)
         yield
 
 

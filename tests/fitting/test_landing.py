@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from edgeprune.fitting.landing import Landing, confirmed, limits
-from edgeprune.fitting.space import BYTES, LATENCY
+from edgeprune.fitting.space.space import BYTES, LATENCY
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
-from edgeprune.search.landing import Probe, zone
+from edgeprune.search.bracketing import Probe, zone
 
 BUDGET, RECIPE = Budget(latency_ms=1.0), Candidate((), "int8", "minmax")
 WHOLE, LESS, LEAST = {"group": tuple(range(8))}, {"group": (0, 1, 2, 3)}, {"group": (0,)}

@@ -15,8 +15,8 @@ import torch
 import edgeprune
 from edgeprune.bundle import open_bundle, read_golden
 from edgeprune.errors import DeviceError, InputError
-from edgeprune.fitting.comparing import FEWEST
 from edgeprune.fitting.loop import AT_A_STEP
+from edgeprune.fitting.trials.comparison import FEWEST
 from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.trial import FitResult
 from edgeprune.results import load_result

@@ -136,7 +136,7 @@ def test_without_some_rules_parameters_freeze_and_no_cut_is_wrong(
 
 
 def _op(node: torch.fx.Node) -> str:
-    from edgeprune.graph.walk import op_name
+    from edgeprune.graph.fx import op_name
 
     return op_name(node) if node.op == "call_function" else ""
 

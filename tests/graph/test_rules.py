@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import analyse
-from edgeprune.graph.rewrites import REWRITES
 from edgeprune.graph.rules import RULES
+from edgeprune.graph.size_rewrites import REWRITES
 from edgeprune.graph.surgery import cut
 
 WIDTH = 8

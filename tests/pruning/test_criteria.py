@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Group, analyse
-from edgeprune.graph.walk import attribute
+from edgeprune.graph.fx import attribute
 from edgeprune.pruning.criteria import TABLE, importance
 
 # Noise belongs to no unit: `random` is held to its own contract below.

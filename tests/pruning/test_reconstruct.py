@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Kept, analyse
+from edgeprune.graph.fx import attribute
 from edgeprune.graph.surgery import cut
-from edgeprune.graph.walk import attribute
 from edgeprune.pruning import reconstruct as room
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 

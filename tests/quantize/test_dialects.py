@@ -22,8 +22,8 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE, dialect_for
 from edgeprune.quantize.emit import quantise
-from edgeprune.quantize.kernels import integer_nodes
 from edgeprune.quantize.ranges import Ranges
+from tests.support.kernels import integer_nodes
 
 
 @dataclass(frozen=True)

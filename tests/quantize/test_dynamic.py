@@ -16,7 +16,7 @@ from edgeprune.export import export_onnx
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize.dynamic import quantise_dynamic
-from edgeprune.quantize.kernels import integer_nodes
+from tests.support.kernels import integer_nodes
 
 
 class Perceptron(nn.Module):

@@ -22,9 +22,9 @@ from edgeprune.graph import onnxfile
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.emit import quantise
-from edgeprune.quantize.engines import build_engine, check_types
 from edgeprune.quantize.half import fits_half, halve
 from edgeprune.quantize.scales import half_scale
+from edgeprune.quantize.tensorrt.engines import build_engine, check_types
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 needs_rtx = pytest.mark.skipif(

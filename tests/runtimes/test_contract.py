@@ -244,7 +244,7 @@ def test_every_runtime_takes_int8_in_its_dialect(
     path, ranges, image, exact = calibrated
     written = quantise(path, ranges, dialect, tmp_path / "int8.onnx")
     if runtime in agent.BUILDERS and not has_gpu():
-        from edgeprune.quantize.engines import build_engine
+        from edgeprune.quantize.tensorrt.engines import build_engine
 
         engine = build_engine(written.path, "SM86")
         assert set(engine.int8) == set(written.layers_int8)

@@ -10,8 +10,8 @@ import pytest
 
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Report
+from edgeprune.search.bracketing import LANDING
 from edgeprune.search.feasible import feasible
-from edgeprune.search.landing import LANDING
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
-from edgeprune.graph.walk import attribute, op_name
+from edgeprune.graph.fx import attribute, op_name
 
 LIMIT = 1e-5  # of the largest output, float32
 

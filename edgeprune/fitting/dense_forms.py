@@ -1,0 +1,199 @@
+"""The INT8 form of the dense model that everything else starts from.
+
+Layers that the device is no quicker at in INT8 are left in float first (`mixing`), in all forms. The rest is
+decided by the metric, measured in the runtime on the device: which calibrator, 8-bit or 7-bit weights,
+channels equalised or not, and which further layers go back to float. Forms are compared on a subset, and
+evaluated in full in that order (`search.shortlist`) until one holds the metric. Where all of them lose too
+much, or too many layers would go back, the weights are trained for the INT8 form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import inf
+
+from edgeprune.detect import saturates
+from edgeprune.errors import NothingToQuantise
+from edgeprune.fitting.order import Order
+from edgeprune.fitting.trials.runner import Trials
+from edgeprune.fitting.trials.sessions import DENSE
+from edgeprune.latency.float_layers import Mixture
+from edgeprune.make import Workshop
+from edgeprune.quantize.dynamic import DYNAMIC
+from edgeprune.records.machine import Budget, Precision
+from edgeprune.records.trial import Candidate
+from edgeprune.recover.ladder import QAT, TRAINING
+from edgeprune.search.shortlist import shortlist
+
+INT8 = "dense-int8"
+# How a form is called, its calibrator, whether channels are equalised first.
+FORMS = (
+    ("", "minmax", False),
+    ("-mse", "mse", False),
+    ("-equalised", "minmax", True),
+    ("-percentile", "percentile", False),
+)
+PLAIN = Candidate((), "int8", "minmax")
+PRODUCTS = 0.5  # share of the work from which forms that only matrix products have are tried
+FEW = 4  # uses of a weight in a query up to which reading it is most of its time
+# Layers in float that cost more than this share of what INT8 gains: training may do without them.
+COSTLY = 0.25
+
+
+def dense_int8(order: Order, workshop: Workshop, trials: Trials, floor: float, rung: str) -> str:
+    """The trial that pruning starts from: the first INT8 form that holds the metric, or "dense".
+
+    rung: how recovery may train, if it may.
+    INT8 that is slower or larger than what it replaces is not shipped.
+    """
+    failed: list[str] = []
+    try:
+        mixture = trials.survey.mixture(PLAIN)
+        for name, candidate in _in_turn(trials, list(_forms(order, workshop, mixture))):
+            tested = trials.run(name, candidate)
+            if not _pays(trials, name):
+                return DENSE
+            if tested.metric >= floor:
+                return name
+            failed.append(name)
+    except NothingToQuantise:
+        return DENSE
+    base = max(failed, key=lambda name: trials.tested[name].metric)
+    given = _given_back(workshop, trials, floor, base)
+    if given != DENSE and not _costly(trials, base, given):
+        return given
+    trained = _trained(order, trials, base, rung)
+    return trained if trained and trials.tested[trained].metric >= floor and _pays(trials, trained) else given
+
+
+def trained_for_int8(order: Order, trials: Trials, floor: float, name: str, rung: str) -> str:
+    """The trial to prove in place of `name`: trained on for INT8 when that alone broke the metric."""
+    tested = trials.tested[name]
+    broken = tested.candidate.precision == "int8" and tested.metric < floor
+    if not broken or trials.float_metric(name) < floor:
+        return name
+    trained = _trained(order, trials, name, rung, start=name)
+    return trained if trained and trials.tested[trained].metric > tested.metric else name
+
+
+def _trained(order: Order, trials: Trials, name: str, rung: str, *, start: str | None = None) -> str | None:
+    """The form of trial `name`, its weights trained for it; None when recovery does not train."""
+    untrainable = trials.tested[name].candidate.calibrator == DYNAMIC  # there is no range to train for
+    if rung not in TRAINING or order.epochs == 0 or untrainable:
+        return None
+    trained = f"{name}-{QAT}"
+    candidate = replace(trials.tested[name].candidate, recover=rung, qat=True)
+    trials.run(trained, candidate, train=True, start=start)
+    return trained
+
+
+def _forms(order: Order, workshop: Workshop, mixture: Mixture) -> Iterator[tuple[str, Candidate]]:
+    """What is tried in turn; where 8-bit weights saturate, each with 7 bits too."""
+    narrow = (False, True) if saturates(order.profile.isa) else (False,)
+    dynamic = workshop.dialect.dynamic and workshop.share_of_products >= PRODUCTS
+    mixed = INT8 + "-mixed" * bool(mixture.slow_layers)
+    for words, calibrator, equalised in FORMS:
+        for reduce_range in narrow:
+            form = Candidate((), "int8", calibrator, reduce_range=reduce_range, equalised=equalised)
+            yield mixed + words + "-7bit" * reduce_range, mixture.of(form)
+    for reduce_range in narrow * dynamic:  # other kernels: what was timed says nothing of them
+        yield (
+            INT8 + "-dynamic" + "-7bit" * reduce_range,
+            Candidate((), "int8", DYNAMIC, reduce_range=reduce_range),
+        )
+
+
+def _in_turn(trials: Trials, forms: Sequence[tuple[str, Candidate]]) -> Iterator[tuple[str, Candidate]]:
+    """The forms that are worth a full evaluation, the most promising first.
+
+    The simplest one goes ahead of all comparison when INT8 does no harm to it on the subset.
+    """
+    harmless = trials.screen(*forms[0]).error <= trials.subset.slack
+    if harmless:
+        yield forms[0]
+    errors = [trials.screen(name, candidate).error for name, candidate in forms]
+    for at in shortlist(errors, trials.subset.slack):
+        if at or not harmless:
+            yield forms[at]
+
+
+def light_forms(
+    order: Order, workshop: Workshop, trials: Trials, budget: Budget, floor: float, start: str
+) -> Iterator[str]:
+    """Weight-only forms of the dense model that hold the metric, once the form `start` has not fitted.
+
+    Where INT8 stands, its products are faster and its file is as small as with 8-bit weights alone: then 4
+    bits remain, if it is room that lacks, or a query uses weights so rarely that reading them is its time.
+    """
+    if not workshop.dialect.blocks or workshop.share_of_products < PRODUCTS:
+        return
+    measured = trials.tested[start].measurement
+    roomy = measured.size_mib <= (budget.size_mib or inf) and measured.memory_mib <= (
+        budget.memory_mib or inf
+    )
+    if start != DENSE and roomy and workshop.uses_of_weights > FEW:
+        return
+    forms: tuple[Precision, ...] = ("int8-weights", "int4-weights") if start == DENSE else ("int4-weights",)
+    for precision in forms:
+        name, candidate = f"dense-{precision}", Candidate((), precision)
+        try:
+            trials.screen(name, candidate)
+        except NothingToQuantise:
+            return
+        tested = trials.run(name, candidate)
+        if not _pays(trials, name):
+            continue
+        if tested.metric < floor:
+            name = _given_back(workshop, trials, floor, name)
+        if name != DENSE:
+            yield name
+
+
+def _pays(trials: Trials, name: str) -> bool:
+    """Smaller than the dense model, and unless the weights alone are integers faster.
+
+    Medians: a burst of load would decide by its tail.
+    """
+    tested, dense = trials.tested[name], trials.tested[DENSE].measurement
+    faster = tested.measurement.latency.p50_ms < dense.latency.p50_ms
+    return tested.measurement.size_mib < dense.size_mib and (faster or tested.candidate.precision != "int8")
+
+
+def _costly(trials: Trials, base: str, given: str) -> bool:
+    """Whether layers that went back to float cost much of what INT8 gained."""
+    float_ms, int8_ms, given_ms = (
+        trials.tested[name].measurement.latency.p50_ms for name in (DENSE, base, given)
+    )
+    return given_ms - int8_ms > COSTLY * (float_ms - int8_ms)
+
+
+def _given_back(workshop: Workshop, trials: Trials, floor: float, name: str) -> str:
+    """Give layers back to float until the metric holds, those that buy most accuracy for their work first.
+
+    The number of layers doubles until the metric holds, then halves back to the fewest that do.
+    """
+    base = trials.tested[name].candidate
+    hopeless = trials.screened[name].error + trials.subset.slack
+    ranked = workshop.fragile_layers(base, trials.tested[name].layers_int8)
+
+    def holds(count: int) -> str | None:
+        given = f"{name}-float{count}"
+        candidate = replace(base, float_layers=tuple(sorted(ranked[:count])))
+        if trials.screen(given, candidate).error > hopeless:  # worse than with all in INT8
+            return None
+        tested = trials.run(given, candidate)
+        return given if tested.metric >= floor and _pays(trials, given) else None
+
+    count, found = 1, None
+    while found is None and count <= len(ranked) // 2:
+        found = holds(count)
+        count *= 2
+    if found is None:
+        return DENSE
+    enough, few = count // 2, count // 4
+    while enough - few > 1:
+        middle = (enough + few) // 2
+        better = holds(middle)
+        enough, few, found = (middle, few, better) if better else (enough, middle, found)
+    return found

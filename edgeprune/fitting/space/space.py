@@ -1,0 +1,245 @@
+"""What a model may become, as an allocation: what it is worth, and what it costs.
+
+A group is a decision; its options are legal widths. Where it is known what a residual branch is worth,
+whether it stays is one, too: what it holds is paid for, and worth something, only while it stays. Where
+there are tables of both precisions, so is whether a layer is INT8. A node of the latency table is a cost by
+the groups whose widths its time follows, a parameter one by those of its dimensions. `search.allocate`
+chooses.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from edgeprune.fitting.space.costs import Floats, Item, Price, Switches, priced
+from edgeprune.fitting.space.precisions import Joint, int8
+from edgeprune.graph.branch_contents import Holding
+from edgeprune.graph.cost import Cost, Factor, SizeProduct
+from edgeprune.graph.coupling import Coupling, Kept
+from edgeprune.graph.fx import module_name
+from edgeprune.graph.resize import Integers, Size, at, size_of
+from edgeprune.latency.measured import Prediction
+from edgeprune.pruning.sensitivity import Sensitivity
+from edgeprune.search import problem as allocation
+from edgeprune.search.allocate import Allocation, allocate
+from edgeprune.search.problem import Decision, Problem
+from edgeprune.search.ranking import Choice, Widths
+from edgeprune.search.worth import losses
+
+OPTIONS = 32  # widths of a group at most: wider groups step by several multiples
+FLOOR = 0.1  # no group keeps less than this share of its units
+LATENCY, BYTES, MACS = "latency_ms", "bytes", "macs"
+
+
+@dataclass(frozen=True)
+class WidthPlan:
+    """What an allocation chose.
+
+    float_layers: of those whose precision could be chosen. gone: layers that left with their branch.
+    """
+
+    kept: Widths
+    float_layers: tuple[str, ...]
+    gone: frozenset[str]
+    allocation: Allocation
+
+
+@dataclass(frozen=True)
+class Space:
+    """What an allocation chooses from.
+
+    choices: as `search.ranking` sees the groups.
+    prediction: without one, multiply-accumulates stand for time.
+    sensitivity: what groups and branches are worth; without it the sum of scores, and all branches stay.
+    holdings, held_nodes: what leaves with each branch, of the graph and of the table's nodes.
+    joint: the precisions of layers, where they are chosen.
+    integer: layers whose weights take one byte, where they are not.
+    floor: no group keeps less than this share of its units.
+    """
+
+    coupling: Coupling
+    cost: Cost
+    choices: tuple[Choice, ...]
+    prediction: Prediction | None = None
+    sensitivity: Sensitivity | None = None
+    holdings: Mapping[str, Holding] | None = None
+    held_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    joint: Joint | None = None
+    integer: frozenset[str] = frozenset()
+    floor: float = FLOOR
+
+    def keep(self, limits: Mapping[str, float]) -> WidthPlan:
+        """The most that is within `limits`, or what comes nearest to them."""
+        found = allocate(self.problem, limits)
+        dropped = {name for name in self._branches if found.options[name] == 0}
+        kept: dict[str, tuple[int, ...]] = dict.fromkeys(sorted(dropped), ())
+        for choice in self.choices:
+            if dropped.isdisjoint(self._holders[choice.name]):
+                width = self.options[choice.name][found.options[choice.name]]
+                best = np.argsort(-choice.scores, kind="stable")[:width]
+                kept[choice.name] = tuple(np.sort(best).tolist())
+        held = self.holdings or {}
+        gone = frozenset(module_name(parameter) for name in dropped for parameter in held[name].parameters)
+        layers = [name for name in (self.joint.layers if self.joint is not None else ()) if name not in gone]
+        return WidthPlan(kept, tuple(name for name in layers if not found.options[int8(name)]), gone, found)
+
+    def costs(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> dict[str, float]:
+        """What a model with these units costs, in the limits' units."""
+        widths = {group.name: len(kept.get(group.name, range(group.units))) for group in self.coupling.groups}
+        switches = {branch.name: 0 for branch in self.coupling.dropped(kept)}
+        switches |= {int8(name): 0 for name in float_layers}
+        found: dict[str, float] = {}
+        for item in self.items:
+            found[item.resource] = found.get(item.resource, 0.0) + item.cost(widths, switches)
+        return found
+
+    def worth(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> float:
+        """What a model with these units is worth: what an allocation has most of."""
+        dropped = {branch.name for branch in self.coupling.dropped(kept)}
+        options = {name: int(name not in dropped) for name in self._branches}
+        if self.joint is not None:
+            options |= {int8(name): int(name not in float_layers) for name in self.joint.layers}
+        for choice in self.choices:
+            width = len(kept.get(choice.name, range(len(choice.scores))))
+            options[choice.name] = max(bisect_right(self.options[choice.name], width) - 1, 0)
+        return self.problem.value(options)
+
+    def by_work(self, share: float) -> WidthPlan:
+        """The most with at most this share of the dense model's multiply-accumulates, or the nearest."""
+        return self._untimed.keep({MACS: share * self.cost.macs({})})
+
+    @cached_property
+    def _untimed(self) -> Space:
+        return replace(self, prediction=None, joint=None)
+
+    @cached_property
+    def options(self) -> Mapping[str, tuple[int, ...]]:
+        """The legal widths of every group, ascending, the whole group last."""
+        return {choice.name: widths_of(choice, self.floor) for choice in self.choices}
+
+    @cached_property
+    def problem(self) -> Problem:
+        terms, constant = priced(self.items, self.options)
+        return Problem((*self._decisions(),), (*terms, *self._shared_worth()), constant)
+
+    @cached_property
+    def items(self) -> tuple[Item, ...]:
+        """Everything that costs, and what it costs."""
+        return (*self._time(), *(self._weight(term) for term in self.cost.parameter_terms))
+
+    # Worth ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _branches(self) -> Mapping[str, float]:
+        """The error of dropping each branch that may be dropped."""
+        return dict(self.sensitivity.branches) if self.sensitivity is not None and self.holdings else {}
+
+    @cached_property
+    def _holders(self) -> Mapping[str, tuple[str, ...]]:
+        """Group -> the branches that it is in."""
+        held = self.holdings or {}
+        return {
+            choice.name: tuple(name for name in self._branches if choice.name in held[name].groups)
+            for choice in self.choices
+        }
+
+    @cached_property
+    def _worth(self) -> Mapping[str, Floats]:
+        """Of each group's options."""
+        if self.sensitivity is not None:
+            points = dict(self.sensitivity.groups)
+            return {
+                choice.name: -losses(points[choice.name], len(choice.scores), self.options[choice.name])
+                for choice in self.choices
+            }
+        total = sum(float(choice.scores.sum(dtype=np.float64)) for choice in self.choices) or 1.0
+        found = {}
+        for choice in self.choices:
+            kept = np.cumsum(np.sort(choice.scores.astype(np.float64))[::-1]) / total
+            found[choice.name] = kept[np.array(self.options[choice.name]) - 1]
+        return found
+
+    def _decisions(self) -> Iterator[Decision]:
+        for name, worth in self._worth.items():
+            yield Decision(name, np.zeros_like(worth) if self._holders[name] else worth)
+        for name, error in self._branches.items():
+            yield Decision(name, np.array([-error, 0.0]))
+        if self.joint is not None:
+            for name in self.joint.layers:
+                yield Decision(int8(name), np.array([self.joint.worth.get(name, 0.0), 0.0]))
+
+    def _shared_worth(self) -> Iterator[allocation.Term]:
+        """Of groups in branches: lost with them."""
+        for name, branches in self._holders.items():
+            if branches:
+                worth = np.zeros((len(self.options[name]), *([2] * len(branches))))
+                stays: tuple[Any, ...] = (slice(None), *([1] * len(branches)))
+                worth[stays] = self._worth[name]
+                yield allocation.Term((name, *branches), {}, worth)
+
+    # Costs ------------------------------------------------------------------------------------------
+
+    def _time(self) -> Iterator[Item]:
+        if self.joint is not None:
+            yield from self.joint.items(LATENCY, self._branches_of)
+        elif self.prediction is not None:
+            for node in self.prediction.nodes.values():
+                price = self.prediction.price(node.name)
+                yield Item(LATENCY, node.groups, _unswitched(price), (), self._branches_of(node.name))
+        else:
+            for term in self.cost.mac_terms:
+                yield self._product(MACS, term, lambda on: 1.0)
+
+    def _branches_of(self, node: str) -> tuple[str, ...]:
+        """The branches that an ONNX node leaves with."""
+        return tuple(name for name in self._branches if node in self.held_nodes.get(name, ()))
+
+    def _weight(self, term: SizeProduct) -> Item:
+        layer = module_name(term.parameter) if len(term.factors) > 1 else ""
+        if self.joint is not None and layer in self.joint.layers:
+            switch = int8(layer)
+            return self._product(BYTES, term, lambda on: 1.0 if on[switch] else 4.0, (switch,))
+        each = 1.0 if layer in self.integer else 4.0
+        return self._product(BYTES, term, lambda on: each)
+
+    def _product(
+        self,
+        resource: str,
+        term: SizeProduct,
+        each: Callable[[Switches], float],
+        switches: tuple[str, ...] = (),
+    ) -> Item:
+        sizes = [self._size(factor) for factor in term.factors]
+
+        def price(widths: Mapping[str, Integers], on: Switches) -> Floats:
+            found = np.full((), each(on))
+            for size in sizes:
+                found = found * at(size, widths)
+            return found
+
+        groups = tuple(dict.fromkeys(group for size in sizes for group in size.groups))
+        held = self.holdings or {}
+        branches = tuple(name for name in self._branches if term.nodes <= held[name].nodes)
+        return Item(resource, groups, price, switches, branches)
+
+    def _size(self, factor: Factor) -> Size:
+        return Size(factor) if isinstance(factor, int) else size_of(self.coupling, factor)
+
+
+def _unswitched(price: Callable[[Mapping[str, Integers]], Floats]) -> Price:
+    return lambda widths, on: price(widths)
+
+
+def widths_of(choice: Choice, floor: float) -> tuple[int, ...]:
+    """Multiples from the floor to the whole group; all widths of a group less than twice as wide as one."""
+    units = len(choice.scores)
+    multiple = choice.multiple if units >= 2 * choice.multiple else 1
+    step = multiple * -(-units // (multiple * OPTIONS))
+    least = max(choice.least, int(np.ceil(floor * units)), 1)
+    return (*(width for width in range(step, units, step) if width >= least), units)

@@ -1,0 +1,1 @@
+"""Trials: candidates that are built, measured, proven and recorded."""

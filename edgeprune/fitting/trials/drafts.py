@@ -1,0 +1,85 @@
+"""Candidates of which only the shapes are real: what lands on a budget is found before anything is built.
+
+How long a query takes, what it holds in memory and how large its file is follow from shapes and precisions,
+not from what the weights are. So a candidate is first written with weights and ranges that mean nothing, and
+measured: neither reconstructed nor calibrated nor evaluated, and where all branches stay not even exported.
+A draft is no trial: it proves nothing, and no result shows it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgeprune.errors import DeviceLost, EdgepruneError
+from edgeprune.fitting.trials.sessions import Bench
+from edgeprune.ledger import Ledger
+from edgeprune.measure import Progress
+from edgeprune.records.trial import Candidate, Measurement
+
+DRAFT = "draft-"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The ledger's record. measurement: None, and the reason, where the candidate could not be drafted."""
+
+    candidate: Candidate
+    measurement: Measurement | None
+    reason: str = ""
+
+
+class Drafts:
+    """All drafts of a run, by name."""
+
+    def __init__(self, bench: Bench, ledger: Ledger) -> None:
+        self._bench = bench
+        self._ledger = ledger
+        self.known: dict[str, Draft] = {}
+
+    @property
+    def measured(self) -> dict[str, Measurement]:
+        """Those that could be made."""
+        return {
+            name: draft.measurement for name, draft in self.known.items() if draft.measurement is not None
+        }
+
+    def of(self, candidate: Candidate) -> str | None:
+        """The draft of this candidate, if there is one."""
+        return next((name for name, draft in self.known.items() if draft.candidate == candidate), None)
+
+    def make(
+        self,
+        candidate: Candidate,
+        listen: Callable[[str, str], Callable[[Progress], None]],
+        usual_ms: float | None,
+    ) -> str:
+        """Write and measure one, or take the one that is there; its name.
+
+        listen: (name, what is done) -> what hears of its progress. usual_ms: as for `Bench.measure`.
+        Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
+        """
+        name = self.of(candidate) or f"{DRAFT}{len(self.known) + 1:02}"
+        if name not in self.known:
+            self.known[name] = self._ledger.once(
+                name,
+                lambda: self._measured(name, candidate, listen(name, "measuring shapes"), usual_ms),
+                Draft,
+            )
+        return name
+
+    def _measured(
+        self, name: str, candidate: Candidate, listen: Callable[[Progress], None], usual_ms: float | None
+    ) -> Draft:
+        folder = self._bench.folder / name
+        try:
+            self._bench.workshop.draft(candidate, folder)
+            return Draft(candidate, self._bench.measure(name, listen, usual_ms))
+        except DeviceLost:
+            raise
+        except EdgepruneError as error:
+            self._bench.order.device.machine()  # raises when it is the device that fails
+            return Draft(candidate, None, error.what)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

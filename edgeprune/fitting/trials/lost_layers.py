@@ -1,0 +1,34 @@
+"""Which layers that are INT8 in a file an engine runs in float: asked of the device, or of this host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from edgeprune.devices.agent import BUILDERS
+from edgeprune.errors import LostInt8
+from edgeprune.fitting.order import Order, served
+from edgeprune.quantize.tensorrt.engines import lost_in_engine
+from edgeprune.quantize.tensorrt.refusals import check_types
+
+
+def lost_in(order: Order) -> Callable[[Path], Iterable[str]] | None:
+    """For `make.Workshop`; None for a runtime that builds no engines.
+
+    A device builds the engine as it loads the artefact, checks it layer by layer, and keeps it, so that the
+    measurement behind it finds it there. One whose layers cannot be read raises `DeviceError`.
+    """
+    if order.forecast is not None and order.forecast.capability is not None:
+        return lost_in_engine(order.forecast.capability, order.profile.batch)
+    if order.runtime not in BUILDERS:
+        return None
+
+    def ask(artefact: Path) -> tuple[str, ...]:
+        check_types(artefact)
+        try:
+            with order.device.start(served(order, artefact)):
+                return ()
+        except LostInt8 as error:
+            return error.layers
+
+    return ask

@@ -1,0 +1,208 @@
+"""Where trials are measured: their artefacts, sessions and inputs on the order's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.bundle.golden import write_golden
+from edgeprune.detect import cores
+from edgeprune.devices import Feeds, Load, exact_load
+from edgeprune.fitting.order import Order, served
+from edgeprune.make import Workshop
+from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
+from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.machine import Budget
+from edgeprune.records.task import Predict
+from edgeprune.records.trial import Latency, Measurement, percentile_ms
+from edgeprune.search.bracketing import in_a_proof
+from edgeprune.tasks import call_evaluate, call_evaluate_samples
+
+# Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
+SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
+DENSE_SEARCH = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model, each
+# Load during a search measurement would send the search the wrong way: measure again, until a session is
+# steady or, on a machine that never is, several say the same.
+STEADY = 0.05
+AGREED = 0.03
+MOST_SESSIONS = 6
+DENSE_SESSIONS = 3  # of the dense model, the median of which sets budgets
+GOLDEN_ROWS = 16
+DENSE = "dense"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The device side of a run: trials are known by name, their artefacts lie in the run folder."""
+
+    order: Order
+    workshop: Workshop
+    folder: Path
+
+    def artefact(self, name: str) -> Path:
+        return self.folder / name / self.workshop.builder.artefact
+
+    def load(self, name: str) -> Load:
+        if self.order.forecast is not None:
+            return exact_load(self.artefact(name), cores() or 1)
+        return served(self.order, self.artefact(name))
+
+    def ask(self, name: str, question: Callable[[Predict], T]) -> T:
+        """The answer about an artefact as the device serves it, in a session of its own."""
+        with self.order.device.start(self.load(name)) as session:
+            return question(predictor(session))
+
+    def metric(self, name: str) -> float:
+        return self.ask(name, lambda predict: call_evaluate(self.workshop.task, predict))
+
+    def scores(self, name: str) -> NDArray[np.float64]:
+        """Sample by sample, where the task scores them one by one."""
+        return self.ask(name, lambda predict: call_evaluate_samples(self.workshop.task, predict))
+
+    def measure(
+        self, name: str, listen: Callable[[Progress], None], usual_ms: float | None = None
+    ) -> Measurement:
+        """A search measurement: the first steady session, or the less disturbed of two that agree.
+
+        usual_ms: what the dense model, which runs in turn, usually takes. A session in which it is slower
+        counts as disturbed, too. Below the median, runs beside which it is slower count only where there are
+        few others; a higher percentile is about slow spells, too, and a proof will see them.
+        """
+        if self.order.forecast is not None:
+            feeds = self.feeds(self.rows(self.order.profile.batch))[0]
+            return self.order.forecast.measurement(
+                self.artefact(name), self.order.device, feeds, self.order.budget.percentile
+            )
+        if name == DENSE:
+            return self._dense(listen)
+
+        def by_disturbance(session: Measurement) -> float:
+            return disturbed(session, usual_ms)
+
+        sessions: list[Measurement] = []
+        counted: Sequence[Measurement] = ()
+        while len(sessions) < MOST_SESSIONS and not counted:
+            sessions.append(self._session(name, listen, SEARCH, usual_ms))
+            steady = [session for session in sessions if by_disturbance(session) <= STEADY]
+            counted = steady or agreeing(sessions, _relative, 2)
+        return min(counted or sessions, key=by_disturbance)
+
+    def _dense(self, listen: Callable[[Progress], None]) -> Measurement:
+        """The median of three sessions that are steady or agree: budgets are set by it, all else compared.
+
+        The dense model is its own reference; what counts is these runs, not the other ones.
+        """
+        sessions: list[Measurement] = []
+        counted: Sequence[Measurement] = ()
+        while len(sessions) < MOST_SESSIONS and len(counted) < DENSE_SESSIONS:
+            sessions.append(self._session(DENSE, listen, DENSE_SEARCH))
+            steady = [session for session in sessions if disturbed(session) <= STEADY]
+            counted = agreeing(sessions, lambda each: percentile_ms(each.latency), DENSE_SESSIONS) or steady
+        found = sorted(counted or sessions, key=lambda each: at_speed(each.latency))
+        middle = found[len(found) // 2]
+        return replace(middle, reference_ms=at_speed(middle.latency))
+
+    def _session(
+        self,
+        name: str,
+        listen: Callable[[Progress], None],
+        effort: Effort,
+        usual_ms: float | None = None,
+    ) -> Measurement:
+        return measure(
+            self.order.device,
+            self.load(name),
+            self.feeds(self.rows(8 * self.order.profile.batch)),
+            percentile=self.order.budget.percentile,
+            effort=effort,
+            reference=self.load(DENSE),
+            usual_ms=usual_ms if self.order.budget.percentile < 50 else None,
+            sensors=self.order.target.sensors,
+            throttle=self.order.target.throttle,
+            listen=listen,
+        )
+
+    def prove(
+        self, name: str, budget: Budget, listen: Callable[[Progress], None], known: Measurement
+    ) -> Measurement:
+        """A proof session. known: the search measurement, which a forecast has nothing to add to."""
+        if self.order.forecast is not None:
+            return known  # there is no device to prove it on
+        return prove(
+            self.order.device,
+            self.load(name),
+            self.feeds(self.rows(8 * self.order.profile.batch)),
+            percentile=budget.percentile,
+            latency_ms=budget.latency_ms,
+            reference=self.load(DENSE) if name != DENSE else None,
+            sensors=self.order.target.sensors,
+            throttle=self.order.target.throttle,
+            listen=listen,
+        ).measurement
+
+    def write_golden(self, name: str) -> Path:
+        """Real inputs, and what the artefact serves for them on the device, one batch at a time."""
+        inputs = self.rows(self.golden_rows())
+        with self.order.device.start(self.load(name)) as session:
+            answers = [session.predict(feed) for feed in self.feeds(inputs)]
+            outputs = {
+                output: np.concatenate([answer[place] for answer in answers])
+                for place, output in enumerate(session.output_names)
+            }
+        return write_golden(self.folder / name / GOLDEN, inputs, outputs)
+
+    def golden_rows(self) -> int:
+        rows = max(GOLDEN_ROWS, self.order.profile.batch)
+        return rows - rows % self.order.profile.batch
+
+    def rows(self, count: int) -> dict[str, NDArray[Any]]:
+        """`count` calibration samples by input name, repeated when there are fewer."""
+        found = {}
+        for place, name in enumerate(self.workshop.dense.input_names):
+            rows = torch.cat([batch[place] for batch in self.workshop.calibration])
+            times = -(-count // len(rows))
+            found[name] = torch.cat([rows] * times)[:count].numpy(force=True)
+        return found
+
+    def feeds(self, inputs: Mapping[str, NDArray[Any]]) -> list[Feeds]:
+        batch = self.order.profile.batch
+        count = len(next(iter(inputs.values())))
+        return [
+            {name: array[start : start + batch] for name, array in inputs.items()}
+            for start in range(0, count, batch)
+        ]
+
+
+def at_speed(latency: Latency) -> float:
+    """Milliseconds that say how quick the machine was, as `search.judge.speed_ms` of the runs."""
+    exact_ms = latency.percentile_ms
+    return latency.p50_ms if exact_ms is None else min(latency.p50_ms, exact_ms)
+
+
+def agreeing(
+    sessions: Sequence[Measurement], told: Callable[[Measurement], float], count: int
+) -> Sequence[Measurement]:
+    """The `count` sessions that agree best in what they told; none when it differs by more than AGREED."""
+    ordered = sorted(sessions, key=told)
+    sets = [ordered[at : at + count] for at in range(len(ordered) - count + 1)]
+    best = min(sets, key=lambda found: told(found[-1]) / told(found[0]), default=[])
+    return best if best and told(best[-1]) <= (1 + AGREED) * told(best[0]) else ()
+
+
+def _relative(session: Measurement) -> float:
+    """What a search compares: the bound in times of the dense model, which ran in turn."""
+    return in_a_proof(session.latency, PROOF.runs, PROOF.seconds) / (session.reference_ms or 1.0)
+
+
+def disturbed(session: Measurement, usual_ms: float | None = None) -> float:
+    """By how much of its speed the machine was slower in a session than it was in it, or is usually."""
+    slower = session.reference_ms / usual_ms - 1 if session.reference_ms and usual_ms else 0.0
+    return max(session.drift or 0.0, slower)

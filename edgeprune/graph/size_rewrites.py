@@ -1,0 +1,199 @@
+"""Sizes and indices that an operation carries, re-derived after a cut.
+
+Only operations whose arguments depend on a width need an entry. A rewrite reads from the cutter which
+positions of a value stay (`cutter.mask(value, dim)`, None where all do) and changes the node in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import Node
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.graph.fx import argument
+from edgeprune.graph.layout import constant_positions, looked_up
+
+Mask = NDArray[np.bool_]
+
+
+class Cutter(Protocol):
+    def mask(self, value: Any, dim: int) -> Mask | None: ...
+    def part_mask(self, node: Node, part: int, dim: int) -> Mask | None: ...
+    def shape(self, value: Any) -> tuple[int, ...]: ...
+
+
+Rewrite = Callable[[Cutter, Node], None]
+REWRITES: dict[str, Rewrite] = {}
+
+
+def rewrite(*names: str) -> Callable[[Rewrite], Rewrite]:
+    def register(function: Rewrite) -> Rewrite:
+        for name in names:
+            REWRITES[f"aten.{name}"] = function
+        return function
+
+    return register
+
+
+def _set(node: Node, position: int, name: str, value: Any) -> None:
+    if name in node.kwargs:
+        node.update_kwarg(name, value)
+    elif position < len(node.args):
+        node.update_arg(position, value)
+    else:
+        node.kwargs = {**node.kwargs, name: value}
+
+
+def _sizes(cutter: Cutter, node: Node, sizes: Sequence[Any], first: int = 0) -> list[Any]:
+    """`sizes[i]` belongs to dimension first + i of the node's output."""
+    found = list(sizes)
+    for place, size in enumerate(found):
+        keep = cutter.mask(node, first + place)
+        if keep is None or (isinstance(size, int) and size == -1):
+            continue
+        if isinstance(size, int):
+            found[place] = int(keep.sum())
+        elif -1 in [entry for entry in found if isinstance(entry, int)]:
+            raise EdgepruneError(
+                f"{node.name} ({node.target}) mixes the batch with two cut dimensions.",
+                "Please report this model: its view should have been frozen.",
+            )
+        else:  # batch times width in one dimension: the only one left to infer
+            found[place] = -1
+    return found
+
+
+@rewrite("view", "reshape", "_unsafe_view", "expand")
+def resize(cutter: Cutter, node: Node) -> None:
+    name = "size" if "size" in node.kwargs or "expand" in str(node.target) else "shape"
+    sizes = argument(node, 1, name)
+    if isinstance(sizes, list | tuple):  # not the dtype overload
+        _set(node, 1, name, _sizes(cutter, node, sizes))
+
+
+@rewrite("zeros", "ones", "full")
+def fill(cutter: Cutter, node: Node) -> None:
+    _set(node, 0, "size", _sizes(cutter, node, argument(node, 0, "size")))
+
+
+@rewrite("new_zeros", "new_ones", "new_full")
+def fill_like(cutter: Cutter, node: Node) -> None:
+    _set(node, 1, "size", _sizes(cutter, node, argument(node, 1, "size")))
+
+
+@rewrite("unflatten")
+def unflatten(cutter: Cutter, node: Node) -> None:
+    dim = int(argument(node, 1, "dim")) % len(cutter.shape(node.args[0]))
+    _set(node, 2, "sizes", _sizes(cutter, node, argument(node, 2, "sizes"), first=dim))
+
+
+@rewrite("slice", "narrow")
+def slice_(cutter: Cutter, node: Node) -> None:
+    dim = int(argument(node, 1, "dim", 0)) % len(cutter.shape(node.args[0]))
+    keep = cutter.mask(node.args[0], dim)
+    if keep is None:
+        return
+    start = argument(node, 2, "start", 0) or 0
+    before = range(len(keep))[slice(start, None)].start if start else 0
+    if str(node.target).startswith("aten.narrow"):
+        length = argument(node, 3, "length")
+        _set(node, 2, "start", int(keep[:before].sum()))
+        _set(node, 3, "length", int(keep[before : before + length].sum()))
+        return
+    end = argument(node, 3, "end")
+    after = slice(start, end).indices(len(keep))[1]
+    node.args = (node.args[0], dim, int(keep[:before].sum()), int(keep[:after].sum()))
+    node.kwargs = {}
+
+
+@rewrite("select")
+def select(cutter: Cutter, node: Node) -> None:
+    dim = int(argument(node, 1, "dim")) % len(cutter.shape(node.args[0]))
+    keep = cutter.mask(node.args[0], dim)
+    if keep is not None:
+        index = int(argument(node, 2, "index")) % len(keep)
+        _set(node, 2, "index", int(keep[:index].sum()))
+
+
+@rewrite("index", "index_select")
+def look_up(cutter: Cutter, node: Node) -> None:
+    """Constant positions move up by what left before them; those that left are looked up no more."""
+    one = looked_up(node)
+    module = node.graph.owning_module
+    if one is None or module is None:
+        return
+    shape = cutter.shape(node.args[0])
+    dim = one[0] % len(shape)
+    keep = cutter.mask(node.args[0], dim)
+    positions = constant_positions(module, one[1], shape[dim])
+    if keep is None or positions is None:
+        return
+    moved = (np.cumsum(keep) - 1)[positions[keep[positions]]]
+    name = f"{node.name}_positions"
+    module.register_buffer(name, torch.from_numpy(moved))
+    with node.graph.inserting_before(node):
+        node.replace_input_with(one[1], node.graph.get_attr(name))
+
+
+@rewrite("split", "split_with_sizes", "chunk")
+def split(cutter: Cutter, node: Node) -> None:
+    dim = int(argument(node, 2, "dim", 0)) % len(cutter.shape(node.args[0]))
+    if cutter.mask(node.args[0], dim) is None:
+        return
+    sizes = []
+    for part, meta in enumerate(node.meta["val"]):
+        keep = cutter.part_mask(node, part, dim)
+        sizes.append(int(meta.shape[dim]) if keep is None else int(keep.sum()))
+    node.target = torch.ops.aten.split_with_sizes.default
+    node.args = (node.args[0], sizes, dim)
+    node.kwargs = {}
+
+
+@rewrite("pad", "constant_pad_nd")
+def pad(cutter: Cutter, node: Node) -> None:
+    amounts = list(argument(node, 1, "pad"))
+    rank = len(cutter.shape(node))
+    for pair in range(len(amounts) // 2):
+        low, high = amounts[2 * pair : 2 * pair + 2]
+        keep = cutter.mask(node, rank - 1 - pair)
+        if keep is not None and (low or high):
+            amounts[2 * pair] = int(keep[:low].sum())
+            amounts[2 * pair + 1] = int(keep[len(keep) - high :].sum()) if high else 0
+    _set(node, 1, "pad", amounts)
+
+
+@rewrite("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def convolution(cutter: Cutter, node: Node) -> None:
+    groups = int(argument(node, 6, "groups", 1))
+    keep = cutter.mask(node, 1)
+    if groups > 1 and keep is not None:
+        _set(node, 6, "groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
+
+
+@rewrite("layer_norm", "rms_norm")
+def layer_norm(cutter: Cutter, node: Node) -> None:
+    sizes = argument(node, 1, "normalized_shape")
+    _set(node, 1, "normalized_shape", _sizes(cutter, node, sizes, first=len(cutter.shape(node)) - len(sizes)))
+
+
+@rewrite("group_norm")
+def group_norm(cutter: Cutter, node: Node) -> None:
+    groups = int(argument(node, 1, "num_groups"))
+    keep = cutter.mask(node, 1)
+    if keep is not None:
+        _set(node, 1, "num_groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
+
+
+@rewrite("scaled_dot_product_attention")
+def attention(cutter: Cutter, node: Node) -> None:
+    """The default scale is 1 / sqrt(D): keep the original D when the head dimension is cut."""
+    query = node.args[0]
+    rank = len(cutter.shape(query))
+    if cutter.mask(query, rank - 1) is not None and node.kwargs.get("scale") is None:
+        node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(cutter.shape(query)[-1])}

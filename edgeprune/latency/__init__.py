@@ -1,0 +1,1 @@
+"""Latency by layer and end to end: measured on a device, predicted without one."""

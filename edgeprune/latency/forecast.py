@@ -1,0 +1,96 @@
+"""What a trial's measurement is when no device is attached: a roofline's latency and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.devices import Device, Feeds, Load
+from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
+from edgeprune.errors import InputError
+from edgeprune.latency.roofline import Roofline, roofline
+from edgeprune.latency.workload import read_workload
+from edgeprune.quantize.tensorrt.engines import build_engine, capability_of, require_int8
+from edgeprune.records.machine import Profile
+from edgeprune.records.trial import DeviceState, Latency, Measurement
+from edgeprune.runtimes import require
+
+EXACT = "onnxruntime"  # the runtime whose integer arithmetic can be made exact on any host
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicts for one machine and runtime.
+
+    capability: of the GPU that TensorRT's engines are built for, to prove that they build; None elsewhere.
+    """
+
+    profile: Profile
+    runtime: str
+    roofline: Roofline
+    capability: str | None
+
+    def measurement(self, artefact: Path, host: Device, feeds: Feeds, percentile: int) -> Measurement:
+        """What the roofline predicts of an artefact; its size is measured.
+
+        artefact: an ONNX file, or what was made of the one beside it. feeds: one batch, to prove on `host`
+        that the artefact runs in its runtime.
+        Raises `EdgepruneError` naming the node whose work depends on the data, or what TensorRT refuses.
+        """
+        onnx = artefact.with_suffix(".onnx")
+        workload = read_workload(onnx, self.profile.batch)
+        ms = self.roofline.latency_ms(workload)
+        return Measurement(
+            latency=Latency(ms, ms, ms, ms, percentile, bound_ms=None, runs=0, seconds=0.0),
+            memory_mib=self.roofline.memory_mib(workload),
+            size_mib=artefact_size_mib(artefact),
+            artefact_sha256=artefact_sha256(artefact),
+            runtime=self.runtime,
+            threads=self.profile.threads,
+            batch=self.profile.batch,
+            drift=None,
+            conclusive=True,
+            state=DeviceState((), (), (), ()),
+            assumptions=(
+                *self.roofline.assumptions,
+                *self._proven(artefact, host, feeds),
+                f"{len(workload.kernels)} launches, fused as runtimes do; how queries vary is not predicted",
+                f"metric and golden outputs: computed on this host, by {EXACT} {require(EXACT)} in exact "
+                "integer arithmetic, not on the device",
+            ),
+        )
+
+    def _proven(self, artefact: Path, host: Device, feeds: Feeds) -> tuple[str, ...]:
+        """What building or loading the artefact for its runtime proved, in words."""
+        if self.runtime == EXACT:
+            return ()  # it is evaluated there
+        if self.capability is None:
+            with host.start(Load(self.runtime, artefact, self.profile.threads)) as session:
+                session.predict(feeds)
+            return (f"{session.runtime_version} loads it and runs it on this host",)
+        engine = build_engine(artefact, self.capability, batch=self.profile.batch)
+        require_int8(engine)
+        own = dict(self.profile.figures)["compute_capability"].value
+        device = (
+            ""
+            if f"SM{own * 10:.0f}" == self.capability
+            else f"; its own engine, for {own:g}, the device builds"
+        )
+        integers = f", with {len(engine.int8)} INT8 layers on integers" if engine.int8 else ""
+        return (f"TensorRT for RTX {engine.version} builds it for {self.capability}{integers}{device}",)
+
+
+def forecast_for(profile: Profile, runtime: str, device: str) -> Forecast:
+    """Raises `InputError` naming the figure that the profile lacks, `MissingExtraError` without a runtime."""
+    require(EXACT)
+    roof = roofline(profile, runtime, device)
+    capability = None
+    if runtime.startswith("tensorrt"):
+        figure = dict(profile.figures).get("compute_capability")
+        if figure is None:
+            raise InputError(
+                f"Profile {profile.name} has no compute_capability, and TensorRT builds for one.",
+                "Add [figures.compute_capability] to a profile of your own, or measure with --device.",
+            )
+        capability = capability_of(figure.value)
+    return Forecast(profile, runtime, roof, capability)

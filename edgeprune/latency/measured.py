@@ -1,0 +1,202 @@
+"""The latency table of a model: measured once on the device, then any widths are predicted in milliseconds.
+
+The model's own ONNX file is resized to a few sets of widths that fill the space (`graph.resize`, no export),
+quantised where INT8 is wanted, and run with the runtime's profile. Its operators are so timed as they will be
+served: fused as in the model, and with caches as the model leaves them. What an operator took at its widths
+is a row of `search.table`.
+
+The sum of a model's operators is not its latency: the runtime spends time between them, a profile costs some
+itself, and machines change their speed. So every set of widths is also timed end to end, in turn with one and
+the same reference, and its rows are scaled to that: a profile says where the time goes, the clock how much.
+Tables with the same reference can so be compared, whatever else the machine did while each was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeprune.devices import Device, Feeds, Load, Session
+from edgeprune.files import scratch
+from edgeprune.graph.coupling import Coupling
+from edgeprune.graph.resize import Resizable, Widths, at
+from edgeprune.latency.curves import LatencyTable, Row, Whole
+from edgeprune.latency.operators import Node, Nodes
+
+DESIGNS = 8  # sets of widths that are timed, the whole model in addition
+RUNS = 12  # queries of each with a profile
+# End to end, a block of the reference and one of the resized model in turn, until both were about as quick as
+# ever (QUIET) in so many rounds.
+ROUNDS, MOST_ROUNDS = 2, 8
+BLOCK_RUNS, BLOCK_SECONDS = 3, 0.1
+QUIET = 1.03
+SPOILT = 0.15  # what is this far from usual is not believed, and the widths are timed again
+QUICK = 25  # percentile of an end-to-end time: other load on the machine only adds
+SMALLEST = 0.1  # share of a group's units that the designs go down to
+
+Emit = Callable[[Path, Path], Path]  # (float ONNX, where to write) -> the artefact that is served
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Milliseconds of a model at any widths.
+
+    ratio: of what was measured end to end over the sum of the curves; near 1.
+    """
+
+    nodes: Mapping[str, Node]  # those that have rows
+    table: LatencyTable
+    ratio: float = 1.0
+
+    def ms(self, widths: Widths) -> float:
+        return sum(self.node_ms(name, widths) for name in self.nodes)
+
+    def node_ms(self, name: str, widths: Widths) -> float:
+        node = self.nodes[name]
+        return self.ratio * float(self.table.curves[node.operator].ms(name, *node.widths(widths)))
+
+    def price(self, name: str) -> Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]:
+        """Milliseconds of one node, as a function of widths that broadcast."""
+        node = self.nodes[name]
+        curve = self.table.curves[node.operator]
+        return lambda widths: self.ratio * curve.ms(name, at(node.reads, widths), at(node.writes, widths))
+
+    def corrected(self, measured: Sequence[tuple[Widths, float]]) -> Prediction:
+        """With the ratio that these end-to-end milliseconds show: their median; as it is without any."""
+        if not measured:
+            return self
+        plain = Prediction(self.nodes, self.table)
+        return Prediction(self.nodes, self.table, median(ms / plain.ms(widths) for widths, ms in measured))
+
+
+def designs(coupling: Coupling, multiple: int, count: int = DESIGNS, seed: int = 0) -> list[dict[str, int]]:
+    """The whole model, then `count` sets of legal widths: each group visits all parts of its range once.
+
+    A Latin hypercube (McKay, Beckman and Conover 1979), widths rounded to `multiple`.
+    """
+    rng = np.random.default_rng(seed)
+    found: list[dict[str, int]] = [{group.name: group.units for group in coupling.groups}]
+    found += [{} for _ in range(count)]
+    for group in coupling.groups:
+        places = (rng.permutation(count) + rng.random(count)) / count
+        for widths, place in zip(found[1:], places.tolist(), strict=True):
+            widths[group.name] = legal(
+                (SMALLEST + (1 - SMALLEST) * place) * group.units, group.units, multiple, group.least
+            )
+    return found
+
+
+def legal(wanted: float, units: int, multiple: int, least: int = 1) -> int:
+    """The width nearest to `wanted` that is a multiple (in groups at least twice as wide) and possible."""
+    if units < 2 * multiple:
+        multiple = 1
+    nearest = int(np.clip(round(wanted / multiple), 1, units // multiple)) * multiple
+    return max(least, nearest if nearest + multiple <= units or wanted < nearest + multiple / 2 else units)
+
+
+def measure_table(
+    device: Device,
+    load: Load,
+    model: Resizable,
+    emit: Emit,
+    feeds: Feeds,
+    wanted: Sequence[Widths],
+    listen: Callable[[float], None] = lambda share: None,
+) -> LatencyTable:
+    """Time every operator at each of the widths, and the whole, in fresh processes.
+
+    load: how it will be served; its artefact is the reference. feeds: one query's inputs.
+    Raises `DeviceError` when the device fails or its runtime has no profile.
+    """
+    nodes = Nodes(model)
+    found: list[_ProfiledTimes] = []
+    with scratch() as folder, device.start(load) as reference:
+
+        def timed(widths: Widths) -> _ProfiledTimes:
+            plain = folder / "float.onnx"
+            onnx.save(model.at(widths), str(plain))
+            served = replace(load, artefact=emit(plain, folder / "model.onnx"))
+            with device.start(replace(served, profile=True)) as session:
+                shares = nodes.shares(session.operators(feeds, runs=RUNS))
+            with device.start(served) as session:
+                _quick(session, feeds)  # not yet as quick as it will be
+                return _ProfiledTimes(shares, *_in_turn(reference, session, feeds))
+
+        _quick(reference, feeds)
+        for place, widths in enumerate(wanted):
+            listen(place / len(wanted))
+            found.append(timed(widths))
+        ratio, reference_ms = (
+            median(each.ratio for each in found),
+            median(each.reference_ms for each in found),
+        )
+
+        def off(each: _ProfiledTimes) -> float:
+            return max(abs(each.ratio / ratio - 1), abs(each.reference_ms / reference_ms - 1))
+
+        for place, widths in enumerate(wanted):
+            if off(found[place]) > SPOILT:  # other load came in between
+                found[place] = min(found[place], timed(widths), key=off)
+    best = min(each.reference_ms for each in found)
+    seen = dict.fromkeys(name for each in found for name in each.shares)
+    rows = tuple(
+        Row(node.operator, name, *node.widths(widths), best * each.relative(name))
+        for name in seen
+        for node in (nodes.nodes[name],)
+        for widths, each in zip(wanted, found, strict=True)
+    )
+    wholes = tuple(
+        Whole(tuple(widths.items()), best * each.ms / each.reference_ms)
+        for widths, each in zip(wanted, found, strict=True)
+    )
+    return LatencyTable(rows, wholes, best)
+
+
+def _in_turn(reference: Session, resized: Session, feeds: Feeds) -> tuple[float, float]:
+    """The quickest milliseconds of both."""
+    rounds: list[tuple[float, float]] = []
+    while True:
+        rounds.append((_quick(reference, feeds), _quick(resized, feeds)))
+        best = min(ms for ms, _ in rounds), min(ms for _, ms in rounds)
+        quiet = [one <= QUIET * best[0] and other <= QUIET * best[1] for one, other in rounds]
+        if sum(quiet) >= ROUNDS or len(rounds) >= MOST_ROUNDS:
+            return best
+
+
+def _quick(session: Session, feeds: Feeds) -> float:
+    return float(np.percentile(session.time(feeds, runs=BLOCK_RUNS, seconds=BLOCK_SECONDS), QUICK))
+
+
+@dataclass(frozen=True)
+class _ProfiledTimes:
+    """Milliseconds by node with a profile; of the reference and of this one end to end, in turn."""
+
+    shares: Mapping[str, float]
+    reference_ms: float
+    ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ms / max(sum(self.shares.values()), 1e-9)
+
+    def relative(self, node: str) -> float:
+        """What a node takes end to end, in times of the reference."""
+        return self.ratio * self.shares.get(node, 0.0) / self.reference_ms
+
+
+def prediction(model: Resizable, table: LatencyTable) -> Prediction:
+    """Predict from a table of this model, with the ratio of what the table holds end to end."""
+    return predicting(Nodes(model).nodes.values(), table)
+
+
+def predicting(nodes: Iterable[Node], table: LatencyTable) -> Prediction:
+    """Predict from a table of the model with these nodes."""
+    timed = {row.node for row in table.rows}
+    plain = Prediction({node.name: node for node in nodes if node.name in timed}, table)
+    return plain.corrected([(dict(whole.widths), whole.ms) for whole in table.wholes])

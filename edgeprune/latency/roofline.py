@@ -1,0 +1,228 @@
+"""What a machine would need for a workload, from the figures of its profile: no device, no clock, no torch.
+
+Launch by launch (Williams, Waterman and Patterson 2009): a launch takes as long as its arithmetic or its
+memory traffic, whichever is longer, and an overhead before it. Peak rates are the profile's sourced figures,
+or follow from them by a rule that is printed; what kernels attain of a peak was measured, as `ATTAINED` says.
+Every number that enters a prediction is one of the assumptions that stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgeprune.errors import InputError
+from edgeprune.latency.kernel import NumberType, Workload
+from edgeprune.records.machine import Profile
+
+
+@dataclass(frozen=True)
+class Attained:
+    """What a runtime's kernels attain of the peaks of a machine.
+
+    compute, bandwidth: shares of the peak rates. launch_us: before every launch; launch_cycles: the same,
+    counted in the processor's clock. function_cycles: of one core for a value of exp, erf, division and the
+    like (a GPU has units of their own for them). weights_held, activations_held: how much memory they take,
+    as a multiple of their size; fixed_mib: memory of a session beside them.
+    """
+
+    compute: float
+    bandwidth: float
+    source: str
+    launch_us: float = 0.0
+    launch_cycles: float = 0.0
+    function_cycles: float = 0.0
+    weights_held: float = 1.0
+    activations_held: float = 1.0
+    fixed_mib: float = 0.0
+
+
+def _processor(
+    compute: float, launch: float, function: float, weights: float, activations: float, fixed_mib: float
+) -> Attained:
+    return Attained(
+        compute=compute,
+        bandwidth=0.75,
+        source="fitted to one x86 core with VNNI, where predictions are off by up to two: docs/predicted.md",
+        launch_cycles=launch,
+        function_cycles=function,
+        weights_held=weights,
+        activations_held=activations,
+        fixed_mib=fixed_mib,
+    )
+
+
+_MLPERF = (
+    "fitted to MLPerf Inference v3.1, 2023, closed, NVIDIA, SingleStream with CUDA graphs: ResNet-50 and "
+    "BERT-large on Jetson AGX Orin and Orin NX"
+)
+_TENSORRT = Attained(compute=0.55, bandwidth=0.6, source=_MLPERF, launch_us=3.5)
+ATTAINED: Mapping[str, Attained] = MappingProxyType(
+    {
+        "onnxruntime": _processor(0.7, 6000, 5, weights=1.6, activations=5, fixed_mib=14),
+        "openvino": _processor(0.75, 6000, 3, weights=2, activations=3, fixed_mib=53),
+        "tensorrt": _TENSORRT,
+        "tensorrt-rtx": _TENSORRT,
+    }
+)
+
+# Bits that one vector instruction multiplies, by what the processor has; the first that is there counts.
+_VECTORS = (("avx512f", 512), ("avx2", 256), ("asimd", 128))
+_PIPES = 2  # vector instructions that multiply and add, per clock
+# INT8 products per FP32 product in the same time, and why; the first that is there counts.
+_INT8 = (
+    (("avx512_vnni", "avx_vnni", "asimddp", "i8mm"), 4.0, "dot-product instructions add four products"),
+    (("avx2", "avx512bw"), 2.0, "VPMADDUBSW and VPMADDWD: two multiplications where FP32 takes four"),
+    (("asimd",), 4 / 3, "SMULL, SMLAL2, SADALP: three instructions where FP32 takes four"),
+)
+# Dense INT8 operations per CUDA core and clock, by compute capability.
+_TENSOR_CORES = {
+    8.7: (32, "85 TOPS of 2048 cores at 1.3 GHz: Jetson AGX Orin technical brief v1.2, 2022-07"),
+    8.9: (16, "660.6 TOPS of 16384 cores at 2.52 GHz: NVIDIA Ada GPU architecture white paper v2.1, 2023"),
+}
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Attainable rates of one machine in one runtime, per second; `*_s` are seconds for one."""
+
+    macs: Mapping[NumberType, float]
+    bandwidth: float  # bytes
+    launch_s: float
+    function_s: float
+    attained: Attained
+    assumptions: tuple[str, ...]
+
+    def latency_ms(self, workload: Workload) -> float:
+        seconds = 0.0
+        for kernel in workload.kernels:
+            arithmetic = kernel.macs / self.macs[kernel.numbers] + kernel.functions * self.function_s
+            seconds += self.launch_s + max(arithmetic, kernel.traffic / self.bandwidth)
+        return seconds * 1e3
+
+    def memory_mib(self, workload: Workload) -> float:
+        attained = self.attained
+        held = attained.weights_held * workload.weight_bytes
+        held += attained.activations_held * workload.activation_bytes
+        return attained.fixed_mib + held / 2**20
+
+
+def roofline(profile: Profile, runtime: str, device: str) -> Roofline:
+    """The roofline of `runtime` on `device` (the runtime's device string) of a profile's machine.
+
+    Raises `InputError` naming the figure that the profile lacks.
+    """
+    attained = ATTAINED.get(runtime)
+    gpu = runtime.startswith("tensorrt")
+    if attained is None or not (gpu or device == "CPU"):
+        raise InputError(
+            f"Without a device edgeprune cannot predict {runtime} on {device}: what it attains is not known.",
+            f"Measure: --device ssh://user@host. Predicted are {', '.join(ATTAINED)}; the first two on CPU.",
+        )
+    figures = _Figures(profile)
+    macs, lines = _gpu(figures) if gpu else _cpu(figures, profile)
+    bandwidth = figures.need("memory_bandwidth", 1e9)
+    lines += [figures.line("memory_bandwidth"), *_attained_lines(attained, runtime)]
+    launch_s, function_s = attained.launch_us * 1e-6, 0.0
+    if not gpu:
+        clock = figures.need("clock_max", 1e9)
+        launch_s = attained.launch_cycles / clock
+        function_s = attained.function_cycles / (clock * profile.threads)
+    return Roofline(
+        macs={numbers: rate * attained.compute for numbers, rate in macs.items()},
+        bandwidth=bandwidth * attained.bandwidth,
+        launch_s=launch_s,
+        function_s=function_s,
+        attained=attained,
+        assumptions=tuple(lines),
+    )
+
+
+class _Figures:
+    """The profile's figures in base units, and as lines with their sources."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._name, self._known = profile.name, dict(profile.figures)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def need(self, name: str, scale: float = 1.0) -> float:
+        """Raises `InputError` when the profile lacks the figure: nothing is guessed in its place."""
+        if name not in self._known:
+            raise InputError(
+                f"Profile {self._name} has no {name}, and a prediction needs it.",
+                f"Measure: --device ssh://user@host. Or give a profile of your own with [figures.{name}].",
+            )
+        return self._known[name].value * scale
+
+    def line(self, name: str) -> str:
+        figure = self._known[name]
+        return f"{name} {figure.value:g} {figure.unit} ({figure.source})"
+
+
+def _cpu(figures: _Figures, profile: Profile) -> tuple[Mapping[NumberType, float], list[str]]:
+    """Peak macs per second of the profile's threads, each on a core of its own."""
+    clock = figures.need("clock_max", 1e9)
+    lines = [
+        figures.line("clock_max"),
+        f"{profile.threads} threads share the work, each on a core of its own",
+    ]
+    if "float32_macs" in figures:
+        macs = figures.need("float32_macs")
+        lines.append(figures.line("float32_macs"))
+    else:
+        name, bits = next(((name, bits) for name, bits in _VECTORS if name in profile.isa), ("", 0))
+        if not bits:
+            raise InputError(
+                f"Profile {profile.name} lists no vector instructions, and a prediction needs them.",
+                f"Add isa (one of {', '.join(name for name, _ in _VECTORS)}), or measure with --device.",
+            )
+        macs = _PIPES * bits / 32
+        lines.append(
+            f"FP32: {macs:g} multiply-adds per core and clock: {_PIPES} pipes of {bits} bits ({name})"
+        )
+    gain, why = next((gain, why) for names, gain, why in _INT8 if set(names) & set(profile.isa))
+    lines.append(f"INT8: {gain:.3g} times FP32: {why}")
+    half = 2.0 if "asimdhp" in profile.isa else 1.0
+    lines.append(f"FP16: {half:g} times FP32" + (" (asimdhp)" if half > 1 else ": computed in FP32"))
+    peak = profile.threads * clock * macs
+    return {"float32": peak, "float16": half * peak, "int8": gain * peak}, lines
+
+
+def _gpu(figures: _Figures) -> tuple[Mapping[NumberType, float], list[str]]:
+    """Peak macs per second of the tensor cores."""
+    if "int8_dense" in figures:
+        peak = figures.need("int8_dense", 1e12) / 2
+        lines = [figures.line("int8_dense")]
+    else:
+        capability = figures.need("compute_capability")
+        if capability not in _TENSOR_CORES:
+            figures.need("int8_dense")
+        per_core, source = _TENSOR_CORES.get(capability, (0, ""))
+        peak = figures.need("gpu_cores") * figures.need("gpu_clock_max", 1e9) * per_core / 2
+        lines = [figures.line("gpu_cores"), figures.line("gpu_clock_max")]
+        lines.append(f"INT8: {2 * peak / 1e12:.3g} TOPS, {per_core} operations per core and clock ({source})")
+    lines.append("FP16: half of the INT8 rate (A100 312 of 624, RTX 4090 330 of 661: NVIDIA white papers)")
+    lines.append("FP32: an eighth of the INT8 rate, as TF32 (RTX 4090 82.6 of 661: NVIDIA Ada white paper)")
+    return {"int8": peak, "float16": peak / 2, "float32": peak / 8}, lines
+
+
+def _attained_lines(attained: Attained, runtime: str) -> list[str]:
+    overhead = f"{attained.launch_us:g} us per launch"
+    memory = "weights and the activations that are alive at one time; not the driver's and the runtime's own"
+    if attained.launch_cycles:
+        overhead = (
+            f"{attained.launch_cycles:g} clocks per launch and {attained.function_cycles:g} per value of "
+            "exp, erf, division and the like"
+        )
+        memory = (
+            f"{attained.fixed_mib:g} MiB, {attained.weights_held:g} times the weights, "
+            f"{attained.activations_held:g} times the activations that are alive at one time"
+        )
+    return [
+        f"{runtime} attains {attained.compute:.0%} of the arithmetic and {attained.bandwidth:.0%} of the "
+        f"bandwidth, and takes {overhead} ({attained.source})",
+        f"memory: {memory}",
+    ]

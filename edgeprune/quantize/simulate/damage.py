@@ -1,0 +1,74 @@
+"""Which layers rounding hurts: the error of the output when a single layer is quantised.
+
+Simulated, so that no artefact has to be built for each. It only ranks; whether giving a layer back is enough
+is measured in the runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.fx import op_name
+from edgeprune.quantize.dialects import Dialect
+from edgeprune.quantize.ranges import Ranges
+from edgeprune.quantize.simulate.planned import Simulation, layer_nodes
+from edgeprune.quantize.weight_only import Form
+
+
+def damage(
+    captured: Captured,
+    ranges: Ranges,
+    dialect: Dialect,
+    layers: Sequence[str],
+    inputs: tuple[torch.Tensor, ...],
+    *,
+    reduce_range: bool = False,
+) -> Mapping[str, float]:
+    """Relative squared error of the outputs with one of `layers` in INT8, by layer.
+
+    layers: as `Quantised.layers_int8` names them; those that the simulation does not know get 0.
+    inputs: one batch, in placeholder order.
+    """
+    nodes = layer_nodes(captured)
+    simulation = Simulation(captured, ranges, dialect, reduce_range)
+    with torch.no_grad():
+        exact = simulation.outputs(inputs, ())
+        return {
+            layer: _distance(simulation.outputs(inputs, nodes[layer]), exact) if layer in nodes else 0.0
+            for layer in layers
+        }
+
+
+def weight_damage(
+    captured: Captured, form: Form, layers: Sequence[str], inputs: tuple[torch.Tensor, ...]
+) -> Mapping[str, float]:
+    """Relative squared error of the outputs with the weights of one of `layers` in blocks, by layer.
+
+    As for `damage`, a layer that is not known gets 0.
+    """
+    copied = captured.copy()
+    weights = dict(copied.module.named_parameters(remove_duplicate=False))
+    nodes = layer_nodes(copied)
+    found = dict.fromkeys(layers, 0.0)
+    with torch.no_grad():
+        exact = copied.run(*inputs)
+        for layer in (name for name in layers if name in nodes and f"{name}.weight" in weights):
+            weight = weights[f"{layer}.weight"]
+            kept = weight.detach().clone()
+            # A linear layer has its weight as [outputs, inputs]; a product as it multiplies.
+            transposed = op_name(nodes[layer][0]) == "aten.linear"
+            matrix = (kept.T if transposed else kept).numpy(force=True)
+            rounded = torch.from_numpy(form.rounded(matrix).restored())
+            weight.copy_(rounded.T if transposed else rounded)
+            found[layer] = _distance(copied.run(*inputs), exact)
+            weight.copy_(kept)
+    return found
+
+
+def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:
+    pairs = [(one.double(), other.double()) for one, other in zip(found, exact, strict=True)]
+    wrong = sum(float(((one - other) ** 2).sum()) for one, other in pairs)
+    return wrong / max(sum(float((other**2).sum()) for _, other in pairs), 1e-30)

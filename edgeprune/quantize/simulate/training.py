@@ -1,0 +1,105 @@
+"""Quantisation-aware training: the graph runs with the integers of its artefact, and gradients pass through.
+
+Rounding has the gradient of the identity inside its range and none outside (Jacob et al. 2018, "Quantization
+and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Values are rounded where a
+Q/DQ file of the graph rounds them (see `fake`), and every layer's weight as it is just then. A convolution's
+weight is rounded with its BatchNorm folded into it, as torchao's `prepare_qat_pt2e` does (which takes the
+epsilon of every BatchNorm for 1e-5, 0.18). Statistics stay as they are from the first step: following the
+batches cost a converged network more than INT8 did. docs/int8.md has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import Node
+
+from edgeprune.graph import onnxfile
+from edgeprune.graph.capture import Captured, flatten
+from edgeprune.graph.fx import argument, attribute, op_name
+from edgeprune.quantize.dialects import Dialect
+from edgeprune.quantize.emit import Quantised
+from edgeprune.quantize.simulate.planned import LAYERS, layer_nodes
+from edgeprune.quantize.simulate.written import FakeQuantised
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+Emit = Callable[[Captured], Quantised]  # calibrates a graph and writes its Q/DQ file
+
+
+class Aware:
+    """The way to run a graph while it is trained for INT8.
+
+    emit: calibrates the graph as it is and writes its Q/DQ file, so that ranges follow the weights.
+    """
+
+    def __init__(self, captured: Captured, dialect: Dialect, emit: Emit, *, reduce_range: bool) -> None:
+        self._captured, self._emit = captured, emit
+        self._dialect, self._reduce_range = dialect, reduce_range
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Calibrate the weights as they are."""
+        written = self._emit(self._captured)
+        self._graph = _Trained(self._captured, written, self._dialect, self._reduce_range)
+
+    def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """As `Captured.run`, in INT8."""
+        return flatten(self._graph.run(*inputs, enable_io_processing=False))
+
+
+class _Trained(FakeQuantised):
+    def __init__(self, captured: Captured, written: Quantised, dialect: Dialect, reduce_range: bool) -> None:
+        super().__init__(captured, onnxfile.load(written.path))
+        self._captured = captured
+        nodes = layer_nodes(captured)
+        self._integer = {node for layer in written.layers_int8 for node in nodes.get(layer, ())}
+        self._per_channel = dialect.per_channel
+        self._limit = 64 if reduce_range else 127
+
+    def _value(self, n: Node) -> Any:
+        if n not in self._folded:
+            return super()._value(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)  # its own work, on what the layer leaves to it
+        return self.call_function(n.target, args, kwargs)
+
+    def _layer(self, n: Node, held: Any) -> Any:
+        """The layer with its weight as it is now, instead of what the file holds."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n not in self._integer:
+            return self.call_function(n.target, args, kwargs)
+        _, at, channels = LAYERS[op_name(n)]
+        weight = args[at]
+        axis = channels % weight.dim()
+        factor = self._folded_factor(n)
+        if factor is None:
+            rounded = self._rounded(weight, axis)
+        else:
+            factor = factor.reshape(-1, *[1] * (weight.dim() - 1))
+            rounded = self._rounded(weight * factor, axis) / torch.where(factor == 0, 1.0, factor)
+        return self.call_function(n.target, (*args[:at], rounded, *args[at + 1 :]), kwargs)
+
+    def _folded_factor(self, n: Node) -> torch.Tensor | None:
+        """[channels], what the exporter multiplies a convolution's weight with."""
+        norm = next((user for user in n.users if user in self._folded), None)
+        if norm is None:
+            return None
+        variance = attribute(self._captured.module, str(argument(norm, 4, "running_var").target))
+        scale = argument(norm, 1, "weight")
+        factor = torch.rsqrt(variance + float(argument(norm, 7, "eps", 1e-5)))
+        return factor if scale is None else factor * attribute(self._captured.module, str(scale.target))
+
+    def _rounded(self, weight: torch.Tensor, axis: int) -> torch.Tensor:
+        """As `scales.quantise_weight` rounds it."""
+        largest = weight.detach().abs()
+        if not self._per_channel:
+            scale = (largest.amax() / self._limit).clamp(min=_SMALLEST)
+            zero = torch.zeros((), dtype=torch.int32)
+            return torch.fake_quantize_per_tensor_affine(weight, scale, zero, -self._limit, self._limit)
+        others = [dim for dim in range(weight.dim()) if dim != axis]
+        scale = (largest.amax(others) / self._limit).clamp(min=_SMALLEST)
+        zeros = torch.zeros_like(scale, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zeros, axis, -self._limit, self._limit)

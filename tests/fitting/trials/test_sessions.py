@@ -1,0 +1,131 @@
+"""How often a search measures one model, by how disturbed the machine is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgeprune.fitting.trials.sessions import DENSE, DENSE_SESSIONS, MOST_SESSIONS, Bench
+from edgeprune.records.trial import DeviceState, Latency, Measurement
+
+USUAL_MS = 10.0
+Sessions = list[tuple[float, float, float]]  # drift, milliseconds of the model and of the reference
+
+
+class Order:
+    """Of a machine with these sessions, one after the other."""
+
+    forecast = None
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = iter(sessions)
+
+
+class Machine(Bench):
+    def _session(self, *about: Any) -> Measurement:
+        order: Any = self.order
+        drift, ms, reference_ms = next(order.sessions)
+        return Measurement(
+            latency=Latency(ms, ms, ms, ms, 90, ms, 1000, 10.0, ms),
+            memory_mib=1.0,
+            size_mib=1.0,
+            artefact_sha256="",
+            runtime="",
+            threads=1,
+            batch=1,
+            drift=drift,
+            conclusive=True,
+            state=DeviceState((), (), (), ()),
+            reference_ms=reference_ms,
+        )
+
+
+def measured(name: str, sessions: Sessions) -> tuple[int, Measurement]:
+    """How many sessions there were, and the one that counts."""
+    order: Any = Order(sessions)
+    found = Machine(order, order, Path()).measure(name, lambda progress: None, USUAL_MS)
+    return len(sessions) - len(list(order.sessions)), found
+
+
+@pytest.mark.parametrize(
+    ("sessions", "taken", "counts"),
+    [
+        ([(0.01, 5.0, 10.0)], 1, 0),
+        ([(0.3, 9.0, 10.0), (0.01, 5.0, 10.0)], 2, 1),
+        ([(0.3, 9.0, 10.0), (0.01, 6.0, 12.0), (0.02, 5.0, 10.1)], 3, 2),
+        ([(0.3, 5.0, 10.0), (0.2, 6.1, 12.0)], 2, 1),
+        ([(0.3, 5.0, 10.0), (0.1, 5.6, 10.0), (0.2, 6.1, 12.0)], 3, 2),
+        ([(0.3, 5.0 + step, 10.0) for step in range(MOST_SESSIONS - 1)] + [(0.2, 20.0, 10.0)], 6, 5),
+    ],
+    ids=[
+        "steady",
+        "one burst",
+        "steady, and slower than usual",
+        "two agree at different speeds",
+        "the third agrees with the first",
+        "none agree",
+    ],
+)
+def test_a_disturbed_session_is_repeated_until_one_is_steady_or_two_agree_about_the_dense_model(
+    sessions: Sessions, taken: int, counts: int
+) -> None:
+    drift, ms, reference_ms = sessions[counts]
+    found = measured("trial-01", [*sessions, (0.0, 1.0, 10.0)])
+    assert (found[0], found[1].drift, found[1].reference_ms) == (taken, drift, reference_ms)
+    assert found[1].latency.p50_ms == ms
+
+
+@pytest.mark.parametrize(
+    ("sessions", "ms"),
+    [
+        ([(0.01, 10.0, 11.0), (0.01, 12.0, 11.0), (0.01, 11.0, 11.0)], 11.0),
+        ([(0.3, 10.0, 11.0), (0.3, 10.1, 11.0), (0.3, 10.2, 11.0)], 10.1),
+        ([(0.3, 10.0, 1.0), (0.01, 15.0, 1.0), (0.3, 10.1, 1.0), (0.3, 9.9, 1.0)], 10.0),
+        ([(0.3, 10.0 + step, 1.0) for step in range(MOST_SESSIONS)], 13.0),
+    ],
+    ids=["steady", "alike", "the odd one", "neither"],
+)
+def test_budgets_are_made_of_three_sessions_of_the_dense_model_that_are_steady_or_agree(
+    sessions: Sessions, ms: float
+) -> None:
+    taken, found = measured(DENSE, [*sessions, (0.0, 1.0, 1.0)])
+    assert taken == len(sessions) >= DENSE_SESSIONS
+    assert found.latency.p50_ms == found.reference_ms == ms, "its own runs, not those beside it"
+
+
+@pytest.mark.parametrize(("percentile", "counted"), [(10, USUAL_MS), (50, None), (90, None)])
+def test_slow_spells_are_left_out_below_the_median_only(
+    percentile: int, counted: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof counts them, so a search for the p90 that did not would land too wide."""
+    seen: list[dict[str, Any]] = []
+
+    def noted(*about: Any, **asked: Any) -> Measurement:
+        seen.append(asked)
+        order: Any = Order([(0.0, 5.0, USUAL_MS)])
+        return Machine(order, order, Path())._session()
+
+    monkeypatch.setattr("edgeprune.fitting.trials.sessions.measure", noted)
+    order: Any = SimpleNamespace(
+        forecast=None,
+        device=None,
+        budget=SimpleNamespace(percentile=percentile),
+        profile=SimpleNamespace(batch=1),
+        target=SimpleNamespace(sensors=(), throttle=()),
+    )
+
+    class Plain(Bench):
+        def load(self, name: str) -> Any:
+            return name
+
+        def rows(self, count: int) -> Any:
+            return {}
+
+        def feeds(self, inputs: Any) -> Any:
+            return []
+
+    Plain(order, order, Path()).measure("trial-01", lambda progress: None, USUAL_MS)
+    assert [asked["usual_ms"] for asked in seen] == [counted]

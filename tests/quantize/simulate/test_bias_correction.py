@@ -1,0 +1,124 @@
+"""Bias correction: INT8 keeps the means of the float network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.export import export_onnx
+from edgeprune.graph import onnxfile
+from edgeprune.graph.capture import Captured, capture
+from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.dialects import TABLE
+from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.ranges import Ranges
+from edgeprune.quantize.simulate.bias_correction import correct_means
+from tests.support.kernels import integer_nodes
+
+
+class Mixed(nn.Module):
+    """A normed convolution, one without bias, a sequence layer (MatMul and Add) and a classifier (Gemm)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.second = nn.Conv2d(16, 16, 3, bias=False)
+        self.third, self.head = nn.Linear(16, 16), nn.Linear(16, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        x = torch.relu(self.second(x)).flatten(2).transpose(1, 2)
+        return self.head(torch.relu(self.third(x)).mean(1))
+
+
+def mixed() -> tuple[Captured, list[tuple[torch.Tensor, ...]]]:
+    torch.manual_seed(0)
+    net = Mixed()
+    net(torch.rand(32, 3, 10, 10))  # statistics of its own
+    captured = capture(net.eval(), torch.rand(2, 3, 10, 10))
+    return captured, [(torch.rand(16, 3, 10, 10),) for _ in range(4)]
+
+
+def outputs(path: Path, batch: torch.Tensor) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    found: np.ndarray = opened.run(None, {"x": batch.numpy()})[0]
+    return found
+
+
+@pytest.mark.parametrize("dialect", sorted(TABLE))
+def test_the_means_of_the_outputs_come_back(dialect: str, tmp_path: Path) -> None:
+    """Ranges that clip the upper half of every activation, so that there is a mean to bring back."""
+    captured, batches = mixed()
+    exported = export_onnx(captured, tmp_path / "float.onnx")
+    ranges = calibrate(captured, batches, "minmax")
+    coarse = replace(
+        ranges, bounds={name: (3 * low, 0.4 * high) for name, (low, high) in ranges.bounds.items()}
+    )
+    exact = outputs(exported, batches[0][0])
+    errors = []
+    for used in (coarse, correct_means(captured, coarse, TABLE[dialect], batches)):
+        path = quantise(exported, used, dialect, tmp_path / "int8.onnx").path
+        errors.append(np.abs(outputs(path, batches[0][0]).mean(0) - exact.mean(0)).max())
+    assert errors[1] < 0.25 * errors[0]
+
+
+def test_what_a_relu_takes_away_is_not_put_into_the_bias() -> None:
+    captured, batches = mixed()
+    ranges = correct_means(
+        captured, calibrate(captured, batches, "minmax"), TABLE["onnxruntime-x86"], batches
+    )
+    assert all(float(np.abs(shift).max()) < 0.02 for shift in ranges.shifts.values())
+
+
+def test_every_kind_of_layer_is_corrected(tmp_path: Path) -> None:
+    captured, batches = mixed()
+    ranges = correct_means(captured, calibrate(captured, batches, "minmax"), TABLE["tensorrt"], batches)
+    assert {len(shift) for shift in ranges.shifts.values()} == {16, 12}
+    path = quantise(export_onnx(captured, tmp_path / "f.onnx"), ranges, "tensorrt", tmp_path / "q.onnx").path
+    stored = {tensor.name for tensor in onnxfile.load(path).graph.initializer}
+    assert {f"{name}.bias.float" for name in ("first", "second", "third", "head")} <= stored
+
+
+@pytest.mark.parametrize("dialect", ["onnxruntime-x86", "onnxruntime-arm"])
+def test_a_layer_that_gets_a_bias_still_runs_on_integers(dialect: str, tmp_path: Path) -> None:
+    captured, batches = mixed()
+    ranges = correct_means(captured, calibrate(captured, batches, "minmax"), TABLE[dialect], batches)
+    path = quantise(export_onnx(captured, tmp_path / "f.onnx"), ranges, dialect, tmp_path / "q.onnx").path
+    assert integer_nodes(path).integer["QLinearConv"] == 2
+    assert "Conv" not in integer_nodes(path).floating
+
+
+def test_layers_in_float_and_layers_called_twice_stay_as_they_are() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.left = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.left(torch.relu(self.shared(torch.relu(self.shared(x)))))
+
+    captured = capture(Twice(), torch.randn(2, 4))
+    batches = [(torch.randn(8, 4),)]
+    ranges = calibrate(captured, batches, "minmax")
+    found = correct_means(captured, ranges, TABLE["openvino"], batches)
+    assert len(found.shifts) == 1
+    none = correct_means(captured, ranges, TABLE["openvino"], batches, float_layers=["left"])
+    assert none == replace(ranges, shifts={})
+    assert isinstance(none, Ranges)
+    assert dict(none.shifts) == {}
+
+
+def test_data_that_makes_a_mean_infinite_corrects_nothing(nets: ModuleType) -> None:
+    captured = nets.masked()
+    ranges = calibrate(captured, [captured.inputs], "minmax")
+    found = correct_means(captured, ranges, TABLE["onnxruntime-x86"], [captured.inputs])
+    assert all(np.isfinite(shift).all() for shift in found.shifts.values())

@@ -1,0 +1,103 @@
+"""Quantisation-aware training computes what the artefact computes, and trains it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from edgeprune.export import export_onnx
+from edgeprune.graph.capture import Captured, capture
+from edgeprune.quantize.calibrate import calibrate
+from edgeprune.quantize.dialects import TABLE
+from edgeprune.quantize.emit import quantise
+from edgeprune.quantize.simulate.training import Aware, Emit
+from edgeprune.quantize.simulate.written import fake_quantised, relative_error
+
+
+def emitter(
+    captured: Captured,
+    calibration: list[tuple[torch.Tensor, ...]],
+    folder: Path,
+    dialect: str,
+    reduce_range: bool = False,
+    float_layers: tuple[str, ...] = (),
+) -> Emit:
+    """Writes the Q/DQ file of `captured` as it was here, with the ranges that it has when it is asked."""
+    exported = export_onnx(captured, folder / "float.onnx")
+    return lambda now: quantise(
+        exported,
+        calibrate(now, calibration, "minmax"),
+        dialect,
+        folder / "int8.onnx",
+        reduce_range=reduce_range,
+        float_layers=float_layers,
+    )
+
+
+@pytest.fixture
+def captured(tiny: ModuleType) -> Captured:
+    return capture(tiny.task().model, tiny.task().example)
+
+
+@pytest.fixture
+def calibration(tiny: ModuleType) -> list[tuple[torch.Tensor, ...]]:
+    return [(batch,) for batch in tiny.task().calibration]
+
+
+@pytest.mark.parametrize("dialect", TABLE)
+@pytest.mark.parametrize("reduce_range", [False, True], ids=["8 bit", "7 bit"])
+@pytest.mark.parametrize("float_layers", [(), ("conv1",)], ids=["all", "one in float"])
+def test_the_graph_in_training_computes_what_its_artefact_says(
+    captured: Captured,
+    calibration: list[tuple[torch.Tensor, ...]],
+    tmp_path: Path,
+    dialect: str,
+    reduce_range: bool,
+    float_layers: tuple[str, ...],
+) -> None:
+    emit = emitter(captured, calibration, tmp_path, dialect, reduce_range, float_layers)
+    aware = Aware(captured, TABLE[dialect], emit, reduce_range=reduce_range)
+    inputs = calibration[0]
+    with torch.no_grad():
+        found = [tensor.numpy() for tensor in aware.run(*inputs)]
+        exact = [tensor.numpy() for tensor in captured.run(*inputs)]
+    expected = fake_quantised(captured, tmp_path / "int8.onnx", inputs)
+    # A float16 artefact has its scales in float16, training has not: values on an edge fall to either side.
+    share = 0.9 if TABLE[dialect].half else 0.2
+    assert relative_error(found, expected) < share * relative_error(exact, expected)
+
+
+def test_every_weight_gets_a_gradient(
+    captured: Captured, calibration: list[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    dialect = "onnxruntime-x86"
+    aware = Aware(
+        captured, TABLE[dialect], emitter(captured, calibration, tmp_path, dialect), reduce_range=False
+    )
+    for parameter in captured.module.parameters():
+        parameter.requires_grad_(True)
+    aware.run(*calibration[0])[0].square().sum().backward()
+    for name, parameter in captured.module.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name
+
+
+def test_ranges_follow_the_weights(
+    captured: Captured, calibration: list[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    """A layer that writes values ten times as large is not clipped at its old range."""
+    dialect = "onnxruntime-x86"
+    aware = Aware(
+        captured, TABLE[dialect], emitter(captured, calibration, tmp_path, dialect), reduce_range=False
+    )
+    with torch.no_grad():
+        captured.module.get_parameter("conv2.weight").mul_(10)
+        captured.module.get_parameter("conv2.bias").mul_(10)
+        exact = [tensor.numpy() for tensor in captured.run(*calibration[0])]
+        stale = relative_error([tensor.numpy() for tensor in aware.run(*calibration[0])], exact)
+        aware.refresh()
+        fresh = relative_error([tensor.numpy() for tensor in aware.run(*calibration[0])], exact)
+    assert fresh < 0.05 < stale
