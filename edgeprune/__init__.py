@@ -1,32 +1,74 @@
 """edgeprune: prune, quantise and prove a PyTorch model inside a device's budget.
 
-`import edgeprune` is light: torch and the runtimes are imported by the functions that use them.
+`__all__` is the public surface, and docs/stability.md says what may change of it. `import edgeprune` is light:
+neither numpy nor torch nor a runtime is imported before a name that needs it is used.
 """
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import DeviceError, EdgepruneError, InputError, MissingExtraError
+from edgeprune.errors import (
+    BundleError,
+    DeviceError,
+    DeviceLost,
+    EdgepruneError,
+    InputError,
+    LostInt8,
+    MissingExtraError,
+    NothingToQuantise,
+)
+from edgeprune.records.progress import Event
 from edgeprune.records.task import Task
 
 if TYPE_CHECKING:
+    from edgeprune.devices import Device, Machine, open_device
     from edgeprune.fitting import fit
+    from edgeprune.graph.coupling import FrozenParameter
+    from edgeprune.measure import Effort
     from edgeprune.pruning.once import Pruned, prune
-    from edgeprune.records.trial import FitResult
+    from edgeprune.records.bundle import Check, Validation
+    from edgeprune.records.machine import Budget, Figure, Profile, Target
+    from edgeprune.records.trial import (
+        Breach,
+        Candidate,
+        CascadeResult,
+        DeviceState,
+        Drop,
+        FitResult,
+        Latency,
+        Measurement,
+        Report,
+        TierResult,
+        Verdict,
+    )
+    from edgeprune.validating import validate
 
 try:
     __version__ = version("edgeprune")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_LAZY = {
-    "fit": "edgeprune.fitting",
-    "prune": "edgeprune.pruning.once",
-    "Pruned": "edgeprune.pruning.once",
-    "FitResult": "edgeprune.records.trial",
+# A program that configures no logging hears nothing of edgeprune's, warnings included.
+logging.getLogger("edgeprune").addHandler(logging.NullHandler())
+
+_ROOMS = {  # room -> the public names that are imported from it on first use
+    "devices": ("Device", "Machine", "open_device"),
+    "fitting": ("fit",),
+    "graph.coupling": ("FrozenParameter",),
+    "measure": ("Effort",),
+    "pruning.once": ("Pruned", "prune"),
+    "records.bundle": ("Check", "Validation"),
+    "records.machine": ("Budget", "Figure", "Profile", "Target"),
+    "records.trial": (
+        *("Breach", "Candidate", "CascadeResult", "DeviceState", "Drop", "FitResult"),
+        *("Latency", "Measurement", "Report", "TierResult", "Verdict"),
+    ),
+    "validating": ("validate",),
 }
+_LAZY = {name: f"edgeprune.{room}" for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -37,14 +79,45 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LAZY[name]), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
 __all__ = [
+    "Breach",
+    "Budget",
+    "BundleError",
+    "Candidate",
+    "CascadeResult",
+    "Check",
+    "Device",
     "DeviceError",
+    "DeviceLost",
+    "DeviceState",
+    "Drop",
     "EdgepruneError",
+    "Effort",
+    "Event",
+    "Figure",
     "FitResult",
+    "FrozenParameter",
     "InputError",
+    "Latency",
+    "LostInt8",
+    "Machine",
+    "Measurement",
     "MissingExtraError",
+    "NothingToQuantise",
+    "Profile",
     "Pruned",
+    "Report",
+    "Target",
     "Task",
+    "TierResult",
+    "Validation",
+    "Verdict",
     "fit",
+    "open_device",
     "prune",
+    "validate",
 ]

@@ -40,7 +40,7 @@ FLOORS = {
     "latency": 4,
     "bundle": 4,
     "fitting": 5,
-    "validate": 5,
+    "validating": 5,
     "report": 5,
     "cli": 6,
 }

@@ -27,7 +27,7 @@ from edgeprune.ir import TOLERANCE, difference, write_ir
 from edgeprune.measure import Effort
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.emit import quantise
-from edgeprune.validate import validate
+from edgeprune.validating import validate
 
 openvino = pytest.importorskip("openvino")
 

@@ -27,7 +27,7 @@ from edgeprune.records.progress import Event
 from edgeprune.records.trial import Candidate, Drop, FitResult
 from edgeprune.search.paired import paired_drop
 from edgeprune.tasks import call_evaluate_samples
-from edgeprune.validate import validate
+from edgeprune.validating import validate
 
 TARGETS = {"onnxruntime": "x86", "openvino": "intel"}
 PROFILE = Path(__file__).with_name("undisturbed.toml")

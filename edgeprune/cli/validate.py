@@ -92,13 +92,13 @@ def _devices(address: str | None, lab: Path | None, names: Sequence[str]) -> lis
 def _validated(device: Device, verified: Verified, *, quiet: bool) -> Validation:
     """One device's answer, shown as soon as it is there."""
     from edgeprune.cli.output import console
-    from edgeprune.measure import Progress
-    from edgeprune.validate import validate_on
+    from edgeprune.records.progress import Event
+    from edgeprune.validating import validate_on
 
     with console().status(f"{device.name}: checking the device") as status:
 
-        def listen(progress: Progress) -> None:
-            status.update(f"{device.name}: proof {progress.share:.0%}, p50 {progress.p50_ms:.3g} ms")
+        def listen(event: Event) -> None:
+            status.update(f"{event.stage}: {event.doing}, {event.share or 0:.0%}")
 
         validation = validate_on(device, verified, listen=listen)
     if not quiet:

@@ -126,6 +126,8 @@ class Drop:
 
 @dataclass(frozen=True)
 class Verdict:
+    """The judgement of a measurement and a metric against a budget, with every line that broke."""
+
     kind: VerdictKind
     breaches: tuple[Breach, ...] = ()
 

@@ -190,7 +190,7 @@ def test_validating_imports_no_torch_no_onnx_no_scipy(make_run: Callable[..., An
                     raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 
         sys.meta_path.insert(0, Absent())
-        import edgeprune.validate as room
+        import edgeprune.validating as room
         from edgeprune.cli import main
         from edgeprune.measure import Effort
 

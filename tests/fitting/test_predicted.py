@@ -19,7 +19,7 @@ from edgeprune.report import document, table, verdict_lines
 from edgeprune.results import load_result
 from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.shelf import load_target, names
-from edgeprune.validate import validate
+from edgeprune.validating import validate
 
 TARGETS = [
     pytest.param(

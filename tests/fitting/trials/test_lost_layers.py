@@ -26,7 +26,7 @@ from edgeprune.quantize.dialects import dialect_for
 from edgeprune.quantize.tensorrt.refusals import check_types
 from edgeprune.records.trial import Candidate, FitResult
 from edgeprune.report import document, verdict_lines
-from edgeprune.validate import validate
+from edgeprune.validating import validate
 
 SUPPORT = Path(__file__).parents[1] / "support"
 INT8 = Candidate((), "int8", "minmax")

@@ -1,4 +1,4 @@
-"""Validating a bundle on a device: the proof of `fit`, repeated from the bundle alone.
+"""Validation of a bundle on a device: the proof of `fit`, repeated from the bundle alone.
 
     (1) to (6)  the bundle itself: see `bundle.read`
     (7)  The device answers and has the bundle's runtime; another version than the claim's is reported.
@@ -24,11 +24,12 @@ from pathlib import Path
 
 from edgeprune.bundle import Verified, open_bundle, read_golden
 from edgeprune.bundle.golden import Golden, serve, worst_difference
-from edgeprune.devices import Device, Load, Machine
-from edgeprune.errors import DeviceError
-from edgeprune.measure import PROOF, Effort, Listen, prove
+from edgeprune.devices import Device, Load, Machine, open_device
+from edgeprune.errors import DeviceError, InputError
+from edgeprune.measure import PROOF, Effort, Progress, prove
 from edgeprune.records.bundle import GOLDEN, Check, Manifest, Validation
 from edgeprune.records.machine import Budget
+from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Measurement, Verdict
 from edgeprune.runtimes import TABLE
 from edgeprune.search.agreement import relative_error
@@ -43,26 +44,45 @@ TITLES = {
 
 
 def validate(
-    bundle: Path,
-    device: Device,
+    bundle: str | Path,
+    device: Device | str | None = None,
     *,
-    signers: Path | None = None,
+    lab: str | Path | None = None,
+    signers: str | Path | None = None,
     effort: Effort = PROOF,
-    listen: Listen | None = None,
+    listen: Listen = lambda event: None,
 ) -> Validation:
-    """Verify `bundle` and repeat its proof on `device`.
+    """Verify a bundle and repeat its proof on a device.
 
-    signers: an `allowed_signers` file, one of whose keys must have signed the bundle.
-    Raises `BundleError` when the bundle is refused; what the device fails at is in the checks.
+    device: an opened device, an address ("local", "ssh://user@host:port") or a name in the file `lab`; None
+        is this machine.
+    signers: an `allowed_signers` file (ssh-keygen), one of whose keys must have signed the bundle.
+    effort: the least queries and seconds that a session times; by default as many as a proof of `fit`.
+    listen: is called with an `Event` after each block of queries.
+    Raises `BundleError` when the bundle is refused, `InputError` when there is no such device; failures of
+    the device are checks of the answer.
     """
-    with open_bundle(bundle, signers=signers) as verified:
-        return validate_on(device, verified, effort=effort, listen=listen)
+    opened = _opened(device, None if lab is None else Path(lab))
+    with open_bundle(Path(bundle), signers=None if signers is None else Path(signers)) as verified:
+        return validate_on(opened, verified, effort=effort, listen=listen)
+
+
+def _opened(device: Device | str | None, lab: Path | None) -> Device:
+    if isinstance(device, str):
+        return open_device(device, lab=lab)
+    if lab is not None:
+        raise InputError(f"{lab} was given without the name of a device in it.", "Give device=NAME as well.")
+    return open_device("local") if device is None else device
 
 
 def validate_on(
-    device: Device, verified: Verified, *, effort: Effort = PROOF, listen: Listen | None = None
+    device: Device, verified: Verified, *, effort: Effort = PROOF, listen: Listen = lambda event: None
 ) -> Validation:
     """Checks (7) to (10) of a bundle that passed (1) to (6); one opened bundle serves many devices."""
+
+    def tell(progress: Progress) -> None:
+        listen(Event(device.name, f"proof, p50 {progress.p50_ms:.3g} ms", progress.share))
+
     manifest = verified.manifest
     golden = read_golden(verified.folder / GOLDEN)
     load = Load(
@@ -90,7 +110,7 @@ def validate_on(
                 latency_ms=manifest.budget.latency_ms,
                 sensors=manifest.sensors,
                 throttle=manifest.throttle,
-                listen=listen,
+                listen=tell,
             )
             measurement = proof.measurement
             claim = manifest.claim

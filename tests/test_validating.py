@@ -17,7 +17,7 @@ from edgeprune.errors import BundleError, DeviceError
 from edgeprune.measure import Effort
 from edgeprune.records.bundle import Validation
 from edgeprune.records.machine import Budget
-from edgeprune.validate import TITLES, validate
+from edgeprune.validating import TITLES, validate
 
 QUICK = Effort(runs=64, seconds=0.1, interleaved=True)
 BUDGET = Budget(latency_ms=5.0, percentile=90, memory_mib=100.0, size_mib=1.0)
