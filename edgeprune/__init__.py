@@ -1,7 +1,7 @@
 """edgeprune: prune, quantise and prove a PyTorch model inside a device's budget.
 
-`__all__` is the public surface, and docs/stability.md says what may change of it. `import edgeprune` is light:
-neither numpy nor torch nor a runtime is imported before a name that needs it is used.
+`__all__` is the public surface, and docs/stability.md says what may change of it. `import edgeprune` is
+light: neither numpy nor torch nor a runtime is imported before a name that needs it is used.
 """
 
 from __future__ import annotations
