@@ -24,7 +24,7 @@ from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import DeviceState, Measurement
-from edgeprune.search.judge import TRIES, at_usual_speed, show, speed_ms, summarise
+from edgeprune.search.judge import PROOF_SESSIONS, at_usual_speed, session_bound, speed_ms, summarise
 
 WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
@@ -140,7 +140,7 @@ def measure(
     latency = summarise([ms for block in timed.artefact for ms in block], percentile, timed.seconds)
     shown = None
     if other is not None:
-        shown = show(timed.artefact, timed.reference, percentile, latency_ms)
+        shown = session_bound(timed.artefact, timed.reference, percentile, latency_ms)
         latency = replace(latency, bound_ms=shown.bound_ms)
     return Measurement(
         latency=latency,
@@ -169,7 +169,7 @@ def prove(
     sensors: Sequence[str] = (),
     throttle: Sequence[str] = (),
     listen: Listen | None = None,
-    tries: int = TRIES,
+    tries: int = PROOF_SESSIONS,
 ) -> Proof:
     """Measure until a session is conclusive, at most `tries` times; arguments as for `measure`."""
     tried: list[Measurement] = []

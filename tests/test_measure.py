@@ -25,7 +25,7 @@ from edgeprune.measure import (
 )
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Measurement
-from edgeprune.search.judge import TRIES, judge
+from edgeprune.search.judge import PROOF_SESSIONS, judge
 
 FEEDS = [{"x": np.full((2, 8), at, np.float32)} for at in range(3)]
 
@@ -198,7 +198,7 @@ def test_under_a_planted_disturbance_a_model_that_misses_never_fits_by_luck(
 def test_a_disturbance_that_does_not_end_is_never_a_verdict(scripted: ModuleType, load: Load) -> None:
     device = scripted.ScriptedDevice(speed=lambda block: 1.6 if block // 9 % 2 else 1.0, noise=0.01)
     proof = prove(device, load, FEEDS, percentile=90, latency_ms=1.05)
-    assert [verdict(tried, 1.05) for tried in proof.tried] == ["inconclusive"] * TRIES
+    assert [verdict(tried, 1.05) for tried in proof.tried] == ["inconclusive"] * PROOF_SESSIONS
 
 
 def test_a_load_that_is_there_all_the_time_makes_a_model_slow_and_is_not_told_apart(

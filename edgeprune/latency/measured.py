@@ -61,7 +61,7 @@ class Prediction:
         node = self.nodes[name]
         return self.ratio * float(self.table.curves[node.operator].ms(name, *node.widths(widths)))
 
-    def price(self, name: str) -> Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]:
+    def node_cost(self, name: str) -> Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]:
         """Milliseconds of one node, as a function of widths that broadcast."""
         node = self.nodes[name]
         curve = self.table.curves[node.operator]

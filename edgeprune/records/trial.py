@@ -53,7 +53,7 @@ class Measurement:
     batch: int
     drift: float | None  # relative change of the interleaved reference, None when there was none
     conclusive: bool  # False when a throttle flag moved, or when the session was disturbed and its slowest
-    # third was not within the budget's latency (`search.judge.show` has the rule)
+    # third was not within the budget's latency (`search.judge.session_bound` has the rule)
     state: DeviceState
     reference_ms: float | None = None  # of the interleaved reference, the machine's speed just then: its
     # median, or the percentile that is bounded where that is lower

@@ -27,7 +27,7 @@ class Probe:
     share: float
     use: float
     name: str = ""
-    worth: float = 0.0
+    value: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def zone(speeds: Sequence[float]) -> Zone:
     return Zone(low=aim - (1 - LANDING) / 2, aim=aim, high=(2 + aim) / 3)
 
 
-def in_a_proof(latency: Latency, runs: int, seconds: float) -> float:
+def expected_proof_ms(latency: Latency, runs: int, seconds: float) -> float:
     """The bound in milliseconds that a proof of so many runs and seconds will find, as a search tells.
 
     A bound lies above its percentile by as many ranks as chance may move it, a share of the runs that falls
@@ -78,7 +78,7 @@ def best(probes: Sequence[Probe], goal: Zone) -> Probe | None:
     """What is worth most, or keeps most, of what fits with the zone's margin; else what fits most easily."""
     fitting = [probe for probe in probes if probe.use <= goal.high]
     if fitting:
-        return max(fitting, key=lambda probe: (probe.worth, probe.share))
+        return max(fitting, key=lambda probe: (probe.value, probe.share))
     return min((probe for probe in probes if probe.use <= 1), key=lambda probe: probe.use, default=None)
 
 

@@ -23,7 +23,7 @@ from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict
 
 CONFIDENCE = 0.99
-TRIES = 3  # sessions of a proof; only one that drifted is followed by another
+PROOF_SESSIONS = 3  # sessions of a proof; only one that drifted is followed by another
 MAX_DRIFT = 0.02  # of the reference
 USUAL = 1.05  # times its usual milliseconds, up to which a reference is about as quick as usual
 OWN_DRIFT = 0.04  # of the artefact: where runs scatter by 10 %, thirds of a short session do by 2 % or 3 %
@@ -151,7 +151,7 @@ def _parts(blocks: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SessionBound:
     """What an interleaved session shows of a latency percentile.
 
     drift: of the reference; conclusive: the bound may be held against the budget.
@@ -162,12 +162,12 @@ class Shown:
     conclusive: bool
 
 
-def show(
+def session_bound(
     artefact: Sequence[Sequence[float]],
     reference: Sequence[Sequence[float]],
     percentile: int,
     latency_ms: float | None,
-) -> Shown:
+) -> SessionBound:
     """The rule of a proof (docs/decisions/003), from milliseconds per run, block by block in time.
 
     The bound of a steady session is that of all runs. When the reference moved by more than `MAX_DRIFT` or
@@ -179,16 +179,18 @@ def show(
     """
     moved = drift(reference, percentile)
     if latency_ms is None:
-        return Shown(early_stopping_bound(np.concatenate(artefact), percentile), moved, moved <= MAX_DRIFT)
+        return SessionBound(
+            early_stopping_bound(np.concatenate(artefact), percentile), moved, moved <= MAX_DRIFT
+        )
     steady = moved <= MAX_DRIFT and drift(artefact, percentile) <= OWN_DRIFT
     if steady:
         bound_ms = early_stopping_bound(np.concatenate(artefact), percentile)
     else:
-        bound_ms = slowest_bound(artefact, percentile, 1 - (1 - CONFIDENCE) / TRIES)
+        bound_ms = slowest_bound(artefact, percentile, 1 - (1 - CONFIDENCE) / PROOF_SESSIONS)
     if bound_ms is None or bound_ms <= latency_ms:
-        return Shown(bound_ms, moved, steady or bound_ms is not None)
+        return SessionBound(bound_ms, moved, steady or bound_ms is not None)
     every = all(_misses(third, percentile, latency_ms) for third in _parts(artefact))
-    return Shown(bound_ms, moved, steady and every)
+    return SessionBound(bound_ms, moved, steady and every)
 
 
 def _misses(runs: NDArray[np.float64], percentile: int, latency_ms: float) -> bool:

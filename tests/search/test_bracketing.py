@@ -15,8 +15,8 @@ from edgeprune.search.bracketing import (
     Probe,
     Zone,
     best,
+    expected_proof_ms,
     halved,
-    in_a_proof,
     landed,
     next_share,
     zone,
@@ -154,7 +154,7 @@ def test_the_least_compressed_of_those_that_fit_with_the_margin_is_the_best() ->
 
 
 def test_what_an_allocation_gives_more_for_is_better_than_what_keeps_more_work() -> None:
-    probes = [Probe(0.6, 0.9, "more work", worth=-0.3), Probe(0.5, 0.98, "worth more", worth=-0.2)]
+    probes = [Probe(0.6, 0.9, "more work", value=-0.3), Probe(0.5, 0.98, "worth more", value=-0.2)]
     found = best(probes, STEADY)
     assert found is not None
     assert found.name == "worth more"
@@ -193,10 +193,10 @@ def test_a_search_of_few_runs_foresees_the_nearer_bound_of_a_proof() -> None:
     few, many = (summarise(samples[:: 1000 // runs][:runs], 90, 1.0) for runs in (100, 1000))
     assert few.bound_ms is not None
     assert many.bound_ms is not None
-    foreseen = in_a_proof(few, 1000, 0.0)
+    foreseen = expected_proof_ms(few, 1000, 0.0)
     assert abs(foreseen - many.bound_ms) < 0.3 * abs(few.bound_ms - many.bound_ms)
 
 
 def test_without_a_bound_the_slowest_query_stands_for_it() -> None:
     latency = summarise([1.0, 2.0, 3.0], 90, 1.0)
-    assert in_a_proof(latency, 662, 10.0) == 3.0
+    assert expected_proof_ms(latency, 662, 10.0) == 3.0

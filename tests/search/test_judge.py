@@ -19,7 +19,7 @@ from edgeprune.search.judge import (
     early_stopping_bound,
     early_stopping_rank,
     judge,
-    show,
+    session_bound,
     slowest_bound,
     summarise,
 )
@@ -129,7 +129,7 @@ def test_the_slowest_third_bounds_every_mixture_of_the_thirds() -> None:
 
 def test_a_search_compares_by_all_runs_and_a_proof_by_the_slowest_third() -> None:
     blocks = [[1.0] * 10] * 6 + [[1.1] * 10] * 3
-    searched, proven = (show(blocks, blocks, 50, latency_ms) for latency_ms in (None, 1.05))
+    searched, proven = (session_bound(blocks, blocks, 50, latency_ms) for latency_ms in (None, 1.05))
     assert (searched.bound_ms, searched.conclusive) == (1.0, False)
     assert (proven.bound_ms, proven.conclusive) == (1.1, False)
 

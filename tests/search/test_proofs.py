@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from edgeprune.search.judge import TRIES, early_stopping_rank, show
+from edgeprune.search.judge import PROOF_SESSIONS, early_stopping_rank, session_bound
 
 Array = NDArray[np.float64]
 
@@ -127,14 +127,14 @@ def false_fits(case: Case, rng: np.random.Generator) -> int:
     budget_ms, fits = 1.0, 0
     for _ in range(case.proofs // PATHS):
         open_proofs = np.arange(PATHS)
-        for _ in range(TRIES):
+        for _ in range(PROOF_SESSIONS):
             paths = rng.permutation(PATHS)[: open_proofs.size]  # another try, another history
             artefact = speeds[paths, ::2, None] * case.noise.draw(rng, open_proofs.size, BLOCKS, RUNS)
             felt = speeds[paths, 1::2] if case.shared else np.ones((open_proofs.size, BLOCKS - 1))
             reference = felt * (1 + 0.005 * rng.standard_normal(felt.shape))  # medians of its blocks
             again = []
             for number, (ours, theirs) in enumerate(zip(artefact.tolist(), reference.tolist(), strict=True)):
-                shown = show(ours, [[ms] for ms in theirs], case.percentile, budget_ms)
+                shown = session_bound(ours, [[ms] for ms in theirs], case.percentile, budget_ms)
                 if not shown.conclusive:
                     again.append(number)
                 elif shown.bound_ms is not None and shown.bound_ms <= budget_ms:

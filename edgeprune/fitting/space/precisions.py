@@ -114,7 +114,7 @@ class Joint:
 
     @staticmethod
     def _price(prediction: Prediction, name: str) -> Callable[[Mapping[str, Integers]], Floats]:
-        return prediction.price(name) if name in prediction.nodes else lambda widths: np.zeros(())
+        return prediction.node_cost(name) if name in prediction.nodes else lambda widths: np.zeros(())
 
 
 def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Collection[str]) -> Joint:

@@ -30,7 +30,7 @@ from edgeprune.search import problem as allocation
 from edgeprune.search.allocate import Allocation, allocate
 from edgeprune.search.problem import Decision, Problem
 from edgeprune.search.ranking import Choice, Widths
-from edgeprune.search.worth import losses
+from edgeprune.search.width_errors import width_errors
 
 OPTIONS = 32  # widths of a group at most: wider groups step by several multiples
 FLOOR = 0.1  # no group keeps less than this share of its units
@@ -155,7 +155,7 @@ class Space:
         if self.sensitivity is not None:
             points = dict(self.sensitivity.groups)
             return {
-                choice.name: -losses(points[choice.name], len(choice.scores), self.options[choice.name])
+                choice.name: -width_errors(points[choice.name], len(choice.scores), self.options[choice.name])
                 for choice in self.choices
             }
         total = sum(float(choice.scores.sum(dtype=np.float64)) for choice in self.choices) or 1.0
@@ -190,7 +190,7 @@ class Space:
             yield from self.joint.items(LATENCY, self._branches_of)
         elif self.prediction is not None:
             for node in self.prediction.nodes.values():
-                price = self.prediction.price(node.name)
+                price = self.prediction.node_cost(node.name)
                 yield Item(LATENCY, node.groups, _unswitched(price), (), self._branches_of(node.name))
         else:
             for term in self.cost.mac_terms:

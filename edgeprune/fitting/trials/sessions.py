@@ -21,7 +21,7 @@ from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import Latency, Measurement, percentile_ms
-from edgeprune.search.bracketing import in_a_proof
+from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
@@ -199,7 +199,7 @@ def agreeing(
 
 def _relative(session: Measurement) -> float:
     """What a search compares: the bound in times of the dense model, which ran in turn."""
-    return in_a_proof(session.latency, PROOF.runs, PROOF.seconds) / (session.reference_ms or 1.0)
+    return expected_proof_ms(session.latency, PROOF.runs, PROOF.seconds) / (session.reference_ms or 1.0)
 
 
 def disturbed(session: Measurement, usual_ms: float | None = None) -> float:

@@ -8,7 +8,7 @@ from edgeprune.make import Workshop
 from edgeprune.measure import PROOF
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Verdict, compared_ms
-from edgeprune.search.bracketing import in_a_proof
+from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.search.judge import judge
 
 
@@ -69,7 +69,7 @@ def uses(measured: Measurement, usual_ms: float | None, budget: Budget, *, prove
     latency_ms = compared_ms(measured.latency)
     if not proven:
         speed = usual_ms / measured.reference_ms if usual_ms and measured.reference_ms else 1.0
-        latency_ms = speed * in_a_proof(measured.latency, PROOF.runs, PROOF.seconds)
+        latency_ms = speed * expected_proof_ms(measured.latency, PROOF.runs, PROOF.seconds)
     lines = {
         "latency_ms": (latency_ms, budget.latency_ms),
         "memory_mib": (measured.memory_mib, budget.memory_mib),

@@ -16,7 +16,7 @@ from scipy.interpolate import PchipInterpolator
 Floats = NDArray[np.float64]
 
 
-def losses(points: Sequence[tuple[int, float]], units: int, widths: Sequence[int]) -> Floats:
+def width_errors(points: Sequence[tuple[int, float]], units: int, widths: Sequence[int]) -> Floats:
     """The error at each of `widths`: 0 for all `units`, never less for fewer.
 
     points: (width, error) as measured; noise that says a narrower group does better is evened out. Below the
