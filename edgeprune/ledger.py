@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +36,7 @@ NAME = "ledger.jsonl"
 LOCK = "ledger.lock"
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,10 @@ class Ledger:
         if entry is not None:
             changed = self._changed(entry)
             if changed is None:
+                _log.info("step %r: found in the ledger", key)
                 return self._decode(entry, cls)
             self._listen(f"{changed}, so {key!r} is done again.")
+        started = time.monotonic()
         with writing(self.folder, only=FULL):
             record = to_json(work())
         with writing(self.folder):
@@ -126,6 +131,7 @@ class Ledger:
         entry = _Entry(key, record, listed)
         self._append(to_json(entry))
         self._entries[key] = entry
+        _log.info("step %r: done in %.2f s, %d files", key, time.monotonic() - started, len(files))
         # Decoded, not handed through: a run that is resumed sees the very same value.
         return self._decode(entry, cls)
 

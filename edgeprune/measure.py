@@ -11,6 +11,7 @@ only make a model look slower than it is; it never proves a miss. docs/decisions
 from __future__ import annotations
 
 import fnmatch
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,8 @@ BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only
 SHORT_SECONDS = 0.2  # of a block that is to lie between two changes of the machine's speed
 PATIENCE = 3  # times its effort that a session takes to find enough runs at the machine's usual speed
 STATE_SECONDS = 1.0  # how often the device's state is read between blocks
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def measure(
     if other is not None:
         shown = session_bound(timed.artefact, timed.reference, percentile, latency_ms)
         latency = replace(latency, bound_ms=shown.bound_ms)
-    return Measurement(
+    measurement = Measurement(
         latency=latency,
         memory_mib=memory_mib,
         size_mib=size_mib,
@@ -155,6 +158,8 @@ def measure(
         state=state,
         reference_ms=speed_ms(np.concatenate(timed.reference), percentile) if timed.reference else None,
     )
+    _log_session(device.name, load, measurement)
+    return measurement
 
 
 def prove(
@@ -189,6 +194,24 @@ def prove(
             )
         )
     return Proof(tried[-1], tuple(tried))
+
+
+def _log_session(device: str, load: Load, found: Measurement) -> None:
+    latency = found.latency
+    _log.info(
+        "%r on %r: p50 %.4g, p90 %.4g, p99 %.4g ms, bound of p%d %s ms, %d runs in %.1f s; "
+        "%.1f MiB of memory, %.3f MiB of files; drift %s, reference %s ms, %s%s",
+        *("/".join(load.artefact.parts[-2:]), device),
+        *(latency.p50_ms, latency.p90_ms, latency.p99_ms),
+        *(latency.percentile, _figure(latency.bound_ms), latency.runs, latency.seconds),
+        *(found.memory_mib, found.size_mib, _figure(found.drift), _figure(found.reference_ms)),
+        "conclusive" if found.conclusive else "inconclusive",
+        f", moved: {', '.join(map(repr, found.state.moved))}" if found.state.moved else "",
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
 
 
 def predictor(session: Session) -> Predict:

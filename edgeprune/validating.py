@@ -19,6 +19,7 @@ Needs numpy on the host, and on the device the runtime: no torch, no onnx.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from edgeprune.records.trial import Measurement, Verdict
 from edgeprune.runtimes import TABLE
 from edgeprune.search.agreement import relative_error
 from edgeprune.search.judge import judge
+
+_log = logging.getLogger(__name__)
 
 TITLES = {
     7: "the device has the runtime",
@@ -122,10 +125,13 @@ def validate_on(
     except DeviceError as error:
         number = checks[-1].number + 1
         checks.append(Check(number, TITLES[number], "failed", error.what, error.hint))
+    checks += _skipped(checks[-1].number)
+    for check in checks:
+        _log.info("%r, check (%d) %s: %r", device.name, check.number, check.outcome, check.detail)
     return Validation(
         device=device.name,
         model=manifest.model,
-        checks=(*checks, *_skipped(checks[-1].number)),
+        checks=tuple(checks),
         verdict=verdict,
         measurement=measurement,
         metric_name=manifest.claim.metric_name,

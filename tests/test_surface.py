@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -18,6 +19,7 @@ import edgeprune
 from edgeprune import errors
 
 PACKAGE = Path(edgeprune.__file__).parent
+STABILITY = PACKAGE.parent / "docs" / "stability.md"
 # Types in the annotations of public names that are none themselves, each with its reason.
 INTERNAL = {"Captured": "the graph inside a `Pruned`, which `Pruned.save` writes"}
 NEED_TORCH = ("fit", "prune", "Pruned", "FrozenParameter")
@@ -121,3 +123,9 @@ def test_validating_is_public_before_and_after_its_room_was_imported() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.skipif(not STABILITY.is_file(), reason="the docs are not beside the tests")
+def test_the_documentation_lists_the_public_names() -> None:
+    table = STABILITY.read_text("utf-8").split("## Public names", 1)[1].split("\n\n", 1)[0]
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(edgeprune.__all__)

@@ -18,6 +18,7 @@ import click
 
 from edgeprune import __version__
 from edgeprune.cli.extras import missing
+from edgeprune.cli.logs import log_options
 from edgeprune.errors import EdgepruneError
 
 # The order is the order of --help: what people do first, then what they look up.
@@ -104,6 +105,7 @@ def _end(ctx: click.Context, error: EdgepruneError) -> NoReturn:
     subcommand_metavar="VERB ...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@log_options
 @click.version_option(__version__, prog_name="edgeprune", message="%(prog)s %(version)s")
 def main() -> None:
     """Give edgeprune a trained PyTorch model, data and a device; it returns the least compressed version of

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeprune.cli.logs import log_options
 from edgeprune.cli.numbers import Numbers
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ INTERRUPTED = 130
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@log_options
 @click.pass_context
 def command(
     context: click.Context,

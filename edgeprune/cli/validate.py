@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeprune.cli.logs import log_options
+
 if TYPE_CHECKING:
     from edgeprune.bundle import Verified
     from edgeprune.devices import Device
@@ -40,6 +42,7 @@ FITS, FAILED, MISSES = 0, 1, 3
     metavar="FILE",
     help="Write the numbered checks as JUnit XML.",
 )
+@log_options
 @click.pass_context
 def command(
     context: click.Context,

@@ -5,6 +5,7 @@ Local processes and ssh share it: both hand over a started process and a file th
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 import subprocess
@@ -26,6 +27,8 @@ BUILD_SECONDS = 3600.0  # what the first load of an engine may take beyond a req
 LOST = 255  # ssh's own exit code; the agent's pass through it
 QUIT_SECONDS = 5.0  # what an agent gets to leave before it is killed
 
+_log = logging.getLogger(__name__)
+
 
 class Channel:
     """Asks one agent and waits for its answer.
@@ -44,7 +47,7 @@ class Channel:
     ) -> None:
         if process.stdin is None or process.stdout is None:
             raise ValueError("the agent's stdin and stdout must be pipes")
-        self._name, self._process, self._log, self._timeout_s = name, process, log, timeout_s
+        self.name, self._process, self._log, self._timeout_s = name, process, log, timeout_s
         self._owner = owner
         self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
         os.set_blocking(self._stdin, False)
@@ -62,20 +65,21 @@ class Channel:
             frame = None
         except NotAFrame as error:
             raise DeviceError(
-                f"Device {self._name} answered {error.seen!r} where a frame of the agent was due.",
+                f"Device {self.name} answered {error.seen!r} where a frame of the agent was due.",
                 "Something prints on its standard output, such as a login banner in .bashrc: silence it.",
             ) from error
         except TimeoutError as error:
+            _log.warning("%r: no answer to %r in time, so its agent is killed", self.name, do)
             self.kill()
             raise DeviceError(
-                f"Device {self._name} did not answer {do!r} within {self._timeout_s + extra_s:.0f} s.",
+                f"Device {self.name} did not answer {do!r} within {self._timeout_s + extra_s:.0f} s.",
                 "Check the device's load and memory, or allow it more time.",
             ) from error
         if frame is None:
             raise self._death(do)
         reply, results = frame
         if "error" in reply:
-            raise _reported(self._name, do, reply)
+            raise _reported(self.name, do, reply)
         return reply, results
 
     def close(self) -> None:
@@ -124,14 +128,15 @@ class Channel:
             code = -9
         self._log.seek(0)
         words = self._log.read().decode("utf-8", "replace").strip().splitlines()[-STDERR_LINES:]
+        _log.warning("%r: its agent died during %r with %s, after %r", self.name, do, _code(code), words)
         if code == LOST:
             said = f": {' '.join(words)}" if words else "."
             return DeviceLost(
-                f"The connection to device {self._name} was lost during {do!r}{said}", _hint(code)
+                f"The connection to device {self.name} was lost during {do!r}{said}", _hint(code)
             )
         said = "\n    ".join(["", *words]) if words else " (it said nothing)"
         return DeviceError(
-            f"The agent on device {self._name} died during {do!r} with {_code(code)}:{said}", _hint(code)
+            f"The agent on device {self.name} died during {do!r} with {_code(code)}:{said}", _hint(code)
         )
 
 
@@ -191,6 +196,17 @@ class AgentSession:
         self.runtime_version: str = reply["version"]
         self.input_names: tuple[str, ...] = tuple(port[0] for port in reply["inputs"])
         self.output_names: tuple[str, ...] = tuple(port[0] for port in reply["outputs"])
+        _log.debug(
+            "%r: session of %r in %r, threads %d, inputs %r, outputs %r",
+            *(
+                channel.name,
+                artefact,
+                self.runtime_version,
+                load.threads,
+                self.input_names,
+                self.output_names,
+            ),
+        )
 
     def predict(self, feeds: Feeds) -> list[NDArray[Any]]:
         _, outputs = self._channel.ask("predict", feeds)
@@ -231,12 +247,13 @@ class AgentSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._channel.close()
+        _log.debug("%r: session ended", self._channel.name)
 
 
 def ask_machine(channel: Channel) -> Machine:
-    """What an agent with nothing loaded says of its machine."""
+    """The machine as an agent with nothing loaded describes it."""
     facts, _ = channel.ask("machine")
-    return Machine(
+    machine = Machine(
         architecture=facts["architecture"],
         processor=facts["processor"],
         cores=facts["cores"],
@@ -246,3 +263,5 @@ def ask_machine(channel: Channel) -> Machine:
         python=facts["python"],
         runtimes=tuple(sorted(facts["runtimes"].items())),
     )
+    _log.debug("%r: %r", channel.name, machine)
+    return machine

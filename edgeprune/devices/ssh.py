@@ -8,6 +8,7 @@ agent leaves when its input ends, and `timeout` ends it should even that not arr
 from __future__ import annotations
 
 import hashlib
+import logging
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,8 @@ from edgeprune.files import sha256
 
 TIMEOUT_S = 300.0  # of one request, or of one file's copy
 SESSION_S = 6 * 3600  # after which `timeout` ends a session on the device, whatever happened to the host
+
+_log = logging.getLogger(__name__)
 
 # $1 folder, then pairs of name and SHA-256: a tar of the files comes on standard input; each appears in the
 # folder whole or not at all.
@@ -118,6 +121,8 @@ class SshDevice:
                         tar.add(file.resolve(), arcname=file.name)
                 archive.seek(0)
                 self._run(_RECEIVE, folder, *_pairs(wanted), send=archive)
+        names = [file.name for file in wanted]
+        _log.debug("%r: %r: copied %r, %d were there", self.name, folder, names, len(sums) - len(wanted))
         self._sent.update((folder, file.name) for file in files)
 
     def _take_lock(self) -> None:

@@ -9,6 +9,7 @@ a run that is resumed goes on with the one that it began with, whatever the cach
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from edgeprune.latency.curves import LatencyTable
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 
 VERSION = 4  # of what a row means: a change of it makes all cached tables void
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ def cached(key: Key, measure: Callable[[], LatencyTable], tell: Callable[[str], 
     """
     found = _read(key, tell)
     if found is not None:
+        _log.info("latency table in %s: found in the cache, %s", key.precision, key.path.name)
         return found
     table = measure()
+    _log.info("latency table in %s: measured, %d rows", key.precision, len(table.rows))
     try:
         key.path.parent.mkdir(parents=True, exist_ok=True)
         write(key.path, dumps(to_json(_Stored(VERSION, key, table))).encode())
