@@ -1,4 +1,4 @@
-"""What the machine that edgeprune runs on is: cores, memory and instruction sets this process may use.
+"""Facts of the host: the cores, memory and instruction sets that this process may use.
 
 Standard library only. Linux answers from /proc and the cgroup files; elsewhere a fact is `None`, never a
 guess. The device's own facts come from `devices.probe`, which runs there and may import nothing of this.
@@ -34,7 +34,7 @@ _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 @dataclass(frozen=True)
 class Host:
-    """This machine. `None` is a fact that the operating system does not tell."""
+    """The facts of this machine; `None` where the operating system does not tell."""
 
     architecture: str  # `uname -m`
     processor: str | None
@@ -89,7 +89,7 @@ def saturates(isa: tuple[str, ...]) -> bool:
 
 
 def int8_summary(isa: tuple[str, ...] | None) -> str:
-    """One sentence for people: what the instruction sets mean for INT8 models."""
+    """A sentence for people on INT8 models with these instruction sets."""
     if isa is None:
         return "Instruction sets unknown on this system: measure before you trust INT8 here."
     found = set(isa)

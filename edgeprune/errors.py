@@ -1,4 +1,4 @@
-"""The errors edgeprune raises on purpose.
+"""The errors that edgeprune raises on purpose.
 
     EdgepruneError          what went wrong, and what to do about it
     |-- InputError          the user's model, data, flag, file or bundle is wrong      exit code 2
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class EdgepruneError(Exception):
-    """Says `what` went wrong in one sentence and, in `hint`, the next step."""
+    """An error with a sentence on what went wrong (`what`) and one on the next step (`hint`)."""
 
     exit_code = 1
 
@@ -27,13 +27,13 @@ class EdgepruneError(Exception):
 
 
 class InputError(EdgepruneError):
-    """What the user gave cannot be used; nothing was written."""
+    """A model, task, flag or file of the user cannot be used; nothing was written."""
 
     exit_code = 2
 
 
 class BundleError(InputError):
-    """A bundle was refused by the numbered check `check`; nothing in it was used."""
+    """A bundle was refused by the check with the number `check`; nothing in it was used."""
 
     def __init__(self, check: int, what: str, hint: str) -> None:
         super().__init__(what, hint)
@@ -49,11 +49,11 @@ class DeviceError(EdgepruneError):
 
 
 class DeviceLost(DeviceError):
-    """The way to the device is cut; of the device and its runtime it says nothing."""
+    """The connection to the device was cut; device and runtime may be as good as ever."""
 
 
 class LostInt8(DeviceError):
-    """The engine that a device builds of a file runs `layers`, INT8 in the file, in float.
+    """The engine that a device built runs `layers`, which are INT8 in the artefact, in float.
 
     Every other INT8 layer was seen to run on integers; an engine of which that cannot be read is a plain
     `DeviceError`.
@@ -67,7 +67,7 @@ class LostInt8(DeviceError):
 class MissingExtraError(EdgepruneError):
     """A library that this step needs is not installed; the hint is the line that installs it.
 
-    What was asked for cannot be done here, and nothing was begun: as for a wrong input.
+    Nothing was begun, so the exit code is that of a wrong input.
     """
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half-written, and saying plainly why one could not be written."""
+"""Atomic writing of files, and a plain reason where one cannot be written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 @contextmanager
 def writing(path: Path, only: Collection[int] | None = None) -> Iterator[None]:
-    """Turn an `OSError` while writing `path` into an `InputError`; with `only`, just those errno values."""
+    """A block in which an `OSError` while writing `path` becomes an `InputError`.
+
+    only: the errno values that do; None is all of them.
+    """
     try:
         yield
     except OSError as error:
@@ -76,9 +79,9 @@ def write(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a process that was killed in the middle of writing left below `folder`.
+    """Remove the unfinished files of killed processes below `folder`.
 
-    Only for who holds the folder alone: to anybody else's unfinished file it does the same.
+    Only for a process that holds the folder alone: unfinished files of others would go, too.
     """
     for left in folder.rglob(f".*{TEMPORARY}"):
         _remove(left)
@@ -88,8 +91,8 @@ def sweep(folder: Path) -> None:
 def scratch() -> Iterator[Path]:
     """A temporary folder, gone with the block.
 
-    A process that is killed leaves its own behind: the next scratch folder, of whatever process, takes those
-    away whose lock has fallen with theirs.
+    A killed process leaves its folder behind, without a lock: the next scratch folder of any process
+    removes such folders first.
     """
     place = Path(tempfile.gettempdir())
     for left in place.glob(f"{SCRATCH}*"):
@@ -103,7 +106,7 @@ def scratch() -> Iterator[Path]:
 
 
 def _held(place: Path) -> tuple[Path, int]:
-    """A new folder and its lock. A sweep may take it away before it is locked: then there is another."""
+    """A new folder and its lock; another one when a sweep takes the folder away before it is locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=place))
         with suppress(FileNotFoundError):

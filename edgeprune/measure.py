@@ -1,4 +1,4 @@
-"""Measure one artefact on one device, and prove it: sessions, blocks, a reference, repetition.
+"""Measurements and proofs of an artefact on a device: sessions, blocks, a reference, repetition.
 
 A session follows MLPerf's SingleStream: a fresh process, synchronous queries one at a time, real inputs.
 A proof also runs a reference artefact in a second process, block by block in turn (A B A B ... A). The
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a session takes: at least `runs` timed queries and at least `seconds` of them.
+    """The least length of a session: `runs` timed queries and `seconds` of them.
 
     interleaved: with a reference in turn, as a proof needs.
     """
@@ -54,7 +54,7 @@ PROOF = Effort(runs=662, seconds=10.0, interleaved=True)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a session is, told to `listen` after each block of the artefact."""
+    """How much of a session is done, told to `listen` after each block of the artefact."""
 
     runs: int
     seconds: float
@@ -72,7 +72,7 @@ Listen = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Proof:
-    """The last session, and all of them in order: inconclusive ones are repeated, never averaged."""
+    """The last session of a proof, and all in order: inconclusive ones are repeated, never averaged."""
 
     measurement: Measurement
     tried: tuple[Measurement, ...]
@@ -91,7 +91,7 @@ class _BlockTimes:
 
     @property
     def seconds(self) -> float:
-        """That the artefact's runs took."""
+        """Time that the artefact's runs took."""
         return sum(map(sum, self.artefact)) / 1e3
 
     def spends(self, effort: Effort, times: float = 1) -> bool:
@@ -126,8 +126,7 @@ def measure(
     if not feeds:
         raise InputError("There are no inputs to time the model with.", "Give at least one example input.")
     size_mib, sha256 = artefact_size_mib(load.artefact), artefact_sha256(load.artefact)
-    if effort.interleaved and reference is None:
-        reference = load
+    reference = reference or (load if effort.interleaved else None)
     with ExitStack() as stack:
         artefact = stack.enter_context(device.start(load, sensors=(*sensors, *throttle)))
         other = None
@@ -139,7 +138,6 @@ def measure(
         timed = _interleave(artefact, other, feeds, effort, watch, listen, percentile, usual_ms)
         state = watch.finish(throttle)
         memory_mib = artefact.memory_mib()
-        runtime = artefact.runtime_version
     latency = summarise([ms for block in timed.artefact for ms in block], percentile, timed.seconds)
     shown = None
     if other is not None:
@@ -150,7 +148,7 @@ def measure(
         memory_mib=memory_mib,
         size_mib=size_mib,
         artefact_sha256=sha256,
-        runtime=runtime,
+        runtime=artefact.runtime_version,
         threads=load.threads,
         batch=_batch(feeds[0]),
         drift=None if shown is None else shown.drift,
@@ -176,7 +174,7 @@ def prove(
     listen: Listen | None = None,
     tries: int = PROOF_SESSIONS,
 ) -> Proof:
-    """Measure until a session is conclusive, at most `tries` times; arguments as for `measure`."""
+    """A proof: sessions until one is conclusive, at most `tries`; arguments as for `measure`."""
     tried: list[Measurement] = []
     while len(tried) < max(1, tries) and not (tried and tried[-1].conclusive):
         tried.append(
@@ -215,7 +213,7 @@ def _figure(value: float | None) -> str:
 
 
 def predictor(session: Session) -> Predict:
-    """A session as the function that `Task.evaluate` calls.
+    """The function that `Task.evaluate` calls, on a session.
 
     It takes one array per model input, in the model's order, or one dict of them by name; it returns the
     output's array, or a tuple of them when the model has several.
@@ -254,7 +252,7 @@ def _interleave(
     percentile: int,
     usual_ms: float | None,
 ) -> _BlockTimes:
-    """Blocks A B A B ... A until the effort is spent on those that count."""
+    """Times of blocks A B A B ... A, until the effort is spent on blocks that count."""
     every = _BlockTimes([], [])
     counted = every  # all of them, where no usual speed is known
     patience = 1 if usual_ms is None else PATIENCE
@@ -278,7 +276,7 @@ def _interleave(
 
 
 class _Watch:
-    """Reads a session's state before, about once a second between blocks, and after."""
+    """The device's state during a session, read before, about once a second between blocks, and after."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -316,7 +314,7 @@ class _Watch:
 
 
 def _distance(before: str, now: str) -> float:
-    """How far a reading is from another: numbers by difference, other text by being different at all."""
+    """The distance of two readings: the difference of numbers; 1 for other texts that differ."""
     try:
         return abs(float(now.split()[0]) - float(before.split()[0]))
     except (ValueError, IndexError):

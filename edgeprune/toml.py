@@ -1,4 +1,4 @@
-"""Reading TOML that people write, strictly: a refusal names file, key, value and a way out."""
+"""A strict reader of TOML that people write: an error names file, key, value and a way out."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Table:
             raise InputError(f"{path} is not TOML: {error}.", "Correct the file at that place.") from error
 
     def only(self, *keys: str) -> None:
-        """Refuse a key that is not one of `keys`: first of all, so that a misspelling is called one."""
+        """Refuse a key that is not one of `keys`; called first, so that a misspelling is called one."""
         for key in self._content:
             if key not in keys:
                 raise self.error(key, "is not a known key", nearest(key, keys))

@@ -27,7 +27,7 @@ from edgeprune.bundle import Verified, open_bundle, read_golden
 from edgeprune.bundle.golden import Golden, serve, worst_difference
 from edgeprune.devices import Device, Load, Machine, open_device
 from edgeprune.errors import DeviceError, InputError
-from edgeprune.measure import PROOF, Effort, Progress, prove
+from edgeprune.measure import PROOF, Effort, Progress, Proof, prove
 from edgeprune.records.bundle import GOLDEN, Check, Manifest, Validation
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
@@ -82,10 +82,6 @@ def validate_on(
     device: Device, verified: Verified, *, effort: Effort = PROOF, listen: Listen = lambda event: None
 ) -> Validation:
     """Checks (7) to (10) of a bundle that passed (1) to (6); one opened bundle serves many devices."""
-
-    def tell(progress: Progress) -> None:
-        listen(Event(device.name, f"proof, p50 {progress.p50_ms:.3g} ms", progress.share))
-
     manifest = verified.manifest
     golden = read_golden(verified.folder / GOLDEN)
     load = Load(
@@ -104,17 +100,7 @@ def validate_on(
         if checks[-1].outcome == "passed":
             checks.append(_check_golden(manifest, device, load, golden))  # (8)
         if checks[-1].outcome == "passed":
-            proof = prove(
-                device,
-                load,
-                list(golden.feeds(manifest.batch)),
-                percentile=manifest.budget.percentile,
-                effort=effort,
-                latency_ms=manifest.budget.latency_ms,
-                sensors=manifest.sensors,
-                throttle=manifest.throttle,
-                listen=tell,
-            )
+            proof = _proof(manifest, device, load, golden, effort, listen)
             measurement = proof.measurement
             claim = manifest.claim
             verdict = judge(measurement, claim.metric, claim.baseline_metric, manifest.budget)
@@ -181,6 +167,25 @@ def _check_golden(manifest: Manifest, device: Device, load: Load, golden: Golden
     if claim.arithmetic == "exact":
         told = f"{told} (computed without a device, in exact arithmetic)"
     return Check(8, TITLES[8], "passed", told)
+
+
+def _proof(
+    manifest: Manifest, device: Device, load: Load, golden: Golden, effort: Effort, listen: Listen
+) -> Proof:
+    def tell(progress: Progress) -> None:
+        listen(Event(device.name, f"proof, p50 {progress.p50_ms:.3g} ms", progress.share))
+
+    return prove(
+        device,
+        load,
+        list(golden.feeds(manifest.batch)),
+        percentile=manifest.budget.percentile,
+        effort=effort,
+        latency_ms=manifest.budget.latency_ms,
+        sensors=manifest.sensors,
+        throttle=manifest.throttle,
+        listen=tell,
+    )
 
 
 def _check_room(verdict: Verdict, measurement: Measurement, budget: Budget) -> Check:

@@ -1,4 +1,4 @@
-"""The command line: one file per verb, imported when that verb is called.
+"""The command line: one file per verb, imported when the verb is called.
 
 `edgeprune --help` therefore costs no import of torch or of a runtime, and a verb that cannot be imported
 breaks no other. Each verb's module exposes `command`. Errors that edgeprune raises on purpose end here, as

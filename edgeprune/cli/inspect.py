@@ -1,4 +1,4 @@
-"""`edgeprune inspect`: what can be pruned, and what cannot and why."""
+"""`edgeprune inspect`: the prunable groups of a model, and the reason for every frozen parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options `--verbose` and `--log-file`: where a command puts the log of edgeprune's modules.
+"""The options `--verbose` and `--log-file`, which show or keep the log of edgeprune's modules.
 
 Modules log to `logging.getLogger(__name__)`; without these options, and in a library, nothing of it is shown.
 """
@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound="Callable[..., Any] | click.Command")
 
 
 class OneLine(logging.Formatter):
-    """One record, one line: control characters, which a device or a file may bring, are escaped."""
+    """Formats a record as one line: control characters, which a device or a file may bring, are escaped."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         text = super().formatMessage(record)

@@ -1,4 +1,4 @@
-"""A flag that takes one number, or several with commas between them."""
+"""The type of a flag that takes one number or several, separated by commas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """`20,10,5` -> (20.0, 10.0, 5.0)."""
+    """Parses one number or several: "20,10,5" -> (20.0, 10.0, 5.0)."""
 
     name = "X[,X...]"
 

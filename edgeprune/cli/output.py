@@ -1,4 +1,4 @@
-"""What verbs print: one JSON document or tables on stdout, everything else on stderr."""
+"""Output of the verbs: one JSON document or tables on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def emit_json(document: object) -> None:
 
 
 def plain(value: object) -> object:
-    """`value` in the types that `json` knows."""
+    """The same value in the types that `json` can write."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -47,14 +47,14 @@ def plain(value: object) -> object:
 
 
 def console(*, stderr: bool = True) -> Console:
-    """A console for progress and remarks; with `stderr=False`, for results that people read."""
+    """A rich console on stderr, for progress; with `stderr=False` on stdout, for results."""
     stream = sys.stderr if stderr else sys.stdout
     measured = stream.isatty() or "COLUMNS" in os.environ
     return Console(file=stream, width=None if measured else WIDTH, highlight=False)
 
 
 def table(*columns: str, rows: Iterable[Iterable[str]], right: Iterable[str] = ()) -> Table:
-    """A table of texts; the columns named in `right` are aligned to the right."""
+    """A rich table of texts; the columns named in `right` are aligned to the right."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left")
@@ -64,7 +64,7 @@ def table(*columns: str, rows: Iterable[Iterable[str]], right: Iterable[str] = (
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:
-    """Names and values side by side, without a header."""
+    """A rich table of names and values, without a header."""
     made = Table(box=None, show_header=False, pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")

@@ -1,4 +1,4 @@
-"""`edgeprune profiles`: what the machines on the shelf are, and the budget each gives a model."""
+"""`edgeprune profiles`: the machines on the shelf, and the budget that each gives a model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def document(profile: Profile) -> dict[str, object]:
 
 
 def lines(budget: Budget) -> tuple[str, str, str, str]:
-    """The lines of a budget under the heads of `BUDGET`; "-" where one does not bind."""
+    """The cells of a budget under the heads of `BUDGET`; "-" for a line that does not bind."""
     latency = "-"
     if budget.latency_ms is not None:
         latency = f"p{budget.percentile} {budget.latency_ms:g} ms"

@@ -1,4 +1,4 @@
-"""`edgeprune prune`: pruning alone."""
+"""`edgeprune prune`: pruning by a ratio, without a device or a search."""
 
 from __future__ import annotations
 

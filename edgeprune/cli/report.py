@@ -1,4 +1,4 @@
-"""`edgeprune report`: the result of a finished run, again."""
+"""`edgeprune report`: the tables and the verdict of a finished run."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _devices(address: str | None, lab: Path | None, names: Sequence[str]) -> lis
 
 
 def _validated(device: Device, verified: Verified, *, quiet: bool) -> Validation:
-    """One device's answer, shown as soon as it is there."""
+    """The validation of a bundle on one device, shown as soon as it ends."""
     from edgeprune.cli.output import console
     from edgeprune.records.progress import Event
     from edgeprune.validating import validate_on
@@ -131,7 +131,7 @@ def _verdict(validation: Validation) -> str:
 
 
 def _exit_code(found: Sequence[Validation]) -> int:
-    """That of the worst device: one that could not answer says less than one that misses."""
+    """The exit code of the worst device: no answer is worse than a miss."""
     return {"fits": FITS, "misses": MISSES}.get(_worst(found), FAILED)
 
 
@@ -171,7 +171,7 @@ def _document(validation: Validation) -> dict[str, object]:
 
 
 def _refusal(bundle: Path, error: BundleError) -> Validation:
-    """A refused bundle as a validation with one failed check, so that a CI's report shows it."""
+    """A refused bundle as a validation with one failed check, for the JUnit report."""
     from edgeprune.records.bundle import Check, Validation
     from edgeprune.records.machine import Budget
 

@@ -1,4 +1,4 @@
-"""Where an artefact runs: one protocol, one table of transports.
+"""Devices that run artefacts: the protocols of a device and its sessions, and the table of transports.
 
 A device starts *sessions*: each is a fresh process on the device that runs `agent.py` (standard
 library, numpy and the runtime; nothing of edgeprune) with one artefact loaded, and answers requests
@@ -23,7 +23,7 @@ Feeds = Mapping[str, NDArray[Any]]  # input name -> array
 
 @dataclass(frozen=True)
 class Machine:
-    """What the agent found on the device."""
+    """A device's processor, memory, system and runtimes, as the agent found them there."""
 
     architecture: str  # `uname -m`
     processor: str
@@ -37,7 +37,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Load:
-    """What a session is asked to load and how to run it."""
+    """An artefact and how a session runs it: runtime, threads, batch, the runtime's device."""
 
     runtime: str  # a key of runtimes.TABLE
     artefact: Path
@@ -52,7 +52,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator as a runtime fused it, and how long it took."""
+    """An operator as the runtime fused it, with its time per query in milliseconds."""
 
     name: str  # the runtime's own, made from the artefact's
     kind: str  # what runs: the runtime's name of the operator, and of its kernel where it tells
@@ -63,32 +63,32 @@ class Operator:
 
 
 def exact_load(artefact: Path, threads: int = 1) -> Load:
-    """How a host computes what another machine will: without the saturation of its own INT8 kernels.
+    """A load in exact integer arithmetic, which computes on any host what a device without saturation will.
 
-    artefact: an ONNX file, or what was made of the one beside it: only ONNX Runtime can be asked for exact
-    integer arithmetic.
+    artefact: an ONNX file, or a file of another format beside the ONNX file that it was made of: only ONNX
+    Runtime can be asked for exact integer arithmetic.
     """
     return Load("onnxruntime", artefact.with_suffix(".onnx"), threads, exact=True)
 
 
 class Session(Protocol):
-    """One artefact in one process on the device. A context manager: leaving it ends the process."""
+    """An artefact loaded in a process of its own on the device; leaving the context ends the process."""
 
     runtime_version: str  # e.g. "onnxruntime 1.32.0"
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
     def predict(self, feeds: Feeds) -> list[NDArray[Any]]:
-        """Run once; the outputs in the model's order."""
+        """The outputs of one query, in the model's order."""
 
     def warm_up(self, feeds: Feeds, min_seconds: float) -> int:
-        """Run for at least `min_seconds` and until the rolling median moves < 1 %; the runs it took."""
+        """Run for at least `min_seconds` and until the rolling median moves < 1 %; the number of runs."""
 
     def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
-        """Synchronous single queries until both `runs` and `seconds` are reached; milliseconds each."""
+        """Milliseconds of each synchronous single query, until both `runs` and `seconds` are reached."""
 
     def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
-        """The operators of a session that was loaded with `profile`, in order; may be asked once."""
+        """The operators, in order, of a session that was loaded with `profile`; may be asked once."""
 
     def memory_mib(self) -> float:
         """Peak resident set so far, minus the same process with the runtime imported and nothing loaded.
@@ -111,7 +111,7 @@ class Device(Protocol):
     name: str
 
     def machine(self) -> Machine:
-        """What the device is."""
+        """The description of the device, by the agent with nothing loaded."""
 
     def start(self, load: Load, *, sensors: Sequence[str] = ()) -> Session:
         """A fresh process on the device with the artefact loaded."""
@@ -133,7 +133,7 @@ TABLE: Mapping[str, Callable[[LabDevice], Device]] = MappingProxyType({"local": 
 
 
 def open_device(name_or_address: str, *, lab: Path | None = None) -> Device:
-    """A device of the lab file by its name, or the one at an address: "local", "ssh://user@host:port".
+    """The device with that name in the lab file, or at that address: "local", "ssh://user@host:port".
 
     Nothing is contacted yet. Raises `InputError` when there is no such device.
     """

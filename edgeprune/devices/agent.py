@@ -1,4 +1,4 @@
-"""The program that runs on a device: one artefact in one process, asked over stdin and stdout.
+"""The agent, a program that loads one artefact on a device and answers requests over stdin and stdout.
 
     python agent.py --serve                                     # driven by edgeprune, frame by frame
     python agent.py --artefact model.onnx --runtime onnxruntime --golden golden.npz
@@ -83,7 +83,7 @@ def peak_mib() -> float:
 
 
 class Record:
-    """Numbers in memory that is taken, and touched, before a model is loaded: else it counts as the model's.
+    """Recorded query times, in memory that is taken before a model is loaded and does not count as its own.
 
     A list of floats takes 32 bytes per query. A model of some microseconds answers 50,000 in one request.
     """
@@ -205,7 +205,7 @@ class Agent:
         return {"operators": self._runner.operators(arrays, runs)}, {}
 
     def do_memory(self, arrays: Mapping[str, Any]) -> Any:
-        """Of the process, and where the runner has it, of the GPU as its driver reports it."""
+        """Peak memory of the process and, with a runner that reports it, of the GPU."""
         host = peak_mib() - self._empty_mib
         device = self._runner.device_mib() if hasattr(self._runner, "device_mib") else 0.0
         return {"mib": host + device, "host_mib": host, "device_mib": device}, {}

@@ -15,9 +15,9 @@ def written_files(path: Path) -> tuple[Path, ...]:
 
 
 def artefact_files(path: Path) -> tuple[Path, ...]:
-    """The named file first, then what it cannot be loaded without, in a fixed order.
+    """The files of an artefact: the named one first, then those that it cannot be loaded without.
 
-    Beyond what edgeprune writes: torch's exporter puts large weights into NAME.onnx.data.
+    Beyond those that edgeprune writes: torch's exporter puts large weights into NAME.onnx.data.
     Raises `InputError` when one of them is missing.
     """
     files = [*written_files(path)]
@@ -38,6 +38,6 @@ def artefact_size_mib(path: Path) -> float:
 
 
 def artefact_sha256(path: Path) -> str:
-    """One file: its SHA-256. Several: the SHA-256 of their hexadecimal SHA-256 sums, joined by newlines."""
+    """The SHA-256 of an artefact; of several files, that of their hexadecimal sums joined by newlines."""
     sums = [sha256(file) for file in artefact_files(path)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Frames: how an edgeprune host and the agent on a device talk over a pipe. Both ends use this file.
+"""Frames, the messages between an edgeprune host and the agent on a device; both ends use this file.
 
 A frame is 4 bytes of magic, the header's length (unsigned 32 bit, big endian), the header (JSON, UTF-8)
 and the bytes of the arrays that the header lists under "arrays": [{name, dtype, shape}], in C order.
@@ -20,7 +20,7 @@ MAX_HEADER = 1 << 24  # bytes; more than that is not one of our frames
 
 
 class NotAFrame(Exception):
-    """The stream holds something else; `seen` is how it starts."""
+    """The stream holds no frame; `seen` are its first bytes."""
 
     def __init__(self, seen: bytes) -> None:
         super().__init__(f"not a frame: {seen!r}")
@@ -37,7 +37,7 @@ def encode(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[Any]:
 
 
 def decode(read: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Header and arrays of the next frame; `read(n)` gives exactly n bytes, or fewer at the end.
+    """The header and arrays of the next frame; `read(n)` gives exactly n bytes, or fewer at the end.
 
     None when the stream ends before a frame begins. Raises `NotAFrame`, and EOFError inside a frame.
     """

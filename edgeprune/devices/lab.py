@@ -1,4 +1,4 @@
-"""lab.toml: the devices of whoever runs edgeprune, by name.
+"""The lab file, lab.toml: the user's devices by name.
 
 [devices.bench]
 address = "ssh://user@bench.local:22"    # or "local"
@@ -26,7 +26,7 @@ SCHEMES = ("local", "ssh")
 
 @dataclass(frozen=True)
 class LabDevice:
-    """One device and the way to it."""
+    """A device of a lab file: its address, and how edgeprune reaches and uses it."""
 
     name: str
     address: str
@@ -44,7 +44,7 @@ class LabDevice:
 
 @dataclass(frozen=True)
 class SshAddress:
-    """The parts of ssh://user@host:port; what is None is left to the user's ssh configuration."""
+    """The parts of ssh://user@host:port; a part that is None is left to the user's ssh configuration."""
 
     host: str
     user: str | None
@@ -66,7 +66,7 @@ def load_lab(path: Path) -> Mapping[str, LabDevice]:
 
 
 def find_device(name_or_address: str, lab: Path | None = None) -> LabDevice:
-    """The device of that name in the lab file, else the one at that address. Raises `InputError`."""
+    """The device with that name in the lab file, else at that address. Raises `InputError`."""
     devices = load_lab(lab) if lab is not None else {}
     if name_or_address in devices:
         return devices[name_or_address]
@@ -81,7 +81,7 @@ def find_device(name_or_address: str, lab: Path | None = None) -> LabDevice:
 
 
 def parse_ssh(address: str) -> SshAddress:
-    """Split ssh://user@host:port. Raises `InputError` with what is wrong."""
+    """The parts of ssh://user@host:port. Raises `InputError` naming the fault."""
     try:
         parts = urllib.parse.urlsplit(address)
         host, user, port = parts.hostname, parts.username, parts.port

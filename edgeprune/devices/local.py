@@ -19,7 +19,7 @@ TIMEOUT_S = 300.0
 
 
 class LocalDevice:
-    """Runs artefacts on this machine.
+    """This machine as a device.
 
     python: the interpreter that runs the agent; it needs numpy and the runtime, nothing else.
     timeout_s: how long one request may take.

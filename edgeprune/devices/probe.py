@@ -1,4 +1,4 @@
-"""What the device is and what state it is in. Standard library only; Python 3.8; runs on the device."""
+"""Facts and readings of the device: processor, memory, clocks, temperatures. Runs there, on Python 3.8."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The host's end of an agent: frames over a process's stdin and stdout, with time-outs.
+"""The host's end of a session: frames over the stdin and stdout of an agent's process, with time-outs.
 
-Local processes and ssh share it: both hand over a started process and a file that collects its stderr.
+Local processes and ssh share this file: both hand over a started process and a file with its stderr.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Channel:
-    """Asks one agent and waits for its answer.
+    """A started agent that is asked one request at a time.
 
     timeout_s: how long one request may take beyond the seconds it asks for itself.
     owner: kept alive with the channel, such as the device whose connection it uses.
@@ -176,7 +176,7 @@ def _reported(name: str, do: str, reply: Mapping[str, Any]) -> DeviceError:
 
 
 class AgentSession:
-    """A `devices.Session` on an agent; see there for what each request means."""
+    """A `devices.Session` on an agent; the protocol says what each request means."""
 
     def __init__(self, channel: Channel, load: Load, artefact: str, sensors: tuple[str, ...]) -> None:
         self._channel = channel

@@ -1,4 +1,4 @@
-"""A device over SSH: the user's own OpenSSH client, their configuration, keys and jump hosts.
+"""A device over SSH, through the user's own OpenSSH client with its configuration, keys and jump hosts.
 
 The agent and the artefact are copied once, into folders named by their content; the agent then talks the
 same frames as on this machine, over ssh's standard input and output. Nothing is left running there: the
@@ -48,7 +48,7 @@ _MISSING = (
 
 
 class SshDevice:
-    """Runs artefacts on a machine that `ssh` reaches without asking for anything.
+    """A device that `ssh` reaches without asking for a password.
 
     `close()` ends the shared connection and frees an exclusive device, as does dropping the object.
     Raises `DeviceError` in ssh's words when the machine cannot be reached.
@@ -108,7 +108,7 @@ class SshDevice:
         return Channel(self.name, process, log, self._timeout_s, owner=self)
 
     def _send(self, folder: str, files: Sequence[Path]) -> None:
-        """Copy what the folder on the device does not hold yet; one look per file and object is enough."""
+        """Copy the files that the folder on the device lacks; each is looked for once per `SshDevice`."""
         if all((folder, file.name) in self._sent for file in files):
             return
         sums = {file: sha256(file) for file in files}
@@ -151,7 +151,7 @@ class SshDevice:
         self._locks.append(process)
 
     def _run(self, script: str, *arguments: str, send: IO[bytes] | None = None) -> str:
-        """Run a script on the device; what it printed. Raises `DeviceError`."""
+        """The output of a script that is run on the device. Raises `DeviceError`."""
         # A file takes ssh's messages: a shared connection keeps a pipe open after the command has ended.
         with tempfile.TemporaryFile() as log:
             try:
@@ -222,7 +222,7 @@ def _pairs(sums: Mapping[Path, str]) -> list[str]:
 
 
 def _disconnect(end: list[str], sockets: str, locks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Free the device and end the shared connection, at the latest when this program ends."""
+    """Free an exclusive device and end the shared connection, at the latest when this program ends."""
     for lock in locks:
         lock.communicate()  # closes its standard input, which is all it waits for
     subprocess.run(end, stdin=subprocess.DEVNULL, capture_output=True, check=False)
