@@ -23,7 +23,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from edgeprune.fitting.space.costs import Item, Switches, priced
+from edgeprune.fitting.space.costs import Item, Switches, cost_terms
 from edgeprune.graph.resize import Integers
 from edgeprune.search.allocate import allocate
 from edgeprune.search.problem import Decision, Problem, Table, Term
@@ -162,7 +162,7 @@ def bordered(rng: np.random.Generator, groups: int, options: int) -> Problem:
         layer(stage, inner, (branch,))
         layer(inner, stage, (branch,))
     widths = {name: found.astype(int).tolist() for name, found in net.widths.items()}
-    terms, constant = priced(items, widths)
+    terms, constant = cost_terms(items, widths)
     return Problem(tuple(net.decisions), (*net.terms, *terms), constant)
 
 

@@ -38,6 +38,7 @@ FLOORS = {
     "measure": 4,
     "ledger": 4,
     "latency": 4,
+    "options": 4,
     "bundle": 4,
     "fitting": 5,
     "validating": 5,

@@ -16,12 +16,14 @@ from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import NothingToQuantise
 from edgeprune.files import write
-from edgeprune.fitting.loop import AT_A_STEP, workshop_for
-from edgeprune.fitting.order import Order, facts, place
+from edgeprune.fitting.loop import AT_A_STEP, FLOAT, workshop_for
+from edgeprune.fitting.order import Order, resolve_orders, resume_key
 from edgeprune.fitting.trials.runner import Trials
+from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
 from edgeprune.measure import Effort, measure, predictor
+from edgeprune.options import FitOptions
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 from edgeprune.records.progress import Event
 from edgeprune.records.trial import Candidate, Drop, FitResult
@@ -231,15 +233,15 @@ def _baselines(
     load = Load(result.runtime, Path(result.out) / result.chosen.artefact, result.profile.threads)
     ours = Ours(device, load, timed_inputs(workshop), order.budget.percentile)
     found = []
-    with Ledger.open(Path(result.out), facts([order], workshop), resume=True) as ledger:
+    with Ledger.open(Path(result.out), resume_key([order], workshop), resume=True) as ledger:
         trials = Trials(order, workshop, ledger, clock.listen)
-        trials.run("dense", Candidate((), "float32"))
+        trials.run(DENSE, FLOAT, kind="dense")
         share = result.chosen.macs / workshop.cost.macs({})
         for name, allocator in allocators(workshop, result.target.channel_multiple).items():
             equal = equally_fast(workshop, allocator, form, ours, share)
             kept = tuple(sorted((group, tuple(units)) for group, units in equal.kept.items()))
             title = name.replace(" ", "-")
-            tested = trials.run(title, replace(chosen, kept=kept), train=True)
+            tested = trials.run(title, replace(chosen, kept=kept), kind="trained")
             theirs = replace(load, artefact=Path(result.out) / title / load.artefact.name)
             drop = _drop(task, device, load, theirs)
             found.append((name, Compared(tested.metric, ours.ratio(theirs), drop)))
@@ -258,10 +260,7 @@ def _drop(task: edgeprune.Task, device: LocalDevice, ours: Load, theirs: Load) -
 
 def _order(device: LocalDevice, runtime: str, budget: dict[str, float | None]) -> Order:
     """The order that `edgeprune.fit` makes of the same arguments, so that its ledger can be gone on with."""
-    given = ordered(device, runtime)
-    lines = {"latency_ms": None, "speedup": None, "memory_mib": None, "size_mib": None, **budget}
-    lines["max_drop"] = given.pop("max_drop")
-    (order,), _ = place(**given, budget=lines, criterion="l2", recover=None)
+    (order,), _ = resolve_orders(FitOptions(**ordered(device, runtime, **budget)))
     return order
 
 

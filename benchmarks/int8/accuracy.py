@@ -27,9 +27,10 @@ from edgeprune import runtimes
 from edgeprune.devices import agent
 from edgeprune.fitting.dense_forms import DENSE, dense_int8
 from edgeprune.fitting.loop import FLOAT, workshop_for
-from edgeprune.fitting.order import facts, place
+from edgeprune.fitting.order import resolve_orders, resume_key
 from edgeprune.fitting.trials.runner import Trials
 from edgeprune.ledger import Ledger
+from edgeprune.options import FitOptions
 from edgeprune.records.progress import Event
 
 BATCH = 200
@@ -82,29 +83,18 @@ def _row(network: Network, data: Data, runtime: str, rows: int | None, drop: flo
 
 def _chosen(task: edgeprune.Task, runtime: str, drop: float, folder: Path) -> tuple[str, str, list[Path]]:
     """The form that a fit goes on with, whether it serves it, and the files: float, plain, chosen."""
-    lines: dict[str, Any] = dict.fromkeys(("latency_ms", "speedup", "memory_mib", "size_mib"))
-    orders, _ = place(
-        target="local",
-        profile=None,
-        budget={**lines, "max_drop": drop},
-        device=None,
-        runtime=runtime,
-        criterion="l2",
-        recover=None,
-        epochs=3,
-        seed=0,
-    )
+    orders, _ = resolve_orders(FitOptions(max_drop=drop, runtime=runtime))
     workshop = workshop_for(task, orders[0])
-    with Ledger.open(folder, facts(orders, workshop), False) as ledger:
+    with Ledger.open(folder, resume_key(orders, workshop), False) as ledger:
         trials = Trials(orders[0], workshop, ledger, _tell)
-        floor = trials.run(DENSE, FLOAT).metric - drop
-        served = dense_int8(orders[0], workshop, trials, floor, workshop.highest_rung(None))
+        trials.run(DENSE, FLOAT, kind="dense")
+        served = dense_int8(trials, workshop.highest_rung(None))
         form = served if served != DENSE else list(trials.tested)[-1]
         plain = next(name for name in trials.screened if trials.screened[name].candidate.precision == "int8")
         return (
             form,
             "yes" if served == form else "no",
-            [trials.bench.artefact(n) for n in (DENSE, plain, form)],
+            [trials.device_side.artefact(n) for n in (DENSE, plain, form)],
         )
 
 

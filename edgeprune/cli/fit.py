@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeprune.cli.logs import log_options
 from edgeprune.cli.numbers import Numbers
+from edgeprune.options import FitOptions
 
 if TYPE_CHECKING:
     from edgeprune.records.progress import Event, Listen
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
 
 EXIT = {"fits": 0, "predicted": 0, "inconclusive": 1, "misses": 3}
 INTERRUPTED = 130
+DEFAULTS = FitOptions()
 
 
 @click.command("fit")
 @click.argument("model")
 @click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
-@click.option("--target", default="local", show_default=True, help="Deployment target: a name or a .toml.")
+@click.option(
+    "--target", default=DEFAULTS.target, show_default=True, help="Deployment target: a name or a .toml."
+)
 @click.option(
     "--profile",
-    "profiles",
     multiple=True,
     help="Hardware profile; the target's own by default. Several are several budgets.",
 )
@@ -48,36 +51,24 @@ INTERRUPTED = 130
     type=click.Choice(["none", "reconstruct", "distill", "finetune", "lora", "rewind"]),
     help="How to recover; by default distill, or finetune when the task has labels.",
 )
-@click.option("--epochs", type=int, default=3, show_default=True, help="Epochs of recovery training.")
-@click.option("--criterion", default="l2", show_default=True, help="Importance: l1, l2, taylor or random.")
+@click.option(
+    "--epochs", type=int, default=DEFAULTS.epochs, show_default=True, help="Epochs of recovery training."
+)
+@click.option(
+    "--criterion",
+    default=DEFAULTS.criterion,
+    show_default=True,
+    help="Importance: l1, l2, taylor or random.",
+)
 @click.option("--runtime", help="Serve with this runtime instead of the target's.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @log_options
 @click.pass_context
 def command(
-    context: click.Context,
-    model: str,
-    data: Path | None,
-    target: str,
-    profiles: tuple[str, ...],
-    latency_ms: tuple[float, ...] | None,
-    speedup: tuple[float, ...] | None,
-    memory_mib: float | None,
-    size_mib: float | None,
-    max_drop: float | None,
-    device: str | None,
-    lab: Path | None,
-    recover: str | None,
-    epochs: int,
-    criterion: str,
-    runtime: str | None,
-    seed: int,
-    out: Path | None,
-    resume: bool,
-    as_json: bool,
+    context: click.Context, /, model: str, data: Path | None, lab: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Find the least compressed version of MODEL that provably fits a device's budget.
 
@@ -94,29 +85,14 @@ def command(
     from edgeprune.report import document
     from edgeprune.tasks import load_task
 
-    folder = out or Path("runs") / _stem(model)
-    task = load_task(model, data, seed)
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    given["out"] = folder = given.get("out", Path("runs") / _stem(model))
+    task = load_task(model, data, given["seed"])
     try:
+        if "device" in given:
+            given["device"] = open_device(given["device"], lab=lab)
         with _progress() as listen:
-            result = fit(
-                task,
-                target=target,
-                profile=profiles or None,
-                latency_ms=latency_ms,
-                speedup=speedup,
-                memory_mib=memory_mib,
-                size_mib=size_mib,
-                max_drop=max_drop,
-                device=open_device(device, lab=lab) if device else None,
-                runtime=runtime,
-                criterion=criterion,
-                recover=recover,
-                epochs=epochs,
-                seed=seed,
-                out=folder,
-                resume=resume,
-                listen=listen,
-            )
+            result = fit(task, **given, listen=listen)
     except KeyboardInterrupt:
         click.echo(f"interrupted; {_kept(folder)}", err=True)
         context.exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""From what was tried to what is told: the answer to each budget, then the one document about all of them."""
+"""Answer to each budget, and the one result about all of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from edgeprune.bundle.write import bundle_path, write_bundle
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.runner import Trials
-from edgeprune.make import Workshop
-from edgeprune.records.machine import Budget
 from edgeprune.records.trial import FitResult, Report, TierResult
 from edgeprune.search.frontier import frontier
 
@@ -18,40 +16,39 @@ DECISIVE = ("misses", "inconclusive")  # a verdict of several tiers is the first
 
 @dataclass(frozen=True)
 class Answer:
-    """What one budget came to. reports: of every trial so far, held against it."""
+    """Answer to one budget. reports: of every trial so far, held against the budget."""
 
     tier: TierResult
     reports: tuple[Report, ...]
     trials: Trials
 
 
-def answer(trials: Trials, budget: Budget, found: str | None) -> Answer:
-    """found: the trial that was proven; None when nothing was."""
-    dense = trials.tested["dense"]
-    reports = [trials.report(name, budget, dense.metric) for name in trials.tested]
+def answer(trials: Trials, found: str | None) -> Answer:
+    """Answer to the budget of a runner. found: the trial that was proven; None when nothing was."""
+    reports = [trials.report(name) for name in trials.tested]
     chosen = next((r for r in reports if r.name == found), None) or _unproven(reports, trials)
     chosen = trials.with_drop(chosen)
     reports = [chosen if report.name == chosen.name else report for report in reports]
     tier = TierResult(
-        name=trials.bench.order.name,
+        name=trials.order.name,
         verdict=chosen.verdict,
-        budget=budget,
+        budget=trials.budget,
         baseline=reports[0],
         chosen=chosen,
         bundle=None,
-        profile=trials.bench.order.profile,
+        profile=trials.order.profile,
     )
     return Answer(tier, tuple(reports), trials)
 
 
-def conclude(workshop: Workshop, answers: Sequence[Answer], seconds: float) -> FitResult:
-    """Everything but the bundles. answers: the largest budget first."""
+def conclude(answers: Sequence[Answer], seconds: float) -> FitResult:
+    """Result of a fit without its bundles. answers: the loosest budget first."""
     tiers = tuple(each.tier for each in answers)
     decided = answers[_deciding(tiers)]
-    order = decided.trials.bench.order
+    order, workshop = decided.trials.order, decided.trials.workshop
     reports = _gathered(answers, decided)
     several = len(answers) > 1
-    together = _cascade(workshop, answers[-1].trials, tiers) if several else Cascaded(None, None)
+    together = _cascade(answers[-1].trials, tiers) if several else Cascaded(None, None)
     return FitResult(
         verdict=decided.tier.verdict,
         budget=decided.tier.budget,
@@ -113,14 +110,11 @@ def _gathered(answers: Sequence[Answer], decided: Answer) -> tuple[Report, ...]:
     Predictions for several machines are not compared with each other: there it is one machine's view of all.
     """
     last = answers[-1].trials
-    if (
-        any(each.trials.bench.order.profile != last.bench.order.profile for each in answers)
-        and last.bench.order.forecast
-    ):
-        view, budget, metric = decided.trials, decided.tier.budget, decided.tier.baseline.metric
+    if any(each.trials.order.profile != last.order.profile for each in answers) and last.order.forecast:
+        view = decided.trials
         view.adopt(last)
         told = {report.name: report for report in decided.reports}
-        return tuple(told.get(name) or view.report(name, budget, metric) for name in view.tested)
+        return tuple(told.get(name) or view.report(name) for name in view.tested)
     found: dict[str, Report] = {}
     proven: set[str] = set()
     for each in answers:
@@ -131,17 +125,18 @@ def _gathered(answers: Sequence[Answer], decided: Answer) -> tuple[Report, ...]:
     return tuple(found.values())
 
 
-def _cascade(workshop: Workshop, trials: Trials, tiers: Sequence[TierResult]) -> Cascaded:
-    able, reason = members(workshop.task, tiers)
+def _cascade(trials: Trials, tiers: Sequence[TierResult]) -> Cascaded:
+    task = trials.workshop.task
+    able, reason = members(task, tiers)
     if reason is not None:
         return Cascaded(None, reason)
-    return trials.together(
-        "cascade", lambda: cascade(workshop.task, able, trials.bench.ask, trials.bench.order.seed), Cascaded
-    )
+    trials.tell("cascade", "asking all tiers about the same samples")
+    ask, seed = trials.device_side.ask, trials.order.options.seed
+    return trials.once("cascade", lambda: cascade(task, able, ask, seed), Cascaded)
 
 
 def _packed(trials: Trials, result: FitResult, tier: int | None) -> str | None:
     if result.verdict.kind == "misses":
         return None
-    trials.bench.write_golden(result.chosen.name)
+    trials.device_side.write_golden(result.chosen.name)
     return str(write_bundle(result, trials.folder, bundle_path(trials.folder, tier)))

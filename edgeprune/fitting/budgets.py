@@ -1,4 +1,4 @@
-"""The budgets of one fit: what profiles and flags ask for, each once, and which can be answered together."""
+"""Budgets of one fit, from its profiles and flags: each once, the largest first."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget, Profile
 from edgeprune.records.trial import Latency, percentile_ms
 
-Given = float | Sequence[float] | None
-LISTS = {"latency_ms": " ms", "speedup": "x"}  # lines that take several values, and how a value is written
+SEVERAL = {"latency_ms": " ms", "speedup": "x"}  # lines that take several values, and how a value is written
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One budget, not yet resolved to milliseconds, and how the tier that answers it is called."""
+class RequestedBudget:
+    """One budget, its profile, and the name of the tier that answers it; a speed-up is not yet resolved."""
 
     name: str
     profile: Profile
     budget: Budget
 
 
-def wishes(profiles: Sequence[Profile], flags: Mapping[str, Given]) -> tuple[tuple[Wish, ...], list[str]]:
-    """What is to be answered, and sentences about what was given twice or out of order.
+def requested_budgets(
+    profiles: Sequence[Profile], flags: Mapping[str, float | Sequence[float]]
+) -> tuple[tuple[RequestedBudget, ...], list[str]]:
+    """Budgets to answer, and sentences about those that were given twice or out of order.
 
     Flags override each profile line by line; milliseconds replace a speed-up and vice versa. Several values
     of one line are several budgets, the largest first; so are several profiles, in the order given.
     Raises `InputError` for what is no budget, or asks for several values and several profiles at once.
     """
-    found = {name: _values(name, value) for name, value in flags.items() if value is not None}
-    if "latency_ms" in found and "speedup" in found:
-        raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
-    line = next((name for name in LISTS if len(found.get(name, ())) > 1), None)
+    found = {name: _values(name, value) for name, value in flags.items()}
+    line = next((name for name in SEVERAL if len(found.get(name, ())) > 1), None)
     if line is None:
         fixed = {name: values[0] for name, values in found.items()}
         asked, notes = _each_once(profiles)
-        return tuple(Wish(one.name, one, _overridden(one.budget, fixed)) for one in asked), notes
+        return tuple(RequestedBudget(one.name, one, _overridden(one.budget, fixed)) for one in asked), notes
     if len(profiles) > 1:
         raise InputError(
             f"{len(profiles)} profiles and {len(found[line])} values of {line} were given.",
@@ -51,15 +50,17 @@ def wishes(profiles: Sequence[Profile], flags: Mapping[str, Given]) -> tuple[tup
     (profile,) = profiles
     return (
         tuple(
-            Wish(f"{value:g}{LISTS[line]}", profile, _overridden(profile.budget, {**rest, line: value}))
+            RequestedBudget(
+                f"{value:g}{SEVERAL[line]}", profile, _overridden(profile.budget, {**rest, line: value})
+            )
             for value in ordered
         ),
         notes,
     )
 
 
-def loads(value: str | Path | Sequence[str | Path] | None, default: str) -> tuple[str | Path, ...]:
-    """Names or paths of profiles, as `fit` takes them: one, several, or the target's own."""
+def profile_names(value: str | Path | Sequence[str | Path] | None, default: str) -> tuple[str | Path, ...]:
+    """Names or paths of profiles: one, several, or the target's own."""
     if value is None:
         return (default,)
     if isinstance(value, str | Path):
@@ -67,8 +68,8 @@ def loads(value: str | Path | Sequence[str | Path] | None, default: str) -> tupl
     return tuple(value) or (default,)
 
 
-def room(budget: Budget, dense_ms: float) -> tuple[float, float, float]:
-    """How loose a resolved budget is, to sort by: its share of the dense model's latency, memory, size."""
+def looseness(budget: Budget, dense_ms: float) -> tuple[float, float, float]:
+    """Sort key of a resolved budget: its share of the dense model's latency, its memory and its size."""
     latency = inf if budget.latency_ms is None else budget.latency_ms / dense_ms
     return latency, budget.memory_mib or inf, budget.size_mib or inf
 
@@ -79,9 +80,10 @@ def _values(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
     values = tuple(float(one) for one in listed)
     if not values:
         raise InputError(f"The budget's {name} is an empty list.", "Give one value or more.")
-    if len(values) > 1 and name not in LISTS:
+    if len(values) > 1 and name not in SEVERAL:
         raise InputError(
-            f"The budget's {name} has {len(values)} values.", f"Only {' and '.join(LISTS)} may have several."
+            f"The budget's {name} has {len(values)} values.",
+            f"Only {' and '.join(SEVERAL)} may have several.",
         )
     for one in values:
         if not 0 < one < inf and not (name == "max_drop" and one == 0):
@@ -112,8 +114,8 @@ def _each_once(profiles: Sequence[Profile]) -> tuple[list[Profile], list[str]]:
 
 
 def _told(line: str, given: Sequence[float], ordered: Sequence[float]) -> list[str]:
-    """What was done to a list of budgets, when it was not yet as it is answered."""
-    unit = LISTS[line]
+    """Sentences about budgets that were given twice or out of order."""
+    unit = SEVERAL[line]
     notes = [
         f"The budget {value:g}{unit} was given more than once; it is answered once."
         for value in ordered
@@ -126,7 +128,7 @@ def _told(line: str, given: Sequence[float], ordered: Sequence[float]) -> list[s
 
 
 def resolved(budget: Budget, dense: Latency) -> Budget:
-    """A speed-up becomes milliseconds: the dense float model's percentile divided by it.
+    """Budget with its speed-up in milliseconds: the dense float model's percentile divided by it.
 
     The percentile itself and not its upper bound, which would make the budget the wider the less is known.
     """

@@ -1,15 +1,15 @@
-"""The main loop of `edgeprune fit`: DESIGN's recipe, top to bottom.
+"""The main loop of `edgeprune fit`: the recipe, top to bottom.
 
-1. Measure the dense model, float and INT8. If one already fits, the answer is "do not prune".
-2. Score every unit once.
-3. Choose the units to keep for the budget by a latency table, or without one for a share of the work.
-4. Draft and measure it; correct the choice by what was measured, until it lands. Cut, reconstruct, emit,
-   measure what does.
-5. Recover, emit again, and prove it: latency bound, memory, size and metric, on the device.
-6. Pack what was proven.
+1. Measure the dense model, float and INT8. If one fits, the answer is "do not prune".
+2. Score every unit once, and time operators at several widths: the latency table.
+3. Choose the units to keep for the budget by the table, or without one by their share of the work.
+4. Draft and measure that candidate; correct the choice by the measurement until one lands on the budget.
+   Cut, reconstruct, export and measure the one that lands.
+5. Recover and calibrate, export again, and prove it: latency bound, memory, size and metric, on the device.
+6. Pack the proven candidate.
 
-Several budgets are answered by one search, from the largest to the smallest: 3 to 5 for each of them, with
-all that was measured, scored and trained before.
+Several budgets are answered by one search, from the loosest to the tightest: 3 to 5 for each of them, with
+everything that was measured, scored and trained before.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from edgeprune.devices import Device
 from edgeprune.fitting.answer import answer, conclude, pack
-from edgeprune.fitting.budgets import resolved, room
-from edgeprune.fitting.dense_forms import dense_int8, light_forms, trained_for_int8
-from edgeprune.fitting.landing import Landing, _land, _open, confirmed, known
-from edgeprune.fitting.order import Order, facts, place
+from edgeprune.fitting.budgets import looseness
+from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_for_int8
+from edgeprune.fitting.landing import Landing, confirmed, earlier_probes
+from edgeprune.fitting.order import Order, resolve_orders, resume_key
+from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.trials.lost_layers import lost_in
 from edgeprune.fitting.trials.runner import Trials
+from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
+from edgeprune.options import FitOptions, takes
 from edgeprune.quantize.dialects import dialect_for
-from edgeprune.records.machine import Budget
-from edgeprune.records.progress import Event, Listen
+from edgeprune.records.progress import Event
 from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate, FitResult, compared_ms
 from edgeprune.recover.descend import DESCENDING
@@ -41,163 +43,114 @@ from edgeprune.results import save_result
 from edgeprune.search.bracketing import Probe
 from edgeprune.tasks import call_evaluate, check_task
 
-SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
 FLOAT = Candidate((), "float32")
 AT_A_STEP = "by the latency table, nothing that keeps more is within it"
 
 
-def fit(
-    task: Task,
-    *,
-    target: str | Path = "local",
-    profile: str | Path | Sequence[str | Path] | None = None,
-    latency_ms: float | Sequence[float] | None = None,
-    speedup: float | Sequence[float] | None = None,
-    memory_mib: float | None = None,
-    size_mib: float | None = None,
-    max_drop: float | None = None,
-    device: Device | str | None = None,
-    runtime: str | None = None,
-    criterion: str = "l2",
-    recover: str | None = None,
-    epochs: int = 3,
-    seed: int = 0,
-    out: str | Path = "runs/fit",
-    resume: bool = False,
-    listen: Listen = lambda event: None,
-) -> FitResult:
+@takes(FitOptions)
+def fit(task: Task, options: FitOptions) -> FitResult:
     """Find the least compressed version of a model that provably fits a device's budget.
 
-    target, profile: names on the shelf or paths. Budget lines (ms, MiB, the metric's own unit) override
-    the profile's. Several profiles, or several latencies or speed-ups, are several budgets: the result then
-    has `tiers`, the largest budget first, and for classifiers a `cascade`.
-    recover: how; None takes fine-tuning where the task has labels, else distillation.
-    out: run folder; `resume` goes on with the run that is there.
-    Raises `InputError` for anything wrong with the input, `DeviceError` when the device fails. A budget
-    that nothing meets is a result: `verdict.kind == "misses"`, `chosen` the closest candidate.
+    The keywords are the fields of `edgeprune.options.FitOptions`. Several profiles, latencies or speed-ups
+    are several budgets: the result then has `tiers`, the loosest budget first, and for classifiers a
+    `cascade`.
+    Raises `InputError` for anything wrong with the input, `DeviceError` when the device fails. A budget that
+    nothing meets is a result: `verdict.kind == "misses"`, `chosen` the closest candidate.
     """
     started = time.monotonic()
-    orders, notes = place(
-        target=target,
-        profile=profile,
-        budget={
-            "latency_ms": latency_ms,
-            "speedup": speedup,
-            "memory_mib": memory_mib,
-            "size_mib": size_mib,
-            "max_drop": max_drop,
-        },
-        device=device,
-        runtime=runtime,
-        criterion=criterion,
-        recover=recover,
-        epochs=epochs,
-        seed=seed,
-    )
+    orders, notes = resolve_orders(options)
     check_task(task)
     workshop = workshop_for(task, orders[0])
-    rung = workshop.highest_rung(recover)
+    rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
     call_evaluate(task, workshop.predict)  # an evaluation that fails is refused before anything is written
     for note in notes:
-        listen(Event("budgets", note, lasting=True))
-    with Ledger.open(Path(out), facts(orders, workshop), resume) as ledger:
-        trials = Trials(orders[0], workshop, ledger, listen)
-        trials.run("dense", FLOAT)
+        options.listen(Event("budgets", note, lasting=True))
+    with Ledger.open(Path(options.out), resume_key(orders, workshop), options.resume) as ledger:
+        trials = Trials(orders[0], workshop, ledger, options.listen)
+        trials.run(DENSE, FLOAT, kind="dense")
         answers = []
-        for order in largest_first(orders, trials):
-            trials = trials.turned(order)
-            budget = resolved(order.budget, trials.tested["dense"].measurement.latency)
-            found = _search(order, workshop, trials, budget, rung)
-            answers.append(answer(trials, budget, found))
-        result = pack(trials, conclude(workshop, answers, time.monotonic() - started))
+        for order in loosest_first(orders, trials):
+            trials = trials.for_budget(order)
+            answers.append(answer(trials, _search(trials, rung)))
+        result = pack(trials, conclude(answers, time.monotonic() - started))
         save_result(result, trials.folder)
         return result
 
 
 def workshop_for(task: Task, order: Order) -> Workshop:
-    """Where all candidates of a fit are made; it is the same for all of its orders."""
+    """The workshop of a fit: it makes the candidates of all its orders."""
     return Workshop(
-        *(task, dialect_for(order.target.dialect, order.profile.architecture)),
+        task,
+        dialect_for(order.target.dialect, order.profile.architecture),
         runtime=order.runtime,
-        criterion=order.criterion,
-        seed=order.seed,
+        criterion=order.options.criterion,
+        seed=order.options.seed,
         lost_in=lost_in(order),
         keep_onnx=order.forecast is not None,
     )
 
 
-def largest_first(orders: Sequence[Order], trials: Trials) -> list[Order]:
-    """The loosest first, as the dense model tells on each one's machine: least compression first."""
+def loosest_first(orders: Sequence[Order], trials: Trials) -> list[Order]:
+    """Orders by how loose their budgets are for the dense model on each one's machine."""
 
-    def left(order: Order) -> tuple[float, float, float]:
-        dense = trials.turned(order).tested["dense"].measurement.latency
-        return room(resolved(order.budget, dense), compared_ms(dense))
+    def key(order: Order) -> tuple[float, float, float]:
+        runner = trials.for_budget(order)
+        return looseness(runner.budget, compared_ms(runner.dense.measurement.latency))
 
-    return sorted(orders, key=left, reverse=True)
+    return sorted(orders, key=key, reverse=True)
 
 
-def _search(order: Order, workshop: Workshop, trials: Trials, budget: Budget, rung: str) -> str | None:
-    """Run trials, least compression first, until one is proven; its name, None when nothing is.
+def _search(trials: Trials, rung: str) -> str | None:
+    """Name of the first trial, least compression first, that is proven to fit; None when there is none.
 
     A proof that stays inconclusive settles nothing: a smaller candidate may fit with enough to spare.
     """
-    floor = trials.tested["dense"].metric - budget.max_drop
+    if _fits(trials, DENSE):
+        return DENSE
+    start = dense_int8(trials, rung)
+    whole = chain([start], light_variants(trials, start))
+    fitting = next((name for name in whole if name != DENSE and _fits(trials, name)), None)
+    if fitting is not None or not trials.workshop.coupling.groups:
+        return fitting
+    return _pruned(trials, start, rung)
 
-    def settled(name: str) -> bool:
-        """Whether a trial that looks as if it fits is proven to."""
-        tested = trials.tested[name]
-        if not (trials.use(name, budget) <= 1 and tested.metric >= floor):
-            return False
-        return trials.prove(name, budget) in SETTLED
 
-    if settled("dense"):
-        return "dense"
-    start = dense_int8(order, workshop, trials, floor, rung)
-    if start != "dense" and settled(start):
-        return start
-    for light in light_forms(order, workshop, trials, budget, floor, start):
-        if settled(light):
-            return light
-    if not workshop.coupling.groups:
-        return None
-    choices = workshop.ranking(order.target.channel_multiple).choices
-    recipe = replace(
-        trials.tested[start].candidate, recover="none" if rung == "none" else "reconstruct", qat=False
-    )
-    probes = [Probe(1.0, trials.use(start, budget), start), *known(workshop, trials, budget, recipe)]
-    space = trials.survey.space(recipe, choices, trials.tested[start].layers_int8)
+def _fits(trials: Trials, name: str) -> bool:
+    """Whether a trial that looks as if it fits is proven to."""
+    return trials.use(name) <= 1 and trials.tested[name].metric >= trials.floor and trials.settles(name)
 
-    def by_table() -> Landing | None:
-        """Where to land is asked anew each time: every session tells more of this device."""
-        return Landing(workshop, space, trials, budget, recipe) if space.prediction is not None else None
 
-    def land() -> Probe | None:
-        if (landing := by_table()) is not None:
-            return landing.land(probes)
-        return _land(workshop, space, trials, budget, recipe, probes)
+def _pruned(trials: Trials, start: str, rung: str) -> str | None:
+    """Name of the first trained candidate that is proven to fit; None when there is none.
 
-    while (landed := land() or _open(trials, budget, probes)) is not None:
-        if not confirmed(trials, budget, probes, landed):
+    start: the trial of the whole model whose precision candidates take.
+    """
+    recover = "none" if rung == "none" else "reconstruct"
+    recipe = replace(trials.tested[start].candidate, recover=recover, qat=False)
+    probes = [Probe(1.0, trials.use(start), start), *earlier_probes(trials, recipe)]
+    space = Survey(trials).space(recipe, trials.tested[start].layers_int8)
+    while (landed := Landing(trials, space, recipe).land(probes)) is not None:
+        if not confirmed(trials, probes, landed):
             continue
-        final = _recovered(order, trials, floor, landed.name, rung)
-        settles, proven = trials.prove(final, budget) in SETTLED, trials.use(final, budget)
+        final = _recovered(trials, landed.name, rung)
+        settles, use = trials.settles(final), trials.use(final)
         if settles:
-            if (landing := by_table()) is not None and landing.at_a_step(landed.name, proven, probes):
-                trials.note(final, f"{final} uses {proven:.1%} of its budget: {AT_A_STEP}")
+            if Landing(trials, space, recipe).at_a_step(landed.name, use, probes):
+                trials.note(final, f"{final} uses {use:.1%} of its budget: {AT_A_STEP}")
             return final
-        if proven <= 1:  # the metric broke or a throttle flag moved: cutting more mends neither
+        if use <= 1:  # the metric broke or a throttle flag moved: cutting more mends neither
             return None
-        probes[:] = [replace(probe, use=proven) if probe.name == landed.name else probe for probe in probes]
+        probes[:] = [replace(probe, use=use) if probe.name == landed.name else probe for probe in probes]
     return None
 
 
-def _recovered(order: Order, trials: Trials, floor: float, name: str, rung: str) -> str:
-    """The trial that `rung` makes of a proven one; the same where it trains nothing."""
-    if rung not in TRAINING or not order.epochs:
+def _recovered(trials: Trials, name: str, rung: str) -> str:
+    """The trained trial of a proven candidate; the candidate itself where the rung trains nothing."""
+    if rung not in TRAINING or not trials.order.options.epochs:
         return name
-    final = name.replace("trial", "final")
-    began = trials.taught if rung in DESCENDING else None
-    trials.run(final, replace(trials.tested[name].candidate, recover=rung, after=began), train=True)
-    return trained_for_int8(order, trials, floor, final, rung)
+    candidate = trials.tested[name].candidate
+    warm_start = trials.taught if rung in DESCENDING else None
+    final = trials.train(name, replace(candidate, recover=rung, after=warm_start))
+    return trained_for_int8(trials, final, rung)

@@ -1,4 +1,4 @@
-"""What was ordered: target, profiles and budgets, resolved and checked before anything runs."""
+"""Orders of a fit: target, profile and budget of each answer, resolved and checked before anything runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 from edgeprune.devices import Device, Load, open_device
 from edgeprune.errors import InputError
-from edgeprune.fitting.budgets import Given, Wish, loads, wishes
+from edgeprune.fitting.budgets import RequestedBudget, profile_names, requested_budgets
 from edgeprune.latency.forecast import Forecast, forecast_for
 from edgeprune.make import Workshop
+from edgeprune.options import FitOptions
 from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.machine import Budget, Profile, Target
 from edgeprune.runtimes import TABLE as RUNTIMES
@@ -25,33 +26,61 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Order:
-    """What one budget of a fit asks for: target, profile, the unresolved budget, and choices.
+    """One budget to answer, on one machine.
 
-    name: of the tier that answers it, where there are several.
+    name: of the tier that answers it, where there are several. budget: a speed-up in it is not resolved.
     forecast: predicts when no device is attached; `device` is then this host, which computes outputs only.
     """
 
     name: str
+    options: FitOptions
     target: Target
     profile: Profile
     budget: Budget
     runtime: str
     device: Device
-    criterion: str
-    recover: str | None
-    epochs: int
-    seed: int
     forecast: Forecast | None = None
 
 
-def facts(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, JSON]:
-    """All that the answer depends on, for the ledger: a run is resumed only with equal facts."""
+def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
+    """One order for each budget, and sentences about budgets that were given twice or out of order.
+
+    Raises `InputError` or `MissingExtraError` before anything is written.
+    """
+    target = load_target(options.target)
+    profiles = [load_profile(name) for name in profile_names(options.profile, target.profile)]
+    runtime = options.runtime or target.runtime
+    if runtime not in RUNTIMES:
+        raise InputError(
+            f"Target {target.name} serves with {runtime}, which this edgeprune cannot build for.",
+            f"It builds for {', '.join(RUNTIMES)}: choose one with --runtime, or another target.",
+        )
+    requested, notes = requested_budgets(profiles, options.budget)
+    place = LOCAL if options.device is None else options.device
+    device = open_device(place) if isinstance(place, str) else place
+
+    def order(one: RequestedBudget) -> Order:
+        predicted = options.device is None and one.profile.name != LOCAL
+        forecast = forecast_for(one.profile, runtime, target.device) if predicted else None
+        return Order(one.name, options, target, one.profile, one.budget, runtime, device, forecast)
+
+    orders = tuple(order(one) for one in requested)
+    _check_together(orders)
+    require_host(runtime)  # exports are proven here, whatever the device has
+    if orders[0].forecast is None:
+        _check_architecture(orders[0])
+    return orders, notes
+
+
+def resume_key(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, JSON]:
+    """Everything that the answer depends on: a run is resumed only with an equal key."""
     order, *others = orders
+    options = order.options
     asked: dict[str, JSON] = {"profile": to_json(order.profile), "budget": to_json(order.budget)}
     if others:
         asked = {
-            f"budget {at}": {"profile": to_json(one.profile), "budget": to_json(one.budget)}
-            for at, one in enumerate(orders, 1)
+            f"budget {number}": {"profile": to_json(one.profile), "budget": to_json(one.budget)}
+            for number, one in enumerate(orders, 1)
         }
     return {
         "model": _fingerprint(workshop),
@@ -59,75 +88,15 @@ def facts(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, JSON]:
         **asked,
         "runtime": order.runtime,
         "device": order.device.name if order.forecast is None else "none",
-        "criterion": order.criterion,
-        "recover": order.recover,
-        "epochs": order.epochs,
-        "seed": order.seed,
+        "criterion": options.criterion,
+        "recover": options.recover,
+        "epochs": options.epochs,
+        "seed": options.seed,
     }
 
 
-def place(
-    *,
-    target: str | Path,
-    profile: str | Path | Sequence[str | Path] | None,
-    budget: Mapping[str, Given],
-    device: Device | str | None,
-    runtime: str | None,
-    criterion: str,
-    recover: str | None,
-    epochs: int,
-    seed: int,
-) -> tuple[tuple[Order, ...], list[str]]:
-    """One order for each budget, names resolved to records, and sentences about what was changed in them.
-
-    Raises `InputError` or `MissingExtraError` before anything is written.
-    """
-    platform = load_target(target)
-    machines = [load_profile(each) for each in loads(profile, platform.profile)]
-    chosen = runtime or platform.runtime
-    if chosen not in RUNTIMES:
-        raise InputError(
-            f"Target {platform.name} serves with {chosen}, which this edgeprune cannot build for.",
-            f"It builds for {', '.join(RUNTIMES)}: choose one with --runtime, or another target.",
-        )
-    asked, notes = wishes(machines, budget)
-    where = device if device is not None else LOCAL
-    opened = open_device(where) if isinstance(where, str) else where
-
-    def order(wish: Wish) -> Order:
-        predicted = device is None and wish.profile.name != LOCAL
-        return Order(
-            name=wish.name,
-            target=platform,
-            profile=wish.profile,
-            budget=wish.budget,
-            runtime=chosen,
-            device=opened,
-            criterion=criterion,
-            recover=recover,
-            epochs=epochs,
-            seed=seed,
-            forecast=forecast_for(wish.profile, chosen, platform.device) if predicted else None,
-        )
-
-    orders = tuple(order(wish) for wish in asked)
-    _check_together(orders)
-    require_host(chosen)  # exports are proven here, whatever the device has
-    if epochs < 0:
-        raise InputError(f"--epochs is {epochs}.", "Give 0 or more.")
-    if orders[0].forecast is not None:
-        return orders, notes
-    machine, found = orders[0].profile, opened.machine().architecture
-    if found != machine.architecture:
-        raise InputError(
-            f"Profile {machine.name} is {machine.architecture}, and {opened.name} is {found}.",
-            "Measure on a machine of that kind, or give the profile of this one with --profile.",
-        )
-    return orders, notes
-
-
 def served(order: Order, artefact: Path) -> Load:
-    """How the device serves an artefact of this fit."""
+    """Load of an artefact, as the device serves it."""
     return Load(
         order.runtime,
         artefact,
@@ -136,6 +105,15 @@ def served(order: Order, artefact: Path) -> Load:
         batch=order.profile.batch,
         memory_mib=order.budget.memory_mib,
     )
+
+
+def _check_architecture(order: Order) -> None:
+    machine, found = order.profile, order.device.machine().architecture
+    if found != machine.architecture:
+        raise InputError(
+            f"Profile {machine.name} is {machine.architecture}, and {order.device.name} is {found}.",
+            "Measure on a machine of that kind, or give the profile of this one with --profile.",
+        )
 
 
 def _check_together(orders: Sequence[Order]) -> None:
@@ -156,7 +134,7 @@ def _check_together(orders: Sequence[Order]) -> None:
 
 
 def _shared(order: Order) -> list[tuple[str, object]]:
-    """What all budgets of a fit must agree on."""
+    """Facts that all budgets of a fit must agree on."""
     found: list[tuple[str, object]] = [
         ("architecture", order.profile.architecture),
         ("batch", order.profile.batch),

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from edgeprune.errors import InputError
 from edgeprune.files import replacing
 from edgeprune.graph.capture import Captured, capture, flatten
-from edgeprune.graph.cost import count
+from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
 from edgeprune.graph.surgery import cut
 from edgeprune.pruning.criteria import find_criterion, importance
@@ -92,20 +92,8 @@ def prune(
     batches = [_inputs(example, batch, number) for number, batch in enumerate(calibration, 1)]
     scores = importance(dense, coupling, criterion, ((batch, None) for batch in batches), seed=seed)
     cost = count(dense, coupling)
-    frozen = sum(parameter.size for parameter in coupling.frozen)
     dropped = _least_influential(dense, coupling, branches, batches or [dense.inputs])
-    ranking = Ranking(
-        tuple(Choice(group.name, scores[group.name], 1, group.least) for group in coupling.groups),
-        work=lambda widths: float(cost.params({**widths, **dropped}) - frozen),
-    )
-    prunable = cost.params({}) - frozen
-    kept = {**ranking.keep((1 - ratio) * prunable / (cost.params(dropped) - frozen)), **dropped}
-    if cost.params(kept) - frozen > (1 - ratio) * prunable:
-        most = 1 - (cost.params({**ranking.smallest(), **dropped}) - frozen) / prunable
-        raise InputError(
-            f"A ratio of {ratio} cannot be reached: {most:.2f} is the most when every layer keeps a tenth.",
-            "Give a smaller ratio.",
-        )
+    kept = _kept(coupling, cost, scores, ratio, dropped)
     pruned = cut(dense, coupling, kept)
     if batches:
         reconstruct(pruned, coupling, kept, grams(dense, coupling, batches), dense)
@@ -119,6 +107,30 @@ def prune(
         dense_macs=cost.macs({}),
         captured=pruned,
     )
+
+
+def _kept(
+    coupling: Coupling,
+    cost: Cost,
+    scores: Mapping[str, Any],
+    ratio: float,
+    dropped: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[int, ...]]:
+    """Units that are kept, by group, so that `ratio` of the prunable parameters leave. dropped: branches."""
+    frozen = sum(parameter.size for parameter in coupling.frozen)
+    ranking = Ranking(
+        tuple(Choice(group.name, scores[group.name], 1, group.least) for group in coupling.groups),
+        work=lambda widths: float(cost.params({**widths, **dropped}) - frozen),
+    )
+    prunable = cost.params({}) - frozen
+    kept = {**ranking.keep((1 - ratio) * prunable / (cost.params(dropped) - frozen)), **dropped}
+    if cost.params(kept) - frozen > (1 - ratio) * prunable:
+        most = 1 - (cost.params({**ranking.smallest(), **dropped}) - frozen) / prunable
+        raise InputError(
+            f"A ratio of {ratio} cannot be reached: {most:.2f} is the most when every layer keeps a tenth.",
+            "Give a smaller ratio.",
+        )
+    return kept
 
 
 def _least_influential(

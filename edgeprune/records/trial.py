@@ -89,11 +89,14 @@ class Candidate:
         return tuple(sorted({*self.float_layers, *self.engine_layers, *self.slow_layers}))
 
 
+Line = Literal["latency_ms", "memory_mib", "size_mib", "metric"]
+
+
 @dataclass(frozen=True)
 class Breach:
     """A budget line that broke: `value` was measured where `limit` was allowed."""
 
-    line: Literal["latency_ms", "memory_mib", "size_mib", "metric"]
+    line: Line
     value: float
     limit: float
 
@@ -233,10 +236,20 @@ class FitResult:
 
 
 def percentile_ms(latency: Latency) -> float:
-    """The percentile itself; its bound where only that is known."""
+    """Latency at the percentile itself; its upper bound where only that is known."""
     return compared_ms(latency) if latency.percentile_ms is None else latency.percentile_ms
 
 
 def compared_ms(latency: Latency) -> float:
-    """What a budget's latency is compared with: the bound of the percentile."""
+    """Latency that is held against a budget: the upper bound of its percentile, else the slowest run."""
     return latency.max_ms if latency.bound_ms is None else latency.bound_ms
+
+
+def limited_lines(measured: Measurement, budget: Budget) -> dict[Line, tuple[float, float]]:
+    """Budget lines of a measurement that bind, each with what was measured and its limit."""
+    lines: dict[Line, tuple[float, float | None]] = {
+        "latency_ms": (compared_ms(measured.latency), budget.latency_ms),
+        "memory_mib": (measured.memory_mib, budget.memory_mib),
+        "size_mib": (measured.size_mib, budget.size_mib),
+    }
+    return {line: (value, limit) for line, (value, limit) in lines.items() if limit is not None}

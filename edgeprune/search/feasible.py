@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, cast
 
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Measurement, Report
+from edgeprune.records.trial import Report, limited_lines
 from edgeprune.search.bracketing import LANDING, zone
 
 
@@ -32,16 +32,16 @@ def feasible(reports: Sequence[Report], budget: Budget) -> Feasible | None:
     """
 
     def worst(report: Report) -> float:
-        lines = _lines(report.measurement, budget).values()
+        lines = limited_lines(report.measurement, budget).values()
         return max((value / limit for value, limit in lines), default=0.0)
 
     nearest = min(reports, key=worst)
     if worst(nearest) <= 1:
         return None
-    margins = {"latency_ms": _slower(nearest, reports)}
+    margins: dict[str, float] = {"latency_ms": _slower(nearest, reports)}
     needed = {
         line: limit if value <= limit else value * margins.get(line, 1 / LANDING)
-        for line, (value, limit) in _lines(nearest.measurement, budget).items()
+        for line, (value, limit) in limited_lines(nearest.measurement, budget).items()
     }
     return Feasible(nearest.name, replace(budget, **cast("Any", needed)))
 
@@ -52,14 +52,3 @@ def _slower(report: Report, reports: Sequence[Report]) -> float:
     own = report.measurement.reference_ms
     usually = max(1.0, median(found) / own) if own else 1.0
     return usually / zone(found).low
-
-
-def _lines(measured: Measurement, budget: Budget) -> Mapping[str, tuple[float, float]]:
-    """What was measured and what is allowed, of the lines that the budget has."""
-    latency = measured.latency
-    found = {
-        "latency_ms": (latency.max_ms if latency.bound_ms is None else latency.bound_ms, budget.latency_ms),
-        "memory_mib": (measured.memory_mib, budget.memory_mib),
-        "size_mib": (measured.size_mib, budget.size_mib),
-    }
-    return {line: (value, limit) for line, (value, limit) in found.items() if limit is not None}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict
+from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict, limited_lines
 
 CONFIDENCE = 0.99
 PROOF_SESSIONS = 3  # sessions of a proof; only one that drifted is followed by another
@@ -223,20 +223,13 @@ def judge(
     latency = measurement.latency
     breaches: list[Breach] = []
     undecided = False
-    if budget.latency_ms is not None:
-        if latency.percentile != budget.percentile:
-            raise InputError(
-                f"The budget is about p{budget.percentile}, the measurement about p{latency.percentile}.",
-                "Measure again with the budget's percentile.",
-            )
-        compared_ms = latency.max_ms if measurement.predicted else latency.bound_ms
-        undecided = compared_ms is None or not measurement.conclusive
-        if compared_ms is not None and not undecided and not compared_ms <= budget.latency_ms:
-            breaches.append(Breach("latency_ms", compared_ms, budget.latency_ms))
-    if budget.memory_mib is not None and not measurement.memory_mib <= budget.memory_mib:
-        breaches.append(Breach("memory_mib", measurement.memory_mib, budget.memory_mib))
-    if budget.size_mib is not None and not measurement.size_mib <= budget.size_mib:
-        breaches.append(Breach("size_mib", measurement.size_mib, budget.size_mib))
+    for line, (value, limit) in limited_lines(measurement, budget).items():
+        if line == "latency_ms":
+            _same_percentile(latency, budget)
+            bounded = latency.bound_ms is not None or measurement.predicted
+            undecided = not (bounded and measurement.conclusive)
+        if not value <= limit and not (line == "latency_ms" and undecided):
+            breaches.append(Breach(line, value, limit))
     floor = baseline_metric - budget.max_drop
     if repeated is not None:
         if repeated.exceeds(budget.max_drop):
@@ -249,3 +242,11 @@ def judge(
     if measurement.predicted and not (repeated is not None and undecided):
         return Verdict("predicted")
     return Verdict("inconclusive" if undecided else "fits")
+
+
+def _same_percentile(latency: Latency, budget: Budget) -> None:
+    if latency.percentile != budget.percentile:
+        raise InputError(
+            f"The budget is about p{budget.percentile}, the measurement about p{latency.percentile}.",
+            "Measure again with the budget's percentile.",
+        )

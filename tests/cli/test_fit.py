@@ -58,7 +58,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements of a moment: where any time is the same to a test. No 7-bit forms are built."""
-    for effort in ("DENSE_SEARCH", "SEARCH"):
+    for effort in ("DENSE_EFFORT", "SEARCH_EFFORT"):
         moment = Effort(runs=8, seconds=0.02, interleaved=True)
         monkeypatch.setattr(f"edgeprune.fitting.trials.sessions.{effort}", moment)
     monkeypatch.setattr("edgeprune.latency.float_layers.BLOCK_SECONDS", 0.01)

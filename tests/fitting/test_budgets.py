@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from edgeprune.errors import InputError
-from edgeprune.fitting.budgets import loads, room, wishes
+from edgeprune.fitting.budgets import looseness, profile_names, requested_budgets
+from edgeprune.options import FitOptions
 from edgeprune.records.machine import Budget, Profile
 
 PRESS = Profile("press", "At the press", "x86_64", 2, Budget(latency_ms=8.0, memory_mib=100.0))
@@ -16,17 +17,17 @@ GATE = Profile("gate", "At the gate", "x86_64", 2, Budget(speedup=2.0))
 
 
 def asked(profiles: list[Profile], **flags: Any) -> list[tuple[str, float | None, float | None]]:
-    found, _ = wishes(profiles, flags)
+    found, _ = requested_budgets(profiles, FitOptions(**flags).budget)
     return [(wish.name, wish.budget.latency_ms, wish.budget.speedup) for wish in found]
 
 
 def test_one_profile_and_no_flags_is_the_profile_s_budget() -> None:
     assert asked([PRESS], latency_ms=None) == [("press", 8.0, None)]
-    assert wishes([PRESS], {})[1] == []
+    assert requested_budgets([PRESS], {})[1] == []
 
 
 def test_several_latencies_are_answered_from_the_largest_to_the_smallest_and_each_once() -> None:
-    found, notes = wishes([PRESS], {"latency_ms": (5, 20.0, 5.0, 10), "max_drop": 0.02})
+    found, notes = requested_budgets([PRESS], {"latency_ms": (5, 20.0, 5.0, 10), "max_drop": 0.02})
     assert [(wish.name, wish.budget) for wish in found] == [
         (f"{ms:g} ms", replace(PRESS.budget, latency_ms=ms, max_drop=0.02)) for ms in (20.0, 10.0, 5.0)
     ]
@@ -41,7 +42,7 @@ def test_several_speed_ups_begin_with_the_least_and_replace_milliseconds() -> No
 
 
 def test_a_list_in_order_needs_no_sentence() -> None:
-    assert wishes([PRESS], {"latency_ms": (20.0, 10.0)})[1] == []
+    assert requested_budgets([PRESS], {"latency_ms": (20.0, 10.0)})[1] == []
 
 
 def test_a_list_of_one_and_the_same_is_one_budget() -> None:
@@ -54,7 +55,7 @@ def test_several_profiles_each_have_their_own_budget_and_share_the_flags() -> No
 
 
 def test_a_profile_that_was_given_twice_is_answered_once() -> None:
-    found, notes = wishes([PRESS, GATE, PRESS], {})
+    found, notes = requested_budgets([PRESS, GATE, PRESS], {})
     assert [wish.name for wish in found] == ["press", "gate"]
     assert notes == ["Profile press was given more than once; it is answered once."]
 
@@ -81,17 +82,19 @@ REFUSED = [
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
 def test_what_cannot_be_meant_is_refused(case: Refused) -> None:
     with pytest.raises(InputError, match=case.sentence):
-        wishes(case.profiles, case.flags)
+        requested_budgets(case.profiles, FitOptions(**case.flags).budget)
 
 
 def test_profiles_are_given_as_none_one_or_several() -> None:
-    assert loads(None, "own") == loads((), "own") == ("own",)
-    assert loads("a", "own") == ("a",)
-    assert loads(["a", "b"], "own") == ("a", "b")
+    assert profile_names(None, "own") == profile_names((), "own") == ("own",)
+    assert profile_names("a", "own") == ("a",)
+    assert profile_names(["a", "b"], "own") == ("a", "b")
 
 
-def test_room_is_what_a_budget_leaves_of_the_dense_model_on_its_machine() -> None:
+def test_looseness_is_a_budget_s_share_of_the_dense_model_on_its_machine() -> None:
     slow, quick = Budget(latency_ms=20.0), Budget(latency_ms=5.0)
-    assert room(slow, 40.0) < room(quick, 5.0), "5 ms are more for a model that takes 5 than 20 for one of 40"
-    assert room(Budget(), 1.0) > room(slow, 1.0), "no latency binds"
-    assert room(replace(slow, memory_mib=10.0), 1.0) < room(slow, 1.0)
+    assert looseness(slow, 40.0) < looseness(quick, 5.0), (
+        "5 ms are more for a model that takes 5 than 20 for one of 40"
+    )
+    assert looseness(Budget(), 1.0) > looseness(slow, 1.0), "no latency binds"
+    assert looseness(replace(slow, memory_mib=10.0), 1.0) < looseness(slow, 1.0)

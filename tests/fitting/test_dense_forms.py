@@ -18,7 +18,7 @@ import torch
 import edgeprune
 from edgeprune.bundle.golden import read_golden, read_reference
 from edgeprune.errors import DeviceError
-from edgeprune.fitting.dense_forms import FORMS
+from edgeprune.fitting.dense_forms import VARIANTS
 from edgeprune.fitting.trials.runner import Trials
 from edgeprune.records.bundle import GOLDEN, REFERENCE
 from edgeprune.records.trial import FitResult
@@ -85,7 +85,7 @@ def test_a_model_with_planted_outliers_is_brought_back(
 ) -> None:
     net = planted(tiny.task().model, slice(0, 3), 1e4)
     with monkeypatch.context() as patched:
-        patched.setattr("edgeprune.fitting.dense_forms.FORMS", FORMS[:1])
+        patched.setattr("edgeprune.fitting.dense_forms.VARIANTS", VARIANTS[:1])
         plain = started(tiny, scripted, tmp_path / "plain", net, max_drop=0.01)
     result = started(tiny, scripted, tmp_path, net, max_drop=0.01)
     floor = result.baseline.metric - 0.01
@@ -127,8 +127,8 @@ def test_forms_are_compared_on_a_subset_and_few_are_evaluated_in_full(
     assert evaluated == 3 * [tiny.TEST_ROWS]  # the check of the task itself, dense, and the one that holds
     ledger = (tmp_path / "run" / "ledger.jsonl").read_text()
     assert ledger.count('-screen"') in (
-        len(FORMS),
-        2 * len(FORMS),
+        len(VARIANTS),
+        2 * len(VARIANTS),
     )  # each with 7 bits too where they saturate
 
 
@@ -151,7 +151,7 @@ def test_a_task_that_knows_a_subset_is_asked_for_its_metric_there(
     assert result.chosen.candidate.equalised
     assert result.verdict.kind == "fits"
     assert min(asked) < asked[0] - 0.02, "the subset showed nothing"
-    assert len(evaluated) < 2 + len(FORMS)
+    assert len(evaluated) < 2 + len(VARIANTS)
 
 
 def test_a_comparison_that_was_recorded_is_not_made_again(
@@ -190,7 +190,7 @@ def _ledger(out: Path) -> list[str]:
 
 @pytest.fixture
 def without_other_forms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeprune.fitting.dense_forms.FORMS", (("", "minmax", False),))
+    monkeypatch.setattr("edgeprune.fitting.dense_forms.VARIANTS", (("", "minmax", False),))
 
 
 @pytest.mark.usefixtures("without_other_forms")
@@ -231,7 +231,7 @@ def test_where_half_of_the_layers_in_float_do_not_help_the_answer_is_float(
 def test_a_model_of_matrix_products_may_take_its_ranges_from_each_query(
     tiny: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("edgeprune.fitting.dense_forms.FORMS", ())
+    monkeypatch.setattr("edgeprune.fitting.dense_forms.VARIANTS", ())
     linear = torch.nn.Linear
     net = torch.nn.Sequential(torch.nn.Flatten(), linear(64, 256), torch.nn.ReLU(), linear(256, 10)).eval()
     device = scripted.ScriptedDevice(lambda artefact: 1.0 if "int8" in artefact.parent.name else 2.0)
@@ -332,7 +332,7 @@ def one_thread() -> Iterator[None]:
 def test_training_brings_back_what_no_form_holds(
     tiny: ModuleType, scripted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprune.fitting.dense_forms.FORMS", (("", "percentile", False),))
+    monkeypatch.setattr("edgeprune.fitting.dense_forms.VARIANTS", (("", "percentile", False),))
     net = spread(tiny.task().model, 400)
     result = started(tiny, scripted, tmp_path, net, max_drop=0.01, epochs=10)
     floor = result.baseline.metric - 0.01
@@ -357,7 +357,7 @@ def test_weights_are_not_trained_where_recovery_may_not(
     options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgeprune.fitting.dense_forms.FORMS", (("", "percentile", False),))
+    monkeypatch.setattr("edgeprune.fitting.dense_forms.VARIANTS", (("", "percentile", False),))
     result = started(tiny, scripted, tmp_path, spread(tiny.task().model, 150), max_drop=0.01, **options)
     assert not any(trial.candidate.qat for trial in result.trials)
 

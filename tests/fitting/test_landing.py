@@ -10,11 +10,10 @@ import pytest
 
 from edgeprune.fitting.landing import Landing, confirmed, limits
 from edgeprune.fitting.space.space import BYTES, LATENCY
-from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate
 from edgeprune.search.bracketing import Probe, zone
 
-BUDGET, RECIPE = Budget(latency_ms=1.0), Candidate((), "int8", "minmax")
+RECIPE = Candidate((), "int8", "minmax")
 WHOLE, LESS, LEAST = {"group": tuple(range(8))}, {"group": (0, 1, 2, 3)}, {"group": (0,)}
 
 
@@ -32,6 +31,7 @@ class Device:
         self.tested, self.builds = {"dense-int8": self._tested(RECIPE)}, 0
         self.proven: set[str] = set()
         self.drafts = Drafted()
+        self.workshop = SimpleNamespace(cost=SimpleNamespace(macs=_units))
         self.can_draft, self.off, self.float_factor = drafts, off, float_factor
 
     def draft(self, candidate: Candidate) -> str | None:
@@ -41,26 +41,32 @@ class Device:
         self.drafts.known[name] = self._tested(candidate)
         return name
 
-    def run(self, name: str, candidate: Candidate) -> None:
-        self.tested[name] = self._tested(candidate)
-        self.builds += 1
+    @property
+    def candidates(self) -> dict[str, Any]:
+        return {name: tested for name, tested in self.tested.items() if name.startswith("trial")}
 
-    def prove(self, name: str, budget: Budget) -> None:
+    def build(self, candidate: Candidate) -> str:
+        self.builds += 1
+        name = f"trial-{self.builds:02}"
+        self.tested[name] = self._tested(candidate)
+        return name
+
+    def prove(self, name: str) -> None:
         self.proven.add(name)
         self.ms = self.proof_ms
 
-    def next_name(self) -> str:
-        return f"trial-{self.builds + 1:02}"
+    def seen_within(self, name: str) -> bool:
+        return False
 
-    def uses(self, name: str, budget: Budget) -> dict[str, float]:
+    def uses(self, name: str) -> dict[str, float]:
         drafted = name in self.drafts.known
         found = (self.drafts.known if drafted else self.tested)[name]
         kept = dict(found.candidate.kept).get("group", WHOLE["group"])
         factor = self.float_factor if found.candidate.precision == "float32" else 1.0
         return {"latency_ms": factor * self.ms[len(kept)] / (self.off if drafted else 1.0)}
 
-    def use(self, name: str, budget: Budget) -> float:
-        return self.uses(name, budget)["latency_ms"]
+    def use(self, name: str) -> float:
+        return self.uses(name)["latency_ms"]
 
     def zone(self) -> Any:
         return zone([])
@@ -102,19 +108,20 @@ def _landed(keep: Any, ms: dict[int, float], **options: Any) -> tuple[Probe | No
 
 
 def _landing(keep: Any, ms: dict[int, float], **options: Any) -> tuple[Landing, Any]:
-    def units(kept: Any) -> int:
-        return len(kept.get("group", WHOLE["group"]))
-
     space: Any = SimpleNamespace(
-        joint=None,
+        precisions=None,
+        prediction=object(),
         keep=keep,
         by_work=lambda share: _plan(LEAST),
-        costs=lambda kept, layers: {LATENCY: units(kept) / 8, BYTES: float(units(kept))},
-        worth=lambda kept, layers: units(kept) / 8,
+        costs=lambda kept, layers: {LATENCY: _units(kept) / 8, BYTES: float(_units(kept))},
+        value=lambda kept, layers: _units(kept) / 8,
     )
-    workshop: Any = SimpleNamespace(cost=SimpleNamespace(macs=units))
     device: Any = Device(ms, **options)
-    return Landing(workshop, space, device, BUDGET, RECIPE), device
+    return Landing(device, space, RECIPE), device
+
+
+def _units(kept: Any) -> int:
+    return len(kept.get("group", WHOLE["group"]))
 
 
 def _plan(kept: dict[str, tuple[int, ...]]) -> Any:
@@ -133,7 +140,7 @@ def test_of_drafts_that_fit_the_one_of_most_worth_is_built_not_the_one_that_keep
     asked = chain([range(5)], repeat(range(4)))
     landing, device = _landing(lambda limits: _plan({"group": tuple(next(asked))}), {8: 2.0, 5: 0.8, 4: 0.9})
     space: Any = landing.space
-    space.worth = lambda kept, layers: -len(kept.get("group", ()))
+    space.value = lambda kept, layers: -len(kept.get("group", ()))
     found = landing.land([Probe(1.0, 2.0, "dense-int8")])
     assert found is not None
     assert (found.use, device.builds) == (pytest.approx(0.9), 1)
@@ -169,7 +176,7 @@ def test_a_candidate_is_at_a_step_when_the_table_has_nothing_more_within_the_bud
     """Six units were drafted; what five take lies between."""
     landing, device = _landing(in_proportion, ms)
     device.draft(Candidate((("group", tuple(range(6))),), "int8", "minmax"))
-    device.run("trial-01", Candidate((("group", LESS["group"]),), "int8", "minmax"))
+    device.build(Candidate((("group", LESS["group"]),), "int8", "minmax"))
     probes = [Probe(1.0, 2.0, "dense-int8"), landing.probe("trial-01")]
     assert landing.at_a_step("trial-01", ms[4], probes) is step
 
@@ -255,8 +262,8 @@ def test_where_something_fits_the_smallest_candidate_is_not_built() -> None:
 def test_a_proof_in_the_zone_lands(proof_ms: float, conclusive: bool, lands: bool) -> None:
     device: Any = Device({8: 2.0, 4: 0.98})
     device.conclusive, device.proof_ms = conclusive, {8: 2.0, 4: proof_ms}
-    device.run("trial-01", Candidate((("group", LESS["group"]),), "int8", "minmax"))
+    device.build(Candidate((("group", LESS["group"]),), "int8", "minmax"))
     probes = [Probe(1.0, 2.0, "dense-int8"), Probe(0.5, 0.98, "trial-01")]
-    assert confirmed(device, BUDGET, probes, probes[1]) is lands
+    assert confirmed(device, probes, probes[1]) is lands
     assert probes[1].use == pytest.approx(proof_ms)
-    assert confirmed(device, BUDGET, probes, probes[1]), "it is proven once"
+    assert confirmed(device, probes, probes[1]), "it is proven once"

@@ -1,6 +1,6 @@
-"""Costs as functions of widths and switches, and the tables that an allocation is solved with.
+"""Costs as functions of widths and switches, and the cost tables of an allocation.
 
-A switch is a decision of two options: whether a branch stays (0 dropped, 1 stays), a layer's precision (0
+A switch is a decision of two options: whether a branch is kept (0 dropped, 1 kept), a layer's precision (0
 float, 1 integer).
 """
 
@@ -18,37 +18,37 @@ from numpy.typing import NDArray
 from edgeprune.graph.resize import Integers
 from edgeprune.search.problem import Term
 
-JOINT = 3  # groups of one table at most; of a cost with more, each group is counted alone
+MOST_GROUPS = 3  # of one cost table; groups of a cost with more are counted one by one
 Floats = NDArray[np.float64]
 Switches = Mapping[str, int]  # decision -> option
-Price = Callable[[Mapping[str, Integers], Switches], Floats]  # widths by group, broadcast -> cost
+CostOf = Callable[[Mapping[str, Integers], Switches], Floats]  # widths by group, broadcast -> cost
 
 
 @dataclass(frozen=True)
 class Item:
-    """One cost: of a node, a parameter, a conversion.
+    """Cost of one node, parameter or conversion.
 
-    groups, switches: what `price` asks for. branches: it is paid only while all of these stay.
+    groups, switches: arguments of `cost_of`. branches: the cost is zero unless all of them are kept.
     """
 
     resource: str
     groups: tuple[str, ...]
-    price: Price
+    cost_of: CostOf
     switches: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
 
     def cost(self, widths: Mapping[str, int], switches: Switches) -> float:
-        """switches: one that is not named is on."""
+        """Cost at these widths. switches: one that is not named is on."""
         if any(switches.get(name, 1) == 0 for name in self.branches):
             return 0.0
         asked = {name: switches.get(name, 1) for name in self.switches}
-        return float(self.price({name: np.asarray(widths[name]) for name in self.groups}, asked))
+        return float(self.cost_of({name: np.asarray(widths[name]) for name in self.groups}, asked))
 
 
-def priced(
+def cost_terms(
     items: Iterable[Item], options: Mapping[str, Sequence[int]]
 ) -> tuple[tuple[Term, ...], dict[str, float]]:
-    """The terms of an allocation, and what is spent whatever is chosen.
+    """Cost terms of an allocation, and the costs that no decision changes.
 
     options: the widths that each group may have.
     """
@@ -68,17 +68,17 @@ class _Tables:
 
     def add(self, item: Item) -> None:
         groups = tuple(sorted(item.groups))
-        if len(groups) <= JOINT:
-            self._put(item, groups, lambda on: item.price(self._grid(groups), on))
+        if len(groups) <= MOST_GROUPS:
+            self._put(item, groups, lambda on: item.cost_of(self._grid(groups), on))
             return
         # To first order around two thirds of every width.
         middle = {name: np.asarray(self._options[name][-1] * 2 // 3) for name in groups}
-        self._put(item, (), lambda on: item.price(middle, on))
+        self._put(item, (), lambda on: item.cost_of(middle, on))
         for name in groups:
 
             def beyond(on: Switches, name: str = name) -> Floats:
                 there = {**middle, name: self._options[name]}
-                return item.price(there, on) - item.price(middle, on)
+                return item.cost_of(there, on) - item.cost_of(middle, on)
 
             self._put(item, (name,), beyond)
 

@@ -1,10 +1,10 @@
-"""The precision of every layer as a choice: what each costs in INT8 and in float, and what borders cost.
+"""Precision of every layer as a choice: latency in INT8 and in float, and the cost of conversions between.
 
-Two tables of the same model, one of each precision, say what a node takes in either. A node without weights
-follows the layer that its value comes from; an addition the earliest of them, which is the stream's, so that
-what stands behind a branch follows no layer that leaves with it. What runs in front of the first layer
-quantises its inputs and follows it. Where a value goes from a float layer to an INT8 one, or back, it is
-converted; what that takes is learnt from designs in which layers of both precisions take turns.
+Two tables of the same model, one of each precision, give a node's time in either. A node without weights has
+the precision of the layer that its value comes from; an addition that of the earliest of them, which is the
+stream's, so that nothing behind a branch depends on a layer that leaves with it. Nodes in front of the first
+layer quantise its inputs and have its precision. A value between a float layer and an INT8 one is converted;
+the time of conversions is learnt from designs in which layers of both precisions alternate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from edgeprune.fitting.space.costs import Floats, Item, Price, Switches
+from edgeprune.fitting.space.costs import CostOf, Floats, Item, Switches
 from edgeprune.graph import onnxfile
 from edgeprune.graph.resize import Integers, Resizable, Size, Widths, at
 from edgeprune.latency.curves import LatencyTable, Whole
@@ -27,13 +27,13 @@ MIXED = ((0, 1), (1, 1), (0, 2), (1, 2))  # designs: the first layers that are f
 
 
 def int8(layer: str) -> str:
-    """The name of the decision: 0 float, 1 INT8."""
+    """Name of a layer's precision decision: 0 float, 1 INT8."""
     return f"int8:{layer}"
 
 
 @dataclass(frozen=True)
 class Border:
-    """A value that layer `makes` leaves and `node` reads, which follows layer `reads`."""
+    """Value between two layers: `makes` writes it, `node`, which has the precision of `reads`, reads it."""
 
     makes: str
     reads: str
@@ -52,11 +52,11 @@ class Border:
 
 
 @dataclass(frozen=True)
-class Joint:
-    """What an allocation of precisions needs.
+class PrecisionChoice:
+    """Latencies by precision, and conversions between layers of different precision.
 
-    layers: those whose precision is chosen. owners: node -> the layer that it follows. fixed_ms, element_ms:
-    of a conversion, and of each element in it. worth: of a layer in float.
+    layers: those whose precision is chosen. owners: node -> the layer whose precision it takes. fixed_ms,
+    element_ms: of a conversion, and of each element in it. values: of layers in float.
     """
 
     plain: Prediction
@@ -66,23 +66,23 @@ class Joint:
     borders: tuple[Border, ...]
     fixed_ms: float = 0.0
     element_ms: float = 0.0
-    worth: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def items(self, resource: str, branches_of: Callable[[str], tuple[str, ...]]) -> Iterator[Item]:
-        """The costs of all nodes and borders. branches_of: the branches that a node leaves with."""
+        """Costs of all nodes and borders. branches_of: node -> the branches that contain it."""
         for name in dict.fromkeys((*self.integer.nodes, *self.plain.nodes)):
             layer = self.owners.get(name)
             node = (self.integer.nodes if name in self.integer.nodes else self.plain.nodes)[name]
-            price = _by_precision(self._price(self.plain, name), self._price(self.integer, name), layer)
+            cost = _by_precision(self._cost(self.plain, name), self._cost(self.integer, name), layer)
             yield Item(
-                resource, node.groups, price, () if layer is None else (int8(layer),), branches_of(name)
+                resource, node.groups, cost, () if layer is None else (int8(layer),), branches_of(name)
             )
         for border in self.borders:
             switches = (int8(border.makes), int8(border.reads))
             yield Item(resource, border.groups, self._conversion(border), switches, branches_of(border.node))
 
-    def learnt(self, mixed: Sequence[Whole]) -> Joint:
-        """With the cost of conversions that end-to-end milliseconds of mixed designs show."""
+    def learnt(self, mixed: Sequence[Whole]) -> PrecisionChoice:
+        """Choice with the cost of conversions, fitted to end-to-end milliseconds of mixed designs."""
         free = replace(self, fixed_ms=0.0, element_ms=0.0)
         items = [*free.items("", lambda node: ())]
         rows, beyond = [], []
@@ -103,22 +103,24 @@ class Joint:
         found, _ = nnls(columns / scale, np.array(beyond))
         return replace(self, fixed_ms=float(found[0] / scale[0]), element_ms=float(found[1] / scale[1]))
 
-    def _conversion(self, border: Border) -> Price:
+    def _conversion(self, border: Border) -> CostOf:
         makes, reads = int8(border.makes), int8(border.reads)
 
-        def price(widths: Mapping[str, Integers], on: Switches) -> Floats:
+        def cost(widths: Mapping[str, Integers], on: Switches) -> Floats:
             ms = self.fixed_ms + self.element_ms * border.elements(widths)
             return np.asarray(ms) if on[makes] != on[reads] else np.zeros(())
 
-        return price
+        return cost
 
     @staticmethod
-    def _price(prediction: Prediction, name: str) -> Callable[[Mapping[str, Integers]], Floats]:
+    def _cost(prediction: Prediction, name: str) -> Callable[[Mapping[str, Integers]], Floats]:
         return prediction.node_cost(name) if name in prediction.nodes else lambda widths: np.zeros(())
 
 
-def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Collection[str]) -> Joint:
-    """layers: those that INT8 has a kernel for, and that are not float in any case."""
+def precision_choice(
+    plain: Prediction, integer: Prediction, model: Resizable, layers: Collection[str]
+) -> PrecisionChoice:
+    """Choice of precisions. layers: those that have an INT8 kernel and are not float in any case."""
     named = onnxfile.layers(model.model)
     given = {value.name for value in model.model.graph.input}
     stored = {tensor.name for tensor in model.model.graph.initializer}
@@ -144,13 +146,13 @@ def joint(plain: Prediction, integer: Prediction, model: Resizable, layers: Coll
         for value, maker in sources:
             if maker != owner and value in model.shapes:  # converted once, however many nodes read it
                 borders.setdefault((value, owner), Border(maker, owner, node.name, model.shapes[value]))
-    return Joint(plain, integer, tuple(order), owners, tuple(borders.values()))
+    return PrecisionChoice(plain, integer, tuple(order), owners, tuple(borders.values()))
 
 
 def quicker_in_float(plain: LatencyTable, integer: LatencyTable, owners: Mapping[str, str]) -> frozenset[str]:
-    """The layers that take less time in float at widths that both tables have, with what follows them.
+    """Layers that take less time in float at widths of both tables, the nodes behind them included.
 
-    owners: node -> layer. Less than SAVES of a query is nothing.
+    owners: node -> layer. Less than SAVES of a query does not count.
     """
     found: set[str] = set()
     for whole in plain.wholes:
@@ -191,5 +193,5 @@ def _by_precision(
     plain: Callable[[Mapping[str, Integers]], Floats],
     integer: Callable[[Mapping[str, Integers]], Floats],
     layer: str | None,
-) -> Price:
+) -> CostOf:
     return lambda widths, on: (integer if layer is None or on[int8(layer)] else plain)(widths)

@@ -1,7 +1,7 @@
-"""What a fit knows of the worth of groups and branches: each cut alone, the outputs compared on a subset.
+"""Values of groups and branches: each is cut alone, and the outputs are compared on a subset.
 
-No label, no export, no device: the cut model runs in torch on a few calibration rows. How many is set by the
-work that they take, so that a large model does not pay for it with minutes.
+No label, no export, no device: the cut model runs in torch on a few calibration rows. Their number is set by
+the work that they take, so that a large model does not pay for it with minutes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from edgeprune.search.ranking import Choice
 
 SHARES = (0.8, 0.5, 0.25)  # of a group's units: the widths that are tried
 WORK = 3e11  # multiply-accumulates of all models together: seconds on one core
-FEWEST, MOST = 8, 128  # rows
-BATCH = 32  # rows in one go
+FEWEST_ROWS, MOST_ROWS = 8, 128
+ROWS_AT_ONCE = 32
 HOPELESS = 1e3  # an error that no model recovers from; outputs that are not finite have it
 
 
 def sense(
     workshop: Workshop, choices: Sequence[Choice], floor: float, listen: Callable[[float], None]
 ) -> Sensitivity:
-    """Every group at a few of its legal widths, every branch. floor: as the space has it."""
+    """Sensitivity to every group at a few of its legal widths, and to every branch. floor: as in `Space`."""
     widths = {choice.name: _sets(choice, floor) for choice in choices}
     count = sum(len(sets) for sets in widths.values()) + len(workshop.coupling.branches)
     rows = rows_for(workshop, count)
@@ -52,7 +52,7 @@ def sense(
 def weighed_space(
     workshop: Workshop, choices: Sequence[Choice], sensed: Sensitivity, integer: Iterable[str] = ()
 ) -> Space:
-    """What may be chosen, without prices in milliseconds. integer: layers that are INT8."""
+    """Search space without costs in milliseconds. integer: layers that are INT8."""
     return Space(
         workshop.coupling,
         workshop.cost,
@@ -64,17 +64,19 @@ def weighed_space(
 
 
 def rows_for(workshop: Workshop, runs: int) -> list[tuple[torch.Tensor, ...]]:
-    """Calibration rows from all over the data, in batches, so many that `runs` passes stay within WORK."""
+    """Calibration rows spread over the data, in batches, as many as keep `runs` passes within WORK."""
     columns = [torch.cat(column) for column in zip(*workshop.calibration, strict=True)]
     affordable = int(WORK / (max(runs, 1) * max(workshop.cost.macs({}), 1)))
-    count = min(len(columns[0]), max(FEWEST, min(MOST, affordable)))
+    count = min(len(columns[0]), max(FEWEST_ROWS, min(MOST_ROWS, affordable)))
     places = np.linspace(0, len(columns[0]) - 1, count).round().astype(np.int64)
-    batches = [torch.from_numpy(places[start : start + BATCH]) for start in range(0, count, BATCH)]
+    batches = [
+        torch.from_numpy(places[start : start + ROWS_AT_ONCE]) for start in range(0, count, ROWS_AT_ONCE)
+    ]
     return [tuple(column[rows] for column in columns) for rows in batches]
 
 
 def _sets(choice: Choice, floor: float) -> tuple[tuple[int, ...], ...]:
-    """The units that a group keeps at the legal widths nearest to SHARES, the whole group left out."""
+    """Units that a group keeps at the legal widths nearest to SHARES, the whole group left out."""
     units = len(choice.scores)
     narrower = widths_of(choice, floor)[:-1]
     wanted = {min(narrower, key=lambda width: abs(width - share * units)) for share in SHARES if narrower}

@@ -1,10 +1,8 @@
-"""What a model may become, as an allocation: what it is worth, and what it costs.
+"""Search space of one fit as an allocation problem: decisions, their values and their costs.
 
-A group is a decision; its options are legal widths. Where it is known what a residual branch is worth,
-whether it stays is one, too: what it holds is paid for, and worth something, only while it stays. Where
-there are tables of both precisions, so is whether a layer is INT8. A node of the latency table is a cost by
-the groups whose widths its time follows, a parameter one by those of its dimensions. `search.allocate`
-chooses.
+Decisions: a width per group, keep or drop per residual branch, INT8 or float per layer. A dropped branch's
+groups cost nothing and contribute no value. A node of the latency table is a cost by the groups whose widths
+its time follows, a parameter a cost by the groups of its dimensions. `search.allocate` chooses.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.fitting.space.costs import Floats, Item, Price, Switches, priced
-from edgeprune.fitting.space.precisions import Joint, int8
+from edgeprune.fitting.space.costs import CostOf, Floats, Item, Switches, cost_terms
+from edgeprune.fitting.space.precisions import PrecisionChoice, int8
 from edgeprune.graph.branch_contents import Holding
 from edgeprune.graph.cost import Cost, Factor, SizeProduct
 from edgeprune.graph.coupling import Coupling, Kept
@@ -39,9 +37,9 @@ LATENCY, BYTES, MACS = "latency_ms", "bytes", "macs"
 
 @dataclass(frozen=True)
 class WidthPlan:
-    """What an allocation chose.
+    """Widths and precisions that an allocation chose.
 
-    float_layers: of those whose precision could be chosen. gone: layers that left with their branch.
+    float_layers: of the layers whose precision could be chosen. gone: layers that left with their branch.
     """
 
     kept: Widths
@@ -52,15 +50,15 @@ class WidthPlan:
 
 @dataclass(frozen=True)
 class Space:
-    """What an allocation chooses from.
+    """Search space of candidates.
 
-    choices: as `search.ranking` sees the groups.
-    prediction: without one, multiply-accumulates stand for time.
-    sensitivity: what groups and branches are worth; without it the sum of scores, and all branches stay.
-    holdings, held_nodes: what leaves with each branch, of the graph and of the table's nodes.
-    joint: the precisions of layers, where they are chosen.
-    integer: layers whose weights take one byte, where they are not.
-    floor: no group keeps less than this share of its units.
+    choices: groups as `search.ranking` sees them.
+    prediction: latency by widths; without it multiply-accumulates stand for time.
+    sensitivity: values of groups and branches; without it the sum of scores, and all branches stay.
+    holdings, held_nodes: graph nodes and table nodes that leave with each branch.
+    precisions: choice of INT8 or float by layer; None where it is not chosen.
+    integer: layers whose weights take one byte, where precisions are not chosen.
+    floor: least share of its units that a group keeps.
     """
 
     coupling: Coupling
@@ -70,12 +68,12 @@ class Space:
     sensitivity: Sensitivity | None = None
     holdings: Mapping[str, Holding] | None = None
     held_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    joint: Joint | None = None
+    precisions: PrecisionChoice | None = None
     integer: frozenset[str] = frozenset()
     floor: float = FLOOR
 
     def keep(self, limits: Mapping[str, float]) -> WidthPlan:
-        """The most that is within `limits`, or what comes nearest to them."""
+        """Plan of most value within `limits`, or the one nearest to them."""
         found = allocate(self.problem, limits)
         dropped = {name for name in self._branches if found.options[name] == 0}
         kept: dict[str, tuple[int, ...]] = dict.fromkeys(sorted(dropped), ())
@@ -86,11 +84,15 @@ class Space:
                 kept[choice.name] = tuple(np.sort(best).tolist())
         held = self.holdings or {}
         gone = frozenset(module_name(parameter) for name in dropped for parameter in held[name].parameters)
-        layers = [name for name in (self.joint.layers if self.joint is not None else ()) if name not in gone]
+        layers = [
+            name
+            for name in (self.precisions.layers if self.precisions is not None else ())
+            if name not in gone
+        ]
         return WidthPlan(kept, tuple(name for name in layers if not found.options[int8(name)]), gone, found)
 
     def costs(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> dict[str, float]:
-        """What a model with these units costs, in the limits' units."""
+        """Costs of a model with these units, in the limits' units."""
         widths = {group.name: len(kept.get(group.name, range(group.units))) for group in self.coupling.groups}
         switches = {branch.name: 0 for branch in self.coupling.dropped(kept)}
         switches |= {int8(name): 0 for name in float_layers}
@@ -99,24 +101,25 @@ class Space:
             found[item.resource] = found.get(item.resource, 0.0) + item.cost(widths, switches)
         return found
 
-    def worth(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> float:
-        """What a model with these units is worth: what an allocation has most of."""
+    def value(self, kept: Kept, float_layers: tuple[str, ...] = ()) -> float:
+        """Objective value of a model with these units; `allocate` maximises it."""
         dropped = {branch.name for branch in self.coupling.dropped(kept)}
         options = {name: int(name not in dropped) for name in self._branches}
-        if self.joint is not None:
-            options |= {int8(name): int(name not in float_layers) for name in self.joint.layers}
+        if self.precisions is not None:
+            options |= {int8(name): int(name not in float_layers) for name in self.precisions.layers}
         for choice in self.choices:
             width = len(kept.get(choice.name, range(len(choice.scores))))
             options[choice.name] = max(bisect_right(self.options[choice.name], width) - 1, 0)
         return self.problem.value(options)
 
     def by_work(self, share: float) -> WidthPlan:
-        """The most with at most this share of the dense model's multiply-accumulates, or the nearest."""
+        """Plan of most value with at most this share of the dense model's multiply-accumulates, or the
+        nearest."""
         return self._untimed.keep({MACS: share * self.cost.macs({})})
 
     @cached_property
     def _untimed(self) -> Space:
-        return replace(self, prediction=None, joint=None)
+        return replace(self, prediction=None, precisions=None)
 
     @cached_property
     def options(self) -> Mapping[str, tuple[int, ...]]:
@@ -125,15 +128,15 @@ class Space:
 
     @cached_property
     def problem(self) -> Problem:
-        terms, constant = priced(self.items, self.options)
-        return Problem((*self._decisions(),), (*terms, *self._shared_worth()), constant)
+        terms, constant = cost_terms(self.items, self.options)
+        return Problem((*self._decisions(),), (*terms, *self._shared_values()), constant)
 
     @cached_property
     def items(self) -> tuple[Item, ...]:
-        """Everything that costs, and what it costs."""
+        """Costs of nodes, parameters and conversions."""
         return (*self._time(), *(self._weight(term) for term in self.cost.parameter_terms))
 
-    # Worth ------------------------------------------------------------------------------------------
+    # Values ------------------------------------------------------------------------------------------
 
     @cached_property
     def _branches(self) -> Mapping[str, float]:
@@ -142,7 +145,7 @@ class Space:
 
     @cached_property
     def _holders(self) -> Mapping[str, tuple[str, ...]]:
-        """Group -> the branches that it is in."""
+        """Group -> the branches that contain it."""
         held = self.holdings or {}
         return {
             choice.name: tuple(name for name in self._branches if choice.name in held[name].groups)
@@ -150,8 +153,8 @@ class Space:
         }
 
     @cached_property
-    def _worth(self) -> Mapping[str, Floats]:
-        """Of each group's options."""
+    def _values(self) -> Mapping[str, Floats]:
+        """Group -> value of each of its options."""
         if self.sensitivity is not None:
             points = dict(self.sensitivity.groups)
             return {
@@ -166,32 +169,32 @@ class Space:
         return found
 
     def _decisions(self) -> Iterator[Decision]:
-        for name, worth in self._worth.items():
-            yield Decision(name, np.zeros_like(worth) if self._holders[name] else worth)
+        for name, values in self._values.items():
+            yield Decision(name, np.zeros_like(values) if self._holders[name] else values)
         for name, error in self._branches.items():
             yield Decision(name, np.array([-error, 0.0]))
-        if self.joint is not None:
-            for name in self.joint.layers:
-                yield Decision(int8(name), np.array([self.joint.worth.get(name, 0.0), 0.0]))
+        if self.precisions is not None:
+            for name in self.precisions.layers:
+                yield Decision(int8(name), np.array([self.precisions.values.get(name, 0.0), 0.0]))
 
-    def _shared_worth(self) -> Iterator[allocation.Term]:
-        """Of groups in branches: lost with them."""
+    def _shared_values(self) -> Iterator[allocation.Term]:
+        """Values of groups inside branches, lost when a branch is dropped."""
         for name, branches in self._holders.items():
             if branches:
-                worth = np.zeros((len(self.options[name]), *([2] * len(branches))))
+                values = np.zeros((len(self.options[name]), *([2] * len(branches))))
                 stays: tuple[Any, ...] = (slice(None), *([1] * len(branches)))
-                worth[stays] = self._worth[name]
-                yield allocation.Term((name, *branches), {}, worth)
+                values[stays] = self._values[name]
+                yield allocation.Term((name, *branches), {}, values)
 
     # Costs ------------------------------------------------------------------------------------------
 
     def _time(self) -> Iterator[Item]:
-        if self.joint is not None:
-            yield from self.joint.items(LATENCY, self._branches_of)
+        if self.precisions is not None:
+            yield from self.precisions.items(LATENCY, self._branches_of)
         elif self.prediction is not None:
             for node in self.prediction.nodes.values():
-                price = self.prediction.node_cost(node.name)
-                yield Item(LATENCY, node.groups, _unswitched(price), (), self._branches_of(node.name))
+                cost = self.prediction.node_cost(node.name)
+                yield Item(LATENCY, node.groups, _unswitched(cost), (), self._branches_of(node.name))
         else:
             for term in self.cost.mac_terms:
                 yield self._product(MACS, term, lambda on: 1.0)
@@ -202,7 +205,7 @@ class Space:
 
     def _weight(self, term: SizeProduct) -> Item:
         layer = module_name(term.parameter) if len(term.factors) > 1 else ""
-        if self.joint is not None and layer in self.joint.layers:
+        if self.precisions is not None and layer in self.precisions.layers:
             switch = int8(layer)
             return self._product(BYTES, term, lambda on: 1.0 if on[switch] else 4.0, (switch,))
         each = 1.0 if layer in self.integer else 4.0
@@ -217,7 +220,7 @@ class Space:
     ) -> Item:
         sizes = [self._size(factor) for factor in term.factors]
 
-        def price(widths: Mapping[str, Integers], on: Switches) -> Floats:
+        def cost(widths: Mapping[str, Integers], on: Switches) -> Floats:
             found = np.full((), each(on))
             for size in sizes:
                 found = found * at(size, widths)
@@ -226,14 +229,14 @@ class Space:
         groups = tuple(dict.fromkeys(group for size in sizes for group in size.groups))
         held = self.holdings or {}
         branches = tuple(name for name in self._branches if term.nodes <= held[name].nodes)
-        return Item(resource, groups, price, switches, branches)
+        return Item(resource, groups, cost, switches, branches)
 
     def _size(self, factor: Factor) -> Size:
         return Size(factor) if isinstance(factor, int) else size_of(self.coupling, factor)
 
 
-def _unswitched(price: Callable[[Mapping[str, Integers]], Floats]) -> Price:
-    return lambda widths, on: price(widths)
+def _unswitched(cost: Callable[[Mapping[str, Integers]], Floats]) -> CostOf:
+    return lambda widths, on: cost(widths)
 
 
 def widths_of(choice: Choice, floor: float) -> tuple[int, ...]:

@@ -1,60 +1,58 @@
-"""What is learnt of the model on the device before candidates are chosen; each once in a run."""
+"""Survey of the model on its device, before candidates are chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprune.fitting.space.sensing import sense, weighed_space
 from edgeprune.fitting.space.space import FLOOR, Space
 from edgeprune.fitting.space.timing import Timing
-from edgeprune.fitting.trials.sessions import Bench
+from edgeprune.fitting.trials.runner import Trials
+from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.latency.curves import LatencyTable
 from edgeprune.latency.float_layers import Mixture
-from edgeprune.ledger import Ledger
 from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.records.trial import Candidate
-from edgeprune.search.ranking import Choice
 
 
 @dataclass(frozen=True)
 class Survey:
-    """tell: (what it belongs to, what is being done, how far it is)."""
+    """Measurements and scores of the whole model that a search starts from, each made once in a run."""
 
-    bench: Bench
-    ledger: Ledger
-    tell: Callable[[str, str, float | None], None]
+    trials: Trials
 
     def mixture(self, recipe: Candidate) -> Mixture:
-        """Which layers the device is no quicker at in INT8, and how products are written for it."""
-        return self.ledger.once("mixture", lambda: self._timing().mixture(recipe), Mixture)
+        """Layers that the device is no quicker at in INT8, and how products are written for it."""
+        return self.trials.once("mixture", lambda: self._timing().mixture(recipe), Mixture)
 
-    def space(self, recipe: Candidate, choices: tuple[Choice, ...], layers: Sequence[str]) -> Space:
-        """What a model may become; with a latency table measured now, where there can be one.
+    def space(self, recipe: Candidate, layers: Sequence[str]) -> Space:
+        """Search space of candidates; with a latency table, measured now, where there can be one.
 
         recipe: the precision that candidates start from. layers: those that are INT8 in it.
         """
-        workshop = self.bench.workshop
+        trials, workshop = self.trials, self.trials.workshop
+        choices = workshop.ranking(trials.order.target.channel_multiple).choices
 
         def cutting(share: float) -> None:
-            self.tell("sensitivity", "cutting groups alone", share)
+            trials.tell("sensitivity", "cutting groups alone", share)
 
         def sensed_now() -> Sensitivity:
             cutting(0.0)  # reading the calibration data first takes as long as cutting
             return sense(workshop, choices, FLOOR, cutting)
 
-        sensed = self.ledger.once("sensitivity", sensed_now, Sensitivity)
+        sensed = trials.once("sensitivity", sensed_now, Sensitivity)
         base = weighed_space(workshop, choices, sensed, layers)
         return self._timing().space(
-            base, recipe, layers, lambda name, measure: self.ledger.once(name, measure, LatencyTable)
+            base, recipe, layers, lambda name, measure: trials.once(name, measure, LatencyTable)
         )
 
     def _timing(self) -> Timing:
-        order = self.bench.order
+        trials, side = self.trials, self.trials.device_side
         return Timing(
-            order,
-            self.bench.workshop,
-            self.bench.load("dense"),
-            self.bench.feeds(self.bench.rows(order.profile.batch))[0],
-            lambda doing, share: self.tell("table", doing, share),
+            trials.order,
+            trials.workshop,
+            side.load(DENSE),
+            side.feeds(side.rows(trials.order.profile.batch))[0],
+            lambda doing, share: trials.tell("table", doing, share),
         )

@@ -1,7 +1,7 @@
-"""From an order and a model to a space of widths with prices: the latency table's part in a fit.
+"""Latency table's part in a fit: from an order and a model to a search space with costs in milliseconds.
 
 A table is a help, never a condition: without one (no profile in the runtime, a model whose file cannot be
-resized, a device that fails at it) the reason is told and widths are chosen by their share of the work.
+resized, a device that fails at it) the reason is told, and widths are chosen by their share of the work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeprune.devices.agent import BUILDERS
 from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
 from edgeprune.files import scratch
 from edgeprune.fitting.order import Order
-from edgeprune.fitting.space.precisions import joint, mixed_designs, quicker_in_float
+from edgeprune.fitting.space.precisions import mixed_designs, precision_choice, quicker_in_float
 from edgeprune.fitting.space.space import Space
 from edgeprune.graph.branch_contents import held_nodes
 from edgeprune.graph.resize import Resizable, Widths
@@ -37,10 +37,10 @@ MIXING = "timing layers in float and INT8"
 
 @dataclass(frozen=True)
 class Timing:
-    """What measuring a table needs.
+    """Measurement of latency tables on the order's device.
 
-    load: how artefacts are served; which one does not matter. feeds: one query's inputs.
-    tell: what is being done, and how far it is.
+    load: how artefacts are served; of any one. feeds: one query's inputs.
+    tell: hears of progress (what is done, share).
     """
 
     order: Order
@@ -50,7 +50,7 @@ class Timing:
     tell: Callable[[str, float | None], None]
 
     def model(self) -> Resizable | None:
-        """The model's file at any widths; None, and a sentence, when it has none."""
+        """Model's ONNX file at any widths; None, and a sentence, when it cannot be resized."""
         if not self._can_time:
             return None
         self.tell(DOING, 0.0)
@@ -61,7 +61,7 @@ class Timing:
             return None
 
     def mixture(self, recipe: Candidate) -> Mixture:
-        """Which layers stay float because they are slower in INT8; none, and a sentence, if none was timed.
+        """Layers that stay float because they are slower in INT8; none, and a sentence, if none was timed.
 
         Raises `DeviceError` when the device is gone, `NothingToQuantise` when nothing can be INT8.
         """
@@ -93,7 +93,7 @@ class Timing:
     def table(
         self, model: Resizable, recipe: Candidate, wanted: Sequence[Widths] | None = None
     ) -> LatencyTable:
-        """Measured, or from the cache; without rows, and with a sentence, when that fails.
+        """Table, measured or from the cache; without rows, and with a sentence, when measuring fails.
 
         Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
         """
@@ -111,7 +111,7 @@ class Timing:
             return LatencyTable(())
 
     def space(self, base: Space, recipe: Candidate, layers: Sequence[str], once: Once) -> Space:
-        """`base` with the prices of a latency table; as it is, and a sentence, when there is none.
+        """Search space `base` with the costs of a latency table; unchanged, and a sentence, without a table.
 
         recipe: the precision that candidates start from. layers: those that are INT8 in it; with a table of
         float beside theirs, each may be either. once: records a table by its name.
@@ -130,16 +130,16 @@ class Timing:
         # At the widest and the narrowest first: where float saves nothing, no candidate would have any.
         ends = [self._wanted[0], min(self._wanted, key=lambda widths: sum(widths.values()))]
         some = once("table-float32-ends", lambda: self.table(model, FLOAT, ends)).at(table.reference_ms)
-        if not quicker_in_float(some, table, joint(integer, integer, model, layers).owners):
+        if not quicker_in_float(some, table, precision_choice(integer, integer, model, layers).owners):
             return space
         rest = [widths for widths in self._wanted if widths not in ends]
         plain = once("table-float32", lambda: self.table(model, FLOAT, rest)).at(table.reference_ms)
         if not plain.rows:
             return space
         plain = some.joined(plain)
-        choice = joint(prediction(model, plain), integer, model, layers)
+        choice = precision_choice(prediction(model, plain), integer, model, layers)
         mixed = once("table-mixed", lambda: self._mixed(model, recipe, choice.layers)).at(table.reference_ms)
-        return replace(space, joint=choice.learnt(mixed.wholes))
+        return replace(space, precisions=choice.learnt(mixed.wholes))
 
     @property
     def _can_time(self) -> bool:

@@ -1,4 +1,4 @@
-"""Candidates of which only the shapes are real: what lands on a budget is found before anything is built.
+"""Drafts: candidates with real shapes and meaningless weights, measured before anything is built.
 
 How long a query takes, what it holds in memory and how large its file is follow from shapes and precisions,
 not from what the weights are. So a candidate is first written with weights and ranges that mean nothing, and
@@ -13,17 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeprune.errors import DeviceLost, EdgepruneError
-from edgeprune.fitting.trials.sessions import Bench
+from edgeprune.fitting.trials.sessions import DeviceSide
 from edgeprune.ledger import Ledger
 from edgeprune.measure import Progress
 from edgeprune.records.trial import Candidate, Measurement
 
-DRAFT = "draft-"
-
 
 @dataclass(frozen=True)
 class Draft:
-    """The ledger's record. measurement: None, and the reason, where the candidate could not be drafted."""
+    """The ledger's record of a draft. measurement: None, and the reason, where it could not be made."""
 
     candidate: Candidate
     measurement: Measurement | None
@@ -31,16 +29,16 @@ class Draft:
 
 
 class Drafts:
-    """All drafts of a run, by name."""
+    """Drafts of a run, by name."""
 
-    def __init__(self, bench: Bench, ledger: Ledger) -> None:
-        self._bench = bench
+    def __init__(self, device_side: DeviceSide, ledger: Ledger) -> None:
+        self._device_side = device_side
         self._ledger = ledger
         self.known: dict[str, Draft] = {}
 
     @property
     def measured(self) -> dict[str, Measurement]:
-        """Those that could be made."""
+        """Measurements of the drafts that could be made."""
         return {
             name: draft.measurement for name, draft in self.known.items() if draft.measurement is not None
         }
@@ -57,10 +55,10 @@ class Drafts:
     ) -> str:
         """Write and measure one, or take the one that is there; its name.
 
-        listen: (name, what is done) -> what hears of its progress. usual_ms: as for `Bench.measure`.
+        listen: (name, what is done) -> what hears of its progress. usual_ms: as for `DeviceSide.measure`.
         Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
         """
-        name = self.of(candidate) or f"{DRAFT}{len(self.known) + 1:02}"
+        name = self.of(candidate) or f"draft-{len(self.known) + 1:02}"
         if name not in self.known:
             self.known[name] = self._ledger.once(
                 name,
@@ -72,14 +70,14 @@ class Drafts:
     def _measured(
         self, name: str, candidate: Candidate, listen: Callable[[Progress], None], usual_ms: float | None
     ) -> Draft:
-        folder = self._bench.folder / name
+        folder = self._device_side.folder / name
         try:
-            self._bench.workshop.draft(candidate, folder)
-            return Draft(candidate, self._bench.measure(name, listen, usual_ms))
+            self._device_side.workshop.draft(candidate, folder)
+            return Draft(candidate, self._device_side.measure(name, listen, usual_ms))
         except DeviceLost:
             raise
         except EdgepruneError as error:
-            self._bench.order.device.machine()  # raises when it is the device that fails
+            self._device_side.order.device.machine()  # raises when it is the device that fails
             return Draft(candidate, None, error.what)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

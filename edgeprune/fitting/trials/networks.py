@@ -1,4 +1,4 @@
-"""The networks of trials: cut, recovered and trained. What was trained stays in the run folder."""
+"""Networks of trials: cut, recovered and trained; trained ones stay in the run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Made = tuple[Captured, tuple[Rung, ...]]
 
 
 @dataclass(frozen=True)
-class Weights:
+class Networks:
     """tell: (trial, what is being done, how far it is)."""
 
     workshop: Workshop

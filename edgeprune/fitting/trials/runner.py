@@ -1,13 +1,13 @@
-"""One trial: build a candidate, measure it on the device, evaluate it there; each recorded once."""
+"""Trials of a fit: candidates that are built, measured and evaluated on the device, each recorded once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_reference
 from edgeprune.devices.artefact import written_files
+from edgeprune.fitting.budgets import resolved
 from edgeprune.fitting.order import Order
-from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.trials.comparison import Compared, compare
 from edgeprune.fitting.trials.drafts import Drafts
-from edgeprune.fitting.trials.networks import Weights
-from edgeprune.fitting.trials.sessions import Bench
+from edgeprune.fitting.trials.networks import Networks
+from edgeprune.fitting.trials.sessions import DENSE, DeviceSide
 from edgeprune.fitting.trials.subset import Screened, Subset
-from edgeprune.fitting.trials.verdict import Tested, report, uses
+from edgeprune.fitting.trials.verdict import Kind, TrialRecord, report, uses
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered
@@ -36,37 +36,36 @@ from edgeprune.search.bracketing import Zone, zone
 from edgeprune.tasks import call_evaluate
 
 USUAL_TRIALS = 7  # dense, dense INT8, a few pruned, and one that is trained
-TRIAL = "trial-"  # how candidates that the search builds are called; what is trained of one is called final-
-
-T = TypeVar("T")
+SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
 
 
 class Trials:
-    """Runs candidates by name in the run folder, through the ledger, and holds them against one budget.
+    """Runner of trials, by name, in the run folder: for one order and its resolved budget.
 
-    What several budgets share goes from one to the next (`turned`): all that was tried, as the search found
-    it. Proofs are of one budget, so each makes its own.
+    Several budgets share everything that was tried, as the search found it (`for_budget`). Proofs are of one
+    budget, so each makes its own.
     """
 
     def __init__(
         self, order: Order, workshop: Workshop, ledger: Ledger, listen: Listen, larger: Trials | None = None
     ) -> None:
-        self._order = order
-        self._workshop = workshop
-        self._ledger = ledger
-        self._listen = listen
+        """larger: the runner of the budget before this one."""
+        self.order = order
+        self.workshop = workshop
+        self.once = ledger.once
         self.folder = ledger.folder
-        self.bench = Bench(order, workshop, ledger.folder)
-        self.survey = Survey(self.bench, ledger, self._tell)
-        self.drafts = Drafts(self.bench, ledger)
-        self._weights = Weights(workshop, ledger.folder, order.epochs, self._tell)
-        self.tested: dict[str, Tested] = {}  # measured by a proof where there is one
+        self.device_side = DeviceSide(order, workshop, ledger.folder)
+        self.drafts = Drafts(self.device_side, ledger)
+        self.subset = Subset(workshop, order.budget.max_drop, order.profile.batch)
+        self.tested: dict[str, TrialRecord] = {}  # measured by a proof where there is one
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
         self.screened: dict[str, Screened] = {}
         self.compared: dict[str, Compared] = {}
-        self.subset = Subset(workshop, order.budget.max_drop, order.profile.batch)
-        self.taught: str | None = None  # for a larger budget, the last one: trained weights to begin with
-        self._searched: dict[str, Tested] = {}  # as the search found them
+        self.taught: str | None = None  # the trial of a larger budget whose trained weights are a warm start
+        self._ledger = ledger
+        self._listen = listen
+        self._networks = Networks(workshop, ledger.folder, order.options.epochs, self.tell)
+        self._searched: dict[str, TrialRecord] = {}  # as the search found them
         self._seconds: list[float] = []
         self._larger = larger
         self._turn: int = 0 if larger is None else larger._turn + 1
@@ -76,9 +75,24 @@ class Trials:
             self.adopt(larger)
         self._last_taught: str | None = self.taught
 
-    def turned(self, order: Order) -> Trials:
-        """The same trials before the next budget."""
-        return Trials(order, self._workshop, self._ledger, self._listen, larger=self)
+    def for_budget(self, order: Order) -> Trials:
+        """The runner of another budget, with all trials so far."""
+        return Trials(order, self.workshop, self._ledger, self._listen, larger=self)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The order's budget, a speed-up resolved to milliseconds by the dense model."""
+        return resolved(self.order.budget, self._searched[DENSE].measurement.latency)
+
+    @property
+    def dense(self) -> TrialRecord:
+        """The dense float model's trial."""
+        return self.tested[DENSE]
+
+    @property
+    def floor(self) -> float:
+        """The least metric that the budget allows."""
+        return self.dense.metric - self.budget.max_drop
 
     def adopt(self, other: Trials) -> None:
         """Take over what another budget's search found, where this one has nothing."""
@@ -90,17 +104,23 @@ class Trials:
                 self.tested[name] = self._searched[name] = self._here(name, tested, other)
 
     @property
-    def builds(self) -> int:
-        """How many candidates were built for this budget, trained ones not counted."""
-        known = self._larger.tested if self._larger is not None else {}
-        return sum(name.startswith(TRIAL) and name not in known for name in self.tested)
+    def candidates(self) -> dict[str, TrialRecord]:
+        """Trials that a search built, trained ones not counted."""
+        return {name: tested for name, tested in self.tested.items() if tested.kind == "candidate"}
 
-    def next_name(self) -> str:
-        """Of the next candidate that is built: unique in the run."""
-        return f"{TRIAL}{1 + sum(name.startswith(TRIAL) for name in self.tested):02}"
+    @property
+    def builds(self) -> int:
+        """Number of candidates that were built for this budget."""
+        return len(self.candidates.keys() - (self._larger.tested if self._larger is not None else {}))
+
+    def build(self, candidate: Candidate) -> str:
+        """Run the next candidate of the search; its name, unique in the run."""
+        name = f"trial-{len(self.candidates) + 1:02}"
+        self.run(name, candidate, kind="candidate")
+        return name
 
     def screen(self, name: str, candidate: Candidate) -> Screened:
-        """Build a form of the dense model and compare it on a subset; `run` takes it up where it stops."""
+        """Build an INT8 variant of the dense model and compare it on a subset; `run` goes on with it."""
         screened = self._ledger.once(
             f"{name}-screen",
             lambda: self._screen(name, candidate),
@@ -111,18 +131,20 @@ class Trials:
         return screened
 
     def run(
-        self, name: str, candidate: Candidate, *, train: bool = False, start: str | None = None
-    ) -> Tested:
-        """Build, measure and evaluate a candidate; `train` climbs the rungs that need training.
+        self, name: str, candidate: Candidate, *, kind: Kind = "variant", start: str | None = None
+    ) -> TrialRecord:
+        """Build, measure and evaluate a candidate.
 
-        start: the trial that was trained so far and left its weights; only what the candidate adds follows.
+        kind: "trained" climbs the recovery rungs that need training.
+        start: the trained trial whose weights this one begins with; only what the candidate adds follows.
         """
-        files = [*self._files(name), *([self._weights.path(name)] if train else [])]
+        train = kind == "trained"
+        files = [*self._files(name), *([self._networks.path(name)] if train else [])]
         started = time.monotonic()
         tested = self._ledger.once(
-            name, lambda: self._test(name, candidate, train, start), Tested, files=files
+            name, lambda: self._test(name, candidate, kind, start), TrialRecord, files=files
         )
-        tested = self._here(name, tested, self._larger)
+        tested = self._here(name, replace(tested, kind=kind), self._larger)
         self.tested[name] = self._searched[name] = tested
         if train and not candidate.qat:
             self._last_taught = name
@@ -130,132 +152,135 @@ class Trials:
             self._seconds.append(time.monotonic() - started)
         return tested
 
+    def train(self, name: str, candidate: Candidate) -> str:
+        """Train a candidate of the search; the name of the trained trial, with its number."""
+        final = name.replace("trial-", "final-")
+        self.run(final, candidate, kind="trained")
+        return final
+
     def draft(self, candidate: Candidate) -> str | None:
-        """Measure a candidate by its shapes alone; the draft's name, None when it has none, which is told."""
+        """Measure a candidate by its shapes alone; the draft's name, or None when it cannot be drafted."""
         name = self.drafts.make(candidate, self._measuring, _median(self._references))
         if name in self.drafts.measured:
             return name
-        self._tell(name, f"a candidate is built at once: {self.drafts.known[name].reason}")
+        self.tell(name, f"a candidate is built at once: {self.drafts.known[name].reason}")
         return None
 
     def float_metric(self, name: str) -> float:
         """The metric of a trained trial's weights in float, on this machine."""
 
         def evaluate() -> float:
-            self._tell(name, f"evaluating {self._workshop.task.metric} in float")
-            return call_evaluate(self._workshop.task, self._workshop.predictor(self._weights.saved(name)))
+            self.tell(name, f"evaluating {self.workshop.task.metric} in float")
+            return call_evaluate(self.workshop.task, self.workshop.predictor(self._networks.saved(name)))
 
         return self._ledger.once(f"{name}-float", evaluate, float)
 
-    def prove(self, name: str, budget: Budget) -> VerdictKind:
-        """Replace the measurement of a finished trial by a proof; what it proves."""
+    def prove(self, name: str) -> VerdictKind:
+        """Replace the measurement of a finished trial by a proof session; the verdict that it gives."""
         key = f"{name}-proof" if self._turn <= 1 else f"{name}-proof-{self._turn}"
-        proof = self._ledger.once(key, lambda: self._prove(name, budget), Measurement)
+        proof = self._ledger.once(key, lambda: self._prove(name), Measurement)
         self.tested[name] = replace(self.tested[name], measurement=proof)
         self.proven.add(name)
-        verdict = self.report(name, budget, self.tested["dense"].metric).verdict
+        verdict = self.report(name).verdict
         if not {breach.line for breach in verdict.breaches} <= {"metric"} or not self._compare(name):
             return verdict.kind
-        return self.report(name, budget, self.tested["dense"].metric).verdict.kind
+        return self.report(name).verdict.kind
 
-    def report(self, name: str, budget: Budget, baseline_metric: float) -> Report:
+    def settles(self, name: str) -> bool:
+        """Whether a trial is proven to fit, or is predicted to without a device."""
+        return self.prove(name) in SETTLED
+
+    def report(self, name: str) -> Report:
         """A trial held against the budget."""
-        proven, compared = name in self.proven, self.compared.get(name)
-        repeated = None if compared is None else compared.repeated
+        compared = self.compared.get(name)
         return report(
-            name, self.tested[name], self._workshop, budget, baseline_metric, proven=proven, repeated=repeated
+            name,
+            self.tested[name],
+            self.workshop,
+            self.budget,
+            self.dense.metric,
+            proven=name in self.proven,
+            repeated=None if compared is None else compared.repeated,
         )
 
     def with_drop(self, report: Report) -> Report:
-        """How sure it is what a candidate lost, where samples are scored one by one."""
+        """Report with the confidence interval of the metric's drop, where samples are scored one by one."""
         compared = self._compare(report.name)
         return report if compared is None else replace(report, drop=compared.drop)
 
-    def use(self, name: str, budget: Budget) -> float:
-        """The largest share of a budget line that a trial used: above 1 it does not fit."""
-        return max(self.uses(name, budget).values(), default=0.0)
+    def use(self, name: str) -> float:
+        """Largest share of a budget line that a trial or draft used: above 1 the line breaks."""
+        return max(self.uses(name).values(), default=0.0)
 
-    def uses(self, name: str, budget: Budget) -> dict[str, float]:
-        """`use` line by line, of the lines that the budget has; of a draft, too."""
+    def uses(self, name: str) -> dict[str, float]:
+        """Shares of all budget lines that bind, line by line, that a trial or draft used."""
         measured = self.drafts.measured.get(name) or self.tested[name].measurement
-        return uses(measured, self._usual_ms, budget, proven=name in self.proven)
+        return uses(measured, self._usual_ms, self.budget, proven=name in self.proven)
 
-    def seen_within(self, name: str, budget: Budget) -> bool:
-        """Whether the session of a trial kept all lines, as quick as the machine was then."""
-        found = uses(self.tested[name].measurement, None, budget, proven=True)
+    def seen_within(self, name: str) -> bool:
+        """Whether the session of a trial kept all lines at the speed that the machine had then."""
+        found = uses(self.tested[name].measurement, None, self.budget, proven=True)
         return max(found.values(), default=0.0) <= 1
 
     def zone(self) -> Zone:
-        """Where to land on this device, as the sessions so far tell."""
+        """Zone of the budget to land in on this device, by how far its sessions scatter."""
         return zone(self._references)
 
     @property
     def _references(self) -> list[float]:
-        """Milliseconds of the dense model, session by session; first those that budgets were made of."""
+        """Milliseconds of the dense model, session by session; the first ones resolved the budgets."""
         trials = (tested.measurement for tested in self.tested.values())
         sessions = (*trials, *self.drafts.measured.values())
         return [ms for each in sessions if (ms := each.reference_ms) is not None]
 
     @property
     def _usual_ms(self) -> float | None:
-        """The dense model on this machine: what it usually takes.
+        """Usual milliseconds of the dense model on this machine.
 
-        A speed-up was resolved by what it took first: where that was longer, a candidate is as much quicker.
-        Where it was less, a proof of milliseconds will find the machine as it has been since.
+        A speed-up was resolved by the first session: where the model took longer then, a candidate is as much
+        quicker. Where it took less, a proof of milliseconds will find the machine as it has been since.
         """
         found = self._references
-        if not found or self._order.budget.speedup is None:
+        if not found or self.order.budget.speedup is None:
             return _median(found)
         return max(found[0], median(found))
 
     def note(self, name: str, sentence: str) -> None:
-        """Tell what is worth reading later, too."""
+        """Tell a sentence that is worth reading later, too."""
         self._listen(Event(name, sentence, lasting=True))
 
-    def together(self, key: str, work: Callable[[], T], cls: type[T]) -> T:
-        """A step of the run that is about several trials."""
-        self._tell(key, "asking all tiers about the same samples")
-        return self._ledger.once(key, work, cls)
+    def tell(self, name: str, doing: str, share: float | None = None) -> None:
+        """Tell what is being done for a trial or a step, and which share of it is done."""
+        self._listen(Event(name, doing, share, self._seconds_left()))
 
     # ------------------------------------------------------------------------------------------------
 
-    def _here(self, name: str, tested: Tested, other: Trials | None) -> Tested:
-        """A trial of another budget as it is on this one's machine, if that is another: predicted anew."""
-        profile = self._order.profile
-        if self._order.forecast is None or other is None or name not in other.tested:
+    def _here(self, name: str, tested: TrialRecord, other: Trials | None) -> TrialRecord:
+        """A trial of another budget's runner; predicted anew where this budget is for another machine."""
+        profile = self.order.profile
+        if self.order.forecast is None or other is None or name not in other.tested:
             return tested
-        if profile == other._order.profile:
+        if profile == other.order.profile:
             return replace(tested, measurement=other._searched[name].measurement)
         measurement = self._ledger.once(
             f"{name}-on-{profile.name}",
-            lambda: self.bench.measure(name, self._measuring(name)),
+            lambda: self.device_side.measure(name, self._measuring(name)),
             Measurement,
             files=self._files(name),
         )
         return replace(tested, measurement=measurement)
 
-    def _test(self, name: str, candidate: Candidate, train: bool, start: str | None) -> Tested:
+    def _test(self, name: str, candidate: Candidate, kind: Kind, start: str | None) -> TrialRecord:
         started = time.monotonic()
-        before: tuple[tuple[str, float, float, bool], ...] = ()
-        rungs: tuple[Rung, ...] = ()
-        if start is not None:
-            network, before = self._weights.saved(start), self.tested[start].recovered
-        elif train:
-            larger = self.tested[candidate.after].candidate.kept if candidate.after else ()
-            network, rungs = self._weights.trained(name, candidate, dict(larger))
-        else:
-            network, rungs = self._weights.pruned(name, candidate)
-        if train:
-            network, more = self._weights.aware(name, candidate, network)
-            rungs = (*rungs, *more)
+        network, before, rungs = self._network(name, candidate, kind, start)
         built = self._built(name, candidate, network)
         candidate = _settled(candidate, built)
-        if train:
-            self._weights.save(name, network)
-        measurement = self.bench.measure(name, self._measuring(name), _median(self._references))
-        self._tell(name, f"evaluating {self._workshop.task.metric}")
-        metric = self.bench.metric(name)
-        return Tested(
+        if kind == "trained":
+            self._networks.save(name, network)
+        measurement = self.device_side.measure(name, self._measuring(name), _median(self._references))
+        self.tell(name, f"evaluating {self.workshop.task.metric}")
+        metric = self.device_side.metric(name)
+        return TrialRecord(
             candidate=candidate,
             metric=metric,
             measurement=measurement,
@@ -263,66 +288,84 @@ class Trials:
             layers_float=built.layers_float,
             recovered=(*before, *recovered(rungs)),
             seconds=time.monotonic() - started,
+            kind=kind,
         )
 
+    def _network(
+        self, name: str, candidate: Candidate, kind: Kind, start: str | None
+    ) -> tuple[Captured, tuple[tuple[str, float, float, bool], ...], tuple[Rung, ...]]:
+        """The candidate's network, rungs recorded of the trial that it starts from, and its own rungs."""
+        if kind != "trained":
+            network, rungs = self._networks.pruned(name, candidate)
+            return network, (), rungs
+        before: tuple[tuple[str, float, float, bool], ...] = ()
+        rungs = ()
+        if start is not None:
+            network, before = self._networks.saved(start), self.tested[start].recovered
+        else:
+            larger = self.tested[candidate.after].candidate.kept if candidate.after else ()
+            network, rungs = self._networks.trained(name, candidate, dict(larger))
+        network, more = self._networks.aware(name, candidate, network)
+        return network, before, (*rungs, *more)
+
     def _screen(self, name: str, candidate: Candidate) -> Screened:
-        built = self._built(name, candidate, self._workshop.dense)
-        self._tell(name, "comparing on a subset")
-        error = self.bench.ask(name, self.subset.error)
+        built = self._built(name, candidate, self.workshop.dense)
+        self.tell(name, "comparing on a subset")
+        error = self.device_side.ask(name, self.subset.error)
         return Screened(_settled(candidate, built), error, built.layers_int8, built.layers_float)
 
     def _built(self, name: str, candidate: Candidate, pruned: Captured) -> Built:
-        """The artefact: of the screening when there was one, else made now."""
+        """The artefact, taken from the screening when there was one."""
         screened = self.screened.get(name)
         if screened is not None:
             known = screened.candidate.engine_layers
             layers = (screened.layers_int8, screened.layers_float)
-            return Built(self.bench.artefact(name), *layers, engine_layers=known)
-        self._tell(name, "building")
+            return Built(self.device_side.artefact(name), *layers, engine_layers=known)
+        self.tell(name, "building")
         folder = self.folder / name
-        rows = tuple(torch.from_numpy(array) for array in self.bench.rows(self.bench.golden_rows()).values())
-        built = self._workshop.builder.build(candidate, pruned, folder, rows, self._order.profile.batch)
+        rows = tuple(
+            torch.from_numpy(array)
+            for array in self.device_side.rows(self.device_side.golden_rows()).values()
+        )
+        built = self.workshop.builder.build(candidate, pruned, folder, rows, self.order.profile.batch)
         write_reference(folder / REFERENCE, built.reference)
         return built
 
     def _compare(self, name: str) -> Compared | None:
-        """With the dense model, sample by sample; None where that cannot be."""
-        if self._workshop.task.evaluate_samples is None or name == "dense":
+        """Comparison with the dense model, sample by sample; None where samples are not scored."""
+        if self.workshop.task.evaluate_samples is None or name == DENSE:
             return None
 
         def scores(each: str) -> NDArray[np.float64]:
-            self._tell(name, "comparing sample by sample")
-            return self.bench.scores(each)
+            self.tell(name, "comparing sample by sample")
+            return self.device_side.scores(each)
 
-        known = {each: self.tested[each].metric for each in ("dense", name)}
-        allowed = self._order.budget.max_drop
+        known = {each: self.tested[each].metric for each in (DENSE, name)}
+        allowed = self.order.budget.max_drop
         self.compared[name] = self._ledger.once(
             f"{name}-compared", lambda: compare(scores, known, allowed), Compared
         )
         return self.compared[name]
 
-    def _prove(self, name: str, budget: Budget) -> Measurement:
+    def _prove(self, name: str) -> Measurement:
         listen = self._measuring(name, "proving")
-        return self.bench.prove(name, budget, listen, self.tested[name].measurement)
+        return self.device_side.prove(name, self.budget, listen, self.tested[name].measurement)
 
     def _files(self, name: str) -> tuple[Path, ...]:
-        """What a finished trial must still have."""
-        files = (*written_files(self.bench.artefact(name)), self.folder / name / REFERENCE)
-        if self._order.forecast is None:
+        """Files that a finished trial must still have."""
+        files = (*written_files(self.device_side.artefact(name)), self.folder / name / REFERENCE)
+        if self.order.forecast is None:
             return files
-        return tuple(dict.fromkeys((*files, self.bench.artefact(name).with_suffix(".onnx"))))
+        return tuple(dict.fromkeys((*files, self.device_side.artefact(name).with_suffix(".onnx"))))
 
     def _measuring(self, name: str, word: str = "measuring") -> Callable[[Progress], None]:
         def tell(progress: Progress) -> None:
-            self._tell(name, f"{word}, median {progress.p50_ms:.2f} ms", progress.share)
+            self.tell(name, f"{word}, median {progress.p50_ms:.2f} ms", progress.share)
 
         return tell
 
-    def _tell(self, name: str, doing: str, share: float | None = None) -> None:
-        self._listen(Event(name, doing, share, self._seconds_left()))
-
     def _seconds_left(self) -> float | None:
-        """A guess from what trials took so far: the usual number of them, a training and a proof."""
+        """Estimate from the trials so far: the usual number of them, a training and a proof."""
         if not self._seconds:
             return None
         one = sum(self._seconds) / len(self._seconds)
@@ -334,5 +377,5 @@ def _median(found: Sequence[float]) -> float | None:
 
 
 def _settled(candidate: Candidate, built: Built) -> Candidate:
-    """The recipe that gives the artefact at once: with the layers in float that its engine wants there."""
+    """Candidate whose float layers are those of the artefact, its engine's own ones included."""
     return replace(candidate, engine_layers=tuple(sorted({*candidate.engine_layers, *built.engine_layers})))

@@ -1,4 +1,4 @@
-"""Where trials are measured: their artefacts, sessions and inputs on the order's device."""
+"""Sessions in which trials are measured, proven and evaluated on the order's device."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
-SEARCH = Effort(runs=128, seconds=2.0, interleaved=True)
-DENSE_SEARCH = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model, each
+SEARCH_EFFORT = Effort(runs=128, seconds=2.0, interleaved=True)
+DENSE_EFFORT = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model, each
 # Load during a search measurement would send the search the wrong way: measure again, until a session is
 # steady or, on a machine that never is, several say the same.
 STEADY = 0.05
@@ -40,8 +40,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The device side of a run: trials are known by name, their artefacts lie in the run folder."""
+class DeviceSide:
+    """Device side of a run: artefacts of trials, by name in the run folder, and sessions with them."""
 
     order: Order
     workshop: Workshop
@@ -56,7 +56,7 @@ class Bench:
         return served(self.order, self.artefact(name))
 
     def ask(self, name: str, question: Callable[[Predict], T]) -> T:
-        """The answer about an artefact as the device serves it, in a session of its own."""
+        """Answer to a question about an artefact as the device serves it, in a session of its own."""
         with self.order.device.start(self.load(name)) as session:
             return question(predictor(session))
 
@@ -64,7 +64,7 @@ class Bench:
         return self.ask(name, lambda predict: call_evaluate(self.workshop.task, predict))
 
     def scores(self, name: str) -> NDArray[np.float64]:
-        """Sample by sample, where the task scores them one by one."""
+        """Scores sample by sample, where the task has `evaluate_samples`."""
         return self.ask(name, lambda predict: call_evaluate_samples(self.workshop.task, predict))
 
     def measure(
@@ -90,7 +90,7 @@ class Bench:
         sessions: list[Measurement] = []
         counted: Sequence[Measurement] = ()
         while len(sessions) < MOST_SESSIONS and not counted:
-            sessions.append(self._session(name, listen, SEARCH, usual_ms))
+            sessions.append(self._session(name, listen, SEARCH_EFFORT, usual_ms))
             steady = [session for session in sessions if by_disturbance(session) <= STEADY]
             counted = steady or agreeing(sessions, _relative, 2)
         return min(counted or sessions, key=by_disturbance)
@@ -103,7 +103,7 @@ class Bench:
         sessions: list[Measurement] = []
         counted: Sequence[Measurement] = ()
         while len(sessions) < MOST_SESSIONS and len(counted) < DENSE_SESSIONS:
-            sessions.append(self._session(DENSE, listen, DENSE_SEARCH))
+            sessions.append(self._session(DENSE, listen, DENSE_EFFORT))
             steady = [session for session in sessions if disturbed(session) <= STEADY]
             counted = agreeing(sessions, lambda each: percentile_ms(each.latency), DENSE_SESSIONS) or steady
         found = sorted(counted or sessions, key=lambda each: at_speed(each.latency))
@@ -182,7 +182,7 @@ class Bench:
 
 
 def at_speed(latency: Latency) -> float:
-    """Milliseconds that say how quick the machine was, as `search.judge.speed_ms` of the runs."""
+    """Milliseconds that tell the machine's speed, as `search.judge.speed_ms` of the runs."""
     exact_ms = latency.percentile_ms
     return latency.p50_ms if exact_ms is None else min(latency.p50_ms, exact_ms)
 
@@ -190,7 +190,7 @@ def at_speed(latency: Latency) -> float:
 def agreeing(
     sessions: Sequence[Measurement], told: Callable[[Measurement], float], count: int
 ) -> Sequence[Measurement]:
-    """The `count` sessions that agree best in what they told; none when it differs by more than AGREED."""
+    """The `count` sessions whose figures agree best; none when these differ by more than AGREED."""
     ordered = sorted(sessions, key=told)
     sets = [ordered[at : at + count] for at in range(len(ordered) - count + 1)]
     best = min(sets, key=lambda found: told(found[-1]) / told(found[0]), default=[])
@@ -198,11 +198,11 @@ def agreeing(
 
 
 def _relative(session: Measurement) -> float:
-    """What a search compares: the bound in times of the dense model, which ran in turn."""
+    """Bound in times of the dense model, which ran in turn: the figure that a search compares."""
     return expected_proof_ms(session.latency, PROOF.runs, PROOF.seconds) / (session.reference_ms or 1.0)
 
 
 def disturbed(session: Measurement, usual_ms: float | None = None) -> float:
-    """By how much of its speed the machine was slower in a session than it was in it, or is usually."""
+    """Share of its speed that the machine lost in a session, against that session or its usual speed."""
     slower = session.reference_ms / usual_ms - 1 if session.reference_ms and usual_ms else 0.0
     return max(session.drift or 0.0, slower)

@@ -1,20 +1,24 @@
-"""A trial held against a budget: its verdict, and how much of each line it uses."""
+"""Verdict on a trial: its measurement held against a budget, and the share of each line that it uses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from edgeprune.make import Workshop
 from edgeprune.measure import PROOF
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Verdict, compared_ms
+from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Verdict, limited_lines
 from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.search.judge import judge
 
+# The dense float model; that model in another precision; a candidate of the search; a trained trial.
+Kind = Literal["dense", "variant", "candidate", "trained"]
+
 
 @dataclass(frozen=True)
-class Tested:
-    """What one trial found; the ledger's record. A `Report` is this, held against the budget."""
+class TrialRecord:
+    """The ledger's record of one trial; a `Report` is this record, held against the budget."""
 
     candidate: Candidate
     metric: float
@@ -23,11 +27,12 @@ class Tested:
     layers_float: tuple[str, ...]
     recovered: tuple[tuple[str, float, float, bool], ...]
     seconds: float
+    kind: Kind = "variant"  # ledgers of before had none: the runner knows it
 
 
 def report(
     name: str,
-    tested: Tested,
+    tested: TrialRecord,
     workshop: Workshop,
     budget: Budget,
     baseline_metric: float,
@@ -35,7 +40,10 @@ def report(
     proven: bool,
     repeated: Drop | None,
 ) -> Report:
-    """proven: is the measurement a proof session? repeated: the drop, where evaluations are random."""
+    """Report of a trial.
+
+    proven: whether the measurement is a proof session. repeated: the drop, where evaluations are random.
+    """
     kept = dict(tested.candidate.kept)
     measurement = tested.measurement
     if not proven:  # drift disqualifies a proof; a search still learns from the number
@@ -60,19 +68,15 @@ def report(
 
 
 def uses(measured: Measurement, usual_ms: float | None, budget: Budget, *, proven: bool) -> dict[str, float]:
-    """The share of each budget line that was used, of the lines that the budget has: above 1 it breaks.
+    """Used share of each budget line that binds: above 1 the line breaks.
 
     A proof counts as measured. A search compares at equal machine speed: the dense model ran in turn with
-    every trial, and what it took then, against what it takes usually (`usual_ms`), says how fast the machine
-    was. On a shared machine that ratio is steadier than milliseconds by far.
+    every trial, and its time then, against its usual time (`usual_ms`), says how fast the machine was. On a
+    shared machine that ratio is steadier than milliseconds by far.
     """
-    latency_ms = compared_ms(measured.latency)
-    if not proven:
+    lines = limited_lines(measured, budget)
+    if not proven and "latency_ms" in lines:
         speed = usual_ms / measured.reference_ms if usual_ms and measured.reference_ms else 1.0
         latency_ms = speed * expected_proof_ms(measured.latency, PROOF.runs, PROOF.seconds)
-    lines = {
-        "latency_ms": (latency_ms, budget.latency_ms),
-        "memory_mib": (measured.memory_mib, budget.memory_mib),
-        "size_mib": (measured.size_mib, budget.size_mib),
-    }
-    return {line: value / limit for line, (value, limit) in lines.items() if limit is not None}
+        lines["latency_ms"] = (latency_ms, lines["latency_ms"][1])
+    return {line: value / limit for line, (value, limit) in lines.items()}

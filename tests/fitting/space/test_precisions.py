@@ -12,7 +12,13 @@ from torch import nn
 
 import edgeprune
 from edgeprune.fitting.landing import made
-from edgeprune.fitting.space.precisions import Joint, int8, joint, mixed_designs, quicker_in_float
+from edgeprune.fitting.space.precisions import (
+    PrecisionChoice,
+    int8,
+    mixed_designs,
+    precision_choice,
+    quicker_in_float,
+)
 from edgeprune.fitting.space.space import BYTES, LATENCY, Space
 from edgeprune.graph.branch_contents import held_nodes, holdings
 from edgeprune.latency.curves import LatencyTable, Row, Whole
@@ -89,14 +95,14 @@ LAYERS = ("stem", "conv1", "conv2", "after", "head")
 
 
 @pytest.fixture(scope="module")
-def choice(workshop: Workshop) -> Joint:
+def choice(workshop: Workshop) -> PrecisionChoice:
     plain, integer = _table(workshop, integer=False), _table(workshop, integer=True)
-    found = joint(plain, integer, workshop.resizable, LAYERS)
+    found = precision_choice(plain, integer, workshop.resizable, LAYERS)
     return replace(found, fixed_ms=FIXED, element_ms=EACH)
 
 
 @pytest.fixture(scope="module")
-def space(workshop: Workshop, choice: Joint) -> Space:
+def space(workshop: Workshop, choice: PrecisionChoice) -> Space:
     choices = workshop.ranking(1).choices
     errors = tuple(
         (each.name, ((len(each.scores) // 2, 0.2), (len(each.scores) * 3 // 4, 0.05))) for each in choices
@@ -110,7 +116,7 @@ def space(workshop: Workshop, choice: Joint) -> Space:
         sensitivity=Sensitivity(errors, ((branch.name, 0.3),)),
         holdings=holdings(workshop.dense.module, workshop.coupling),
         held_nodes=held_nodes(workshop.resizable.model, workshop.dense.module, workshop.coupling.branches),
-        joint=choice,
+        precisions=choice,
     )
 
 
@@ -131,14 +137,14 @@ def test_the_problem_costs_what_the_items_do_and_a_model_is_worth_what_it_says(
         left = tuple(layer for layer in LAYERS if options[int8(layer)] == 0)
         for resource, cost in space.costs(kept, left).items():
             assert space.problem.cost(options, resource) == pytest.approx(cost)
-        assert space.worth(kept, left) == pytest.approx(space.problem.value(options))
+        assert space.value(kept, left) == pytest.approx(space.problem.value(options))
 
 
-def test_inputs_are_quantised_for_the_first_layer_alone(workshop: Workshop, choice: Joint) -> None:
+def test_inputs_are_quantised_for_the_first_layer_alone(workshop: Workshop, choice: PrecisionChoice) -> None:
     start = Row(START, START, 0, 0, 0.05)
     table = LatencyTable((*choice.integer.table.rows, start))
     integer = Prediction({**choice.integer.nodes, START: Nodes(workshop.resizable).nodes[START]}, table)
-    found = joint(choice.plain, integer, workshop.resizable, LAYERS)
+    found = precision_choice(choice.plain, integer, workshop.resizable, LAYERS)
     widths = {group.name: group.units for group in workshop.coupling.groups}
 
     def ms(*in_float: str) -> float:
@@ -205,11 +211,15 @@ def test_weights_take_a_byte_in_int8_and_four_in_float(space: Space) -> None:
 def test_a_layer_that_int8_slows_down_is_float_where_its_borders_cost_less(space: Space) -> None:
     whole = space.costs({})[LATENCY]
     cheap = replace(
-        space, joint=replace(space.joint, fixed_ms=1e-4, element_ms=0.0), sensitivity=_keeps_branch(space)
+        space,
+        precisions=replace(space.precisions, fixed_ms=1e-4, element_ms=0.0),
+        sensitivity=_keeps_branch(space),
     )  # type: ignore[type-var]
     assert SLOW in cheap.keep({LATENCY: 0.6 * whole}).float_layers
     dear = replace(
-        space, joint=replace(space.joint, fixed_ms=5.0, element_ms=0.0), sensitivity=_keeps_branch(space)
+        space,
+        precisions=replace(space.precisions, fixed_ms=5.0, element_ms=0.0),
+        sensitivity=_keeps_branch(space),
     )  # type: ignore[type-var]
     assert dear.keep({LATENCY: 0.6 * whole}).float_layers in ((), LAYERS)
 
@@ -243,7 +253,7 @@ def test_size_and_latency_bind_alone_and_together(space: Space) -> None:
         assert all(costs[resource] <= limit * (1 + SLACK) for resource, limit in limits.items())
 
 
-def test_what_conversions_cost_is_learnt_from_mixed_designs(space: Space, choice: Joint) -> None:
+def test_what_conversions_cost_is_learnt_from_mixed_designs(space: Space, choice: PrecisionChoice) -> None:
     widths = [
         {group.name: group.units for group in space.coupling.groups},
         {group.name: group.units // 2 for group in space.coupling.groups},

@@ -17,7 +17,7 @@ OTHER = Candidate((("group", (0, 1, 2)),), "int8", "minmax")
 MEASURED: Any = object()
 
 
-class Bench:
+class DeviceSide:
     """Fails with `error` when a draft is written, and with `gone` when the device is looked for then."""
 
     def __init__(
@@ -58,7 +58,7 @@ def listen(name: str, doing: str) -> Any:
 
 
 def test_a_candidate_is_drafted_once_and_leaves_no_files(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+    bench = DeviceSide(tmp_path)
     drafts = drafts_on(bench)
     assert [drafts.make(each, listen, None) for each in (ONE, OTHER, ONE)] == [
         "draft-01",
@@ -72,7 +72,7 @@ def test_a_candidate_is_drafted_once_and_leaves_no_files(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_drafted_says_why_and_is_not_tried_again(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, EdgepruneError("No file of that shape.", "Report it."))
+    bench = DeviceSide(tmp_path, EdgepruneError("No file of that shape.", "Report it."))
     drafts = drafts_on(bench)
     drafts.make(ONE, listen, None)
     bench.error = None
@@ -93,7 +93,7 @@ def test_what_cannot_be_drafted_says_why_and_is_not_tried_again(tmp_path: Path) 
 def test_a_device_that_is_gone_decides_nothing(
     error: DeviceError, gone: DeviceError | None, tmp_path: Path
 ) -> None:
-    drafts = drafts_on(Bench(tmp_path, error, gone))
+    drafts = drafts_on(DeviceSide(tmp_path, error, gone))
     with pytest.raises(DeviceError, match=(gone or error).what):
         drafts.make(ONE, listen, None)
     assert not drafts.known

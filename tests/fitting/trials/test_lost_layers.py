@@ -18,10 +18,11 @@ import edgeprune
 from edgeprune.devices import Load
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DeviceError, InputError, LostInt8
-from edgeprune.fitting.order import Order, place, served
+from edgeprune.fitting.order import Order, resolve_orders, served
 from edgeprune.fitting.trials.lost_layers import lost_in
 from edgeprune.make import Workshop
 from edgeprune.measure import Effort
+from edgeprune.options import FitOptions
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.quantize.tensorrt.refusals import check_types
 from edgeprune.records.trial import Candidate, FitResult
@@ -159,17 +160,7 @@ def jetson(tmp_path: Path) -> Callable[..., LocalDevice]:
 
 
 def order_for(device: LocalDevice) -> Order:
-    orders, _ = place(
-        target="rtx",
-        profile=None,
-        budget={},
-        device=device,
-        runtime="tensorrt",  # type: ignore[arg-type]
-        criterion="l2",
-        recover=None,
-        epochs=0,
-        seed=0,  # type: ignore[arg-type]
-    )
+    orders, _ = resolve_orders(FitOptions(target="rtx", device=device, runtime="tensorrt", epochs=0))
     return orders[0]
 
 
@@ -226,7 +217,7 @@ def test_a_session_that_crashes_is_a_device_error_and_the_run_can_be_resumed(
 ) -> None:
     """As OpenVINO 2026.4 did when it compiled a DenseNet in INT8 on a machine with AVX-512."""
     quick = Effort(runs=8, seconds=0.05, interleaved=True)
-    monkeypatch.setattr("edgeprune.fitting.trials.sessions.SEARCH", quick)
+    monkeypatch.setattr("edgeprune.fitting.trials.sessions.SEARCH_EFFORT", quick)
     options: dict[str, Any] = {"runtime": "tensorrt", "latency_ms": 1e-6}
     with pytest.raises(
         DeviceError, match=r"The agent on device local died during 'load' with signal 6"

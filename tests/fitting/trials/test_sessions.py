@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.fitting.trials.sessions import DENSE, DENSE_SESSIONS, MOST_SESSIONS, Bench
+from edgeprune.fitting.trials.sessions import DENSE, DENSE_SESSIONS, MOST_SESSIONS, DeviceSide
 from edgeprune.records.trial import DeviceState, Latency, Measurement
 
 USUAL_MS = 10.0
@@ -24,7 +24,7 @@ class Order:
         self.sessions = iter(sessions)
 
 
-class Machine(Bench):
+class Machine(DeviceSide):
     def _session(self, *about: Any) -> Measurement:
         order: Any = self.order
         drift, ms, reference_ms = next(order.sessions)
@@ -117,7 +117,7 @@ def test_slow_spells_are_left_out_below_the_median_only(
         target=SimpleNamespace(sensors=(), throttle=()),
     )
 
-    class Plain(Bench):
+    class Plain(DeviceSide):
         def load(self, name: str) -> Any:
             return name
 

@@ -1,0 +1,98 @@
+"""The options of a fit: one record, from which the command line and `edgeprune.fit` take theirs.
+
+A new option is a field here and a `click.option` of the same name in cli/fit.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from edgeprune.errors import InputError
+from edgeprune.records.progress import Event, Listen
+
+if TYPE_CHECKING:
+    from edgeprune.devices import Device
+
+Asked = ParamSpec("Asked")
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+
+# Budget lines that an option of the same name overrides.
+BUDGET_LINES = ("latency_ms", "speedup", "memory_mib", "size_mib", "max_drop")
+
+
+def silent(event: Event) -> None:
+    """A listener that tells nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Options of one fit, beside its task.
+
+    target, profile: names on the shelf, or paths. Several profiles are several budgets.
+    latency_ms, speedup, memory_mib, size_mib, max_drop: budget lines (ms, times the dense float model, MiB,
+        the metric's own unit) that override the profile's. Several latencies or speed-ups are several
+        budgets.
+    device: a `Device`, or its URI; None measures on this machine, or predicts for a profile of another one.
+    runtime: serves instead of the target's. criterion: importance of units.
+    recover: a recovery way; None fine-tunes where the task has labels, else distils. epochs: of its training.
+    out: the run folder. resume: goes on with the run that is there.
+    listen: hears of progress.
+    Raises `InputError` for numbers that no fit can be asked for.
+    """
+
+    target: str | Path = "local"
+    profile: str | Path | Sequence[str | Path] | None = None
+    latency_ms: float | Sequence[float] | None = None
+    speedup: float | Sequence[float] | None = None
+    memory_mib: float | None = None
+    size_mib: float | None = None
+    max_drop: float | None = None
+    device: Device | str | None = None
+    runtime: str | None = None
+    criterion: str = "l2"
+    recover: str | None = None
+    epochs: int = 3
+    seed: int = 0
+    out: str | Path = "runs/fit"
+    resume: bool = False
+    listen: Listen = silent
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise InputError(f"--epochs is {self.epochs}.", "Give 0 or more.")
+        if self.latency_ms is not None and self.speedup is not None:
+            raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
+
+    @property
+    def budget(self) -> dict[str, float | Sequence[float]]:
+        """Budget lines that were asked for, by name."""
+        lines = {line: getattr(self, line) for line in BUDGET_LINES}
+        return {line: value for line, value in lines.items() if value is not None}
+
+
+def takes(
+    record: Callable[Asked, FitOptions],
+) -> Callable[[Callable[[Task, FitOptions], Answer]], Callable[Concatenate[Task, Asked], Answer]]:
+    """Decorator that turns `f(task, options)` into `f(task, **options)`, keywords being the record's fields.
+
+    Type checkers and `help()` see every field, so no signature repeats them.
+    """
+
+    def decorate(run: Callable[[Task, FitOptions], Answer]) -> Callable[Concatenate[Task, Asked], Answer]:
+        def called(task: Task, *positional: Asked.args, **options: Asked.kwargs) -> Answer:
+            return run(task, record(*positional, **options))
+
+        own = signature(run)
+        task = next(iter(own.parameters.values()))
+        shown = own.replace(parameters=[task, *signature(record).parameters.values()])
+        update_wrapper(called, run)
+        setattr(called, "__signature__", shown)  # noqa: B010  functions have no such attribute for mypy
+        return called  # type: ignore[return-value]  # its task may be given by name, too
+
+    return decorate

@@ -1,0 +1,78 @@
+"""One record of a fit's options: the command line and `edgeprune.fit` take theirs from it."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, replace
+from inspect import Parameter, signature
+from typing import Any
+
+import pytest
+
+import edgeprune
+from edgeprune.cli.fit import command
+from edgeprune.errors import InputError
+from edgeprune.options import BUDGET_LINES, FitOptions, takes
+from edgeprune.records.machine import Budget
+
+# Of the command line alone: what a task is made of, how a device is found, how the answer is printed.
+OWN = {"model", "data", "lab", "as_json"}
+# Of Python alone: a function.
+PYTHON = {"listen"}
+DERIVED = {"out"}  # the command line makes it of MODEL
+
+
+def test_the_command_line_has_every_option_of_the_record_and_its_defaults() -> None:
+    given = command.make_context("fit", ["model.py"]).params
+    record = {field.name: field.default for field in fields(FitOptions)}
+    assert given.keys() - OWN == record.keys() - PYTHON
+    told = {name: given[name] for name in record.keys() - PYTHON if given[name] not in (None, ())}
+    assert told == {name: record[name] for name in told}
+    assert all(record[name] is None for name in record.keys() - PYTHON - DERIVED - told.keys())
+
+
+def test_fit_shows_every_option_of_the_record() -> None:
+    task, *shown = signature(edgeprune.fit).parameters.values()
+    assert task.name == "task"
+    assert [(each.name, each.default) for each in shown] == [(f.name, f.default) for f in fields(FitOptions)]
+    assert {each.kind for each in shown} == {Parameter.KEYWORD_ONLY}
+
+
+def test_budget_lines_are_fields_of_a_budget_and_those_not_given_are_left_out() -> None:
+    assert {field.name for field in fields(Budget)} == {*BUDGET_LINES, "percentile"}
+    assert FitOptions().budget == {}
+    assert FitOptions(latency_ms=(5.0, 3.0), max_drop=0.0).budget == {
+        "latency_ms": (5.0, 3.0),
+        "max_drop": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"epochs": -1}, "--epochs is -1"),
+        ({"latency_ms": 5.0, "speedup": 2.0}, "Both --latency-ms and --speedup"),
+    ],
+    ids=["epochs below zero", "two latencies"],
+)
+def test_what_no_fit_can_be_asked_for_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        FitOptions(**options)
+
+
+def test_options_stay_as_they_were_checked() -> None:
+    options: Any = FitOptions()
+    with pytest.raises(FrozenInstanceError):
+        options.epochs = -1
+    with pytest.raises(InputError, match="--epochs"):
+        replace(options, epochs=-1)
+
+
+def test_keywords_become_the_record() -> None:
+    @takes(FitOptions)
+    def asked(task: str, options: FitOptions) -> tuple[str, FitOptions]:
+        return task, options
+
+    assert asked("digits", seed=3) == asked(task="digits", seed=3) == ("digits", FitOptions(seed=3))  # type: ignore[call-arg]
+    unknown: Any = {"epoch": 3}
+    with pytest.raises(TypeError, match="epoch"):
+        asked("digits", **unknown)
