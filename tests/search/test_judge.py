@@ -21,6 +21,7 @@ from edgeprune.search.judge import (
     judge,
     session_bound,
     slowest_bound,
+    speed_ms,
     summarise,
 )
 
@@ -34,6 +35,21 @@ def binomial_at_most(t: int, runs: int, over: float) -> float:
 def test_the_fewest_runs_with_a_bound_are_those_of_mlperf(percentile: int, minimum: int) -> None:
     assert early_stopping_rank(minimum - 1, percentile) is None
     assert early_stopping_rank(minimum, percentile) == minimum - 1
+
+
+@given(
+    blocks=st.integers(1, 9).flatmap(
+        lambda runs: st.lists(
+            st.lists(st.floats(0.1, 9), min_size=runs, max_size=runs), min_size=3, max_size=9
+        )
+    ),
+    percentile=st.sampled_from([10, 50, 90]),
+)
+def test_blocks_of_one_length_drift_as_those_of_several(blocks: list[list[float]], percentile: int) -> None:
+    """Those of one length are read in one call; a session has them of any."""
+    apart = [*blocks, [speed_ms(blocks[-1], percentile)] * (len(blocks[0]) + 1)]
+    together = [*blocks, [speed_ms(blocks[-1], percentile)] * len(blocks[0])]
+    assert drift(apart, percentile) == drift(together, percentile)
 
 
 @given(runs=st.integers(1, 600), percentile=st.sampled_from([50, 75, 90, 95, 99]))

@@ -133,8 +133,8 @@ def false_fits(case: Case, rng: np.random.Generator) -> int:
             felt = speeds[paths, 1::2] if case.shared else np.ones((open_proofs.size, BLOCKS - 1))
             reference = felt * (1 + 0.005 * rng.standard_normal(felt.shape))  # medians of its blocks
             again = []
-            for number, (ours, theirs) in enumerate(zip(artefact.tolist(), reference.tolist(), strict=True)):
-                shown = session_bound(ours, [[ms] for ms in theirs], case.percentile, budget_ms)
+            for number, (ours, theirs) in enumerate(zip(artefact, reference[..., None], strict=True)):
+                shown = session_bound(ours, theirs, case.percentile, budget_ms)
                 if not shown.conclusive:
                     again.append(number)
                 elif shown.bound_ms is not None and shown.bound_ms <= budget_ms:
