@@ -1,4 +1,4 @@
-"""The append-only record of a run: kill edgeprune at any moment and lose at most the running step.
+"""Append-only ledger of a run: killed at any moment, a run loses at most its running step.
 
 `ledger.jsonl` in the run folder. The first line is what was ordered; each further line is one finished
 step: its key, its record, and the SHA-256 of the artefacts it wrote. A line is on the disk before the
@@ -22,16 +22,16 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from edgeprune.errors import InputError
 from edgeprune.files import FULL, sha256, sweep, sync, writing
-from edgeprune.records.codec import JSON, dumps, from_json, loads, to_json
+from edgeprune.records.codec import JSON, check_schema, dumps, from_json, is_required, loads, to_json
 
-SCHEMA = 1
+LEDGER_SCHEMA = 1  # of ledger.jsonl; docs/decisions/010-schemas.md says when it moves
 NAME = "ledger.jsonl"
 LOCK = "ledger.lock"
 
@@ -59,7 +59,7 @@ class _Entry:
 
 
 class Ledger:
-    """The steps of one run. A context manager: leaving it gives the folder free. Use `Ledger.open`."""
+    """Finished steps of one run, on disk; a context manager that holds the run folder. Use `Ledger.open`."""
 
     def __init__(
         self, folder: Path, lock: int, listen: Callable[[str], None], before: frozenset[str] | None = None
@@ -79,14 +79,16 @@ class Ledger:
     def open(
         cls,
         folder: Path,
-        order: Mapping[str, JSON],
+        order: Mapping[str, object],
         resume: bool,
         *,
         listen: Callable[[str], None] | None = None,
     ) -> Ledger:
-        """Start a run in `folder`, or with `resume` go on with the one that is there.
+        """Start a run in `folder`, or with `resume` continue the run that is there.
 
-        order: all that the answer depends on; a run is resumed only with an equal order.
+        order: all that the answer depends on, JSON values and records; a run is resumed only with an equal
+            order. A recorded order is read by the codec's rules: a field that it lacks counts as its default,
+            and so does a record whose fields all have one. So what is added to an order goes into a record.
         listen: gets a sentence when something recorded cannot be used and is done again.
         Raises `InputError` when another run holds the folder, when a run is there and `resume` is False,
         when it had another order, when the ledger is damaged, or when the folder cannot be written.
@@ -105,16 +107,16 @@ class Ledger:
         return ledger
 
     def seen(self, key: str) -> bool:
-        """Whether the step `key` is recorded and its files are as they were written."""
+        """Whether the step `key` is recorded and its files are unchanged."""
         entry = self._entries.get(key)
         return entry is not None and self._changed(entry) is None
 
     def once(self, key: str, work: Callable[[], T], cls: type[T], *, files: Sequence[Path] = ()) -> T:
-        """The recorded answer of the step `key`; when there is none, that of `work()`, recorded first.
+        """Recorded result of the step `key`; without one, the result of `work()`, recorded before it is used.
 
         cls: the record's type, as `records.codec` knows it.
-        files: what `work` leaves below the run folder. They belong to the answer: when one is missing or
-        was changed, the step is done again.
+        files: those that `work` writes below the run folder. When one is missing or was changed, the step is
+            done again.
         """
         entry = self._entries.get(key)
         if entry is not None:
@@ -136,7 +138,7 @@ class Ledger:
         return self._decode(entry, cls)
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the run folder."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -152,7 +154,7 @@ class Ledger:
         self.close()
 
     def _discard(self) -> None:
-        """Input that was refused before anything was recorded leaves nothing behind."""
+        """Remove all that this run wrote: input that is refused before the first step leaves nothing."""
         for path in self.folder.iterdir():
             if path.name in (self._before or ()):
                 continue
@@ -178,7 +180,7 @@ class Ledger:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
 
-    def _load(self, order: JSON, resume: bool) -> None:
+    def _load(self, order: Mapping[str, object], resume: bool) -> None:
         with writing(self.path):
             text = self.path.read_bytes() if self.path.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
@@ -200,19 +202,14 @@ class Ledger:
         with writing(self.folder):
             sweep(self.folder)
         if not lines:
-            self._append(to_json(_Header(SCHEMA, order)))
+            self._append(to_json(_Header(LEDGER_SCHEMA, order)))
 
-    def _check(self, line: bytes, order: JSON) -> None:
+    def _check(self, line: bytes, order: Mapping[str, object]) -> None:
         name = f"{self.path}, line 1"
         found = loads(line, name)
-        schema = found.get("schema") if isinstance(found, dict) else None
-        if isinstance(schema, int) and schema != SCHEMA:
-            raise InputError(
-                f"{self.path} has schema {schema}, this edgeprune writes {SCHEMA}.",
-                "Resume with the edgeprune that started the run, or choose another --out.",
-            )
+        check_schema(found, LEDGER_SCHEMA, str(self.path))
         header = from_json(_Header, found, f"{name}: ")
-        then, now = _flat(header.order), _flat(to_json(order, "order"))
+        then, now = _flat(_reread(header.order, order, f"{name}: order")), _flat(to_json(order, "order"))
         differ = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
         if differ:
             told = "; ".join(
@@ -277,6 +274,23 @@ def _settled(path: Path) -> str:
     return sha256(path)
 
 
+def _reread(then: JSON, now: object, path: str) -> JSON:
+    """Recorded part `then` of an order as this edgeprune writes it, by the types of its counterpart `now`."""
+    if isinstance(now, Mapping) and isinstance(then, dict):
+        added = {
+            key: to_json(type(value)())
+            for key, value in now.items()
+            if key not in then and _is_record(value) and not any(map(is_required, fields(value)))
+        }
+        known = {key: _reread(value, now.get(key), f"{path}.{key}") for key, value in then.items()}
+        return {**known, **added}
+    return to_json(from_json(type(now), then, path)) if _is_record(now) else then
+
+
+def _is_record(value: object) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
 def _flat(value: JSON, path: str = "") -> dict[str, str]:
     """`{"budget": {"latency_ms": 5.0}}` as `{"budget.latency_ms": "5.0"}`."""
     if isinstance(value, dict) and (value or not path):
@@ -285,4 +299,4 @@ def _flat(value: JSON, path: str = "") -> dict[str, str]:
     return {path: dumps(value)}
 
 
-__all__ = ["Ledger"]
+__all__ = ["LEDGER_SCHEMA", "Ledger"]

@@ -1,21 +1,24 @@
-"""The answer of a fit in its run folder: result.json."""
+"""Result of a fit on disk: result.json in its run folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from edgeprune.errors import InputError
 from edgeprune.files import write
-from edgeprune.records.codec import dumps, from_json, loads, to_json
+from edgeprune.records.codec import JSON, check_schema, dumps, from_json, loads, to_json
 from edgeprune.records.trial import FitResult
 
 RESULT = "result.json"
+RESULT_SCHEMA = 1  # of result.json; docs/decisions/010-schemas.md says when it moves
 
 
 def save_result(result: FitResult, folder: Path) -> Path:
     """Write result.json, whole or not at all. Raises `InputError` when the folder cannot be written."""
     path = folder / RESULT
-    write(path, (dumps(to_json(result)) + "\n").encode("ascii"))
+    document = cast(dict[str, JSON], to_json(result))
+    write(path, (dumps({"schema": RESULT_SCHEMA, **document}) + "\n").encode("ascii"))
     return path
 
 
@@ -32,4 +35,8 @@ def load_result(folder: Path) -> FitResult:
             if unfinished
             else "Give the --out folder of a finished `edgeprune fit`.",
         ) from error
-    return from_json(FitResult, loads(text, str(path)), f"{path}: ")
+    document = loads(text, str(path))
+    check_schema(document, RESULT_SCHEMA, str(path))
+    if isinstance(document, dict):
+        document = {key: value for key, value in document.items() if key != "schema"}
+    return from_json(FitResult, document, f"{path}: ")

@@ -57,6 +57,12 @@ def tiny() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def stored() -> ModuleType:
+    """tests/support/stored.py: keys of stored records, beside those that a schema promises to read."""
+    return load_support("stored")
+
+
+@pytest.fixture(scope="session")
 def throwaway_sshd() -> ModuleType:
     """tests/support/throwaway_sshd.py: an sshd of our own on the loopback interface."""
     return load_support("throwaway_sshd")

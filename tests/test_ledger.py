@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,10 +174,73 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, 
         Ledger.open(tmp_path, ORDER, True)
 
 
-def test_a_ledger_of_another_schema_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ledger.jsonl").write_text('{"schema":2,"order":{}}\n')
-    with pytest.raises(InputError, match="has schema 2"):
+@pytest.mark.parametrize(("schema", "sentence"), [(2, "this edgeprune knows up to 1"), (0, "never was")])
+def test_a_ledger_of_another_schema_is_refused(tmp_path: Path, schema: int, sentence: str) -> None:
+    (tmp_path / "ledger.jsonl").write_text(f'{{"schema":{schema},"order":{{}}}}\n')
+    with pytest.raises(InputError, match=f"has schema {schema}, .*{sentence}"):
         Ledger.open(tmp_path, ORDER, True)
+
+
+# -- orders of an earlier edgeprune
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A budget as it is today: one line was renamed, another is new."""
+
+    latency_ms: float = field(metadata={"earlier": ("p90_ms",)})
+    size_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    epochs: int = 3
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A recorded order, today's, and what the refusal says, None where the run is resumed."""
+
+    then: dict[str, Any]
+    now: dict[str, Any]
+    refusal: str | None = None
+
+
+THEN = {"budget": {"p90_ms": 5.0}, "seed": 0}
+EARLIER = {
+    "a renamed field and a new one": Earlier(THEN, {"budget": Limits(5.0), "seed": 0}),
+    "a new field that is not at its default": Earlier(
+        THEN, {"budget": Limits(5.0, 2.0), "seed": 0}, r"budget\.size_mib was null, is now 2\.0"
+    ),
+    "a renamed field of another value": Earlier(
+        THEN, {"budget": Limits(4.0), "seed": 0}, r"budget\.latency_ms was 5\.0, is now 4\.0"
+    ),
+    "a new record": Earlier(THEN, {"budget": Limits(5.0), "seed": 0, "choices": Choices()}),
+    "a new record that is not at its defaults": Earlier(
+        THEN,
+        {"budget": Limits(5.0), "seed": 0, "choices": Choices(4)},
+        r"choices\.epochs was 3, is now 4\.",
+    ),
+    "a new record without defaults": Earlier(
+        {"seed": 0}, {"budget": Limits(5.0), "seed": 0}, r"budget\.latency_ms was absent, is now 5\.0"
+    ),
+    "a new value outside a record": Earlier(
+        {"seed": 0}, {"seed": 0, "epochs": 3}, "epochs was absent, is now 3"
+    ),
+    "records inside an object": Earlier(
+        {"budget 1": {"budget": {"p90_ms": 5.0}}}, {"budget 1": {"budget": Limits(5.0), "choices": Choices()}}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EARLIER.values(), ids=EARLIER.keys())
+def test_an_order_of_an_earlier_edgeprune_is_compared_by_its_defaults(tmp_path: Path, case: Earlier) -> None:
+    Ledger.open(tmp_path, case.then, False).close()
+    if case.refusal is None:
+        Ledger.open(tmp_path, case.now, True).close()
+        return
+    with pytest.raises(InputError, match=f"another order: {case.refusal}"):
+        Ledger.open(tmp_path, case.now, True)
 
 
 # -- artefacts

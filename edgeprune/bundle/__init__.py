@@ -1,4 +1,4 @@
-"""A bundle: one file that a device can run, check and trust.
+"""Bundle: one file that a device can run, check and trust.
 
 model.onnx          the artefact, as it was measured; for OpenVINO model.xml with model.bin
 manifest.json       what it is, what it may cost, what was measured, and the SHA-256 of every file

@@ -1,4 +1,4 @@
-"""Bundle files in a zip or in a folder, with names that stay where they belong.
+"""Archive of a bundle, a zip or a folder, whose file names cannot leave it.
 
 The zip is canonical: entries sorted, stored without compression, fixed time and permissions. So the same
 files give the same bytes on any machine, nothing can swell when it is unpacked, and a reader can demand
@@ -41,16 +41,16 @@ Content = Path | bytes
 
 
 class Source(Protocol):
-    """An opened bundle: `sizes` holds every file's name and size in bytes."""
+    """Opened bundle, a zip or a folder; `sizes` holds every file's name and size in bytes."""
 
     @property
     def sizes(self) -> Mapping[str, int]: ...
     def read(self, name: str) -> bytes: ...
     def place(self, name: str, folder: Path) -> None:
-        """Put the file below `folder`, where it may be already."""
+        """Copy the file to its place below `folder`."""
 
     def check_nothing_more(self, folder: Path) -> None:
-        """Raise `BundleError` (5) when there is a byte beyond the files that were placed in `folder`."""
+        """Raise `BundleError` (5) when the bundle has a byte beyond the files placed in `folder`."""
 
 
 def pack(files: Mapping[str, Content], stream: IO[bytes]) -> None:
@@ -69,7 +69,7 @@ def pack(files: Mapping[str, Content], stream: IO[bytes]) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """The bundle at `path`, a zip or a folder, its names checked. Raises `BundleError` (1)."""
+    """Open the bundle at `path`, a zip or a folder, and check its names. Raises `BundleError` (1)."""
     if path.is_dir():
         yield _FolderSource(path)
         return

@@ -1,4 +1,4 @@
-"""Golden vectors: real inputs, what the artefact served for them, and what torch computes of its integers."""
+"""Golden vectors: real inputs, the artefact's outputs, and torch's outputs with the same integers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Golden:
-    """Arrays by the model's own names; dimension 0 of each is the row, the same number in all.
+    """Golden inputs and outputs by the model's own names; dimension 0 is the row, equally many in all.
 
     reference: the outputs of the captured graph with the artefact's integers, computed in torch; empty in
         bundles of an older version.
@@ -49,7 +49,7 @@ def write_golden(
 
 
 def packed(inputs: Arrays, outputs: Arrays, reference: Arrays = MappingProxyType({})) -> bytes:
-    """The content of golden.npz; the same arrays give the same bytes."""
+    """Bytes of golden.npz; the same arrays give the same bytes."""
     arrays = {GOLDEN_IN + name: np.asarray(array) for name, array in inputs.items()}
     arrays |= {GOLDEN_OUT + name: np.asarray(array) for name, array in outputs.items()}
     arrays |= {GOLDEN_REFERENCE + name: np.asarray(array) for name, array in reference.items()}
@@ -94,7 +94,7 @@ def read_golden(path: Path) -> Golden:
 
 
 def serve(session: Session, golden: Golden, batch: int) -> dict[str, NDArray[Any]]:
-    """What the session answers to the golden inputs, `batch` rows at a time, by output name."""
+    """Outputs of a session for the golden inputs, `batch` rows at a time, by output name."""
     answers = [session.predict(feeds) for feeds in golden.feeds(batch)]
     return {
         name: np.concatenate([answer[at] for answer in answers])
@@ -103,7 +103,7 @@ def serve(session: Session, golden: Golden, batch: int) -> dict[str, NDArray[Any
 
 
 def worst_difference(served: Arrays, golden: Arrays) -> tuple[str, float]:
-    """The output that differs most, and by how much: largest |served - golden| over its largest |golden|.
+    """Output that differs most, and its difference: largest |served - golden| over its largest |golden|.
 
     Infinite where names, shapes or finiteness differ. The runner in a bundle computes the same.
     """
@@ -119,7 +119,7 @@ def write_reference(path: Path, outputs: Sequence[NDArray[Any]]) -> None:
 
 
 def read_reference(path: Path) -> Arrays:
-    """The arrays of reference.npz, by output name. Raises `InputError` when it cannot be read."""
+    """Arrays of reference.npz, by output name. Raises `InputError` when it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
@@ -128,6 +128,7 @@ def read_reference(path: Path) -> Arrays:
 
 
 def ports(arrays: Arrays, batch: int) -> tuple[Port, ...]:
+    """Ports of a model that takes or gives such arrays, `batch` rows at a time."""
     return tuple(Port(name, str(a.dtype), (batch, *a.shape[1:])) for name, a in arrays.items())
 
 

@@ -1,4 +1,4 @@
-"""Opening a bundle: nothing in it is used before all of it was checked.
+"""Bundle reader: nothing in a bundle is used before all of it was checked.
 
     (1) The archive opens, and every entry is a plain file whose name stays in the bundle's folder: no
         absolute path, no "..", no drive letter, no link, no name twice, nothing compressed or overlapping.
@@ -23,8 +23,8 @@ from edgeprune.bundle.archive import Source, opened
 from edgeprune.bundle.signature import verify
 from edgeprune.errors import BundleError, InputError
 from edgeprune.files import scratch, sha256
-from edgeprune.records.bundle import GOLDEN, MANIFEST, SCHEMA, SIGNATURE, Check, Manifest
-from edgeprune.records.codec import from_json, loads
+from edgeprune.records.bundle import BUNDLE_SCHEMA, GOLDEN, MANIFEST, SIGNATURE, Check, Manifest
+from edgeprune.records.codec import check_schema, from_json, loads
 
 MANIFEST_LIMIT = 16 << 20  # bytes; a manifest lists files and one measurement
 
@@ -33,7 +33,7 @@ _DAMAGED = "Copy it again from where it was made: it was damaged or changed on t
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that passed (1) to (6): its files, copied to `folder` until the context is left."""
+    """Bundle that passed (1) to (6), its files copied to `folder` until the context is left."""
 
     folder: Path
     manifest: Manifest
@@ -42,7 +42,7 @@ class Verified:
 
 @contextmanager
 def open_bundle(path: Path, *, signers: Path | None = None) -> Iterator[Verified]:
-    """Verify a bundle (a zip, or a folder it was unpacked to) and hand out its files.
+    """Verify a bundle (a zip, or the folder it was unpacked to) and copy its files out.
 
     signers: an `allowed_signers` file; with it, a bundle that none of them signed is refused.
     Raises `BundleError` with the number of the check that refused it.
@@ -81,20 +81,10 @@ def _manifest(path: Path, source: Source) -> tuple[Manifest, bytes]:
     raw = source.read(MANIFEST)
     try:
         document = loads(raw, MANIFEST)
-        schema = document.get("schema") if isinstance(document, dict) else None
-        if type(schema) is int and schema > SCHEMA:
-            raise BundleError(
-                2,
-                f"{path} has schema {schema}, this edgeprune knows up to {SCHEMA}.",
-                "Upgrade edgeprune on this machine: pip install --upgrade edgeprune",
-            )
+        check_schema(document, BUNDLE_SCHEMA, MANIFEST)
         manifest = from_json(Manifest, document, f"{MANIFEST}: ")
-    except BundleError:
-        raise
     except InputError as error:
-        raise BundleError(2, f"{path}: {error.what}", _DAMAGED) from error
-    if manifest.schema != SCHEMA:
-        raise BundleError(2, f"{path} has schema {manifest.schema}, which never was.", _DAMAGED)
+        raise BundleError(2, f"{path}: {error.what}", error.hint) from error
     for name in (manifest.artefact, GOLDEN):
         if name not in {file.path for file in manifest.files}:
             raise BundleError(2, f"{path}: {MANIFEST} does not list {name}.", _DAMAGED)

@@ -16,7 +16,7 @@ NAMESPACE = "edgeprune-bundle"
 
 
 def sign(manifest: bytes, key: Path) -> bytes:
-    """An armoured signature by the private key (or by the agent that holds it, given the public one)."""
+    """Armoured signature by a private key, or by the agent that holds it when `key` is the public one."""
     if not key.is_file():
         raise InputError(f"There is no key {key}.", "Make one: ssh-keygen -t ed25519 -f KEY")
     done = _keygen(["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], manifest)
@@ -29,7 +29,7 @@ def sign(manifest: bytes, key: Path) -> bytes:
 
 
 def verify(manifest: bytes, signature: Path, signers: Path | None) -> str:
-    """Who signed `manifest`, in words. Raises `BundleError` (6) when nobody did, or nobody in `signers`."""
+    """Sentence about the signer of a manifest. Raises `BundleError` (6) when it is nobody in `signers`."""
     if signers is None:
         done = _keygen(["-Y", "check-novalidate", "-n", NAMESPACE, "-s", str(signature)], manifest)
         if done.returncode:

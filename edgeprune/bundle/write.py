@@ -1,4 +1,4 @@
-"""Packing a bundle from what fit left in its run folder."""
+"""Bundle writer: packs a candidate of a fit from the run folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from edgeprune.errors import InputError
 from edgeprune.files import replacing, sha256
 from edgeprune.quantize.dialects import TABLE as DIALECTS
 from edgeprune.records.bundle import (
+    BUNDLE_SCHEMA,
     EVIDENCE,
     GOLDEN,
     MANIFEST,
     README,
     REFERENCE,
     RUNNER,
-    SCHEMA,
     SIGNATURE,
     SUFFIX,
     Claim,
@@ -55,7 +55,7 @@ TOLERANCE_HALF = 0.02
 
 
 def bundle_path(folder: Path, tier: int | None = None) -> Path:
-    """Where the bundle of a run folder goes unless somebody says otherwise."""
+    """Default path of the bundle of a run folder."""
     name = folder.resolve().name
     return folder / (name + (f"-tier{tier}" if tier is not None else "") + SUFFIX)
 
@@ -207,7 +207,7 @@ def _manifest(
     artefact = folder / report.artefact
     created = datetime.fromtimestamp(int(artefact.stat().st_mtime), timezone.utc)
     return Manifest(
-        schema=SCHEMA,
+        schema=BUNDLE_SCHEMA,
         edgeprune=__version__,
         created=created.isoformat(),
         model=folder.resolve().name,

@@ -152,5 +152,5 @@ def _recovered(trials: Trials, name: str, rung: str) -> str:
         return name
     candidate = trials.tested[name].candidate
     warm_start = trials.taught if rung in DESCENDING else None
-    final = trials.train(name, replace(candidate, recover=rung, after=warm_start))
+    final = trials.train(name, replace(candidate, recover=rung, warm_start=warm_start))
     return trained_for_int8(trials, final, rung)

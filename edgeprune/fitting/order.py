@@ -15,7 +15,6 @@ from edgeprune.fitting.budgets import RequestedBudget, profile_names, requested_
 from edgeprune.latency.forecast import Forecast, forecast_for
 from edgeprune.make import Workshop
 from edgeprune.options import FitOptions
-from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.machine import Budget, Profile, Target
 from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.runtimes import require_host
@@ -72,19 +71,22 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
     return orders, notes
 
 
-def resume_key(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, JSON]:
-    """Everything that the answer depends on: a run is resumed only with an equal key."""
+def resume_key(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, object]:
+    """Everything that the answer depends on: a run is resumed only with an equal key.
+
+    A new entry is a record with a default for each field: in a ledger without it, these are what counts.
+    """
     order, *others = orders
     options = order.options
-    asked: dict[str, JSON] = {"profile": to_json(order.profile), "budget": to_json(order.budget)}
+    asked: dict[str, object] = {"profile": order.profile, "budget": order.budget}
     if others:
         asked = {
-            f"budget {number}": {"profile": to_json(one.profile), "budget": to_json(one.budget)}
+            f"budget {number}": {"profile": one.profile, "budget": one.budget}
             for number, one in enumerate(orders, 1)
         }
     return {
         "model": _fingerprint(workshop),
-        "target": to_json(order.target),
+        "target": order.target,
         **asked,
         "runtime": order.runtime,
         "device": order.device.name if order.forecast is None else "none",

@@ -1,1 +1,1 @@
-"""Frozen dataclasses that flow between the rooms. Standard library only."""
+"""Records: frozen dataclasses that flow between rooms, and their JSON codec. Standard library only."""

@@ -1,4 +1,4 @@
-"""What a bundle says of itself, and what validating it on a device found."""
+"""Manifest of a bundle, and the result of validating a bundle on a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from edgeprune.records.machine import Budget, Precision
 from edgeprune.records.trial import Measurement, Verdict, VerdictKind
 
-SCHEMA = 1
+BUNDLE_SCHEMA = 1  # of manifest.json; docs/decisions/010-schemas.md says when it moves
 SUFFIX = ".edgeprune.zip"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
@@ -25,7 +25,7 @@ GOLDEN_REFERENCE = "ref."
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output of the model, as it is served."""
+    """Input or output of the served model."""
 
     name: str
     dtype: str  # numpy's name
@@ -41,7 +41,7 @@ class PackedFile:
 
 @dataclass(frozen=True)
 class Claim:
-    """What was measured or predicted when the bundle was made, and how that was judged against the budget."""
+    """Metric, measurement and verdict at packing time: the statement that `validate` checks."""
 
     metric_name: str
     metric: float
@@ -55,7 +55,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json: everything that a device needs to serve the artefact and to check the claim."""
+    """Content of manifest.json: all that a device needs to serve the artefact and to check the claim."""
 
     schema: int
     edgeprune: str  # version that packed it
@@ -78,9 +78,8 @@ class Manifest:
     tolerance: float  # largest |served - golden| of an output, as a share of its largest |golden|
     claim: Claim
     files: tuple[PackedFile, ...]  # all but manifest.json and its signature
-    build: tuple[
-        str, ...
-    ] = ()  # commands, each of which makes the engine on the device; the runner does it too
+    # Commands, each of which builds the engine on the device; the runner does it too.
+    build: tuple[str, ...] = ()
 
 
 Outcome = Literal["passed", "failed", "inconclusive", "skipped"]
@@ -88,7 +87,7 @@ Outcome = Literal["passed", "failed", "inconclusive", "skipped"]
 
 @dataclass(frozen=True)
 class Check:
-    """One numbered check: `number` is the one in the lists of `bundle.read` and `validate`."""
+    """Outcome of one numbered check, as `bundle.read` and `validate` number them."""
 
     number: int
     title: str
@@ -99,7 +98,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Validation:
-    """What one device made of one bundle. `verdict` is None when it never came to a measurement."""
+    """Result of validating one bundle on one device; `verdict` is None when nothing was measured."""
 
     device: str
     model: str

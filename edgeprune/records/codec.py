@@ -1,10 +1,11 @@
-"""Frozen dataclasses to JSON and back, strictly.
+"""JSON codec of frozen dataclasses: strict about values, tolerant of fields that came or were renamed later.
 
-What is written here is read by another process, perhaps of another version, perhaps after somebody's
-editor: so nothing is guessed. An unknown key, a missing key, a wrong type, a NaN: each is refused with
-the path of the value, e.g. `trials[3].measurement.latency.p90_ms`.
+A document may come from an earlier edgeprune, or from somebody's editor. So only two things may differ from
+what is written today: a key that is missing takes the field's default, and a renamed field is read by its
+earlier name, `field(metadata={"earlier": ("old_name",)})`. Anything else is refused with the path of the
+value, e.g. `trials[3].measurement.latency.p90_ms`: an unknown key too, which may change what others mean.
 
-    dataclass        object with exactly its fields as keys
+    dataclass        object with its fields as keys; all of them are written
     tuple            array
     X | None         null or X
     Literal          one of its values
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import (
@@ -41,7 +42,7 @@ _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a t
 
 
 def to_json(value: object, path: str = "") -> JSON:
-    """The JSON value of a record; `InputError` when a float in it is NaN or infinite."""
+    """JSON value of a record; `InputError` when a float in it is NaN or infinite."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -66,8 +67,37 @@ def to_json(value: object, path: str = "") -> JSON:
 
 
 def from_json(cls: type[T], value: JSON, path: str = "") -> T:
-    """The record of type `cls` that `value` holds; `InputError` naming the path of what is wrong."""
+    """Record of type `cls` in a JSON value; `InputError` naming the path of a value that is wrong."""
     return cast(T, _decode(cls, value, path))
+
+
+def check_schema(document: JSON, known: int, name: str) -> None:
+    """Refuse a document whose `schema` is not 1 to `known`, with an `InputError` that names the file `name`.
+
+    A document without an integer there passes: it is for `from_json` to refuse.
+    """
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if type(schema) is not int:
+        return
+    if schema > known:
+        raise InputError(
+            f"{name} has schema {schema}, this edgeprune knows up to {known}.",
+            "Upgrade edgeprune on this machine: pip install --upgrade edgeprune",
+        )
+    if schema < 1:
+        raise InputError(
+            f"{name} has schema {schema}, which never was.", "Restore the file as edgeprune wrote it."
+        )
+
+
+def is_required(field: Field[Any]) -> bool:
+    """Whether a record without the field is refused, because the field has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def spellings(field: Field[Any]) -> tuple[str, ...]:
+    """Keys that a field is read from: its name, then its earlier names."""
+    return (field.name, *field.metadata.get("earlier", ()))
 
 
 def dumps(value: JSON) -> str:
@@ -76,7 +106,7 @@ def dumps(value: JSON) -> str:
 
 
 def loads(text: str | bytes, name: str) -> JSON:
-    """The JSON value in `text`; `InputError` naming `name` for anything but one strict JSON document."""
+    """JSON value of a text; `InputError` naming `name` for anything but one strict JSON document."""
 
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is not a number in JSON")
@@ -154,16 +184,23 @@ def _decode_tuple(kinds: tuple[Any, ...], value: JSON, path: str) -> tuple[objec
 def _decode_record(cls: type, value: JSON, path: str) -> object:
     if not isinstance(value, dict):
         raise _refused(path, value, f"an object ({cls.__name__})")
-    kinds = _kinds(cls)
-    for key in value:
-        if key not in kinds:
-            raise _wrong(
-                f"{_below(path, key)} is not a key of {cls.__name__}, whose keys are {', '.join(kinds)}."
-            )
-    for key in kinds:
-        if key not in value:
-            raise _wrong(f"{_below(path, key)} is missing.")
-    return cls(**{key: _decode(kind, value[key], _below(path, key)) for key, kind in kinds.items()})
+    kinds, unread = _kinds(cls), set(value)
+    found: dict[str, object] = {}
+    for field in fields(cls):
+        keys = [key for key in spellings(field) if key in value]
+        if len(keys) > 1:
+            raise _wrong(f"{_below(path, keys[0])} is there twice: {keys[1]} is its earlier name.")
+        if keys:
+            found[field.name] = _decode(kinds[field.name], value[keys[0]], _below(path, keys[0]))
+            unread.remove(keys[0])
+        elif is_required(field):
+            raise _wrong(f"{_below(path, field.name)} is missing.")
+    if unread:
+        raise InputError(
+            f"{_below(path, min(unread))} is not a key of {cls.__name__}, whose keys are {', '.join(kinds)}.",
+            "If a later edgeprune wrote it, upgrade this one; else restore the file as it was written.",
+        )
+    return cls(**found)
 
 
 @cache

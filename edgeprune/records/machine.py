@@ -1,17 +1,17 @@
-"""What a machine is and what a deployment platform asks for."""
+"""Hardware profiles, deployment targets and budgets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-# In "...-weights" products keep float activations, and read weights of 8 or 4 bits.
+# In "...-weights" activations stay float, and weights have 8 or 4 bits.
 Precision = Literal["float32", "int8", "int8-weights", "int4-weights"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One hardware figure and where it was read: nothing unsourced enters a profile."""
+    """Hardware figure with its source, without which no figure enters a profile."""
 
     value: float
     unit: str
@@ -20,7 +20,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a model may cost. `None` means that this line does not bind.
+    """Limits on a model's latency, memory, size and metric drop; `None` is no limit.
 
     `latency_ms` bounds the `percentile` of single-query latency; `speedup` is the same bound given
     relative to the dense float model on the same device, and is resolved to milliseconds before a
@@ -37,7 +37,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Profile:
-    """One machine: what it is, how it is asked (threads, batch), and the budget it gives a model."""
+    """Hardware profile: one machine, the threads and batch of a query on it, and the budget of a model."""
 
     name: str
     title: str
@@ -46,15 +46,13 @@ class Profile:
     budget: Budget
     batch: int = 1
     isa: tuple[str, ...] = ()  # INT8-relevant instruction sets, e.g. ("avx2", "avx512_vnni")
-    figures: tuple[
-        tuple[str, Figure], ...
-    ] = ()  # name -> sourced figure, e.g. ("memory", Figure(8, "GB", ...))
+    figures: tuple[tuple[str, Figure], ...] = ()  # by name, e.g. ("memory", Figure(8, "GB", ...))
     sources: tuple[str, ...] = ()  # where architecture and isa were read
 
 
 @dataclass(frozen=True)
 class Target:
-    """A deployment platform: runtime, INT8 dialect, what to watch on the device, default profile."""
+    """Deployment platform: runtime, INT8 dialect, sensors to read on the device, default profile."""
 
     name: str
     title: str

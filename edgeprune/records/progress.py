@@ -1,4 +1,4 @@
-"""What a long-running verb tells whoever watches it."""
+"""Progress events of a long-running verb."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One moment of a run.
+    """Progress of a run at one moment.
 
     stage: the trial or check it belongs to ("dense", "trial-02"); doing: what happens now.
     share: how much of it is done, 0 to 1, None when unknown; seconds_left: of the whole run, likewise.

@@ -1,4 +1,4 @@
-"""What the user brings."""
+"""Task of a fit: the user's model, data and evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Predict = Callable[..., Any]  # numpy arrays in (one per model input), numpy out
 
 @dataclass(frozen=True)
 class Task:
-    """A trained model, its data and how good it is.
+    """Trained model with its calibration data, training data and evaluation.
 
     model: `nn.Module` with trained weights.
     example: a tensor, tuple or dict of tensors; dimension 0 of each is the batch.
@@ -25,13 +25,13 @@ class Task:
     loss: optional (output, target) -> scalar tensor; cross-entropy when None.
     evaluate: (predict) -> float, higher is better; `predict` takes and returns numpy arrays.
     metric: what `evaluate` returns, for the reports.
-    earlier: optional weights of the same model from early in training, a state_dict: what recovery by
-        rewinding starts from. (A copy of it: `state_dict()` itself follows the model as it trains.)
-    evaluate_subset: optional, `evaluate` on a few hundred of its samples: INT8 forms are compared by it, so
-        that few are evaluated in full. Without it they are compared by their distance to the original.
-    evaluate_samples: optional, (predict) -> [samples], scores whose mean is `evaluate`: how sure the chosen
-        candidate's drop is, is then told by comparing it with the original sample by sample. Where the two
-        disagree the evaluation is random, and the metric's floor is held by repeating it.
+    earlier: optional weights of the same model from early in training, a state_dict from which recovery by
+        rewinding starts. (A copy of it: `state_dict()` itself follows the model as it trains.)
+    evaluate_subset: optional, `evaluate` on a few hundred of its samples: INT8 variants are compared by it,
+        so that few are evaluated in full. Without it they are compared by their distance to the original.
+    evaluate_samples: optional, (predict) -> [samples], scores whose mean is `evaluate`: the confidence
+        interval of the chosen candidate's drop comes from comparing both models sample by sample. Where the
+        mean is not `evaluate`, the evaluation is random, and the metric's floor is held by repeating it.
     """
 
     model: torch.nn.Module

@@ -1,8 +1,8 @@
-"""Candidates, what was measured of them, and the verdict."""
+"""Candidates, their measurements and verdicts, and the result of a fit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edgeprune.records.machine import Budget, Precision, Profile, Target
@@ -12,7 +12,7 @@ VerdictKind = Literal["fits", "predicted", "misses", "inconclusive"]
 
 @dataclass(frozen=True)
 class Latency:
-    """Distribution of single-query latency; of a prediction (0 runs) all figures are the predicted one.
+    """Distribution of single-query latency; in a prediction (0 runs) all figures are the predicted one.
 
     `bound_ms` is the early-stopping upper bound of `percentile` at 99 % confidence (MLPerf Inference
     rules, "early stopping"), in the slowest third of the session when its reference drifted; it is None
@@ -32,7 +32,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """What could move a latency, as read on the device: each entry is (name, text as read)."""
+    """Sensors and throttle counters of a device around a session; each entry is (name, text as read)."""
 
     before: tuple[tuple[str, str], ...]
     during: tuple[tuple[str, str], ...]  # the reading farthest from `before`, per name
@@ -42,7 +42,7 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One artefact on one device, in a fresh process; or what a roofline predicts of it."""
+    """Latency, memory and size of one artefact on one device, measured in a fresh process or predicted."""
 
     latency: Latency
     memory_mib: float  # peak resident set above an empty runner with the runtime imported
@@ -57,9 +57,7 @@ class Measurement:
     state: DeviceState
     reference_ms: float | None = None  # of the interleaved reference, the machine's speed just then: its
     # median, or the percentile that is bounded where that is lower
-    assumptions: tuple[
-        str, ...
-    ] = ()  # what latency and memory rest on when they were predicted, not measured
+    assumptions: tuple[str, ...] = ()  # of a prediction of latency and memory; empty when they were measured
 
     @property
     def predicted(self) -> bool:
@@ -68,24 +66,27 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A full recipe, replayable on the original weights."""
+    """Full recipe of a compressed model, replayable on the original weights."""
 
     kept: tuple[tuple[str, tuple[int, ...]], ...]  # group name -> indices of the units kept, ascending
     precision: Precision
     calibrator: str | None = None  # of quantize.calibrate.TABLE, or "dynamic"; None for a float artefact
     float_layers: tuple[str, ...] = ()  # layers that stay float in an INT8 artefact, for the metric
-    engine_layers: tuple[str, ...] = ()  # and those that their engine ran in float all the same
-    slow_layers: tuple[str, ...] = ()  # and those that the device is no quicker at in INT8
+    engine_layers: tuple[str, ...] = ()  # layers that the engine ran in float all the same
+    slow_layers: tuple[str, ...] = ()  # layers that stay float because INT8 makes them no faster
     reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
-    equalised: bool = False  # channels brought to like size first: equalisation, and smoothing behind norms
+    equalised: bool = (
+        False  # channels rescaled to like ranges first: equalisation, and smoothing behind norms
+    )
     recover: str = "none"  # a rung of the recovery ladder, or one that trains
-    qat: bool = False  # then trained for its INT8 form, with labels unless `recover` is "distill"
-    convolved: bool = False  # integer products written as 1x1 convolutions, which the device is quicker at
-    after: str | None = None  # of a larger budget: the trial whose trained weights were offered as a start
+    qat: bool = False  # then trained with simulated INT8, with labels unless `recover` is "distill"
+    convolved: bool = False  # integer products written as 1x1 convolutions, which the device runs faster
+    # The trial of a larger budget whose trained weights were offered as a start.
+    warm_start: str | None = field(default=None, metadata={"earlier": ("after",)})
 
     @property
     def in_float(self) -> tuple[str, ...]:
-        """All layers that are left out of INT8."""
+        """All layers that stay float in an INT8 artefact."""
         return tuple(sorted({*self.float_layers, *self.engine_layers, *self.slow_layers}))
 
 
@@ -94,7 +95,7 @@ Line = Literal["latency_ms", "memory_mib", "size_mib", "metric"]
 
 @dataclass(frozen=True)
 class Breach:
-    """A budget line that broke: `value` was measured where `limit` was allowed."""
+    """Budget line that a candidate breaks: `value` was measured where `limit` is allowed."""
 
     line: Line
     value: float
@@ -108,7 +109,7 @@ class Breach:
 
 @dataclass(frozen=True)
 class Drop:
-    """What a metric lost against its baseline, sample by sample: below 0 where it gained.
+    """Drop of a metric against the baseline, estimated sample by sample; negative where the metric rose.
 
     low, high: two-sided confidence interval.
     p: of the hypothesis that nothing was lost or gained (McNemar, exact); None when samples are not
@@ -123,7 +124,7 @@ class Drop:
     p: float | None = None
 
     def exceeds(self, allowed: float) -> bool:
-        """Is more than this lost, for certain?"""
+        """Whether even the low end of the confidence interval is above `allowed`."""
         return self.low > allowed
 
 
@@ -137,7 +138,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything known of one candidate: what `--json` calls `baseline` and `chosen`."""
+    """Candidate with its metric, measurement and verdict: `baseline` and `chosen` of `--json`."""
 
     name: str  # "dense", "dense-int8", "trial-03", ...
     candidate: Candidate
@@ -148,7 +149,7 @@ class Report:
     kept: tuple[tuple[str, int], ...]  # width per group
     layers_int8: int  # in a weight-only precision: those whose weights are integers
     layers_float: int
-    recovered: tuple[tuple[str, float, float, bool], ...]  # rung, metric before, after, kept?
+    recovered: tuple[tuple[str, float, float, bool], ...]  # rung, held-back error before, after, kept?
     artefact: str  # path below the run folder
     verdict: Verdict
     drop: Drop | None = None  # of the chosen candidate, where samples are scored one by one: evidence only
@@ -156,7 +157,7 @@ class Report:
 
 @dataclass(frozen=True)
 class TierResult:
-    """The answer to one of several budgets; what a `FitResult` says of its only one."""
+    """Result for one of several budgets: the fields of a `FitResult` that depend on the budget."""
 
     name: str  # "20 ms", "2x", or the profile's name
     verdict: Verdict
@@ -169,9 +170,9 @@ class TierResult:
 
 @dataclass(frozen=True)
 class CascadeResult:
-    """What the tiers are worth together: the smallest answers what it is sure of, the next the rest.
+    """Cascade of the tiers: the smallest model answers where it is confident, the next one where it is not.
 
-    Thresholds were calibrated on some samples of the evaluation, everything else is about the others.
+    Thresholds are calibrated on some samples of the evaluation; all other figures are of the rest.
     thresholds: [tiers - 1], the least confidence that ends a request; None: that tier ends none.
     cost_ms: mean over requests of the medians of all tiers that were asked; cost_alone_ms: of the largest.
     """
@@ -189,16 +190,16 @@ class CascadeResult:
 
     @property
     def saving(self) -> float:
-        """Share of the largest tier's cost; below 0 when the cascade costs more."""
+        """Share of the largest tier's cost that is saved; negative when the cascade costs more."""
         return 1 - self.cost_ms / self.cost_alone_ms
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """The answer of one fit. `verdict`, `budget` and `chosen` are about the same candidate.
+    """Result of one fit; `verdict`, `budget` and `chosen` belong to the same candidate.
 
-    Of several budgets they are about the one that decides the verdict: the largest that misses, else the
-    largest that stayed open, else the largest. `tiers` has all of them, the largest first.
+    Of several budgets it is the one that decides the verdict: the largest that misses, else the largest that
+    stayed inconclusive, else the largest. `tiers` has all of them, the largest first.
     """
 
     verdict: Verdict
@@ -219,7 +220,7 @@ class FitResult:
     no_cascade: str | None = None  # of several budgets: why there is no cascade
 
     def of_tier(self, tier: int) -> FitResult:
-        """The result as that of the `tier`-th budget alone, counted from 1."""
+        """Result of the `tier`-th budget alone, counted from 1."""
         one = self.tiers[tier - 1]
         return replace(
             self,

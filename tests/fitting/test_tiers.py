@@ -75,8 +75,8 @@ def test_what_the_search_learns_is_learnt_once(three: FitResult) -> None:
 
 def test_a_smaller_tier_is_offered_the_weights_of_the_larger_one(three: FitResult) -> None:
     larger, smaller = three.tiers[1].chosen, three.tiers[2].chosen
-    assert larger.candidate.after is None
-    assert smaller.candidate.after == larger.name
+    assert larger.candidate.warm_start is None
+    assert smaller.candidate.warm_start == larger.name
     (offered,) = [rung for rung in smaller.recovered if rung[0] == "descend"]
     _, before, after, kept = offered
     assert kept == (after < before)

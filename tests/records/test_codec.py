@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
@@ -51,21 +53,86 @@ def test_a_record_comes_back_from_its_own_text(record: type, data: st.DataObject
     assert from_json(record, loads(dumps(to_json(before)), "text")) == before
 
 
-@given(data=st.data())
-def test_any_key_that_is_taken_away_is_named(data: st.DataObject) -> None:
-    document = to_json(data.draw(values(Measurement)))
-    assert isinstance(document, dict)
-    key = data.draw(st.sampled_from(sorted(document)))
-    del document[key]
-    with pytest.raises(InputError, match=rf"^{key} is missing"):
-        from_json(Measurement, document)
-
-
 JSON_VALUES: st.SearchStrategy[JSON] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
+
+
+def places(document: JSON, record: Any, path: str = "") -> Iterator[tuple[dict[str, JSON], Any, str]]:
+    """(object, its record, its path) of every record in a document."""
+    if isinstance(record, tuple) and isinstance(document, list):
+        for at, (item, value) in enumerate(zip(document, record, strict=True)):
+            yield from places(item, value, f"{path}[{at}]")
+    if is_dataclass(record) and isinstance(document, dict):
+        yield document, record, path
+        for field in fields(record):
+            below = f"{path}.{field.name}" if path else field.name
+            yield from places(document[field.name], getattr(record, field.name), below)
+
+
+@given(data=st.data(), record=st.sampled_from(RECORDS))
+def test_a_key_that_is_missing_takes_its_default_or_is_named(data: st.DataObject, record: type) -> None:
+    before = data.draw(values(record))
+    document = to_json(before)
+    at, inside, path = data.draw(st.sampled_from(list(places(document, before))))
+    field = data.draw(st.sampled_from(fields(inside)))
+    at.pop(field.name)
+    if field.default is not MISSING:
+        after = from_json(record, document)
+        at[field.name] = to_json(field.default)
+        assert to_json(after) == document
+        return
+    with pytest.raises(InputError) as caught:
+        from_json(record, document)
+    assert caught.value.what == f"{path}.{field.name} is missing.".lstrip(".")
+
+
+@given(data=st.data(), record=st.sampled_from(RECORDS), key=st.text(max_size=5))
+def test_a_key_that_nothing_reads_is_named(data: st.DataObject, record: type, key: str) -> None:
+    before = data.draw(values(record))
+    document = to_json(before)
+    at, _, path = data.draw(st.sampled_from(list(places(document, before))))
+    assume(key not in at and key not in ("", "after"))
+    at[key] = data.draw(JSON_VALUES)
+    with pytest.raises(InputError) as caught:
+        from_json(record, document)
+    assert caught.value.what.startswith(f"{path}.{key} is not a key of ".lstrip("."))
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Fields that were renamed: one once, one twice; one of them has a default."""
+
+    latency_ms: float = dataclasses.field(metadata={"earlier": ("p90", "p90_ms")})
+    warm_start: str | None = dataclasses.field(default=None, metadata={"earlier": ("after",)})
+
+
+SPELLINGS = {"latency_ms": ("latency_ms", "p90", "p90_ms"), "warm_start": ("warm_start", "after")}
+
+
+@given(record=values(Renamed), data=st.data())
+def test_a_renamed_field_is_read_by_each_of_its_names(record: Renamed, data: st.DataObject) -> None:
+    document = to_json(record)
+    assert isinstance(document, dict)
+    spelt = {data.draw(st.sampled_from(SPELLINGS[key])): value for key, value in document.items()}
+    assert from_json(Renamed, spelt) == record
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ({"p90": 1, "latency_ms": 2}, "run: latency_ms is there twice: p90 is its earlier name."),
+        ({"p90": "fast"}, 'run: p90 is "fast", expected a number.'),
+        ({"after": "dense"}, "run: latency_ms is missing."),
+    ],
+    ids=["both names", "wrong under its earlier name", "no name"],
+)
+def test_what_is_wrong_with_a_renamed_field_is_named(document: JSON, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        from_json(Renamed, document, "run: ")
+    assert caught.value.what == sentence
 
 
 @given(value=JSON_VALUES)

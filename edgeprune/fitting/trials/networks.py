@@ -36,13 +36,15 @@ class Networks:
         return self.workshop.prune(dict(candidate.kept), candidate.recover)
 
     def trained(self, name: str, candidate: Candidate, larger_kept: Kept) -> Made:
-        """Cut and trained. larger_kept: the units of the trial that it may begin with, `candidate.after`."""
+        """Cut and trained. larger_kept: units of the trial that it may begin with, `candidate.warm_start`."""
         network, rungs = self.pruned(name, candidate)
         if not candidate.kept:
             return network, rungs
         kept = dict(candidate.kept)
-        if candidate.after is not None:
-            network, rung = self.workshop.descend(network, kept, self.saved(candidate.after), larger_kept)
+        if candidate.warm_start is not None:
+            network, rung = self.workshop.descend(
+                network, kept, self.saved(candidate.warm_start), larger_kept
+            )
             rungs = (*rungs, rung)
         network, more = self.workshop.train(
             network, kept, candidate.recover, self.epochs, self._recovering(name)

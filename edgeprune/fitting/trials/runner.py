@@ -303,7 +303,7 @@ class Trials:
         if start is not None:
             network, before = self._networks.saved(start), self.tested[start].recovered
         else:
-            larger = self.tested[candidate.after].candidate.kept if candidate.after else ()
+            larger = self.tested[candidate.warm_start].candidate.kept if candidate.warm_start else ()
             network, rungs = self._networks.trained(name, candidate, dict(larger))
         network, more = self._networks.aware(name, candidate, network)
         return network, before, (*rungs, *more)
