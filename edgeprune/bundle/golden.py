@@ -65,13 +65,17 @@ def _zipped(arrays: Arrays) -> bytes:
     return buffer.getvalue()
 
 
-def read_golden(path: Path) -> Golden:
-    """Read golden.npz. Raises `InputError` when it is missing, holds anything but arrays, or rows differ."""
+def _unzipped(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
+            return {name: data[name] for name in data.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"{path} cannot be read as golden vectors: {error}.", _HINT) from error
+
+
+def read_golden(path: Path) -> Golden:
+    """Read golden.npz. Raises `InputError` when it is missing, holds anything but arrays, or rows differ."""
+    arrays = _unzipped(path)
     inputs, outputs, reference = (
         {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}
         for prefix in (GOLDEN_IN, GOLDEN_OUT, GOLDEN_REFERENCE)
@@ -120,11 +124,7 @@ def write_reference(path: Path, outputs: Sequence[NDArray[Any]]) -> None:
 
 def read_reference(path: Path) -> Arrays:
     """Arrays of reference.npz, by output name. Raises `InputError` when it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}.", _HINT) from error
+    return _unzipped(path)
 
 
 def ports(arrays: Arrays, batch: int) -> tuple[Port, ...]:

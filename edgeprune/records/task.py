@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 
 Predict = Callable[..., Any]  # numpy arrays in (one per model input), numpy out
 
+# Fields of a task that are called, and what to give when one of them is anything else.
+_CALLABLE: Mapping[str, str] = {
+    "model": "Give the nn.Module itself.",
+    "evaluate": "Give a function (predict) -> float.",
+    "evaluate_subset": "Give a function (predict) -> float, or leave it out.",
+    "evaluate_samples": "Give a function (predict) -> one score per sample, or leave it out.",
+    "loss": "Give a function (output, target) -> scalar tensor, or leave it out for cross-entropy.",
+}
+_OPTIONAL = ("evaluate_subset", "evaluate_samples", "loss")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -46,29 +56,10 @@ class Task:
     evaluate_samples: Callable[[Predict], Any] | None = None
 
     def __post_init__(self) -> None:
-        for field, value in (("model", self.model), ("evaluate", self.evaluate)):
-            if not callable(value):
-                raise InputError(
-                    f"Task.{field} is {type(value).__name__}, which cannot be called.",
-                    "Give the nn.Module itself."
-                    if field == "model"
-                    else "Give a function (predict) -> float.",
-                )
-        if self.evaluate_subset is not None and not callable(self.evaluate_subset):
-            raise InputError(
-                f"Task.evaluate_subset is {type(self.evaluate_subset).__name__}, which cannot be called.",
-                "Give a function (predict) -> float, or leave it out.",
-            )
-        if self.evaluate_samples is not None and not callable(self.evaluate_samples):
-            raise InputError(
-                f"Task.evaluate_samples is {type(self.evaluate_samples).__name__}, which cannot be called.",
-                "Give a function (predict) -> one score per sample, or leave it out.",
-            )
-        if self.loss is not None and not callable(self.loss):
-            raise InputError(
-                f"Task.loss is {type(self.loss).__name__}, which cannot be called.",
-                "Give a function (output, target) -> scalar tensor, or leave it out for cross-entropy.",
-            )
+        for field, hint in _CALLABLE.items():
+            value = getattr(self, field)
+            if not callable(value) and not (value is None and field in _OPTIONAL):
+                raise InputError(f"Task.{field} is {type(value).__name__}, which cannot be called.", hint)
         if self.earlier is not None and not isinstance(self.earlier, Mapping):
             raise InputError(
                 f"Task.earlier is {type(self.earlier).__name__}, not a mapping of weights by name.",
