@@ -15,10 +15,10 @@ import pytest
 import edgeprune
 from edgeprune.errors import InputError
 from edgeprune.fitting.tier_cascade import Cascaded
-from edgeprune.fitting.trials import verdict
 from edgeprune.fitting.trials.comparison import Compared
 from edgeprune.fitting.trials.drafts import Draft
 from edgeprune.fitting.trials.subset import Screened
+from edgeprune.fitting.trials.verdict import TrialRecord
 from edgeprune.latency.curves import LatencyTable
 from edgeprune.latency.float_layers import Mixture
 from edgeprune.ledger import _Entry, _Header
@@ -30,7 +30,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 V0 = FIXTURES / "v0"
 # What the steps of a fit record, and the lines around it.
 STORED = (
-    *(_Header, _Entry, verdict.Tested, Screened, Compared, Cascaded, Draft, Measurement),
+    *(_Header, _Entry, TrialRecord, Screened, Compared, Cascaded, Draft, Measurement),
     *(LatencyTable, Mixture, Sensitivity),
 )
 Resume = Callable[..., tuple[Path, FitResult, list[str]]]
