@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from edgeprune import detect
+from edgeprune.devices.probe import COMMANDS, READABLE_FOLDERS, allowed
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.machine import Budget, Figure, Profile, Target
 from edgeprune.toml import Table, nearest
@@ -110,10 +111,23 @@ def load_target(name_or_path: str | Path) -> Target:
         dialect=file.text("dialect", among=DIALECTS),
         profile=profile,
         channel_multiple=file.whole("channel_multiple", least=1),
-        sensors=file.texts("sensors"),
-        throttle=file.texts("throttle"),
+        sensors=_readings(file, "sensors"),
+        throttle=_readings(file, "throttle"),
         device=file.text("device", default="CPU"),
     )
+
+
+def _readings(file: Table, key: str) -> tuple[str, ...]:
+    """Sensors or throttle flags, all of them on the probe's lists."""
+    readings = file.texts(key)
+    for reading in readings:
+        if not allowed(reading):
+            raise file.error(
+                key,
+                f'holds "{reading}", which no device reads',
+                f"Name paths or globs below {', '.join(READABLE_FOLDERS)}, or one of: {'; '.join(COMMANDS)}.",
+            )
+    return readings
 
 
 def _open(kind: Kind, name_or_path: str | Path) -> Table:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.bundle import Verified, open_bundle, read_golden
@@ -29,12 +30,13 @@ from edgeprune.devices import Device, Load, Machine, open_device
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.measure import PROOF, Effort, Progress, Proof, prove
 from edgeprune.records.bundle import GOLDEN, Check, Manifest, Validation
-from edgeprune.records.machine import Budget
+from edgeprune.records.machine import Budget, Target
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Measurement, Verdict
 from edgeprune.runtimes import TABLE
 from edgeprune.search.agreement import relative_error
 from edgeprune.search.judge import judge
+from edgeprune.shelf import load_target, names
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ def validate(
     device: Device | str | None = None,
     *,
     lab: str | Path | None = None,
+    target: str | Path | None = None,
     signers: str | Path | None = None,
     effort: Effort = PROOF,
     listen: Listen = lambda event: None,
@@ -59,6 +62,9 @@ def validate(
 
     device: an opened device, an address ("local", "ssh://user@host:port") or a name in the file `lab`; None
         is this machine.
+    target: the validator's own target, a name on the shelf or a .toml file, whose sensors and throttle flags
+        are read; None takes the one that the shelf has under the bundle's target name. What the bundle names
+        is compared with it, never read or run.
     signers: an `allowed_signers` file (ssh-keygen), one of whose keys must have signed the bundle.
     effort: the least queries and seconds that a session times; by default as many as a proof of `fit`.
     listen: is called with an `Event` after each block of queries.
@@ -66,8 +72,9 @@ def validate(
     the device are checks of the answer.
     """
     opened = _opened(device, None if lab is None else Path(lab))
+    own = None if target is None else load_target(target)
     with open_bundle(Path(bundle), signers=None if signers is None else Path(signers)) as verified:
-        return validate_on(opened, verified, effort=effort, listen=listen)
+        return validate_on(opened, verified, own, effort=effort, listen=listen)
 
 
 def _opened(device: Device | str | None, lab: Path | None) -> Device:
@@ -79,9 +86,17 @@ def _opened(device: Device | str | None, lab: Path | None) -> Device:
 
 
 def validate_on(
-    device: Device, verified: Verified, *, effort: Effort = PROOF, listen: Listen = lambda event: None
+    device: Device,
+    verified: Verified,
+    target: Target | None = None,
+    *,
+    effort: Effort = PROOF,
+    listen: Listen = lambda event: None,
 ) -> Validation:
-    """Checks (7) to (10) of a bundle that passed (1) to (6); one opened bundle serves many devices."""
+    """Checks (7) to (10) of a bundle that passed (1) to (6); one opened bundle serves many devices.
+
+    target: the validator's own, see `validate`.
+    """
     manifest = verified.manifest
     golden = read_golden(verified.folder / GOLDEN)
     load = Load(
@@ -90,6 +105,7 @@ def validate_on(
         batch=manifest.batch,
         memory_mib=manifest.budget.memory_mib,
     )
+    own = _own_target(manifest) if target is None else target
     checks = list(verified.checks)
     machine: Machine | None = None
     measurement: Measurement | None = None
@@ -100,14 +116,13 @@ def validate_on(
         if checks[-1].outcome == "passed":
             checks.append(_check_golden(manifest, device, load, golden))  # (8)
         if checks[-1].outcome == "passed":
-            proof = _proof(manifest, device, load, golden, effort, listen)
+            proof = _proof(manifest, own, device, load, golden, effort, listen)
             measurement = proof.measurement
             claim = manifest.claim
             verdict = judge(measurement, claim.metric, claim.baseline_metric, manifest.budget)
             checks.append(_check_room(verdict, measurement, manifest.budget))  # (9)
-            checks.append(
-                _check_latency(measurement, claim.measurement, manifest.budget, proof.tried)
-            )  # (10)
+            latency = _check_latency(measurement, claim.measurement, manifest.budget, proof.tried)
+            checks.append(replace(latency, detail=latency.detail + _unlike(manifest, own)))  # (10)
     except DeviceError as error:
         number = checks[-1].number + 1
         checks.append(Check(number, TITLES[number], "failed", error.what, error.hint))
@@ -125,6 +140,20 @@ def validate_on(
         budget=manifest.budget,
         machine="" if machine is None else _describe(machine),
     )
+
+
+def _own_target(manifest: Manifest) -> Target | None:
+    """The validator's target of the bundle's name; None when the shelf has none of that name."""
+    return load_target(manifest.target) if manifest.target in names("targets") else None
+
+
+def _unlike(manifest: Manifest, own: Target | None) -> str:
+    """Sentence about readings that the bundle names and the validator's own target does not."""
+    if own is None:
+        return "; this machine has no target of the bundle's name, so only every device's own state was read"
+    if {*manifest.sensors, *manifest.throttle} == {*own.sensors, *own.throttle}:
+        return ""
+    return f"; the bundle names other sensors than target {own.name}, whose sensors were read"
 
 
 def _check_runtime(manifest: Manifest, name: str, machine: Machine) -> Check:
@@ -170,7 +199,13 @@ def _check_golden(manifest: Manifest, device: Device, load: Load, golden: Golden
 
 
 def _proof(
-    manifest: Manifest, device: Device, load: Load, golden: Golden, effort: Effort, listen: Listen
+    manifest: Manifest,
+    own: Target | None,
+    device: Device,
+    load: Load,
+    golden: Golden,
+    effort: Effort,
+    listen: Listen,
 ) -> Proof:
     def tell(progress: Progress) -> None:
         listen(Event(device.name, f"proof, p50 {progress.p50_ms:.3g} ms", progress.share))
@@ -182,8 +217,8 @@ def _proof(
         percentile=manifest.budget.percentile,
         effort=effort,
         latency_ms=manifest.budget.latency_ms,
-        sensors=manifest.sensors,
-        throttle=manifest.throttle,
+        sensors=() if own is None else own.sensors,
+        throttle=() if own is None else own.throttle,
         listen=tell,
     )
 

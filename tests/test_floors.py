@@ -25,7 +25,7 @@ FLOORS = {
     "graph": 2,
     "runtimes": 2,
     "search": 2,
-    "shelf": 2.5,  # reads what detect found
+    "shelf": 2.7,  # reads what detect found, and holds sensors against the probe of devices
     "devices": 2.5,  # carries a runtime's session file to the device
     "pruning": 3,
     "recover": 3,

@@ -106,6 +106,20 @@ TARGET_ERRORS = (
     Refused("a profile file that is not there", '"raspberry-pi-5"', '"own.toml"', "there is no file"),
     Refused("no channel multiple", "channel_multiple = 8", "", "channel_multiple is missing"),
     Refused("a channel multiple of nothing", "= 8", "= 0", "channel_multiple is 0"),
+    Refused(
+        "a command of its own",
+        "= 8",
+        '= 8\nsensors = ["sh -c id"]',
+        'holds "sh -c id", which no device',
+        "/sys/",
+    ),
+    Refused(
+        "a file that is no sensor",
+        "= 8",
+        '= 8\nthrottle = ["/etc/passwd"]',
+        'holds "/etc/passwd"',
+        "nvpmodel",
+    ),
     Refused("sensors as text", "= 8", '= 8\nsensors = "/sys/x"', 'sensors is "/sys/x", expected an array'),
 )
 

@@ -17,6 +17,7 @@ from edgeprune.errors import BundleError, DeviceError
 from edgeprune.measure import Effort
 from edgeprune.records.bundle import Validation
 from edgeprune.records.machine import Budget
+from edgeprune.shelf import load_target
 from edgeprune.validating import TITLES, validate
 
 QUICK = Effort(runs=64, seconds=0.1, interleaved=True)
@@ -85,12 +86,11 @@ def test_a_device_whose_speed_drifts_is_inconclusive_and_was_tried_again(
 
 def test_a_device_that_throttles_is_inconclusive(make_run: Callable[..., Any], scripted: ModuleType) -> None:
     run = make_run(budget=BUDGET)
-    target = replace(run.result.target, throttle=("throttle_count",))
-    run = replace(run, result=replace(run.result, target=target))
-    device = scripted.ScriptedDevice(state=lambda reading: {"throttle_count": str(reading)})
+    flag = load_target(run.result.target.name).throttle[0].replace("*", "0")
+    device = scripted.ScriptedDevice(state=lambda reading: {flag: str(reading)})
     validation = validate(run.bundle(), device)
     assert outcomes(validation)[10] == "inconclusive"
-    assert "throttling was seen (throttle_count)" in detail(validation, 10)
+    assert f"throttling was seen ({flag})" in detail(validation, 10)
 
 
 def test_a_device_without_the_runtime_is_told_what_to_install(bundle: Path, scripted: ModuleType) -> None:
@@ -151,13 +151,45 @@ def test_few_cores_and_another_version_are_reported(bundle: Path, scripted: Modu
 
 def test_the_device_is_asked_as_the_budget_says(make_run: Callable[..., Any], scripted: ModuleType) -> None:
     run = make_run(budget=BUDGET)
-    target = replace(run.result.target, sensors=("/sys/a*",), throttle=("/sys/b",))
-    run = replace(run, result=replace(run.result, target=target))
+    own = load_target(run.result.target.name)
     device = scripted.ScriptedDevice()
-    validation = validate(run.bundle(), device, effort=QUICK)
-    assert ("/sys/a*", "/sys/b") in device.sensors
+    bundle = replace(run, result=replace(run.result, target=own)).bundle()
+    validation = validate(bundle, device, effort=QUICK)
+    assert (*own.sensors, *own.throttle) in device.sensors
+    assert "sensors" not in detail(validation, 10)
     assert validation.measurement is not None
     assert (validation.measurement.threads, validation.measurement.batch) == (1, 1)
+
+
+def test_sensors_that_a_bundle_names_are_compared_and_neither_read_nor_run(
+    make_run: Callable[..., Any], scripted: ModuleType, tmp_path: Path
+) -> None:
+    run = make_run(budget=BUDGET)
+    evil = replace(run.result.target, sensors=("sh -c 'touch ran'",), throttle=("/dev/zero",))
+    device = scripted.ScriptedDevice()
+    validation = validate(
+        replace(run, result=replace(run.result, target=evil)).bundle(), device, effort=QUICK
+    )
+    asked = {sensor for sensors in device.sensors for sensor in sensors}
+    own = load_target(run.result.target.name)
+    assert asked == {*own.sensors, *own.throttle}
+    assert f"names other sensors than target {run.result.target.name}" in detail(validation, 10)
+    assert outcomes(validation)[10] == "passed"
+
+
+def test_of_a_target_that_the_validator_does_not_have_no_sensors_are_read(
+    make_run: Callable[..., Any], scripted: ModuleType
+) -> None:
+    run = make_run(budget=BUDGET)
+    named = replace(run.result.target, name="../../their/target.toml")
+    device = scripted.ScriptedDevice()
+    bundle = replace(run, result=replace(run.result, target=named)).bundle()
+    validation = validate(bundle, device, effort=QUICK)
+    assert {*device.sensors} == {()}
+    assert "this machine has no target of the bundle's name" in detail(validation, 10)
+    own = validate(bundle, device, target="arm", effort=QUICK)
+    assert "vcgencmd get_throttled" in device.sensors[-1] + device.sensors[-2]
+    assert "names other sensors than target arm" in detail(own, 10)
 
 
 def test_a_damaged_bundle_never_reaches_the_device(bundle: Path, scripted: ModuleType) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgeprune.devices import Device
     from edgeprune.errors import BundleError
     from edgeprune.records.bundle import Validation
+    from edgeprune.records.machine import Target
 
 FITS, FAILED, MISSES = 0, 1, 3
 
@@ -28,6 +29,9 @@ FITS, FAILED, MISSES = 0, 1, 3
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A lab.toml: validate on the devices NAME... of it, or on all.",
+)
+@click.option(
+    "--target", help="Your own target, whose sensors are read; by default your shelf's of that name."
 )
 @click.option(
     "--signers",
@@ -50,6 +54,7 @@ def command(
     names: tuple[str, ...],
     address: str | None,
     lab: Path | None,
+    target: str | None,
     signers: Path | None,
     as_json: bool,
     junit: Path | None,
@@ -62,15 +67,17 @@ def command(
     from edgeprune.bundle import open_bundle
     from edgeprune.cli.output import emit_json
     from edgeprune.errors import BundleError
+    from edgeprune.shelf import load_target
 
     if lab is None and names:
         raise click.UsageError("NAME needs --lab FILE, the file that says what the name means.")
     if lab is not None and address is not None:
         raise click.UsageError("--device and --lab exclude each other.")
     devices = _devices(address, lab, names)
+    own = None if target is None else load_target(target)
     try:
         with open_bundle(bundle, signers=signers) as verified:
-            found = [_validated(device, verified, quiet=as_json) for device in devices]
+            found = [_validated(device, verified, own, quiet=as_json) for device in devices]
     except BundleError as error:
         if junit is not None:
             _write_junit(junit, [_refusal(bundle, error)])
@@ -86,13 +93,13 @@ def _devices(address: str | None, lab: Path | None, names: Sequence[str]) -> lis
     from edgeprune.devices import open_device
 
     if lab is None:
-        return [open_device(address or "local")]
+        return [open_device("local" if address is None else address)]
     from edgeprune.devices.lab import load_lab
 
     return [open_device(name, lab=lab) for name in names or load_lab(lab)]
 
 
-def _validated(device: Device, verified: Verified, *, quiet: bool) -> Validation:
+def _validated(device: Device, verified: Verified, own: Target | None, *, quiet: bool) -> Validation:
     """The validation of a bundle on one device, shown as soon as it ends."""
     from edgeprune.cli.output import console
     from edgeprune.records.progress import Event
@@ -103,7 +110,7 @@ def _validated(device: Device, verified: Verified, *, quiet: bool) -> Validation
         def listen(event: Event) -> None:
             status.update(f"{event.stage}: {event.doing}, {event.share or 0:.0%}")
 
-        validation = validate_on(device, verified, listen=listen)
+        validation = validate_on(device, verified, own, listen=listen)
     if not quiet:
         _show(validation)
     return validation

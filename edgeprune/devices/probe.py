@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import itertools
 import os
 import platform
-import shlex
+import select
+import signal
+import stat
 import subprocess
+import time
 from collections.abc import Sequence
 from typing import Any
 
-COMMAND_SECONDS = 5.0  # a sensor command that takes longer is reported as such
+# Whatever a target or a host asks for, nothing outside of these three lists is read or run.
+READABLE_FOLDERS = ("/sys/bus/", "/sys/class/", "/sys/devices/")
+READABLE_FILES = (
+    *("/proc/loadavg", "/proc/meminfo", "/proc/stat"),
+    *("/proc/pressure/cpu", "/proc/pressure/io", "/proc/pressure/memory"),
+)
+COMMANDS = (
+    *("nvpmodel -q", "jetson_clocks --show", "tegrastats --interval 100"),
+    *(
+        "vcgencmd get_throttled",
+        "vcgencmd measure_clock arm",
+        "vcgencmd measure_temp",
+        "vcgencmd measure_volts",
+    ),
+    "nvidia-smi --query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv,noheader",
+    "nvidia-smi --query-gpu=clocks_throttle_reasons.active --format=csv,noheader",
+)
+ENDLESS = ("tegrastats",)  # prints a line at a time until it is ended: its first line is the reading
+
+COMMAND_SECONDS = 5.0  # a command that takes longer is ended
+READING_BYTES = 4096  # of one reading, a file's or a command's; more is cut off
+FILE_BYTES = 1 << 20  # of /proc/cpuinfo and its like
+MOST_FILES = 512  # of one glob
 
 ALWAYS = (
     "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor",
@@ -24,13 +51,36 @@ _ISA_X86 = "sse4_2 avx avx2 fma avx512f avx512bw avx512_vnni avx_vnni avx512_bf1
 _ISA_ARM = "neon asimd asimddp asimdhp i8mm bf16 sve sve2"
 
 
-def read(path: str) -> str:
-    """The text of a small file, stripped; empty when it cannot be read (sensors come and go)."""
+def read(path: str, most: int = FILE_BYTES) -> str:
+    """Text of a small regular file, stripped, of `most` bytes; empty when it cannot be read (sensors come and
+    go)."""
     try:
-        with open(path, errors="replace") as file:
-            return file.read().strip()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return ""
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return ""
+        data = b""
+        while len(data) < most:
+            block = os.read(handle, most - len(data))
+            if not block:
+                break
+            data += block
+        return data.decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
+
+
+def allowed(sensor: str) -> bool:
+    """Whether a sensor is on the lists: a path or glob below a readable folder, a readable file, or a
+    command."""
+    if not sensor.startswith("/"):
+        return sensor in COMMANDS
+    plain = os.path.normpath(sensor) == sensor and "**" not in sensor
+    return plain and (sensor in READABLE_FILES or sensor.startswith(READABLE_FOLDERS))
 
 
 def machine() -> dict[str, Any]:
@@ -91,7 +141,8 @@ def cgroup_folders(controller: str, root: str = "/") -> list[str]:
 def state(sensors: Sequence[str]) -> dict[str, str]:
     """Clocks, governor, temperatures, throttle counters and load, as text by name.
 
-    sensors: more to read: a path or glob (it begins with "/"), else a command and its arguments.
+    sensors: more to read, a path or glob (it begins with "/") or a command; one that is not `allowed` is
+        neither read nor run, and its reading says so.
     """
     found = {"loadavg": " ".join(read("/proc/loadavg").split()[:3])}
     for line in read("/proc/stat").splitlines()[:1]:  # cpu user nice system idle iowait irq softirq steal
@@ -103,25 +154,48 @@ def state(sensors: Sequence[str]) -> dict[str, str]:
             if line.startswith("nr_throttled "):
                 found[os.path.join(folder, "cpu.stat:nr_throttled")] = line.split()[1]
     for sensor in tuple(ALWAYS) + tuple(sensors):
-        if sensor.startswith("/"):
-            found.update((path, read(path)) for path in sorted(glob.glob(sensor)))
+        if not allowed(sensor):
+            found[sensor] = "not read: it is not on the list of readings"
+        elif sensor.startswith("/"):
+            for path in itertools.islice(glob.iglob(sensor), MOST_FILES):
+                if os.path.realpath(path).startswith((*READABLE_FOLDERS, *READABLE_FILES)):
+                    found[path] = read(path, READING_BYTES)
         else:
             found[sensor] = _command(sensor)
     return found
 
 
 def _command(line: str) -> str:
+    """Output of a command within its bounds of bytes and seconds."""
     try:
-        done = subprocess.run(
-            shlex.split(line),
+        process = subprocess.Popen(
+            line.split(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=COMMAND_SECONDS,
+            start_new_session=True,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         return f"unavailable: {error}"
-    return done.stdout.decode("utf-8", "replace").strip()
+    stdout: Any = process.stdout
+    output, until = b"", time.monotonic() + COMMAND_SECONDS
+    endless = line.split()[0] in ENDLESS
+    try:
+        while len(output) < READING_BYTES and not (endless and b"\n" in output):
+            if not select.select([stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+                output = output or f"unavailable: no answer in {COMMAND_SECONDS:g} s".encode()
+                break
+            block = os.read(stdout.fileno(), READING_BYTES - len(output))
+            if not block:
+                break
+            output += block
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        stdout.close()
+    text = output.decode("utf-8", "replace")
+    return text.splitlines()[0].strip() if endless and text else text.strip()
 
 
 def _flags(info: str) -> list[str]:

@@ -21,6 +21,7 @@ import edgeprune
 from edgeprune import devices
 from edgeprune.cli import main
 from edgeprune.records.machine import Budget
+from edgeprune.shelf import load_target
 
 BUDGET = Budget(latency_ms=5.0, percentile=90, memory_mib=100.0, size_mib=1.0)
 
@@ -67,9 +68,9 @@ def test_what_misses_exits_3(bundle: Path, device: Any) -> None:
 
 def test_a_throttled_device_exits_1(make_run: Callable[..., Any], device: Any) -> None:
     run = make_run(budget=BUDGET)
-    device.state = lambda reading: {"throttle_count": str(reading)}
-    target = replace(run.result.target, throttle=("throttle_count",))
-    done = validate(replace(run, result=replace(run.result, target=target)).bundle())
+    flag = load_target(run.result.target.name).throttle[0].replace("*", "0")
+    device.state = lambda reading: {flag: str(reading)}
+    done = validate(run.bundle())
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1] == "scripted: inconclusive"
 

@@ -130,16 +130,108 @@ def test_it_leaves_when_its_input_ends_even_in_the_middle_of_a_request(
     assert "error" not in replies[0][0]
 
 
-def test_sensors_are_files_globs_and_commands(tmp_path: Path) -> None:
-    probe = agent.load_module("probe.py")
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The probe, with a folder of the test for what a real one reads below /sys."""
+    loaded = agent.load_module("probe.py")
+    monkeypatch.setattr(loaded, "READABLE_FOLDERS", (f"{tmp_path.resolve()}/class/",))
+    (tmp_path / "class").mkdir()
+    return loaded
+
+
+def test_sensors_are_files_globs_and_commands(
+    probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "COMMANDS", ("echo throttled=0x0", "no-such-command-here -x"))
     for number in (1, 2):
-        (tmp_path / f"zone{number}").write_text(f"4{number}000\n")
-    found = probe.state([f"{tmp_path}/zone*", "echo throttled=0x0", "no-such-command-here -x"])
-    assert found[f"{tmp_path}/zone1"] == "41000"
-    assert found[f"{tmp_path}/zone2"] == "42000"
+        (tmp_path / "class" / f"zone{number}").write_text(f"4{number}000\n")
+    found = probe.state([f"{tmp_path}/class/zone*", "echo throttled=0x0", "no-such-command-here -x"])
+    assert found[f"{tmp_path}/class/zone1"] == "41000"
+    assert found[f"{tmp_path}/class/zone2"] == "42000"
     assert found["echo throttled=0x0"] == "throttled=0x0"
     assert found["no-such-command-here -x"].startswith("unavailable: ")
     assert len(found["loadavg"].split()) == 3
+
+
+@pytest.mark.parametrize(
+    "sensor",
+    [
+        *(
+            "sh -c 'touch {folder}/ran'",
+            "touch {folder}/ran",
+            "nvidia-smi; touch {folder}/ran",
+            "nvpmodel -m 0",
+        ),
+        *(
+            "nvpmodel -m 0",
+            "vcgencmd",
+            "/usr/bin/vcgencmd measure_temp",
+            " vcgencmd measure_temp",
+            "./vcgencmd measure_temp",
+        ),
+        *("/dev/zero", "/etc/passwd", "/proc/self/environ", "/proc/*/environ", "/sys", "/sys/firmware/*"),
+        *(
+            "/sys/class/../../etc/passwd",
+            "/sys/class/thermal/../../../etc/passwd",
+            "/sys//class/x",
+            "/sys/class/**",
+        ),
+        *("//sys/class/x", "", "{folder}/outside"),
+    ],
+)
+def test_nothing_that_is_not_on_the_lists_is_read_or_run(sensor: str, tmp_path: Path) -> None:
+    probe = agent.load_module("probe.py")
+    (tmp_path / "outside").write_text("secret")
+    asked = sensor.format(folder=tmp_path)
+    assert not probe.allowed(asked)
+    plain, found = probe.state([]), probe.state([asked])
+    assert found[asked].startswith("not read")
+    assert found.keys() - plain.keys() == {asked}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_link_out_of_the_readable_folders_a_pipe_and_a_flood_are_not_read(
+    probe: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").write_text("secret")
+    (tmp_path / "class" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "class" / "zero").symlink_to("/dev/zero")
+    (tmp_path / "class" / "long").write_text("x" * 10**6)
+    os.mkfifo(tmp_path / "class" / "pipe")
+    found = probe.state([f"{tmp_path}/class/*"])
+    told = {Path(name).name: text for name, text in found.items() if name.startswith(str(tmp_path))}
+    assert told == {"pipe": "", "long": "x" * probe.READING_BYTES}
+
+
+@pytest.mark.parametrize(
+    ("script", "reading"),
+    [
+        ("echo one; echo two", "one\ntwo"),
+        ("yes", "y\n" * 2048),
+        ("sleep 60 & echo started; wait", "started"),
+        ("sleep 60", "unavailable: no answer in 0.2 s"),
+    ],
+    ids=["ends", "floods", "leaves a child behind", "says nothing"],
+)
+def test_a_command_is_held_to_its_bytes_and_seconds(
+    probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reading: str
+) -> None:
+    command = tmp_path / "tool"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(probe, "COMMANDS", (str(command)[1:],))
+    monkeypatch.setattr(probe, "COMMAND_SECONDS", 0.2 if script.startswith("sleep") else 5.0)
+    monkeypatch.chdir("/")
+    assert probe.state([str(command)[1:]])[str(command)[1:]] == reading.strip()
+
+
+def test_of_a_command_that_never_ends_the_first_line_is_the_reading(
+    probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tegrastats").write_text("#!/bin/sh\nwhile :; do echo RAM 1/2; sleep 1; done\n")
+    (tmp_path / "tegrastats").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert probe.state(["tegrastats --interval 100"])["tegrastats --interval 100"] == "RAM 1/2"
 
 
 CGROUPS = {

@@ -44,7 +44,7 @@ def test_local_is_in_the_table_and_describes_this_machine() -> None:
 
 
 def test_a_session_predicts_times_and_reports(load: Load, small_onnx: ModuleType) -> None:
-    with LocalDevice().start(load, sensors=("echo 1",)) as session:
+    with LocalDevice().start(load, sensors=("/proc/meminfo", "echo 1")) as session:
         assert session.runtime_version.startswith("onnxruntime ")
         assert session.input_names == ("x",)
         assert session.output_names == ("y", "z")
@@ -52,7 +52,9 @@ def test_a_session_predicts_times_and_reports(load: Load, small_onnx: ModuleType
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
         assert session.warm_up({"x": X}, 0.01) > 0
         assert len(session.time({"x": X}, runs=64, seconds=0.0)) == 64
-        assert session.state()["echo 1"] == "1"
+        state = session.state()
+        assert state["/proc/meminfo"].startswith("MemTotal:")
+        assert state["echo 1"].startswith("not read")
         assert session.state()["setting:intra_op_num_threads"] == "1"
 
 

@@ -49,14 +49,16 @@ def test_a_session_over_ssh_predicts_times_and_reports(
 ) -> None:
     device = SshDevice(spec)
     assert device.machine().architecture == os.uname().machine
-    with device.start(load, sensors=("echo 1",)) as session, device.start(load) as second:
+    with device.start(load, sensors=("/proc/meminfo", "echo 1")) as session, device.start(load) as second:
         assert session.input_names == ("x",)
         np.testing.assert_array_equal(session.predict({"x": X})[0], second.predict({"x": X})[0])
         for got, want in zip(session.predict({"x": X}), small_onnx.linear_in_numpy(X), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
         assert len(session.time({"x": X}, runs=64, seconds=0.0)) == 64
         assert session.memory_mib() > 0
-        assert session.state()["echo 1"] == "1"
+        state = session.state()
+        assert state["/proc/meminfo"].startswith("MemTotal:")
+        assert state["echo 1"].startswith("not read")
 
 
 def test_files_are_copied_once_and_again_only_when_damaged(spec: LabDevice, load: Load) -> None:
