@@ -26,10 +26,10 @@ fit: setup
 	@rm -rf $(RUN)
 	.venv/bin/edgeprune fit examples/digits.py --target local --out $(RUN)
 
-# A file's tests stay together: they share what a fixture made once. A thread each, or the workers' own threads
-# would wait for one another.
+# A file's tests stay together: they share what a fixture made once. Files begin in the order of tests/conftest.py.
+# A thread each, or the workers' own threads would wait for one another.
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	.venv/bin/ruff check .

@@ -1,10 +1,12 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, and the order of files.
+
+Helpers are modules of tests.support: `pythonpath` in pyproject.toml holds the folder above. Those that need
+torch are imported by the fixtures here, so that a lab machine's tests run without it.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,20 +21,22 @@ hypothesis.settings.load_profile("untimed")
 # pytest-xdist tells its workers a narrow terminal; what is printed without one is wider.
 os.environ.pop("COLUMNS", None)
 
-SUPPORT = Path(__file__).parent / "support"
+# By CPU seconds. They begin first, or one process would work on them alone long after the others are done.
+LONGEST = (
+    "tests/test_zoo.py",
+    "tests/fitting/test_killed.py",
+    "tests/fitting/test_loop.py",
+    "tests/cli/test_fit.py",
+    "tests/fitting/test_dense_forms.py",
+    "tests/fitting/trials/test_lost_layers.py",
+    "tests/quantize/simulate/test_written.py",
+    "tests/fitting/test_tiers.py",
+)
 
 
-def load_support(name: str) -> ModuleType:
-    """Import tests/support/NAME.py; tests are no package, so it has no import path of its own."""
-    full = f"edgeprune_tests_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, SUPPORT / f"{name}.py")
-        if spec is None or spec.loader is None:
-            raise ImportError(f"there is no tests/support/{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.split("::")[0], len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,37 +51,49 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def scripted() -> ModuleType:
     """tests/support/scripted.py: `scripted.ScriptedDevice` plays a device without a process or a clock."""
-    return load_support("scripted")
+    from tests.support import scripted
+
+    return scripted
 
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """tests/support/tiny.py: a task on real digits that fits in seconds."""
-    return load_support("tiny")
+    from tests.support import tiny
+
+    return tiny
 
 
 @pytest.fixture(scope="session")
 def stored() -> ModuleType:
     """tests/support/stored.py: keys of stored records, beside those that a schema promises to read."""
-    return load_support("stored")
+    from tests.support import stored
+
+    return stored
 
 
 @pytest.fixture(scope="session")
 def throwaway_sshd() -> ModuleType:
     """tests/support/throwaway_sshd.py: an sshd of our own on the loopback interface."""
-    return load_support("throwaway_sshd")
+    from tests.support import throwaway_sshd
+
+    return throwaway_sshd
 
 
 @pytest.fixture(scope="session")
 def small_onnx() -> ModuleType:
     """tests/support/small_onnx.py: ONNX files made by hand, with what they compute in numpy."""
-    return load_support("small_onnx")
+    from tests.support import small_onnx
+
+    return small_onnx
 
 
 @pytest.fixture(scope="session")
 def nets() -> ModuleType:
     """tests/support/nets.py: small networks that hold what export and INT8 must carry."""
-    return load_support("nets")
+    from tests.support import nets
+
+    return nets
 
 
 @pytest.fixture(scope="session")
@@ -92,22 +108,40 @@ def shared_data() -> Path:
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Any]:
     """`make_run(budget=...)`: a run folder as fit leaves it, of tests/support/runs.py."""
-    return lambda **options: load_support("runs").make_run(tmp_path / "tiny", **options)
+    from tests.support import runs
+
+    return lambda **options: runs.make_run(tmp_path / "tiny", **options)
 
 
 @pytest.fixture(scope="session")
 def networks() -> ModuleType:
     """tests/support/networks.py: random small networks."""
-    return load_support("networks")
+    from tests.support import networks
+
+    return networks
 
 
 @pytest.fixture(scope="session")
 def references() -> ModuleType:
     """tests/support/references.py: what a cut must equal, computed on the dense graph."""
-    return load_support("references")
+    from tests.support import references
+
+    return references
 
 
 @pytest.fixture(scope="session")
 def fake_cuda() -> ModuleType:
     """tests/support/fake_cuda.py: libcuda played in this process."""
-    return load_support("fake_cuda")
+    from tests.support import fake_cuda
+
+    return fake_cuda
+
+
+@pytest.fixture(scope="module")
+def exports_once() -> Iterator[None]:
+    """tests/support/exports.py: no program is translated to ONNX twice in this process."""
+    from tests.support import exports
+
+    with pytest.MonkeyPatch.context() as patch:
+        exports.remember(patch.setattr)
+        yield

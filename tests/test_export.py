@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.export import export_onnx, prove_equal
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
+from tests.support import exports
 
 
 @dataclass(frozen=True)
@@ -368,3 +370,23 @@ def test_a_torch_that_keeps_its_table_elsewhere_exports_all_the_same(
     for registration in (elsewhere, renamed):
         monkeypatch.setitem(sys.modules, name, registration)
         assert export_onnx(captured, tmp_path / "other.onnx").read_bytes() == one
+
+
+def test_an_export_that_tests_remember_is_the_one_that_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/support/exports.py: the same bytes for the same network, and never those of another."""
+    captured = capture(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()), torch.randn(2, 3))
+    made = export_onnx(captured, tmp_path / "made.onnx").read_bytes()
+    exports.remember(monkeypatch.setattr)
+    monkeypatch.setattr(exports, "_known", OrderedDict())
+    calls: list[object] = []
+    translate = exports._translate
+    monkeypatch.setattr(exports, "_translate", lambda *a, **k: calls.append(a) or translate(*a, **k))
+    for name in ("first", "second"):
+        assert export_onnx(captured, tmp_path / name).read_bytes() == made
+    assert len(calls) == 1
+    with torch.no_grad():
+        captured.module.get_parameter("0.bias")[0] += 1
+    assert export_onnx(captured, tmp_path / "other.onnx").read_bytes() != made
+    assert len(calls) == 2

@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import sys
 import warnings
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.zoo import ENTRIES, Entry, trial
+
 pytestmark = [
     pytest.mark.zoo,
     # transformers' models warn while they are built and traced; nothing of it is edgeprune's.
@@ -23,18 +20,10 @@ pytestmark = [
 ]
 
 
-def _benchmarks() -> tuple[Any, ...]:
-    """benchmarks.zoo from this checkout, wherever pytest was started."""
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    return importlib.import_module("benchmarks.zoo").ENTRIES
-
-
-@pytest.mark.parametrize("entry", _benchmarks(), ids=lambda entry: entry.name)
-def test_an_architecture_is_pruned_by_half_from_its_graph_alone(entry: Any) -> None:
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_an_architecture_is_pruned_by_half_from_its_graph_alone(entry: Entry) -> None:
     if entry.needs is not None and importlib.util.find_spec(entry.needs) is None:
         pytest.skip(f"{entry.name} needs {entry.needs}, which is not installed")
-    trial = importlib.import_module("benchmarks.zoo.trial")
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -49,6 +38,6 @@ def test_an_architecture_is_pruned_by_half_from_its_graph_alone(entry: Any) -> N
 
 
 def test_the_zoo_holds_every_architecture_once() -> None:
-    names = [entry.name for entry in _benchmarks()]
+    names = [entry.name for entry in ENTRIES]
     assert len(names) == len(set(names))
     assert len(names) >= 39

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -20,6 +17,7 @@ from edgeprune.graph.capture import Captured, capture, module_of
 from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.surgery import cut
 from edgeprune.pruning.once import Pruned, prune
+from tests.support import references  # the oracle of the property tests
 
 RATIOS = (0.3, 0.5)
 LIMIT = 1e-5  # of the largest output, float32
@@ -60,21 +58,20 @@ class Row:
 
 def measure(entry: Entry, *, quick: bool = False) -> Row:
     """Build, analyse, prune and check one architecture; `quick` leaves out the first ratio."""
-    oracle = _oracle()
     model, example = entry.made()
     dense = capture(model, example)
     started = time.perf_counter()
     coupling = analyse(dense)
-    cut(dense, coupling, oracle.random_kept(coupling, 0, 0.5, depth=0.5))
+    cut(dense, coupling, references.random_kept(coupling, 0, 0.5, depth=0.5))
     seconds = time.perf_counter() - started
     # Every kind of unit at once: a quarter of the residual branches, the rest of the ratio in widths.
     few = len(coupling.branches) // 4
     found = [prune(model, example, ratio, branches=few) for ratio in RATIOS[quick:]]
     smallest = found[-1]
     subsets = [(coupling, pruned.kept) for pruned in found]
-    subsets += [(coupling, oracle.random_kept(coupling, seed, depth=1 - seed / 2)) for seed in range(2)]
+    subsets += [(coupling, references.random_kept(coupling, seed, depth=1 - seed / 2)) for seed in range(2)]
     inside = analyse(dense, inner=frozenset(node.name for node in dense.module.graph.nodes))
-    subsets.append((inside, oracle.random_kept(inside, 2)))
+    subsets.append((inside, references.random_kept(inside, 2)))
     checks = [_compare(dense, each, kept, seed) for seed, (each, kept) in enumerate(subsets)]
     frozen = Counter[str]()
     for each in coupling.frozen:
@@ -95,19 +92,6 @@ def measure(entry: Entry, *, quick: bool = False) -> Row:
         onnx=_onnx(smallest.captured),
         seconds=seconds,
     )
-
-
-def _oracle() -> ModuleType:
-    """tests/support/references.py, the one that the property tests use."""
-    name = "edgeprune_tests_references"
-    if name not in sys.modules:
-        path = Path(__file__).parents[2] / "tests" / "support" / "references.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"there is no {path}")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 def _reached(pruned: Pruned) -> float:
@@ -138,14 +122,13 @@ def _compare(
     dense: Captured, coupling: Coupling, kept: Mapping[str, tuple[int, ...]], seed: int
 ) -> tuple[float, float]:
     """How far the cut is from the masked dense graph, and how far that is from the dense graph."""
-    oracle = _oracle()
     inputs = other_batch(dense.inputs, 1 + seed, seed)
     with torch.no_grad():
         found = cut(dense, coupling, kept).run(*inputs)
         whole = dense.run(*inputs)
     return (
-        oracle.difference(found, oracle.masked(dense, coupling, kept, inputs)),
-        oracle.difference(found, whole),
+        references.difference(found, references.masked(dense, coupling, kept, inputs)),
+        references.difference(found, whole),
     )
 
 

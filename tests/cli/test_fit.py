@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeprune.cli import main
-from edgeprune.measure import Effort
+from tests.support import haste
 
 TASK = """
 import torch
@@ -57,13 +57,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measurements of a moment: where any time is the same to a test. No 7-bit forms are built."""
-    for effort in ("DENSE_EFFORT", "SEARCH_EFFORT"):
-        moment = Effort(runs=8, seconds=0.02, interleaved=True)
-        monkeypatch.setattr(f"edgeprune.fitting.trials.sessions.{effort}", moment)
-    monkeypatch.setattr("edgeprune.latency.float_layers.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("edgeprune.latency.measured.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("edgeprune.fitting.dense_forms.saturates", lambda isa: False)
+    haste.hurry(monkeypatch.setattr)
 
 
 def refused(result: Result, *words: str) -> None:
@@ -248,16 +242,8 @@ def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path: Path) -> None:
         "__import__('os').kill(__import__('os').getpid(), 2), 1.0)[1]"
     )
     task = write(tmp_path, evaluate=evaluate)
-    command = [
-        sys.executable,
-        "-c",
-        "from edgeprune.cli import main; main()",
-        "fit",
-        task,
-        "--latency-ms",
-        "1e4",
-    ]
-    command += ["--out", "run"]
+    program = [sys.executable, "-m", "tests.support.haste"]
+    command = [*program, "fit", task, "--latency-ms", "1e4", "--out", "run"]
     # A parent that ignores SIGINT (a shell's background job) would pass that on.
     first = subprocess.run(
         command,

@@ -9,6 +9,11 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
+def every_export_once(exports_once: None) -> None:
+    """Fits of one network under many budgets try the same candidates."""
+
+
+@pytest.fixture(scope="module", autouse=True)
 def exact_processor() -> Iterator[None]:
     """A processor with VNNI: 7-bit forms are not tried. Scripted devices compute exactly anyway."""
     with pytest.MonkeyPatch.context() as patched:

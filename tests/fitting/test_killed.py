@@ -11,27 +11,26 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from edgeprune.records.bundle import EVIDENCE, MANIFEST
 
-ZYGOTE = Path(__file__).parents[1] / "support" / "zygote.py"
+ROOT = Path(__file__).parents[2]
 CHAINS, KILLS = 2, 10  # twenty kills in two runs
 
 Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def ask(tiny: ModuleType, scripted: ModuleType) -> Iterator[Ask]:
+def ask() -> Iterator[Ask]:
     """Makes a fit in a process of its own, killed at the moment `die` of a phase when that is given."""
     zygote = subprocess.Popen(
-        [sys.executable, str(ZYGOTE), str(tiny.__file__), str(scripted.__file__)],
+        [sys.executable, "-m", "tests.support.zygote"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ZYGOTE.parents[2])},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
     assert zygote.stdin is not None
     assert zygote.stdout is not None

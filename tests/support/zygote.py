@@ -1,6 +1,6 @@
 """A process that has imported everything, and forks for every fit: a child can be killed at any moment.
 
-    python zygote.py TINY.py SCRIPTED.py
+    python -m tests.support.zygote
 
 One JSON order a line on standard input: where the fit works, whether it resumes, at which moment of which
 phase it kills itself (`die`), or in which phase the device goes away (`vanish`). This process makes the first
@@ -12,7 +12,6 @@ device, a file that is opened to be written, one that is renamed, one of which h
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -20,13 +19,13 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 import edgeprune
 from edgeprune.errors import DeviceLost
+from tests.support import exports, scripted, tiny
 
 PACKING = {"golden.npz": "golden vectors", "run.edgeprune.zip": "bundle", "result.json": "result"}
 
@@ -88,7 +87,7 @@ class Moments:
 FSYNC, WRITE = os.fsync, os.write
 
 
-def fit(order: dict[str, Any], tiny: ModuleType, scripted: ModuleType) -> dict[str, Any]:
+def fit(order: dict[str, Any]) -> dict[str, Any]:
     """Everything that a fit may do, in seconds; its account."""
     folder = Path(order["folder"])
     moments = Moments(folder, tuple(order["die"]) if order["die"] else None)
@@ -115,14 +114,14 @@ def fit(order: dict[str, Any], tiny: ModuleType, scripted: ModuleType) -> dict[s
     return {"moments": moments.counts, "told": moments.told}
 
 
-def forked(order: dict[str, Any], tiny: ModuleType, scripted: ModuleType) -> dict[str, Any]:
+def forked(order: dict[str, Any]) -> dict[str, Any]:
     """The fit in a child, which has all that this process ever imported."""
     account = Path(order["folder"]) / "account.json"
     account.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         try:
-            told = fit(order, tiny, scripted)
+            told = fit(order)
             account.write_text(json.dumps(told))
         except DeviceLost as error:
             account.write_text(json.dumps({"error": error.what}))
@@ -135,24 +134,14 @@ def forked(order: dict[str, Any], tiny: ModuleType, scripted: ModuleType) -> dic
     return {"ended": os.waitstatus_to_exitcode(status), **found}
 
 
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def main() -> None:
     torch.set_num_threads(1)  # threads do not survive a fork
-    tiny, scripted = load(sys.argv[1]), load(sys.argv[2])
+    exports.remember(setattr)
     tiny.task()  # trained here, once
     first = json.loads(sys.stdin.readline())
-    print(json.dumps({"ended": 0, **fit(first, tiny, scripted)}), flush=True)
+    print(json.dumps({"ended": 0, **fit(first)}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(forked(json.loads(line), tiny, scripted)), flush=True)
+        print(json.dumps(forked(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
