@@ -70,7 +70,7 @@ def conclude(answers: Sequence[Answer], seconds: float) -> FitResult:
 
 
 def pack(trials: Trials, result: FitResult) -> FitResult:
-    """Golden vectors and a bundle for every candidate that may ship."""
+    """Result with golden vectors and a bundle for every candidate that may ship."""
     if not result.tiers:
         return replace(result, bundle=_packed(trials, result, None))
     tiers = tuple(
@@ -81,7 +81,7 @@ def pack(trials: Trials, result: FitResult) -> FitResult:
 
 
 def closest(reports: Sequence[Report]) -> Report:
-    """The candidate whose worst broken line is broken by the smallest share."""
+    """Report whose worst broken line is broken by the smallest share."""
 
     def worst(report: Report) -> float:
         return max(
@@ -93,19 +93,22 @@ def closest(reports: Sequence[Report]) -> Report:
 
 
 def _unproven(reports: Sequence[Report], trials: Trials) -> Report:
-    """When nothing is proven: the last candidate whose proof stayed open, else the closest miss."""
+    """Report to give when nothing is proven: of the last proof that stayed open, else the closest miss."""
     still_open = [r for r in reports if r.verdict.kind == "inconclusive" and r.name in trials.proven]
     return still_open[-1] if still_open else closest(reports)
 
 
 def _deciding(tiers: Sequence[TierResult]) -> int:
-    """A miss stays a miss however often it is measured; what stayed open may be settled by another fit."""
+    """Place of the tier whose verdict is the result's.
+
+    A miss stays a miss however often it is measured; an open proof may be settled by another fit.
+    """
     kinds = [tier.verdict.kind for tier in tiers]
     return next((kinds.index(kind) for kind in DECISIVE if kind in kinds), 0)
 
 
 def _gathered(answers: Sequence[Answer], decided: Answer) -> tuple[Report, ...]:
-    """Every trial once: as it was proven, else as it was held against the budget that it was made for.
+    """Reports of all trials, each once: by its proof, else against the budget that it was made for.
 
     Predictions for several machines are not compared with each other: there it is one machine's view of all.
     """

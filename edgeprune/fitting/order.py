@@ -119,7 +119,7 @@ def _check_architecture(order: Order) -> None:
 
 
 def _check_together(orders: Sequence[Order]) -> None:
-    """One search makes artefacts of one kind; on a device, it measures them in one way."""
+    """Refuse orders that differ in how artefacts are made or measured: one search answers them all."""
     first = orders[0]
     for other in orders[1:]:
         pairs = zip(_shared(first), _shared(other), strict=False)

@@ -1,4 +1,4 @@
-"""A cascade of a fit's tiers: calibrated and measured on what their artefacts answer on the device.
+"""Cascade of a fit's tiers, calibrated and measured on the answers of their artefacts on the device.
 
 Which samples are right is the task's to say (`Task.evaluate_samples`); how sure an artefact was is read off
 the outputs that it gave to that evaluation. That the i-th score is about the i-th row of the outputs is
@@ -26,7 +26,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Cascaded:
-    """The cascade, or why there is none; the ledger's record."""
+    """The ledger's record of a cascade, or of the reason why there is none."""
 
     result: CascadeResult | None
     reason: str | None
@@ -34,7 +34,7 @@ class Cascaded:
 
 @dataclass(frozen=True)
 class Graded:
-    """Of each sample, how sure the model was and whether it was right (1 or 0)."""
+    """Confidence of a model in each sample, and whether its answer was right (1 or 0)."""
 
     confidence: Scores
     correct: Scores
@@ -45,7 +45,7 @@ Ask = Callable[[str, Callable[[Predict], Graded | str]], Graded | str]
 
 
 def members(task: Task, tiers: Sequence[TierResult]) -> tuple[tuple[TierResult, ...], str | None]:
-    """The tiers that a cascade may consist of, the quickest first; or none, and why."""
+    """Tiers that a cascade may consist of, the quickest first; or none, and the reason."""
     if task.evaluate_samples is None:
         return (), "the task has no evaluate_samples to tell which samples are right"
     able = {tier.chosen.name: tier for tier in tiers if tier.verdict.kind != "misses"}
@@ -62,7 +62,7 @@ def members(task: Task, tiers: Sequence[TierResult]) -> tuple[tuple[TierResult, 
 
 
 def cascade(task: Task, tiers: Sequence[TierResult], ask: Ask, seed: int) -> Cascaded:
-    """Thresholds calibrated on half of the samples, and what they do with the others. tiers: of `members`."""
+    """Cascade calibrated on half of the samples and measured on the others. tiers: of `members`."""
     asked: list[Tier] = []
     for tier in tiers:
         graded = ask(tier.chosen.name, lambda predict: grade(task, predict, seed, check=not asked))
@@ -94,7 +94,7 @@ def cascade(task: Task, tiers: Sequence[TierResult], ask: Ask, seed: int) -> Cas
 
 
 def grade(task: Task, predict: Predict, seed: int, *, check: bool) -> Graded | str:
-    """Evaluate sample by sample and keep the outputs; or why they cannot be told apart.
+    """Grades of all samples by evaluating one by one; or a sentence why these cannot be told apart.
 
     check: that scores and rows of the outputs come in the same order.
     """
@@ -120,14 +120,14 @@ def grade(task: Task, predict: Predict, seed: int, *, check: bool) -> Graded | s
 
 
 def _confidence(scores: Scores) -> Scores:
-    """Of logits, or of what is a softmax's output already."""
+    """Confidence by logits, or by probabilities where the outputs are a softmax's already."""
     if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
         return np.asarray(scores.max(axis=1), np.float64)
     return confidence_of(scores)
 
 
 def _same_order(task: Task, answers: Sequence[Any], correct: Scores, seed: int) -> bool:
-    """With the scores of some rows negated, are those samples wrong, and all others as they were?"""
+    """Whether negated scores of some rows make exactly those samples wrong."""
     turned = np.random.default_rng(seed).random(correct.size) < 0.5
     waiting, start = list(reversed(answers)), 0
 

@@ -1,1 +1,1 @@
-"""The search space of one fit: its decisions, what they cost and what they are worth."""
+"""The search space of one fit: its decisions, what they cost and their values."""

@@ -140,7 +140,7 @@ class Space:
 
     @cached_property
     def _branches(self) -> Mapping[str, float]:
-        """The error of dropping each branch that may be dropped."""
+        """Branch -> the error of dropping it, of those that may be dropped."""
         return dict(self.sensitivity.branches) if self.sensitivity is not None and self.holdings else {}
 
     @cached_property

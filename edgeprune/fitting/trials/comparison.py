@@ -1,4 +1,4 @@
-"""What a candidate lost, sample by sample; and whether that is to be believed (docs/decisions/006).
+"""Comparison of a candidate with the dense model, sample by sample (docs/decisions/006).
 
 `Task.evaluate` and `Task.evaluate_samples` are two evaluations of one artefact. Where they do not agree, the
 evaluation is random (augmentation, sampling): one value is a draw, and the better of two candidates may just
@@ -38,7 +38,7 @@ class Compared:
 def compare(
     score: Callable[[str], NDArray[np.float64]], known: Mapping[str, float], allowed: float
 ) -> Compared:
-    """Compare two trials.
+    """Comparison of two trials by their scores per sample.
 
     score: a trial's score per sample, by its name. known: the metric of the two by name, the baseline first.
     allowed: the drop from which on the metric breaks.

@@ -53,7 +53,7 @@ class Drafts:
         listen: Callable[[str, str], Callable[[Progress], None]],
         usual_ms: float | None,
     ) -> str:
-        """Write and measure one, or take the one that is there; its name.
+        """Name of a candidate's draft, which is written and measured unless there is one.
 
         listen: (name, what is done) -> what hears of its progress. usual_ms: as for `DeviceSide.measure`.
         Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.

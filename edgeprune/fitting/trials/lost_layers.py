@@ -1,4 +1,4 @@
-"""Which layers that are INT8 in a file an engine runs in float: asked of the device, or of this host."""
+"""INT8 layers that an engine runs in float, as the device or a build on this host tells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from edgeprune.quantize.tensorrt.refusals import check_types
 
 
 def lost_in(order: Order) -> Callable[[Path], Iterable[str]] | None:
-    """For `make.Workshop`; None for a runtime that builds no engines.
+    """Question for `make.Workshop`: the layers lost in an artefact; None for a runtime that builds no
+    engines.
 
     A device builds the engine as it loads the artefact, checks it layer by layer, and keeps it, so that the
     measurement behind it finds it there. One whose layers cannot be read raises `DeviceError`.

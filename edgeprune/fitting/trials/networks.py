@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from edgeprune.files import replacing
+from edgeprune.fitting.trials.verdict import Kind, TrialRecord
 from edgeprune.graph.capture import Captured, module_of
 from edgeprune.graph.coupling import Kept
 from edgeprune.make import Workshop
@@ -21,22 +22,47 @@ Made = tuple[Captured, tuple[Rung, ...]]
 
 @dataclass(frozen=True)
 class Networks:
-    """tell: (trial, what is being done, how far it is)."""
+    """Networks by the names of their trials. tell: hears of progress (trial, what is done, share)."""
 
     workshop: Workshop
     folder: Path
     epochs: int
     tell: Callable[[str, str, float | None], None]
 
+    def made(
+        self,
+        name: str,
+        candidate: Candidate,
+        kind: Kind,
+        start: str | None,
+        tested: Mapping[str, TrialRecord],
+    ) -> Made:
+        """Network of a candidate, and the recovery rungs that it climbed.
+
+        kind: "trained" climbs the rungs that train. start: the trained trial that it goes on from.
+        tested: trials so far.
+        """
+        if kind != "trained":
+            return self.pruned(name, candidate)
+        rungs: tuple[Rung, ...] = ()
+        if start is not None:
+            network = self.saved(start)
+        else:
+            larger = tested[candidate.warm_start].candidate.kept if candidate.warm_start else ()
+            network, rungs = self.trained(name, candidate, dict(larger))
+        network, more = self.aware(name, candidate, network)
+        return network, (*rungs, *more)
+
     def pruned(self, name: str, candidate: Candidate) -> Made:
-        """Cut and reconstructed, without training."""
+        """Network that is cut and reconstructed, without training."""
         if not candidate.kept:
             return self.workshop.dense, ()
         self.tell(name, "cutting and reconstructing", None)
         return self.workshop.prune(dict(candidate.kept), candidate.recover)
 
     def trained(self, name: str, candidate: Candidate, larger_kept: Kept) -> Made:
-        """Cut and trained. larger_kept: units of the trial that it may begin with, `candidate.warm_start`."""
+        """Network that is cut and trained. larger_kept: units of the trial that it may begin with,
+        `candidate.warm_start`."""
         network, rungs = self.pruned(name, candidate)
         if not candidate.kept:
             return network, rungs
@@ -52,7 +78,7 @@ class Networks:
         return network, (*rungs, *more)
 
     def aware(self, name: str, candidate: Candidate, network: Captured) -> Made:
-        """Trained on for the INT8 form of the candidate, where it asks for that."""
+        """Network that is trained on for the INT8 variant of the candidate, where it asks for that."""
         if not candidate.qat:
             return network, ()
         return self.workshop.train_aware(candidate, network, self.epochs, self._recovering(name))
@@ -65,7 +91,7 @@ class Networks:
             torch.export.save(network.program(), stream)
 
     def saved(self, name: str) -> Captured:
-        """What a trained trial left, so that a resumed run goes on from the very same."""
+        """Network that a trained trial left, so that a resumed run goes on from the very same."""
         return self.workshop.dense.with_module(module_of(torch.export.load(self.path(name))))
 
     def _recovering(self, name: str) -> Callable[[str, int, int], None]:

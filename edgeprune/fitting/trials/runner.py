@@ -6,15 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from edgeprune.bundle.golden import write_reference
-from edgeprune.devices.artefact import written_files
 from edgeprune.fitting.budgets import resolved
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.trials.comparison import Compared, compare
@@ -27,11 +23,9 @@ from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered
 from edgeprune.measure import PROOF, Progress
-from edgeprune.records.bundle import REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
-from edgeprune.recover.ladder import Rung
 from edgeprune.search.bracketing import Zone, zone
 from edgeprune.tasks import call_evaluate
 
@@ -49,7 +43,7 @@ class Trials:
     def __init__(
         self, order: Order, workshop: Workshop, ledger: Ledger, listen: Listen, larger: Trials | None = None
     ) -> None:
-        """larger: the runner of the budget before this one."""
+        """Runner before its first trial. larger: the runner of the budget before this one."""
         self.order = order
         self.workshop = workshop
         self.once = ledger.once
@@ -95,7 +89,7 @@ class Trials:
         return self.dense.metric - self.budget.max_drop
 
     def adopt(self, other: Trials) -> None:
-        """Take over what another budget's search found, where this one has nothing."""
+        """Take over the trials of another budget's search that this runner does not have."""
         self.screened = {**other.screened, **self.screened}
         self.compared = {**other.compared, **self.compared}
         self.drafts.known = {**other.drafts.known, **self.drafts.known}
@@ -125,7 +119,7 @@ class Trials:
             f"{name}-screen",
             lambda: self._screen(name, candidate),
             Screened,
-            files=self._files(name),
+            files=self.device_side.files(name),
         )
         self.screened[name] = screened
         return screened
@@ -139,7 +133,7 @@ class Trials:
         start: the trained trial whose weights this one begins with; only what the candidate adds follows.
         """
         train = kind == "trained"
-        files = [*self._files(name), *([self._networks.path(name)] if train else [])]
+        files = [*self.device_side.files(name), *([self._networks.path(name)] if train else [])]
         started = time.monotonic()
         tested = self._ledger.once(
             name, lambda: self._test(name, candidate, kind, start), TrialRecord, files=files
@@ -266,13 +260,13 @@ class Trials:
             f"{name}-on-{profile.name}",
             lambda: self.device_side.measure(name, self._measuring(name)),
             Measurement,
-            files=self._files(name),
+            files=self.device_side.files(name),
         )
         return replace(tested, measurement=measurement)
 
     def _test(self, name: str, candidate: Candidate, kind: Kind, start: str | None) -> TrialRecord:
         started = time.monotonic()
-        network, before, rungs = self._network(name, candidate, kind, start)
+        network, rungs = self._networks.made(name, candidate, kind, start, self.tested)
         built = self._built(name, candidate, network)
         candidate = _settled(candidate, built)
         if kind == "trained":
@@ -286,27 +280,10 @@ class Trials:
             measurement=measurement,
             layers_int8=built.layers_int8,
             layers_float=built.layers_float,
-            recovered=(*before, *recovered(rungs)),
+            recovered=(*(self.tested[start].recovered if start else ()), *recovered(rungs)),
             seconds=time.monotonic() - started,
             kind=kind,
         )
-
-    def _network(
-        self, name: str, candidate: Candidate, kind: Kind, start: str | None
-    ) -> tuple[Captured, tuple[tuple[str, float, float, bool], ...], tuple[Rung, ...]]:
-        """The candidate's network, rungs recorded of the trial that it starts from, and its own rungs."""
-        if kind != "trained":
-            network, rungs = self._networks.pruned(name, candidate)
-            return network, (), rungs
-        before: tuple[tuple[str, float, float, bool], ...] = ()
-        rungs = ()
-        if start is not None:
-            network, before = self._networks.saved(start), self.tested[start].recovered
-        else:
-            larger = self.tested[candidate.warm_start].candidate.kept if candidate.warm_start else ()
-            network, rungs = self._networks.trained(name, candidate, dict(larger))
-        network, more = self._networks.aware(name, candidate, network)
-        return network, before, (*rungs, *more)
 
     def _screen(self, name: str, candidate: Candidate) -> Screened:
         built = self._built(name, candidate, self.workshop.dense)
@@ -322,14 +299,7 @@ class Trials:
             layers = (screened.layers_int8, screened.layers_float)
             return Built(self.device_side.artefact(name), *layers, engine_layers=known)
         self.tell(name, "building")
-        folder = self.folder / name
-        rows = tuple(
-            torch.from_numpy(array)
-            for array in self.device_side.rows(self.device_side.golden_rows()).values()
-        )
-        built = self.workshop.builder.build(candidate, pruned, folder, rows, self.order.profile.batch)
-        write_reference(folder / REFERENCE, built.reference)
-        return built
+        return self.device_side.build(name, candidate, pruned)
 
     def _compare(self, name: str) -> Compared | None:
         """Comparison with the dense model, sample by sample; None where samples are not scored."""
@@ -350,13 +320,6 @@ class Trials:
     def _prove(self, name: str) -> Measurement:
         listen = self._measuring(name, "proving")
         return self.device_side.prove(name, self.budget, listen, self.tested[name].measurement)
-
-    def _files(self, name: str) -> tuple[Path, ...]:
-        """Files that a finished trial must still have."""
-        files = (*written_files(self.device_side.artefact(name)), self.folder / name / REFERENCE)
-        if self.order.forecast is None:
-            return files
-        return tuple(dict.fromkeys((*files, self.device_side.artefact(name).with_suffix(".onnx"))))
 
     def _measuring(self, name: str, word: str = "measuring") -> Callable[[Progress], None]:
         def tell(progress: Progress) -> None:

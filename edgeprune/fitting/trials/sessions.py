@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.bundle.golden import write_golden
+from edgeprune.bundle.golden import write_golden, write_reference
 from edgeprune.detect import cores
 from edgeprune.devices import Feeds, Load, exact_load
+from edgeprune.devices.artefact import written_files
 from edgeprune.fitting.order import Order, served
-from edgeprune.make import Workshop
+from edgeprune.graph.capture import Captured
+from edgeprune.make import Built, Workshop
 from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
-from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.bundle import GOLDEN, REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
-from edgeprune.records.trial import Latency, Measurement, percentile_ms
+from edgeprune.records.trial import Candidate, Latency, Measurement, percentile_ms
 from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
@@ -49,6 +51,22 @@ class DeviceSide:
 
     def artefact(self, name: str) -> Path:
         return self.folder / name / self.workshop.builder.artefact
+
+    def build(self, name: str, candidate: Candidate, network: Captured) -> Built:
+        """Write the artefact of a candidate, and the outputs that its golden inputs give in torch."""
+        folder = self.folder / name
+        rows = tuple(torch.from_numpy(array) for array in self.rows(self.golden_rows()).values())
+        built = self.workshop.builder.build(candidate, network, folder, rows, self.order.profile.batch)
+        write_reference(folder / REFERENCE, built.reference)
+        return built
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """Files that a finished trial must still have."""
+        artefact = self.artefact(name)
+        files = (*written_files(artefact), self.folder / name / REFERENCE)
+        if self.order.forecast is None:
+            return files
+        return tuple(dict.fromkeys((*files, artefact.with_suffix(".onnx"))))
 
     def load(self, name: str) -> Load:
         if self.order.forecast is not None:

@@ -1,4 +1,4 @@
-"""A form's error on a subset of the data: what forms are compared by before one is evaluated in full.
+"""Error of an INT8 variant on a subset of the data, by which variants are compared before a full evaluation.
 
 With `Task.evaluate_subset` the error is what the metric loses on that subset. A plain `Task.evaluate` cannot
 be asked for less than everything, so there it is the distance to the float outputs on calibration rows.
@@ -28,7 +28,7 @@ WORST = sys.float_info.max  # for outputs that are not finite: the ledger keeps 
 
 @dataclass(frozen=True)
 class Screened:
-    """A form that was built and compared on the subset; the ledger's record."""
+    """The ledger's record of an INT8 variant that was built and compared on the subset."""
 
     candidate: Candidate
     error: float
@@ -37,7 +37,7 @@ class Screened:
 
 
 class Subset:
-    """The rows that forms are compared on, and the float model's answers there."""
+    """Subset of rows that variants are compared on, and the float model's answers there."""
 
     def __init__(self, workshop: Workshop, max_drop: float, batch: int) -> None:
         self._workshop = workshop
@@ -46,11 +46,11 @@ class Subset:
 
     @property
     def slack(self) -> float:
-        """An error that does no harm."""
+        """Largest error that does no harm."""
         return HARMLESS if self._workshop.task.evaluate_subset is None else self._max_drop / 2
 
     def error(self, predict: Predict) -> float:
-        """How far `predict`, an artefact in its runtime, is from the float model; lower is better."""
+        """Error of `predict`, an artefact in its runtime, against the float model; lower is better."""
         if self._workshop.task.evaluate_subset is not None:
             return self._exact_metric - call_evaluate(self._workshop.task, predict, subset=True)
         answers = [predict(*(tensor.numpy(force=True) for tensor in inputs)) for inputs in self._inputs]
@@ -70,7 +70,7 @@ class Subset:
 
     @cached_property
     def _inputs(self) -> Sequence[tuple[torch.Tensor, ...]]:
-        """Full batches only: an artefact may have been built for one size."""
+        """Full batches of the rows: an artefact may have been built for one size."""
         size = min(self._batch, len(self._rows[0]))
         count = len(self._rows[0]) - len(self._rows[0]) % size
         return [
