@@ -6,15 +6,20 @@ Modules log to `logging.getLogger(__name__)`; without these options, and in a li
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from edgeprune import __version__
+
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 Command = TypeVar("Command", bound="Callable[..., Any] | click.Command")
+
+_log = logging.getLogger(__name__)
 
 
 class OneLine(logging.Formatter):
@@ -69,6 +74,8 @@ def _log_file(context: click.Context, parameter: click.Parameter, path: Path | N
         raise click.BadParameter(
             f"{path} cannot be written: {error.strerror}.", context, parameter
         ) from error
+    python, system = platform.python_version(), platform.platform()
+    _log.debug("edgeprune %s, Python %s, %s", __version__, python, system)
 
 
 def _attach(context: click.Context, name: str, level: int, make: Callable[[], logging.Handler]) -> None:

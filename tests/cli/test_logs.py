@@ -66,7 +66,8 @@ def test_a_log_file_is_appended_to_and_holds_sessions_too(tmp_path: Path) -> Non
     for arguments in (("--log-file", path, "report"), ("report", "--log-file", path, "-v")):
         assert run(*arguments).exit_code == 0
     lines = path.read_text("utf-8").splitlines()
-    assert [line.split(" edgeprune.room: ")[1] for line in lines] == [
+    assert f"edgeprune {edgeprune.__version__}, Python 3" in lines[0]
+    assert [line.split(" edgeprune.room: ")[1] for line in lines if "edgeprune.room" in line] == [
         r"a session on 'board\n2'",
         r"a trial of net\x1b[31m\nforged",
         "a loss",

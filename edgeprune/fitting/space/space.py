@@ -7,6 +7,7 @@ its time follows, a parameter a cost by the groups of its dimensions. `search.al
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ from edgeprune.search.width_errors import width_errors
 OPTIONS = 32  # widths of a group at most: wider groups step by several multiples
 FLOOR = 0.1  # no group keeps less than this share of its units
 LATENCY, BYTES, MACS = "latency_ms", "bytes", "macs"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class Space:
     def keep(self, limits: Mapping[str, float]) -> WidthPlan:
         """Plan of most value within `limits`, or the one nearest to them."""
         found = allocate(self.problem, limits)
+        spent = ", ".join(
+            f"{name} {found.costs.get(name, 0.0):.4g} of {limit:.4g}" for name, limit in limits.items()
+        )
+        _log.info("allocation of value %.5g, at most %.5g: %s", found.value, found.bound, spent)
         dropped = {name for name in self._branches if found.options[name] == 0}
         kept: dict[str, tuple[int, ...]] = dict.fromkeys(sorted(dropped), ())
         for choice in self.choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,6 +32,8 @@ from edgeprune.tasks import call_evaluate
 
 USUAL_TRIALS = 7  # dense, dense INT8, a few pruned, and one that is trained
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
+
+_log = logging.getLogger(__name__)
 
 
 class Trials:
@@ -140,6 +143,11 @@ class Trials:
         )
         tested = self._here(name, replace(tested, kind=kind), self._larger)
         self.tested[name] = self._searched[name] = tested
+        _log.info(
+            "%s: %s, %d layers in INT8, %d in float; %r %.4g, p50 %.4g ms",
+            *(name, candidate.precision, len(tested.layers_int8), len(tested.layers_float)),
+            *(self.workshop.task.metric, tested.metric, tested.measurement.latency.p50_ms),
+        )
         if train and not candidate.qat:
             self._last_taught = name
         if self._larger is None or name not in self._larger.tested:
@@ -176,9 +184,11 @@ class Trials:
         self.tested[name] = replace(self.tested[name], measurement=proof)
         self.proven.add(name)
         verdict = self.report(name).verdict
-        if not {breach.line for breach in verdict.breaches} <= {"metric"} or not self._compare(name):
-            return verdict.kind
-        return self.report(name).verdict.kind
+        if {breach.line for breach in verdict.breaches} <= {"metric"} and self._compare(name):
+            verdict = self.report(name).verdict
+        broken = ", ".join(f"{each.line} {each.value:.4g} of {each.limit:.4g}" for each in verdict.breaches)
+        _log.info("%s: proven to be %r %s", name, verdict.kind, broken)
+        return verdict.kind
 
     def settles(self, name: str) -> bool:
         """Whether a trial is proven to fit, or is predicted to without a device."""
@@ -241,10 +251,13 @@ class Trials:
 
     def note(self, name: str, sentence: str) -> None:
         """Tell a sentence that is worth reading later, too."""
+        _log.info("%s: %r", name, sentence)
         self._listen(Event(name, sentence, lasting=True))
 
     def tell(self, name: str, doing: str, share: float | None = None) -> None:
         """Tell what is being done for a trial or a step, and which share of it is done."""
+        if share is None:
+            _log.debug("%s: %r", name, doing)
         self._listen(Event(name, doing, share, self._seconds_left()))
 
     # ------------------------------------------------------------------------------------------------
