@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgeprune.fitting import fit
     from edgeprune.graph.coupling import FrozenParameter
     from edgeprune.measure import Effort
+    from edgeprune.options import FitOptions
     from edgeprune.pruning.once import Pruned, prune
     from edgeprune.records.bundle import Check, Validation
     from edgeprune.records.machine import Budget, Figure, Profile, Target
@@ -59,6 +60,7 @@ _ROOMS = {  # room -> the public names that are imported from it on first use
     "fitting": ("fit",),
     "graph.coupling": ("FrozenParameter",),
     "measure": ("Effort",),
+    "options": ("FitOptions",),
     "pruning.once": ("Pruned", "prune"),
     "records.bundle": ("Check", "Validation"),
     "records.machine": ("Budget", "Figure", "Profile", "Target"),
@@ -99,6 +101,7 @@ __all__ = [
     "Effort",
     "Event",
     "Figure",
+    "FitOptions",
     "FitResult",
     "FrozenParameter",
     "InputError",

@@ -36,18 +36,18 @@ def annotated(thing: Any) -> Iterator[Any]:
     if inspect.isfunction(thing):
         yield from typing.get_type_hints(thing).values()
     elif is_dataclass(thing):
-        hints = typing.get_type_hints(thing, vars(sys.modules[thing.__module__]) | TORCH)
+        hints = typing.get_type_hints(thing, vars(sys.modules[thing.__module__]) | FOR_CHECKERS)
         yield from (hints[field.name] for field in fields(thing))
 
 
 class _Torch:
-    """In the place of `torch`, which records import for type checkers alone."""
+    """In the place of `torch` in annotations."""
 
     Tensor = Module = nn = object
 
 
 _Torch.nn = _Torch  # type: ignore[assignment, misc]
-TORCH = {"torch": _Torch}
+FOR_CHECKERS = {"torch": _Torch, "Device": edgeprune.Device}  # what records import under TYPE_CHECKING
 
 
 def classes(annotation: Any) -> Iterator[type]:
