@@ -36,6 +36,7 @@ from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.emit import quantise
 from edgeprune.records.machine import Figure, Profile
+from edgeprune.runtimes import find
 
 SMALL = ("ResNet, basic", "MobileNetV2", "EfficientNet", "DenseNet", "U-Net", "YOLO-like detector", "ViT")
 SMALL += ("Segformer", "BERT", "GPT-2", "DS-CNN")
@@ -139,7 +140,7 @@ def print_case(
     for runtime, dialect in (("onnxruntime", "onnxruntime-x86"), ("openvino", "openvino")):
         integer = quantise(floating, ranges, TABLE[dialect], folder / f"{runtime}.onnx").path
         for title, path in ((case.name, floating), (f"{case.name}, INT8", integer)):
-            roof, workload = roofline(machine, runtime, "CPU"), read_workload(path, 1)
+            roof, workload = roofline(machine, find(runtime), "CPU"), read_workload(path, 1)
             with LocalDevice().start(Load(runtime, path, 1)) as session:
                 session.warm_up(case.feeds, 0.2)
                 ms = median(session.time(case.feeds, runs=10, seconds=seconds))
@@ -163,7 +164,8 @@ def print_orin() -> None:
         workloads = {"ResNet-50": (read_workload(integer, 1), 1), "BERT-large": (bert_large(Path(folder)), 6)}
     for (name, machine), ms in ORIN.items():
         workload, times = workloads[name]
-        predicted_ms = times * roofline(shelf.load_profile(machine), "tensorrt", "GPU").latency_ms(workload)
+        roof = roofline(shelf.load_profile(machine), find("tensorrt"), "GPU")
+        predicted_ms = times * roof.latency_ms(workload)
         print(f"| {name} | {machine} | {predicted_ms:.3f} | {ms:.3f} | {predicted_ms / ms:.2f} |")
 
 

@@ -17,6 +17,7 @@ from edgeprune.records.progress import Event, Listen
 
 if TYPE_CHECKING:
     from edgeprune.devices import Device
+    from edgeprune.pruning.criteria import Criterion
 
 Asked = ParamSpec("Asked")
 Task = TypeVar("Task")
@@ -39,7 +40,8 @@ class FitOptions:
         the metric's own unit) that override the profile's. Several latencies or speed-ups are several
         budgets.
     device: a `Device`, or its URI; None measures on this machine, or predicts for a profile of another one.
-    runtime: serves instead of the target's. criterion: importance of units.
+    runtime: serves instead of the target's. criterion: importance of units, by name
+        or as a `Criterion`.
     recover: a recovery way; None fine-tunes where the task has labels, else distils. epochs: of its training.
     out: the run folder. resume: goes on with the run that is there.
     listen: hears of progress.
@@ -55,7 +57,7 @@ class FitOptions:
     max_drop: float | None = None
     device: Device | str | None = None
     runtime: str | None = None
-    criterion: str = "l2"
+    criterion: str | Criterion = "l2"
     recover: str | None = None
     epochs: int = 3
     seed: int = 0

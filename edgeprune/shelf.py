@@ -18,11 +18,12 @@ from edgeprune import detect
 from edgeprune.devices.probe import COMMANDS, READABLE_FOLDERS, allowed
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.machine import Budget, Figure, Profile, Target
+from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.toml import Table, nearest
 
 Kind: TypeAlias = Literal["profiles", "targets"]
 
-# What a figure may be, and the one unit it is given in, so that a roofline reads it without converting.
+# Figures that a profile may state, each in one unit, so that a roofline reads it without converting.
 FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "memory": ("GB", "memory size as the vendor states it"),
@@ -41,9 +42,7 @@ FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 
-# The keys of runtimes.TABLE and quantize.dialects.TABLE: this floor knows neither room. "auto" follows the
-# profile's architecture.
-RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+# The keys of quantize.dialects.TABLE, a room above this floor. "auto" follows the profile's architecture.
 DIALECTS = ("auto", "onnxruntime-x86", "onnxruntime-arm", "openvino", "tensorrt")
 
 
@@ -68,7 +67,7 @@ def names(kind: Kind) -> tuple[str, ...]:
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """A hardware profile, by its name on the shelf or by the path of a .toml file.
+    """Hardware profile, by its name on the shelf or by the path of a .toml file.
 
     Raises `InputError` when there is none, or when the file is not exactly a profile.
     """
@@ -107,7 +106,7 @@ def load_target(name_or_path: str | Path) -> Target:
     return Target(
         name=file.path.stem,
         title=file.text("title"),
-        runtime=file.text("runtime", among=RUNTIMES),
+        runtime=file.text("runtime", among=tuple(RUNTIMES)),
         dialect=file.text("dialect", among=DIALECTS),
         profile=profile,
         channel_multiple=file.whole("channel_multiple", least=1),
@@ -184,7 +183,7 @@ def _figures(table: Table) -> tuple[tuple[str, Figure], ...]:
 
 @dataclass(frozen=True)
 class _Detectable:
-    """The part of a profile that is either written or detected."""
+    """Machine facts of a profile, either written in its file or detected."""
 
     architecture: str
     threads: int
@@ -228,4 +227,4 @@ def _detected(file: Table) -> _Detectable:
     return _Detectable(host.architecture, threads, host.isa or (), tuple(figures), (source,))
 
 
-__all__ = ["DIALECTS", "FIGURES", "RUNTIMES", "Kind", "folder", "load_profile", "load_target", "names"]
+__all__ = ["DIALECTS", "FIGURES", "Kind", "folder", "load_profile", "load_target", "names"]

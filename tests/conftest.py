@@ -145,3 +145,11 @@ def exports_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         exports.remember(patch.setattr)
         yield
+
+
+@pytest.fixture(scope="session")
+def doors() -> ModuleType:
+    """tests/support/doors.py: the command line's help and the document that follow the tables."""
+    from tests.support import doors
+
+    return doors

@@ -147,18 +147,18 @@ def _tolerance(precision: Precision, target: Target) -> float:
 
 def _build_commands(load: Load, golden: Golden) -> tuple[str, ...]:
     """How the device makes its engine: with the script in the bundle, or with TensorRT's own program."""
-    if load.runtime not in agent_file.BUILDERS:
+    row = find(load.runtime)
+    if not row.builds_engine:
         return ()
     name, plan, cache = load.artefact.name, load.artefact.with_suffix(".plan").name, "timing.cache"
     script = (
         f"python3 -B trt_build.py --artefact {name} --out {plan} --batch {load.batch} --timing-cache {cache}"
     )
-    program = "tensorrt_rtx" if load.runtime == "tensorrt-rtx" else "trtexec"
     shapes = ",".join(
         f"{port.name}:{'x'.join(map(str, port.shape))}" for port in ports(golden.inputs, load.batch)
     )
-    other = f"{program} --onnx={name} --saveEngine={plan} --shapes={shapes}"
-    if program == "trtexec":
+    other = f"{row.engine_program} --onnx={name} --saveEngine={plan} --shapes={shapes}"
+    if row.engine_program == "trtexec":
         other += f" --stronglyTyped --timingCacheFile={cache} --profilingVerbosity=detailed"
     if load.memory_mib is not None:
         script += f" --workspace-mib {max(1, int(load.memory_mib))}"
@@ -170,7 +170,7 @@ def _runner_files(load: Load, tolerance: float, build: Sequence[str]) -> dict[st
     """What a device needs to run and compare the artefact without edgeprune."""
     row = find(load.runtime)
     options = f"--threads {load.threads} --device {load.device} --tolerance {tolerance}"
-    if row.name in agent_file.BUILDERS:
+    if row.builds_engine:
         options += f" --batch {load.batch}"
         options += f" --memory-mib {load.memory_mib:g}" if load.memory_mib is not None else ""
     readme = (

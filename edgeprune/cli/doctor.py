@@ -1,4 +1,4 @@
-"""`edgeprune doctor`: what works on this machine, found by trying it, and the line that repairs the rest."""
+"""`edgeprune doctor`: runtimes and libraries tried on this machine, and lines that install the missing."""
 
 from __future__ import annotations
 
@@ -19,21 +19,16 @@ import edgeprune
 from edgeprune import detect
 from edgeprune.cli.extras import pip_line
 from edgeprune.cli.output import console, emit_json, facts, table
-from edgeprune.cli.runtime_probe import Finding
+from edgeprune.cli.runtime_probe import FIT, Finding
+from edgeprune.runtimes import TABLE as RUNTIMES
 
 TIMEOUT_SECONDS = 120.0  # a cold import of torch from a slow card takes half of that
-RUNTIMES = {
-    "onnxruntime": pip_line("onnxruntime"),
-    "openvino": pip_line("openvino"),
-    "tensorrt": f"{pip_line('tensorrt')} (on a Jetson: it comes with JetPack)",
-    "tensorrt-rtx": pip_line("tensorrt_rtx_bindings"),
-}
 COLOURS = {"works": "green", "imports": "yellow", "missing": "dim", "fails": "red"}
 
 
 @dataclass(frozen=True)
 class RuntimeCheck:
-    """One line of the diagnosis; `repair` is None where nothing needs repair."""
+    """Line of the diagnosis; `repair` is None where nothing needs repair."""
 
     name: str
     finding: Finding
@@ -46,13 +41,13 @@ class RuntimeCheck:
 def command(ctx: click.Context, as_json: bool) -> None:
     """Say what works on this machine, and how to repair the rest.
 
-    Each library is imported in a process of its own; ONNX Runtime and OpenVINO run a small model. Exits
+    Each library is imported in a process of its own; a runtime that needs no GPU runs a small model. Exits
     with 0 when at least one runtime works, else with 1.
     """
     with console().status("trying the runtimes") as status:
-        runtimes = [_check(name, repair) for name, repair in RUNTIMES.items()]
+        runtimes = [_check(row.name, row.repair) for row in RUNTIMES.values()]
         status.update("importing what fit needs")
-        others = [_check("fit", pip_line("torch")), _ssh()]
+        others = [_check(FIT, pip_line("torch")), _ssh()]
     host = detect.host()
     works = any(check.finding.state == "works" for check in runtimes)
     if as_json:
@@ -72,7 +67,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 def examine(name: str, timeout: float = TIMEOUT_SECONDS) -> Finding:
-    """The finding of a probe that runs in a fresh interpreter; a crash or a hang is a finding too."""
+    """Finding of a probe that runs in a fresh interpreter; a crash or a hang is a finding too."""
     # -m puts the working folder first on the path: give it one where only the package itself lies.
     folder = Path(edgeprune.__file__).resolve().parent.parent
     line = [sys.executable, "-W", "ignore", "-m", "edgeprune.cli.runtime_probe", name]
@@ -97,7 +92,7 @@ def _check(name: str, repair: str) -> RuntimeCheck:
 
 
 def _ssh() -> RuntimeCheck:
-    """OpenSSH, the way to devices that are elsewhere."""
+    """Check for OpenSSH, which connects to devices at ssh:// addresses."""
     program = shutil.which("ssh")
     if program is None:
         missing = Finding("missing", None, "needed for devices at ssh:// addresses only")

@@ -1,4 +1,4 @@
-"""Which extra of edgeprune installs what: the line that repairs a missing library."""
+"""Extras of edgeprune: the line that installs a missing library."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgeprune.errors import MissingExtraError
+from edgeprune.runtimes import TABLE as RUNTIMES
 
-# Top-level module -> the extra in pyproject.toml.
-EXTRAS: Mapping[str, str] = MappingProxyType(
+# Top-level module -> the extra in pyproject.toml, beside those that the runtimes' rows name.
+_EXTRAS: Mapping[str, str] = MappingProxyType(
     {
         "torch": "fit",
         "torchao": "fit",
@@ -17,29 +18,30 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "onnxscript": "fit",
         "neural_compressor": "fit",
         "scipy": "fit",
-        "onnxruntime": "ort",
-        "openvino": "openvino",
-        "tensorrt": "tensorrt",
-        "tensorrt_rtx_bindings": "rtx",
         "sklearn": "examples",
         "safetensors": "examples",
     }
 )
 
 
+def extras() -> Mapping[str, str]:
+    """The extra that installs a module, by the module's top-level name."""
+    return {**_EXTRAS, **{row.imports: row.extra for row in RUNTIMES.values()}}
+
+
 def pip_line(module: str) -> str:
-    """The line that installs a module of `EXTRAS`."""
-    return f"pip install 'edgeprune[{EXTRAS[module]}]'"
+    """The line that installs a module of `extras()`."""
+    return f"pip install 'edgeprune[{extras()[module]}]'"
 
 
 def missing(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """What to tell the user about a failed import; None when no extra provides that module."""
+    """Error for a failed import that names the extra to install; None when no extra provides the module."""
     module = (error.name or "").partition(".")[0]
-    if module not in EXTRAS:
+    if module not in extras():
         return None
     return MissingExtraError(
         f"{module} is not installed, and this step needs it.", f"Run: {pip_line(module)}"
     )
 
 
-__all__ = ["EXTRAS", "missing", "pip_line"]
+__all__ = ["extras", "missing", "pip_line"]

@@ -11,7 +11,11 @@ import click
 
 from edgeprune.cli.logs import log_options
 from edgeprune.cli.numbers import Numbers
+from edgeprune.cli.prune import CRITERION_HELP
 from edgeprune.options import FitOptions
+from edgeprune.recover.ways import LABELLED, UNLABELLED
+from edgeprune.recover.ways import TABLE as RECOVERY_WAYS
+from edgeprune.runtimes import TABLE as RUNTIMES
 
 if TYPE_CHECKING:
     from edgeprune.records.progress import Event, Listen
@@ -48,8 +52,8 @@ DEFAULTS = FitOptions()
 @click.option("--lab", type=click.Path(path_type=Path), help="A lab.toml that names devices.")
 @click.option(
     "--recover",
-    type=click.Choice(["none", "reconstruct", "distill", "finetune", "lora", "rewind"]),
-    help="How to recover; by default distill, or finetune when the task has labels.",
+    type=click.Choice(tuple(RECOVERY_WAYS)),
+    help=f"How to recover; by default {UNLABELLED}, or {LABELLED} when the task has labels.",
 )
 @click.option(
     "--epochs", type=int, default=DEFAULTS.epochs, show_default=True, help="Epochs of recovery training."
@@ -58,9 +62,9 @@ DEFAULTS = FitOptions()
     "--criterion",
     default=DEFAULTS.criterion,
     show_default=True,
-    help="Importance: l1, l2, taylor or random.",
+    help=CRITERION_HELP,
 )
-@click.option("--runtime", help="Serve with this runtime instead of the target's.")
+@click.option("--runtime", help=f"Serve with this runtime instead of the target's: {', '.join(RUNTIMES)}.")
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")

@@ -7,11 +7,15 @@ from typing import Literal
 
 import click
 
+from edgeprune.pruning.criteria import TABLE as CRITERIA
+
+CRITERION_HELP = f"Importance: {', '.join(CRITERIA)}."
+
 
 @click.command("prune")
 @click.argument("model")
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
-@click.option("--criterion", default="l2", show_default=True, help="Importance: l1, l2, taylor or random.")
+@click.option("--criterion", default="l2", show_default=True, help=CRITERION_HELP)
 @click.option(
     "--branches", type=int, default=0, show_default=True, help="Residual branches to drop whole first."
 )

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edgeprune.devices.lab import LabDevice, find_device
+from edgeprune.runtimes import exact_runtime
 
 Feeds = Mapping[str, NDArray[Any]]  # input name -> array
 
@@ -68,7 +69,7 @@ def exact_load(artefact: Path, threads: int = 1) -> Load:
     artefact: an ONNX file, or a file of another format beside the ONNX file that it was made of: only ONNX
     Runtime can be asked for exact integer arithmetic.
     """
-    return Load("onnxruntime", artefact.with_suffix(".onnx"), threads, exact=True)
+    return Load(exact_runtime().name, artefact.with_suffix(".onnx"), threads, exact=True)
 
 
 class Session(Protocol):

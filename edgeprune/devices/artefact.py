@@ -7,11 +7,13 @@ from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.files import sha256
+from edgeprune.runtimes import TABLE
 
 
 def written_files(path: Path) -> tuple[Path, ...]:
     """The files of an artefact that edgeprune writes at `path`: OpenVINO IR is NAME.xml with NAME.bin."""
-    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+    companions = next((row.companions for row in TABLE.values() if row.suffix == path.suffix), ())
+    return (path, *(path.with_suffix(suffix) for suffix in companions))
 
 
 def artefact_files(path: Path) -> tuple[Path, ...]:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.devices import Feeds, Load, Machine, Operator
-from edgeprune.devices.agent import BUILDERS
 from edgeprune.devices.frames import NotAFrame, decode, encode
 from edgeprune.errors import DeviceError, DeviceLost, LostInt8
+from edgeprune.runtimes import find
 
 STDERR_LINES = 12  # of the agent's last words that an error repeats
 BUILD_SECONDS = 3600.0  # what the first load of an engine may take beyond a request's own time
@@ -182,7 +182,7 @@ class AgentSession:
         self._channel = channel
         reply, _ = channel.ask(
             "load",
-            extra_s=BUILD_SECONDS if load.runtime in BUILDERS else 0.0,
+            extra_s=BUILD_SECONDS if find(load.runtime).builds_engine else 0.0,
             runtime=load.runtime,
             artefact=artefact,
             threads=load.threads,

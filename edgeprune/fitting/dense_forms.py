@@ -21,7 +21,8 @@ from edgeprune.latency.float_layers import Mixture
 from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.machine import Precision
 from edgeprune.records.trial import Candidate, limited_lines
-from edgeprune.recover.ladder import QAT, TRAINING
+from edgeprune.recover.ladder import QAT
+from edgeprune.recover.ways import find_way
 from edgeprune.search.shortlist import shortlist
 
 INT8 = "dense-int8"
@@ -80,7 +81,7 @@ def trained_for_int8(trials: Trials, name: str, rung: str) -> str:
 def _trained(trials: Trials, name: str, rung: str, *, start: str | None = None) -> str | None:
     """Name of the trial whose weights are trained for the INT8 variant `name`; None without training."""
     untrainable = trials.tested[name].candidate.calibrator == DYNAMIC  # there is no range to train for
-    if rung not in TRAINING or trials.order.options.epochs == 0 or untrainable:
+    if not find_way(rung).trains or trials.order.options.epochs == 0 or untrainable:
         return None
     trained = f"{name}-{QAT}"
     candidate = replace(trials.tested[name].candidate, recover=rung, qat=True)

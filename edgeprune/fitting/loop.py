@@ -37,8 +37,7 @@ from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.progress import Event
 from edgeprune.records.task import Task
 from edgeprune.records.trial import Candidate, FitResult, compared_ms
-from edgeprune.recover.descend import DESCENDING
-from edgeprune.recover.ladder import TRAINING
+from edgeprune.recover.ways import before_training, find_way
 from edgeprune.results import save_result
 from edgeprune.search.bracketing import Probe
 from edgeprune.tasks import call_evaluate, check_task
@@ -127,8 +126,7 @@ def _pruned(trials: Trials, start: str, rung: str) -> str | None:
 
     start: the trial of the whole model whose precision candidates take.
     """
-    recover = "none" if rung == "none" else "reconstruct"
-    recipe = replace(trials.tested[start].candidate, recover=recover, qat=False)
+    recipe = replace(trials.tested[start].candidate, recover=before_training(rung), qat=False)
     probes = [Probe(1.0, trials.use(start), start), *earlier_probes(trials, recipe)]
     space = Survey(trials).space(recipe, trials.tested[start].layers_int8)
     while (landed := Landing(trials, space, recipe).land(probes)) is not None:
@@ -148,9 +146,9 @@ def _pruned(trials: Trials, start: str, rung: str) -> str | None:
 
 def _recovered(trials: Trials, name: str, rung: str) -> str:
     """The trained trial of a proven candidate; the candidate itself where the rung trains nothing."""
-    if rung not in TRAINING or not trials.order.options.epochs:
+    if not find_way(rung).trains or not trials.order.options.epochs:
         return name
     candidate = trials.tested[name].candidate
-    warm_start = trials.taught if rung in DESCENDING else None
+    warm_start = trials.taught if find_way(rung).warm_start else None
     final = trials.train(name, replace(candidate, recover=rung, warm_start=warm_start))
     return trained_for_int8(trials, final, rung)

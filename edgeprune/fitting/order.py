@@ -90,7 +90,7 @@ def resume_key(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, obje
         **asked,
         "runtime": order.runtime,
         "device": order.device.name if order.forecast is None else "none",
-        "criterion": options.criterion,
+        "criterion": workshop.criterion.key,
         "recover": options.recover,
         "epochs": options.epochs,
         "seed": options.seed,

@@ -13,9 +13,7 @@ from edgeprune.latency.workload import read_workload
 from edgeprune.quantize.tensorrt.engines import build_engine, capability_of, require_int8
 from edgeprune.records.machine import Profile
 from edgeprune.records.trial import DeviceState, Latency, Measurement
-from edgeprune.runtimes import require
-
-EXACT = "onnxruntime"  # the runtime whose integer arithmetic can be made exact on any host
+from edgeprune.runtimes import exact_runtime, find, require
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Forecast:
         that the artefact runs in its runtime.
         Raises `EdgepruneError` naming the node whose work depends on the data, or what TensorRT refuses.
         """
-        onnx = artefact.with_suffix(".onnx")
+        onnx, exact = artefact.with_suffix(".onnx"), exact_runtime().name
         workload = read_workload(onnx, self.profile.batch)
         ms = self.roofline.latency_ms(workload)
         return Measurement(
@@ -55,14 +53,14 @@ class Forecast:
                 *self.roofline.assumptions,
                 *self._proven(artefact, host, feeds),
                 f"{len(workload.kernels)} launches, fused as runtimes do; how queries vary is not predicted",
-                f"metric and golden outputs: computed on this host, by {EXACT} {require(EXACT)} in exact "
+                f"metric and golden outputs: computed on this host, by {exact} {require(exact)} in exact "
                 "integer arithmetic, not on the device",
             ),
         )
 
     def _proven(self, artefact: Path, host: Device, feeds: Feeds) -> tuple[str, ...]:
         """What building or loading the artefact for its runtime proved, in words."""
-        if self.runtime == EXACT:
+        if find(self.runtime).exact:
             return ()  # it is evaluated there
         if self.capability is None:
             with host.start(Load(self.runtime, artefact, self.profile.threads)) as session:
@@ -82,10 +80,10 @@ class Forecast:
 
 def forecast_for(profile: Profile, runtime: str, device: str) -> Forecast:
     """Raises `InputError` naming the figure that the profile lacks, `MissingExtraError` without a runtime."""
-    require(EXACT)
-    roof = roofline(profile, runtime, device)
+    require(exact_runtime().name)
+    roof = roofline(profile, find(runtime), device)
     capability = None
-    if runtime.startswith("tensorrt"):
+    if find(runtime).builds_engine:
         figure = dict(profile.figures).get("compute_capability")
         if figure is None:
             raise InputError(

@@ -28,6 +28,7 @@ from edgeprune.graph.coupling import Coupling
 from edgeprune.graph.resize import Resizable, Widths, at
 from edgeprune.latency.curves import LatencyTable, Row, Whole
 from edgeprune.latency.operators import Node, Nodes
+from edgeprune.search.ranking import width_step
 
 DESIGNS = 8  # sets of widths that are timed, the whole model in addition
 RUNS = 12  # queries of each with a profile
@@ -93,11 +94,10 @@ def designs(coupling: Coupling, multiple: int, count: int = DESIGNS, seed: int =
 
 
 def legal(wanted: float, units: int, multiple: int, least: int = 1) -> int:
-    """The width nearest to `wanted` that is a multiple (in groups at least twice as wide) and possible."""
-    if units < 2 * multiple:
-        multiple = 1
-    nearest = int(np.clip(round(wanted / multiple), 1, units // multiple)) * multiple
-    return max(least, nearest if nearest + multiple <= units or wanted < nearest + multiple / 2 else units)
+    """The width nearest to `wanted` that the group's step (`width_step`) and its least units allow."""
+    step = width_step(units, multiple)
+    nearest = int(np.clip(round(wanted / step), 1, units // step)) * step
+    return max(least, nearest if nearest + step <= units or wanted < nearest + step / 2 else units)
 
 
 def measure_table(

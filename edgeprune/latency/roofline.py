@@ -2,7 +2,7 @@
 
 Launch by launch (Williams, Waterman and Patterson 2009): a launch takes as long as its arithmetic or its
 memory traffic, whichever is longer, and an overhead before it. Peak rates are the profile's sourced figures,
-or follow from them by a rule that is printed; what kernels attain of a peak was measured, as `ATTAINED` says.
+or follow from them by a rule that is printed; what kernels attain was measured (`Runtime.attained`).
 Every number that enters a prediction is one of the assumptions that stand beside it.
 """
 
@@ -10,62 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError
 from edgeprune.latency.kernel import NumberType, Workload
 from edgeprune.records.machine import Profile
 
+if TYPE_CHECKING:
+    from edgeprune.runtimes import Attained, Runtime
 
-@dataclass(frozen=True)
-class Attained:
-    """What a runtime's kernels attain of the peaks of a machine.
-
-    compute, bandwidth: shares of the peak rates. launch_us: before every launch; launch_cycles: the same,
-    counted in the processor's clock. function_cycles: of one core for a value of exp, erf, division and the
-    like (a GPU has units of their own for them). weights_held, activations_held: how much memory they take,
-    as a multiple of their size; fixed_mib: memory of a session beside them.
-    """
-
-    compute: float
-    bandwidth: float
-    source: str
-    launch_us: float = 0.0
-    launch_cycles: float = 0.0
-    function_cycles: float = 0.0
-    weights_held: float = 1.0
-    activations_held: float = 1.0
-    fixed_mib: float = 0.0
-
-
-def _processor(
-    compute: float, launch: float, function: float, weights: float, activations: float, fixed_mib: float
-) -> Attained:
-    return Attained(
-        compute=compute,
-        bandwidth=0.75,
-        source="fitted to one x86 core with VNNI, where predictions are off by up to two: docs/predicted.md",
-        launch_cycles=launch,
-        function_cycles=function,
-        weights_held=weights,
-        activations_held=activations,
-        fixed_mib=fixed_mib,
-    )
-
-
-_MLPERF = (
-    "fitted to MLPerf Inference v3.1, 2023, closed, NVIDIA, SingleStream with CUDA graphs: ResNet-50 and "
-    "BERT-large on Jetson AGX Orin and Orin NX"
-)
-_TENSORRT = Attained(compute=0.55, bandwidth=0.6, source=_MLPERF, launch_us=3.5)
-ATTAINED: Mapping[str, Attained] = MappingProxyType(
-    {
-        "onnxruntime": _processor(0.7, 6000, 5, weights=1.6, activations=5, fixed_mib=14),
-        "openvino": _processor(0.75, 6000, 3, weights=2, activations=3, fixed_mib=53),
-        "tensorrt": _TENSORRT,
-        "tensorrt-rtx": _TENSORRT,
-    }
-)
 
 # Bits that one vector instruction multiplies, by what the processor has; the first that is there counts.
 _VECTORS = (("avx512f", 512), ("avx2", 256), ("asimd", 128))
@@ -108,22 +61,25 @@ class Roofline:
         return attained.fixed_mib + held / 2**20
 
 
-def roofline(profile: Profile, runtime: str, device: str) -> Roofline:
+def roofline(profile: Profile, runtime: Runtime, device: str) -> Roofline:
     """The roofline of `runtime` on `device` (the runtime's device string) of a profile's machine.
 
-    Raises `InputError` naming the figure that the profile lacks.
+    Raises `InputError` naming the figure that the profile lacks, and where the shares that the runtime
+    attains are not known.
     """
-    attained = ATTAINED.get(runtime)
-    gpu = runtime.startswith("tensorrt")
-    if attained is None or not (gpu or device == "CPU"):
+    attained = runtime.attained
+    if attained is None or (attained.device == "CPU" and device != "CPU"):
         raise InputError(
-            f"Without a device edgeprune cannot predict {runtime} on {device}: what it attains is not known.",
-            f"Measure: --device ssh://user@host. Predicted are {', '.join(ATTAINED)}; the first two on CPU.",
+            f"Without a device edgeprune cannot predict {runtime.name} on {device}: what it attains is not "
+            "known.",
+            "Measure: --device ssh://user@host."
+            + (f" {runtime.name} can be predicted on {attained.device}." if attained else ""),
         )
+    gpu = attained.device == "GPU"
     figures = _Figures(profile)
     macs, lines = _gpu(figures) if gpu else _cpu(figures, profile)
     bandwidth = figures.need("memory_bandwidth", 1e9)
-    lines += [figures.line("memory_bandwidth"), *_attained_lines(attained, runtime)]
+    lines += [figures.line("memory_bandwidth"), *_attained_lines(attained, runtime.name)]
     launch_s, function_s = attained.launch_us * 1e-6, 0.0
     if not gpu:
         clock = figures.need("clock_max", 1e9)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from edgeprune.errors import InputError
 from edgeprune.export import export_onnx
 from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
@@ -20,7 +19,8 @@ from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.resize import Resizable, resizable
 from edgeprune.graph.surgery import cut, uncut
 from edgeprune.make.builder import Builder
-from edgeprune.pruning.criteria import find_criterion, importance
+from edgeprune.pruning.criteria import Criterion, find_criterion
+from edgeprune.pruning.importance import importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
@@ -30,14 +30,13 @@ from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.batchnorm import reestimate
 from edgeprune.recover.data import Split, split
-from edgeprune.recover.descend import better_start
-from edgeprune.recover.ladder import RUNGS, Judge, Rung, attempt, judge_of, train_aware, train_rungs
+from edgeprune.recover.ladder import Judge, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
+from edgeprune.recover.warm_start import better_start
+from edgeprune.recover.ways import LABELLED, UNLABELLED, find_way
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import flat_inputs
-
-MULTIPLE_OF = 16  # groups narrower than this (heads) are not rounded to channel multiples
 
 
 class Workshop:
@@ -49,7 +48,7 @@ class Workshop:
         dialect: Dialect,
         *,
         runtime: str = "onnxruntime",
-        criterion: str = "l2",
+        criterion: str | Criterion = "l2",
         seed: int = 0,
         lost_in: Callable[[Path], Iterable[str]] | None = None,
         keep_onnx: bool = False,
@@ -57,8 +56,9 @@ class Workshop:
         """lost_in, keep_onnx: as for `Builder`."""
         self.task = task
         self.dialect = dialect
-        find_criterion(criterion)  # scores come late, when a run has begun: a wrong name is refused here
-        self.criterion = criterion
+        # Scores come late, when a run has begun: a wrong criterion is refused here.
+        self.criterion = find_criterion(criterion)
+        self.criterion.check_labels(task.train is not None)
         self.seed = seed
         self.dense: Captured = capture(task.model, task.example)
         self.coupling: Coupling = analyse(self.dense)
@@ -92,17 +92,15 @@ class Workshop:
         labelled = (
             self.split.epoch(0) if self.task.train is not None else ((x, None) for x in self.calibration)
         )
-        return importance(self.dense, self.coupling, self.criterion, labelled, self.task.loss, self.seed)
+        return importance(
+            *(self.dense, self.coupling, self.criterion, labelled, self.task.loss, self.seed),
+            consumers=lambda: self.consumers,
+        )
 
     def ranking(self, channel_multiple: int) -> Ranking:
         """The allocator: a global ranking of all units by importance."""
         choices = tuple(
-            Choice(
-                group.name,
-                self.scores[group.name],
-                channel_multiple if group.units >= MULTIPLE_OF else 1,
-                group.least,
-            )
+            Choice(group.name, self.scores[group.name], channel_multiple, group.least)
             for group in self.coupling.groups
         )
         return Ranking(choices, work=lambda widths: float(self.cost.macs(widths)))
@@ -188,9 +186,9 @@ class Workshop:
     # Made per candidate -----------------------------------------------------------------------------
 
     def prune(self, kept: Kept, recover: str) -> tuple[Captured, tuple[Rung, ...]]:
-        """Cut, and with a rung above "none" reconstruct the consumers and re-estimate BatchNorm."""
+        """Cut; where the recovery way reconstructs, solve for the consumers and re-estimate BatchNorm."""
         pruned = cut(self.dense, self.coupling, kept)
-        if recover == "none" or not self.split.held_back:
+        if not find_way(recover).reconstructs or not self.split.held_back:
             return pruned, ()
         rungs = []
         for name, step in (("reconstruct", self._reconstruct(kept)), ("statistics", self._reestimate)):
@@ -206,9 +204,9 @@ class Workshop:
         epochs: int,
         listen: Callable[[str, int, int], None] | None,
     ) -> tuple[Captured, tuple[Rung, ...]]:
-        """The rung `recover`, when it is one that trains; `pruned` holds what was kept."""
+        """Train `pruned`, which holds the units kept, in the recovery way `recover` where that trains."""
         start = None
-        if recover == "rewind":
+        if find_way(recover).needs_earlier:
             start = rewound(self.dense, self.coupling, kept, required(self.task.earlier))
         return train_rungs(
             pruned,
@@ -223,10 +221,10 @@ class Workshop:
             start=start,
         )
 
-    def descend(
+    def warm_start(
         self, pruned: Captured, kept: Kept, larger: Captured, larger_kept: Kept
     ) -> tuple[Captured, Rung]:
-        """`pruned`, or the same units of a larger network that was trained, by their held-back error."""
+        """The better start by held-back error: `pruned`, or its units of a larger network after training."""
         whole = uncut(self.dense, self.coupling, larger_kept, larger)
 
         def rebuild(other: Captured) -> object:
@@ -262,28 +260,23 @@ class Workshop:
                 self.judge,
                 epochs=epochs,
                 seed=self.seed,
-                supervised=candidate.recover != "distill",
+                supervised=find_way(candidate.recover).labels != "unused",
                 loss=self.task.loss,
                 listen=listen,
             )
 
     def highest_rung(self, wished: str | None) -> str:
-        """The rung that was asked for, or the highest that the task's data allows.
+        """The recovery way that was asked for, or the highest that the task's data allows.
 
-        Raises `InputError` when there is no such rung, or it needs what the task has not.
+        Raises `InputError` when there is no such way, or it needs what the task has not.
         """
         if wished is None:
-            return "finetune" if self.task.train is not None else "distill"
-        if wished not in RUNGS:
-            raise InputError(f"There is no recovery {wished!r}.", f"Choose one of: {', '.join(RUNGS)}.")
-        if wished == "rewind":
+            return LABELLED if self.task.train is not None else UNLABELLED
+        way = find_way(wished)
+        if way.needs_earlier:
             required(self.task.earlier)
-        if wished in ("finetune", "rewind") and self.task.train is None:
-            raise InputError(
-                f"Recovery {wished!r} needs labelled data, and the task has no `train`.",
-                "Give Task.train, or recover with distill or lora.",
-            )
-        if wished == "lora":
+        way.check_labels(self.task.train is not None)
+        if way.low_rank:
             adaptable(self.dense)  # refuses a model without a layer for it before a search begins
         return wished
 

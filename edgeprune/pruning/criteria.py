@@ -1,55 +1,102 @@
-"""Importance of units: one table of functions group -> float32[units]."""
+"""Pruning criteria: one function and one row each, group -> importance of its units, float32[units].
+
+    scores = l1(evidence, group)  # len(scores) == group.units
+
+A function takes from `Evidence` what it looks at: weights, gradients, Gram matrices of activations. Its row
+says what it needs, so that nothing is computed that nobody asks for. To add a criterion, add both here, or
+give `edgeprune.fit` and `edgeprune.prune` a `Criterion` of your own. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
-from edgeprune.graph.capture import Captured
-from edgeprune.graph.coupling import Coupling, Group
+from edgeprune.pruning.identity import digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgeprune.graph.coupling import Axis, Group
 
 Scores = NDArray[np.float32]
+# gradients: of the loss. labels: the loss of those gradients is the task's. grams: of the inputs of layers.
+Need = Literal["gradients", "labels", "grams"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at: parameters by name, and their gradients when it asked for them."""
+    """Measurements of a model that a criterion may look at, each made when it is first asked for.
+
+    weights: every parameter, by name. seed: for criteria that draw.
+    measure_gradients, measure_grams: make `gradients` and `grams`.
+    """
 
     weights: Mapping[str, torch.Tensor]
-    gradients: Mapping[str, torch.Tensor]
     seed: int
+    measure_gradients: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+    measure_grams: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+
+    @cached_property
+    def gradients(self) -> Mapping[str, torch.Tensor]:
+        """Mean gradient of the loss, by parameter; parameters without one are absent."""
+        return self.measure_gradients()
+
+    @cached_property
+    def grams(self) -> Mapping[str, torch.Tensor]:
+        """Gram matrices of activations: sum of x x^T over the inputs x of a consumer, by its weight's name.
+
+        [features, features], float64, in the order of the weight's flattened rows, [out, features]: for a
+        convolution, x is a patch. Consumers are linear layers and ungrouped convolutions that sum over
+        prunable inputs; the rows are those that reconstruction samples.
+        """
+        return self.measure_grams()
 
 
-def _summed(group: Group, values: Callable[[str], torch.Tensor | None]) -> NDArray[np.float64]:
-    """[units]: elements of `values(parameter)` summed over everything that leaves with each unit."""
-    total = np.zeros(group.units, dtype=np.float64)
-    for axis in group.axes:
-        found = values(axis.parameter)
-        if found is None:
-            continue
-        rows = found.movedim(axis.dim, 0).reshape(axis.size, -1).sum(dim=1, dtype=torch.float64)
-        total += rows.cpu().numpy()[axis.positions].sum(axis=1)
-    return total
+@dataclass(frozen=True)
+class Criterion:
+    """A pruning criterion: a function that scores the units of a group.
 
+    name: how it is called. score: (evidence, group) -> [units], finite, 0 or more, the least important unit
+    lowest. Only the ratios within a group count: scores are divided by their group's mean.
+    says: one sentence, for the documentation. needs: what of the evidence it looks at beyond the weights.
+    Raises `InputError` for a need that there is not.
+    """
 
-def _magnitude(evidence: Evidence, group: Group, power: int) -> NDArray[np.float64]:
-    """Matrices and filters only: a bias or a norm's scale says little about a unit's size."""
+    name: str
+    score: Callable[[Evidence, Group], Scores]
+    says: str = ""
+    needs: frozenset[Need] = frozenset()
 
-    def values(name: str) -> torch.Tensor | None:
-        weight = evidence.weights.get(name)
-        if weight is None or (weight.dim() < 2 and not only_vectors):
-            return None
-        return weight.detach().double().abs() ** power  # a half squared may be zero or infinite
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.needs) - set(get_args(Need)))
+        if unknown:
+            raise InputError(
+                f"Criterion {self.name!r} needs {unknown[0]!r}, which is no evidence.",
+                f"Choose among {', '.join(get_args(Need))}; weights are always there.",
+            )
 
-    only_vectors = all(
-        evidence.weights[a.parameter].dim() < 2 for a in group.axes if a.parameter in evidence.weights
-    )
-    return _summed(group, values)
+    @property
+    def key(self) -> str:
+        """The criterion's identity, by which a run is resumed: its name, and its code where it has no row."""
+        if TABLE.get(self.name) == self:
+            return self.name
+        return f"{self.name} {digest((self.score, sorted(self.needs)))}"
+
+    def check_labels(self, labelled: bool) -> None:
+        """Raise `InputError` when the criterion needs labels and there are none."""
+        if "labels" in self.needs and not labelled:
+            without = [row.name for row in TABLE.values() if "labels" not in row.needs]
+            raise InputError(
+                f"Criterion {self.name!r} needs labelled data and there is none.",
+                f"Give Task.train to a fit, or choose one of: {', '.join(without)}.",
+            )
 
 
 def l1(evidence: Evidence, group: Group) -> Scores:
@@ -69,7 +116,24 @@ def taylor(evidence: Evidence, group: Group) -> Scores:
         gradient = evidence.gradients.get(name)
         return None if gradient is None else (gradient.double() * evidence.weights[name].detach()).abs()
 
-    return _summed(group, values).astype(np.float32)
+    return _summed(group.units, group.axes, values).astype(np.float32)
+
+
+def wanda(evidence: Evidence, group: Group) -> Scores:
+    """Sum of |w_ij| * ||x_j||_2 over the columns j by which consumers read a unit.
+
+    Sun et al. 2023, arXiv:2306.11695, summed over columns: units leave whole. In a group that has no consumer
+    with a Gram matrix, the sum of |w|.
+    """
+    read = [axis for axis in group.axes if axis.role == "in" and axis.parameter in evidence.grams]
+    if not read:
+        return l1(evidence, group)
+
+    def values(name: str) -> torch.Tensor:
+        weight = evidence.weights[name].detach().double().abs()
+        return weight * evidence.grams[name].diagonal().sqrt().reshape(weight.shape[1:])
+
+    return _summed(group.units, read, values).astype(np.float32)
 
 
 def random(evidence: Evidence, group: Group) -> Scores:
@@ -78,99 +142,74 @@ def random(evidence: Evidence, group: Group) -> Scores:
     return np.random.default_rng(key).random(group.units).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Criterion:
-    score: Callable[[Evidence, Group], Scores]
-    needs_gradients: bool = False
+_ROWS = (
+    Criterion("l1", l1, "Sum of the absolute weights of a unit."),
+    Criterion("l2", l2, "Root of the sum of the squared weights of a unit."),
+    Criterion(
+        "taylor",
+        taylor,
+        "First-order change of the loss when a unit is zeroed: sum of absolute gradient times weight.",
+        frozenset({"gradients"}),
+    ),
+    Criterion(
+        "wanda",
+        wanda,
+        "Weights that read a unit, each times the norm of the input that it multiplies.",
+        frozenset({"grams"}),
+    ),
+    Criterion("random", random, "Seeded noise, the baseline that any criterion has to beat."),
+)
+TABLE: Mapping[str, Criterion] = {row.name: row for row in _ROWS}
 
 
-TABLE: Mapping[str, Criterion] = {
-    "l1": Criterion(l1),
-    "l2": Criterion(l2),
-    "taylor": Criterion(taylor, needs_gradients=True),
-    "random": Criterion(random),
-}
+def find_criterion(criterion: str | Criterion) -> Criterion:
+    """The criterion of that name, or the one given. Raises `InputError` when there is none."""
+    if isinstance(criterion, Criterion):
+        return criterion
+    if criterion not in TABLE:
+        raise InputError(f"There is no criterion {criterion!r}.", f"Choose one of: {', '.join(TABLE)}.")
+    return TABLE[criterion]
 
 
-def find_criterion(name: str) -> Criterion:
-    """The criterion of that name; `InputError` when there is none."""
-    if name not in TABLE:
-        raise InputError(f"There is no criterion {name!r}.", f"Choose one of: {', '.join(TABLE)}.")
-    return TABLE[name]
+def _summed(
+    units: int, axes: Iterable[Axis], values: Callable[[str], torch.Tensor | None]
+) -> NDArray[np.float64]:
+    """[units]: elements of `values(parameter)`, float64, summed over the positions that leave with a unit."""
+    total = np.zeros(units, dtype=np.float64)
+    for axis in axes:
+        found = values(axis.parameter)
+        if found is None:
+            continue
+        rows = found.movedim(axis.dim, 0).reshape(axis.size, -1).sum(dim=1)
+        total += rows.cpu().numpy()[axis.positions].sum(axis=1)
+    return total
 
 
-def importance(
-    captured: Captured,
-    coupling: Coupling,
-    criterion: str,
-    batches: Iterable[tuple[tuple[torch.Tensor, ...], torch.Tensor | None]] = (),
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    seed: int = 0,
-) -> Mapping[str, Scores]:
-    """Scores per group, each divided by its group's mean so that groups can be ranked together.
+def _magnitude(evidence: Evidence, group: Group, power: int) -> NDArray[np.float64]:
+    """Matrices and filters only: a bias or a norm's scale says little about a unit's size."""
 
-    batches: (inputs, target or None), for criteria that need gradients. Without a target the model's own
-        answer stands in for it.
-    Raises `InputError` for an unknown criterion, one that needs data and gets none, and scores that are
-    not finite.
-    """
-    chosen = find_criterion(criterion)
-    gradients = _gradients(captured, batches, loss, criterion, seed) if chosen.needs_gradients else {}
-    evidence = Evidence(dict(captured.module.named_parameters(remove_duplicate=False)), gradients, seed)
-    scores = {}
-    for group in coupling.groups:
-        raw = chosen.score(evidence, group)
-        if not np.isfinite(raw).all():
-            raise InputError(
-                f"Criterion {criterion!r} gives group {group.name!r} scores that are not finite.",
-                "Look for NaN or infinite values in the model's weights, the data and the loss.",
-            )
-        mean = float(raw.mean(dtype=np.float64))
-        scores[group.name] = raw / mean if mean > 0 else raw
-    return scores
+    def values(name: str) -> torch.Tensor | None:
+        weight = evidence.weights.get(name)
+        if weight is None or (weight.dim() < 2 and not only_vectors):
+            return None
+        return weight.detach().double().abs() ** power  # a half squared may be zero or infinite
+
+    only_vectors = all(
+        evidence.weights[a.parameter].dim() < 2 for a in group.axes if a.parameter in evidence.weights
+    )
+    return _summed(group.units, group.axes, values)
 
 
-def _gradients(
-    captured: Captured,
-    batches: Iterable[tuple[tuple[torch.Tensor, ...], torch.Tensor | None]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
-    criterion: str,
-    seed: int,
-) -> dict[str, torch.Tensor]:
-    """The mean gradient of the loss over the batches, by parameter.
-
-    Taken on a copy: the captured graph shares its parameters, and so their gradients and what is
-    trainable, with the user's model.
-    """
-    copy = captured.copy()
-    for parameter in copy.module.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    seen = 0
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)  # a loader that shuffles draws from it
-        for inputs, target in batches:
-            _objective(copy.run(*inputs)[0], target, loss).backward()  # type: ignore[no-untyped-call]
-            seen += 1
-    if seen == 0:
-        raise InputError(
-            f"Criterion {criterion!r} needs data and there is none.",
-            "Give calibration data, or choose l1 or l2.",
-        )
-    return {
-        name: parameter.grad / seen
-        for name, parameter in copy.module.named_parameters(remove_duplicate=False)
-        if parameter.grad is not None
-    }
-
-
-def _objective(
-    output: torch.Tensor,
-    target: torch.Tensor | None,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
-) -> torch.Tensor:
-    """The task's loss; without labels, cross-entropy against the model's own class or the output's energy."""
-    if target is not None:
-        return (loss or torch.nn.functional.cross_entropy)(output, target)
-    if output.dim() == 2 and output.shape[1] > 1:
-        return torch.nn.functional.cross_entropy(output, output.detach().argmax(dim=1))
-    return output.square().mean()
+__all__ = [
+    "TABLE",
+    "Criterion",
+    "Evidence",
+    "Need",
+    "Scores",
+    "find_criterion",
+    "l1",
+    "l2",
+    "random",
+    "taylor",
+    "wanda",
+]

@@ -1,4 +1,4 @@
-"""How much each residual branch changes the stream that it is added to."""
+"""Influence of residual branches: how much each one changes the stream that it is added to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeprune.graph.depth import Branch, stream_of
 def influence(
     captured: Captured, coupling: Coupling, batches: Iterable[tuple[torch.Tensor, ...]]
 ) -> Mapping[str, float]:
-    """1 - cosine(x, x + f(x)) by branch, averaged over the batches: 0 where a branch changes nothing.
+    """Influence of each branch: 1 - cosine(x, x + f(x)), averaged over the batches, 0 where nothing changes.
 
     batches: inputs in placeholder order. (Block influence, Men et al. 2024, "ShortGPT", over the whole
     tensor of a sample instead of one token.)

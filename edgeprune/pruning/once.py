@@ -1,9 +1,10 @@
-"""Pruning alone: no device, no search."""
+"""Pruning without a device and without a search: `edgeprune.prune`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,7 +19,8 @@ from edgeprune.graph.capture import Captured, capture, flatten
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
 from edgeprune.graph.surgery import cut
-from edgeprune.pruning.criteria import find_criterion, importance
+from edgeprune.pruning.criteria import Criterion, find_criterion
+from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import influence
 from edgeprune.pruning.reconstruct import grams, reconstruct
 from edgeprune.search.ranking import Choice, Ranking
@@ -28,11 +30,11 @@ Heads = Literal["whole", "inside"]
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller, dense, trainable model.
+    """Pruned model: smaller, dense and trainable.
 
     module: called like the original; dynamic batch; parameters keep their names.
     kept: indices of the units kept, by group; none for a residual branch that was dropped.
-    frozen: what could not be pruned, and why.
+    frozen: parameters that could not be pruned, and why.
     """
 
     module: GraphModule
@@ -56,7 +58,7 @@ def prune(
     model: torch.nn.Module,
     example: Any,
     ratio: float = 0.3,
-    criterion: str = "l2",
+    criterion: str | Criterion = "l2",
     calibration: Iterable[Any] | None = None,
     seed: int = 0,
     *,
@@ -66,7 +68,8 @@ def prune(
     """Remove a share of the prunable parameters, spread over all groups by the criterion.
 
     example: tensor, tuple or dict of tensors, dimension 0 the batch. ratio: in [0, 1); parameters that
-    nothing can be removed from do not count. calibration: inputs like `example`; with them, the layers
+    nothing can be removed from do not count. criterion: a name, or one of your own.
+    calibration: inputs like `example`; with them, the layers
     that lost inputs get the least-squares best weights for what is left.
     branches: residual branches to drop whole first, those that change their stream least on the
     calibration inputs (without any, on the example); the widths give the rest of the ratio.
@@ -90,13 +93,18 @@ def prune(
         )
     calibration = () if calibration is None else calibration
     batches = [_inputs(example, batch, number) for number, batch in enumerate(calibration, 1)]
-    scores = importance(dense, coupling, criterion, ((batch, None) for batch in batches), seed=seed)
+    consumers = cache(lambda: grams(dense, coupling, batches))
+    scores = importance(
+        *(dense, coupling, criterion, ((batch, None) for batch in batches)),
+        seed=seed,
+        consumers=consumers if batches else None,
+    )
     cost = count(dense, coupling)
     dropped = _least_influential(dense, coupling, branches, batches or [dense.inputs])
     kept = _kept(coupling, cost, scores, ratio, dropped)
     pruned = cut(dense, coupling, kept)
     if batches:
-        reconstruct(pruned, coupling, kept, grams(dense, coupling, batches), dense)
+        reconstruct(pruned, coupling, kept, consumers(), dense)
     return Pruned(
         module=pruned.module,
         kept=kept,
@@ -136,7 +144,7 @@ def _kept(
 def _least_influential(
     dense: Captured, coupling: Coupling, count: int, batches: Iterable[tuple[torch.Tensor, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """The branches to drop, as `kept` names them."""
+    """The `count` residual branches that change their stream least, each with no units kept."""
     if not 0 <= count <= len(coupling.branches):
         raise InputError(
             f"{count} residual branches are to be dropped, and the model has {len(coupling.branches)}.",

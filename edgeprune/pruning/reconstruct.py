@@ -1,4 +1,4 @@
-"""Give consumers the best weights for the units that are left: least squares, no labels, no training.
+"""Reconstruction: least-squares weights for consumers that lost inputs, without labels or training.
 
 For a consumer with inputs x (patches of them, for a convolution) and weights W, removing inputs leaves
 the set S. The weights that reproduce the dense output best on the calibration data are
@@ -45,7 +45,7 @@ class Consumer:
 def grams(
     captured: Captured, coupling: Coupling, batches: Sequence[tuple[torch.Tensor, ...]]
 ) -> Mapping[str, Consumer]:
-    """One pass over calibration inputs: the Gram matrix of every consumer, by weight name."""
+    """Gram matrices of all consumers, by weight name, from one pass over calibration inputs."""
     wanted = _consumers(captured, coupling)
     collector = _GramCollector(
         captured, wanted, min(_PATCHES_PER_BATCH, -(-_PATCHES // max(len(batches), 1)))
@@ -116,7 +116,7 @@ def _solve(
 
 
 def _consumers(captured: Captured, coupling: Coupling) -> dict[str, tuple[Node, str | None]]:
-    """Weight name -> (node, bias name). A weight or bias with another use, tied ones too, is left alone."""
+    """Consumers: weight name -> (node, bias name); none whose weight or bias has another use, or is tied."""
     module = captured.module
     prunable = {
         (axis.parameter, axis.dim) for group in coupling.groups for axis in group.axes if axis.role == "in"
@@ -149,7 +149,7 @@ _SOLVABLE = ("aten.linear", "aten.conv2d", "aten.conv1d")
 
 
 class _GramCollector(Interpreter):
-    """Runs the dense graph and adds up x x^T at every consumer; `most` rows of a batch."""
+    """Interpreter that adds up x x^T at every consumer, of at most `most` rows x of a batch."""
 
     def __init__(self, captured: Captured, wanted: Mapping[str, tuple[Node, str | None]], most: int) -> None:
         super().__init__(captured.module)
@@ -168,9 +168,9 @@ class _GramCollector(Interpreter):
         return self._sums
 
     def _add(self, name: str) -> None:
-        """Rows of several small batches together: to add matrices takes longer than to multiply few rows.
+        """Multiply the waiting rows of several small batches at once: each addition of matrices costs more.
 
-        Only what is right of the diagonal's blocks; `finish` mirrors it.
+        Only the blocks right of the diagonal are added; `finish` mirrors them.
         """
         waiting = self._waiting[name]
         if not waiting:
@@ -196,7 +196,7 @@ class _GramCollector(Interpreter):
         return super().run_node(n)
 
     def _rows(self, node: Node) -> torch.Tensor:
-        """[samples, features] in the order of the flattened weight."""
+        """Input rows of a consumer, [samples, features], in the order of the flattened weight."""
         x: torch.Tensor = self.env[argument(node, 0, "input")].detach()
         if op_name(node) == "aten.linear":
             return self._sampled(x.reshape(-1, x.shape[-1]), self._most)
@@ -220,7 +220,7 @@ class _GramCollector(Interpreter):
 
 
 def _windows(node: Node, x: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
-    """[B, I, *positions, *kernel]: a view of all that a convolution multiplies with its filters."""
+    """Patches of a convolution's input as a view, [B, I, *positions, *kernel]."""
     space = len(kernel)
     stride = _each(argument(node, 3, "stride", 1), space)
     dilation = _each(argument(node, 5, "dilation", 1), space)
@@ -232,7 +232,7 @@ def _windows(node: Node, x: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor
 
 
 def _margins(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """What `F.pad` takes: (before, after) of each dimension, the last one first."""
+    """Padding as `F.pad` takes it: (before, after) of each dimension, the last one first."""
     if padding == "valid":
         return [0, 0] * len(kernel)
     if padding == "same":  # an odd position goes after
@@ -242,6 +242,6 @@ def _margins(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> li
 
 
 def _each(value: Any, space: int) -> list[int]:
-    """One number per dimension: convolutions accept one for all."""
+    """Argument of a convolution as one number per dimension."""
     values = list(value) if isinstance(value, list | tuple) else [int(value)]
     return values * space if len(values) == 1 else values

@@ -1,7 +1,7 @@
-"""What each group and each residual branch is worth to the outputs, cut alone at a few widths.
+"""Sensitivity of the outputs to each group and each residual branch, cut alone at a few widths.
 
-A criterion ranks the units of one group well; between groups its numbers are in units of their own. What
-the outputs lose when one group alone is cut is in one unit for all of them, branches included.
+A criterion ranks the units of one group well; between groups its scores have different scales. The error of
+the outputs when one group alone is cut has one scale for all of them, branches included.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Points = tuple[tuple[int, float], ...]  # (width, error), ascending by width
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Errors of the outputs, 0 for the dense model, by what was cut alone; the ledger's record."""
+    """Errors of the outputs, 0 for the dense model, by the group or branch cut alone; the ledger's record."""
 
     groups: tuple[tuple[str, Points], ...]
     branches: tuple[tuple[str, float], ...] = ()
@@ -35,8 +35,8 @@ def sensitivity(
 ) -> Sensitivity:
     """Cut every group alone to each of its `widths`, drop every branch alone, and ask for the error.
 
-    widths: group -> sets of units to keep. error: of a model against the dense one. consumers: what is cut is
-    reconstructed as a candidate is, so that what reconstruction mends does not count.
+    widths: group -> sets of units to keep. error: of a model against the dense one. consumers: every
+    cut is reconstructed as a candidate is, so that damage which reconstruction mends does not count.
     """
     total = sum(len(sets) for sets in widths.values()) + len(coupling.branches)
     done = 0

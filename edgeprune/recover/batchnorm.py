@@ -1,4 +1,4 @@
-"""Re-estimate BatchNorm statistics: the cheapest recovery, no labels and no gradients."""
+"""Re-estimation of BatchNorm statistics: the cheapest recovery, without labels and gradients."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgeprune.graph.fx import argument, attribute, op_name
 
 
 def reestimate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) -> int:
-    """Replace every BatchNorm's running mean and variance by those of the data; the number of norms.
+    """Replace every BatchNorm's running mean and variance by those of the data; the number of norms replaced.
 
-    One pass in which each norm uses the statistics of its batch, as in training; what it saw is pooled
-    over all batches, so that batches of one class or one sample give the variance of the whole data
+    In one pass each norm uses the statistics of its batch, as in training, and they are pooled over all
+    batches, so that batches of one class or one sample give the variance of the whole data
     ("precise BN", Wu and Johnson 2021). A norm that saw a single value per channel, or no
     data, keeps its statistics.
     """
@@ -33,14 +33,14 @@ def reestimate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) 
 
 @dataclass(frozen=True)
 class _Moments:
-    """Per channel, float64. squares: sum of squared distances from the mean."""
+    """Moments of a sample, float64 per channel. squares: sum of squared distances from the mean."""
 
     count: int
     mean: torch.Tensor
     squares: torch.Tensor
 
     def pooled(self, other: _Moments) -> _Moments:
-        """Both samples as one (Chan, Golub and LeVeque 1983: no cancellation)."""
+        """Moments of both samples together (Chan, Golub and LeVeque 1983: no cancellation)."""
         count = self.count + other.count
         step = other.mean - self.mean
         mean = self.mean + step * (other.count / count)
@@ -49,7 +49,7 @@ class _Moments:
 
 
 class _BatchStatistics(Interpreter):
-    """Runs the graph with every BatchNorm on the statistics of its batch, and pools them.
+    """Interpreter that runs every BatchNorm on the statistics of its batch, and pools them.
 
     seen: by (running mean, running variance), since a norm may be used at several places.
     """
@@ -75,5 +75,5 @@ class _BatchStatistics(Interpreter):
         return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
     def _name(self, buffer: Any) -> str:
-        """The same name for all aliases of one tensor."""
+        """Name of a buffer: the same one for all aliases of one tensor."""
         return self._buffers.setdefault(id(self.env[buffer]), str(buffer.target))

@@ -1,4 +1,4 @@
-"""Training data with a part held back, so that a recovery step can be judged on what it did not see."""
+"""Training data with a part held back, on which a recovery step is judged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_HELD_BACK = 1024  # samples; more would make the check slower than the step
 
 @dataclass(frozen=True)
 class Split:
-    """Batches to train on, and those that were held back.
+    """Training batches, and the batches that were held back from them.
 
     A sample is held back by a checksum of its inputs, so the split is the same in every pass however the
     data is shuffled. (Inputs that are augmented at random have a new checksum in each pass: an image can
@@ -32,7 +32,7 @@ class Split:
     residue: int = 0  # of the checksums of the samples held back, modulo HELD_BACK
 
     def epoch(self, number: int) -> Iterator[Pair]:
-        """The pass `number` without the samples held back, in full batches.
+        """Training pass `number`: full batches without the samples held back.
 
         Every batch has the same size, since a convolution library prepares its kernels anew for each.
         """
@@ -41,7 +41,7 @@ class Split:
 
 
 def split(source: Source) -> Split:
-    """Pass over the data and hold samples back: one or more of them wherever there are two that differ.
+    """Split of the data: at least one sample is held back wherever two samples differ.
 
     One pass, unless there are so few samples that a residue gets none of them or all.
     """
@@ -66,7 +66,7 @@ def _split(source: Source, residue: int) -> Split:
 
 
 def _rebatched(pairs: Iterable[Pair], size: int, *, partial: bool) -> Iterator[Pair]:
-    """The same samples in batches of `size`; with `partial`, the rest that does not fill one too."""
+    """The same samples in batches of `size`; with `partial`, a smaller last batch too."""
     waiting: list[Pair] = []
     for pair in pairs:
         waiting.append(pair)

@@ -1,4 +1,4 @@
-"""The recovery ladder: cheap rungs, then one that trains; each kept when it helped on held-back data."""
+"""The recovery ladder: cheap rungs, then one that trains, each kept when it lowers the held-back error."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import torch
 from edgeprune.graph.capture import Captured
 from edgeprune.recover.data import Split
 from edgeprune.recover.train import Forward, Loss, Pair, Recipe, distance, train
+from edgeprune.recover.ways import find_way
 
-WORST = sys.float_info.max
-# Ways to train, of which a fit takes one; reconstruction comes before each of them.
-TRAINING = ("distill", "finetune", "lora", "rewind")
-QAT = "qat"  # comes behind them, where INT8 alone loses too much
-AWARE_RATE = 3e-4  # learning rate there: a network that converged long ago is soon undone by more
-RUNGS = ("none", "reconstruct", *TRAINING)
+NOT_FINITE = sys.float_info.max  # stands for an error that is not finite: the ledger keeps finite numbers
+QAT = "qat"  # the rung behind a way that trains, where INT8 alone loses too much
+AWARE_RATE = 3e-4  # learning rate of that rung: more soon undoes a network that has converged
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One step and what it did to the held-back error (lower is better)."""
+    """Recovery step that was tried, and the held-back error before and after it (lower is better)."""
 
     name: str
     before: float
@@ -35,7 +33,7 @@ class Rung:
 class Judge:
     """The held-back error of a student: distance to the original, plus the task's loss with labels.
 
-    An error that is not finite counts as `WORST`: the ledger keeps finite numbers only.
+    An error that is not finite counts as `NOT_FINITE`.
     wanted: the original's outputs for each held-back batch.
     """
 
@@ -53,7 +51,7 @@ class Judge:
                     value += float((self.loss or torch.nn.functional.cross_entropy)(given[0], target))
                 total += value * len(inputs[0])
                 rows += len(inputs[0])
-        return total / rows if rows and math.isfinite(total) else WORST
+        return total / rows if rows and math.isfinite(total) else NOT_FINITE
 
 
 def judge_of(teacher: Captured, held_back: Sequence[Pair], loss: Loss | None) -> Judge:
@@ -65,7 +63,7 @@ def judge_of(teacher: Captured, held_back: Sequence[Pair], loss: Loss | None) ->
 def attempt(
     name: str, student: Captured, judge: Judge, step: Callable[[Captured], object]
 ) -> tuple[Captured, Rung]:
-    """Apply `step` to a copy of the student; the better of the two, and what was measured.
+    """Apply `step` to a copy of the student; the better network of the two, and the rung.
 
     A step that does not lower the error is not kept, so nothing is when no data is held back.
     """
@@ -89,20 +87,21 @@ def train_rungs(
     listen: Callable[[str, int, int], None] | None = None,
     start: Captured | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
-    """The rung `name` if it trains: one run that distils, together with the task's loss unless "distill".
+    """Train the student in the recovery way `name`, where that trains: the better network, and its rung.
 
-    "lora" trains low-rank updates of the weights, the others all weights.
-    seed: of dropout, of loaders that shuffle and of the updates' first values.
+    One run that distils from the teacher, together with the task's loss where the way reads labels.
+    seed: of dropout, of loaders that shuffle and of low-rank updates' first values.
     listen: called with (rung, step, total steps). start: a network like the student that training starts
-    from instead: the rewound one of "rewind".
+    from instead: the rewound one of a way that needs earlier weights.
     """
-    if name not in TRAINING or split.steps == 0 or epochs == 0:
+    way = find_way(name)
+    if not way.trains or split.steps == 0 or epochs == 0:
         return student, ()
 
     def step(tried: Captured) -> None:
         if start is not None:
             tried.module.load_state_dict(start.module.state_dict())
-        recipe = Recipe(epochs=epochs, supervised=name != "distill", low_rank=name == "lora")
+        recipe = Recipe(epochs=epochs, supervised=way.labels != "unused", low_rank=way.low_rank)
         tell = None if listen is None else lambda at, total: listen(name, at, total)
         # All that is random draws from torch's generator; the caller's state stays.
         with torch.random.fork_rng(devices=[]):
@@ -126,7 +125,7 @@ def train_aware(
     loss: Loss | None,
     listen: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
-    """The rung "qat": train what the student computes in INT8, and judge it by that.
+    """The rung "qat": train the student through its INT8 arithmetic, and judge it by that.
 
     aware: how a student computes in INT8. supervised: with the task's loss where there are labels.
     """

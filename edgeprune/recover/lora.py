@@ -1,6 +1,6 @@
 """Low-rank updates (LoRA, Hu et al. 2021): train two thin factors of each layer instead of its weight.
 
-    W' = W + ALPHA / RANK * B A,   W [out, in * kernel],   A [rank, in * kernel],   B [out, rank]
+    W' = W + LORA_ALPHA / RANK * B A,   W [out, in * kernel],   A [rank, in * kernel],   B [out, rank]
 
 Gradients and optimiser state exist for A and B alone, which is what saves memory. All else is frozen, but
 BatchNorm follows the statistics of the batches as in any training. The update is merged into W afterwards,
@@ -23,9 +23,9 @@ from edgeprune.graph.fx import attribute, op_name
 
 # LLM-Pruner's, which recovers pruned networks with them (Ma et al. 2023; the defaults of post_training.py).
 RANK = 8
-ALPHA = 16
+LORA_ALPHA = 16
 
-_LAYERS = frozenset(
+_ADAPTABLE = frozenset(
     {
         *("aten.linear", "aten.addmm", "aten.matmul", "aten.mm"),  # a product with a parameter is linear too
         *(f"aten.conv{space}d" for space in (1, 2, 3)),
@@ -35,7 +35,7 @@ _LAYERS = frozenset(
 
 
 def adaptable(captured: Captured) -> tuple[tuple[str, ...], ...]:
-    """The weights of linear and convolution layers, each by all its names (tied weights have several).
+    """Weights of linear and convolution layers, each by all its names (tied weights have several).
 
     Raises `InputError` when there are none.
     """
@@ -46,7 +46,7 @@ def adaptable(captured: Captured) -> tuple[tuple[str, ...], ...]:
     read = {
         id(attribute(module, str(source.target)))
         for node in module.graph.nodes
-        if node.op == "call_function" and op_name(node) in _LAYERS
+        if node.op == "call_function" and op_name(node) in _ADAPTABLE
         for source in node.all_input_nodes
         if source.op == "get_attr"
     }
@@ -65,7 +65,7 @@ def adaptable(captured: Captured) -> tuple[tuple[str, ...], ...]:
 
 @contextmanager
 def low_rank(captured: Captured) -> Iterator[list[nn.Parameter]]:
-    """Inside, the model computes with low-rank updates, and only the factors (given) have gradients.
+    """Context in which the model computes with low-rank updates, and only their factors are trained.
 
     On leaving, the updates are merged into the weights. The graph must not be recompiled inside: a
     parametrised weight changes its owner's class, and the owner may be the `GraphModule` itself.
@@ -87,7 +87,7 @@ def low_rank(captured: Captured) -> Iterator[list[nn.Parameter]]:
 
 
 class _Update(nn.Module):
-    """weight -> weight plus its update. B starts at zero, so training starts from the weight as it is."""
+    """Low-rank update of one weight: B starts at zero, so training starts from the weight as it is."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _Update(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))  # as nn.Linear initialises its weight
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight + (ALPHA / RANK * self.b @ self.a).reshape(weight.shape)
+        return weight + (LORA_ALPHA / RANK * self.b @ self.a).reshape(weight.shape)
 
 
 def _merge(module: nn.Module, names: tuple[str, ...], update: _Update) -> None:
@@ -111,7 +111,7 @@ def _merge(module: nn.Module, names: tuple[str, ...], update: _Update) -> None:
 
 
 def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule that owns a parameter, and its name there."""
+    """The submodule that owns a parameter, and the parameter's name in it."""
     owner, _, leaf = name.rpartition(".")
     return module.get_submodule(owner), leaf
 

@@ -1,6 +1,6 @@
-"""Rewinding: the units that the trained weights chose, with the values of weights from earlier in training.
+"""Rewinding: the units kept start from their weights of earlier in training.
 
-The later training starts there (Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket
+Training goes on from there (Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket
 Hypothesis"; Renda et al. 2020 compare it with fine-tuning).
 """
 
@@ -27,7 +27,7 @@ def required(earlier: Mapping[str, torch.Tensor] | None) -> Mapping[str, torch.T
 
 
 def rewound(dense: Captured, coupling: Coupling, kept: Kept, earlier: Mapping[str, torch.Tensor]) -> Captured:
-    """The units kept of `dense` with their earlier values, statistics of BatchNorm included.
+    """The pruned network with its earlier weights, statistics of BatchNorm included.
 
     earlier: a state_dict of the dense model.
     """

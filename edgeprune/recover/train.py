@@ -1,4 +1,4 @@
-"""Recovery training on the exported graph: distillation from the original, with labels the task's loss."""
+"""Recovery training on the exported graph: distillation from the original, plus the task's loss on labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. AdamW with a cosine schedule; gradients are clipped to norm 1."""
+    """Training recipe: AdamW with a cosine schedule, gradients clipped to norm 1."""
 
     epochs: int
     learning_rate: float = 1e-3
@@ -33,10 +33,10 @@ class Recipe:
 
 
 class Forward(Protocol):
-    """Another way to compute the student's outputs than to call its graph."""
+    """Forward pass that replaces a call of the student's graph, such as one in simulated INT8."""
 
     def refresh(self) -> None:
-        """Called before each pass over the data: take up what depends on the parameters as they are."""
+        """Recompute what depends on the parameters; called before each pass over the data."""
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs, with gradients for the student's parameters."""
@@ -44,7 +44,7 @@ class Forward(Protocol):
 
 @contextmanager
 def training_mode(captured: Captured) -> Iterator[None]:
-    """BatchNorm and dropout as in training; an exported graph holds these switches as arguments."""
+    """Context in which BatchNorm and dropout train; an exported graph holds these switches as arguments."""
     switched = []
     for node in captured.module.graph.nodes:
         if node.op != "call_function":
@@ -113,7 +113,7 @@ def train(
 
 
 def _trained(student: Captured, recipe: Recipe) -> AbstractContextManager[list[torch.nn.Parameter]]:
-    """What the optimiser moves: the factors of low-rank updates, or every weight."""
+    """Parameters that the optimiser moves: the factors of low-rank updates, or every weight."""
     if recipe.low_rank:
         return low_rank(student)
     parameters = [p for p in student.module.parameters() if p.is_floating_point()]
@@ -123,7 +123,7 @@ def _trained(student: Captured, recipe: Recipe) -> AbstractContextManager[list[t
 
 
 def _schedule(step: int, total: int) -> float:
-    """Linear warm-up over the first twentieth, then a half cosine to zero."""
+    """Factor of the learning rate: linear warm-up over the first twentieth, then a half cosine to zero."""
     warm = max(1, total // 20)
     if step < warm:
         return (step + 1) / warm
@@ -133,7 +133,7 @@ def _schedule(step: int, total: int) -> float:
 def distance(
     given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], temperature: float = 1.0
 ) -> torch.Tensor:
-    """How far outputs are from the original's.
+    """Distance of outputs from the original's, summed over the outputs.
 
     Class scores [N, C]: Kullback-Leibler divergence of the softened distributions, times temperature
     squared (Hinton et al. 2015). Anything else: mean squared error relative to the original's energy.

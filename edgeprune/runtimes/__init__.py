@@ -1,9 +1,10 @@
 """The runtimes that serve an artefact: one row each, imported only when one is used.
 
-A row names the file that runs on the device (`ort.py`, `ov.py`, `trt.py`: standard library, numpy and the
-runtime, nothing of edgeprune), what it loads and how it is installed. To add one: write the session
-file with a `Runner` like its neighbours, add the row here and in `devices.agent.SESSIONS`, add the
-extra in pyproject.toml. `tests/runtimes/test_contract.py` then tests it by itself.
+A row holds every fact about its runtime: the file that runs on the device (`ort.py`, `ov.py`, `trt.py`:
+standard library, numpy and the runtime, nothing of edgeprune), what it loads, how it is installed and how
+fast it is expected to be. To add one: write the session file with a `Runner` like its neighbours, add the row
+here, its copy in `devices.agent.SESSIONS` (the agent imports nothing of edgeprune) and the extra in
+pyproject.toml. `tests/runtimes/` then compares the copies and tests the session by itself.
 """
 
 from __future__ import annotations
@@ -12,33 +13,48 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import Literal
 
 from edgeprune.errors import InputError, MissingExtraError
+from edgeprune.runtimes.attained import ON_JETSON, Attained, on_processor
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """One runtime.
+    """A runtime: how it is installed, what it loads, and what it needs on the device and on the host.
 
-    file: the session file beside this one that runs on the device.
-    suffix: of the artefact that edgeprune writes for it.
+    says: one sentence, for the documentation.
+    file: the session file beside this one that runs on the device; beside: other files that it needs there.
+    suffix: of the artefact that edgeprune writes for it; companions: suffixes of the files that the artefact
+        cannot be loaded without.
     accepts: suffixes it can load.
     imports: the module whose import proves that it is installed.
-    extra: of edgeprune, that installs it.
-    beside: other files that the session file needs on the device.
+    extra: of edgeprune, that installs it; elsewhere: where it comes from when pip has none.
+    builds_engine: the device builds an engine of the artefact as it first loads it, for a batch and within a
+        memory; engine_program: the vendor's own program that does the same.
+    exact: its INT8 arithmetic can be made exact on any host.
     host: runtimes that the host needs instead of this one, when the device builds its own engine: where the
         export is proven equal, and where the build is proven without a GPU.
+    remark: what `edgeprune doctor` adds where a model ran: whether INT8 products are exact, or the devices.
+    attained: shares of a machine's peak rates; None where latency can be measured, not predicted.
     """
 
     name: str
+    says: str
     file: str
     suffix: str
     accepts: tuple[str, ...]
     imports: str
     extra: str
+    elsewhere: str = ""
     beside: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+    builds_engine: bool = False
+    engine_program: str = ""
+    exact: bool = False
     host: tuple[str, ...] = ()
+    remark: Literal["", "int8", "devices"] = ""
+    attained: Attained | None = None
 
     @property
     def path(self) -> Path:
@@ -49,23 +65,69 @@ class Runtime:
         """The line that installs it."""
         return f"pip install 'edgeprune[{self.extra}]'"
 
+    @property
+    def repair(self) -> str:
+        """The line that installs it, and where else it may come from."""
+        return f"{self.pip} ({self.elsewhere})" if self.elsewhere else self.pip
+
 
 _TENSORRT = ("gpu.py", "trt_build.py", "trt_layers.py")
 _ROWS = (
-    Runtime("onnxruntime", "ort.py", ".onnx", (".onnx",), "onnxruntime", "ort"),
-    Runtime("openvino", "ov.py", ".xml", (".onnx", ".xml"), "openvino", "openvino"),
     Runtime(
-        *("tensorrt", "trt.py", ".onnx", (".onnx", ".plan"), "tensorrt", "tensorrt"),
-        beside=_TENSORRT,
-        host=("onnxruntime", "tensorrt-rtx"),
+        name="onnxruntime",
+        says="Serves ONNX files on processors; made exact, it computes what outputs are compared with.",
+        file="ort.py",
+        suffix=".onnx",
+        accepts=(".onnx",),
+        imports="onnxruntime",
+        extra="ort",
+        exact=True,
+        remark="int8",
+        attained=on_processor(0.7, 6000, 5, weights=1.6, activations=5, fixed_mib=14),
     ),
     Runtime(
-        *("tensorrt-rtx", "trt.py", ".onnx", (".onnx", ".plan"), "tensorrt_rtx_bindings", "rtx"),
+        name="openvino",
+        says="Serves OpenVINO IR on processors, and on Intel's GPUs and NPUs.",
+        file="ov.py",
+        suffix=".xml",
+        accepts=(".onnx", ".xml"),
+        imports="openvino",
+        extra="openvino",
+        companions=(".bin",),
+        remark="devices",
+        attained=on_processor(0.75, 6000, 3, weights=2, activations=3, fixed_mib=53),
+    ),
+    Runtime(
+        name="tensorrt",
+        says="Builds an engine of the ONNX file on an NVIDIA GPU, such as a Jetson's, and serves it there.",
+        file="trt.py",
+        suffix=".onnx",
+        accepts=(".onnx", ".plan"),
+        imports="tensorrt",
+        extra="tensorrt",
+        elsewhere="on a Jetson: it comes with JetPack",
         beside=_TENSORRT,
+        builds_engine=True,
+        engine_program="trtexec",
         host=("onnxruntime", "tensorrt-rtx"),
+        attained=ON_JETSON,
+    ),
+    Runtime(
+        name="tensorrt-rtx",
+        says="The same for GeForce RTX and RTX PRO cards; also builds for a named GPU where there is none.",
+        file="trt.py",
+        suffix=".onnx",
+        accepts=(".onnx", ".plan"),
+        imports="tensorrt_rtx_bindings",
+        extra="rtx",
+        beside=_TENSORRT,
+        builds_engine=True,
+        engine_program="tensorrt_rtx",
+        host=("onnxruntime", "tensorrt-rtx"),
+        attained=ON_JETSON,
     ),
 )
-TABLE: Mapping[str, Runtime] = MappingProxyType({row.name: row for row in _ROWS})
+TABLE: Mapping[str, Runtime] = {row.name: row for row in _ROWS}
 
 
 def find(name: str) -> Runtime:
@@ -73,6 +135,11 @@ def find(name: str) -> Runtime:
     if name not in TABLE:
         raise InputError(f"There is no runtime {name!r}.", f"Choose one of: {', '.join(TABLE)}.")
     return TABLE[name]
+
+
+def exact_runtime() -> Runtime:
+    """The runtime whose INT8 arithmetic can be made exact on any host."""
+    return next(row for row in TABLE.values() if row.exact)
 
 
 def version(name: str) -> str | None:
@@ -98,4 +165,4 @@ def require_host(name: str) -> None:
         require(needed)
 
 
-__all__ = ["TABLE", "Runtime", "find", "require", "require_host", "version"]
+__all__ = ["TABLE", "Attained", "Runtime", "exact_runtime", "find", "require", "require_host", "version"]

@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Buffer:
-    """The same tensor twice: pinned memory of the host as an array, and an address on the GPU."""
+    """Tensor in two places: pinned memory of the host as an array, and an address on the GPU."""
 
     def __init__(self, host: Any, pinned: int, address: int) -> None:
         self.host, self.pinned, self.address = host, pinned, address
@@ -84,7 +84,7 @@ class Gpu:
 
 
 def open_driver() -> Any:
-    """libcuda. Raises OSError where there is no NVIDIA driver."""
+    """CUDA driver, libcuda. Raises OSError where there is no NVIDIA driver."""
     try:
         return ctypes.CDLL("libcuda.so.1")
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-_DTYPES = {"float": "float32", "double": "float64"}  # ORT's C names; the others are numpy's already
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}  # ORT's C names; the others are numpy's already
 
 
 _KERNEL = "_kernel_time"
@@ -97,7 +97,7 @@ class Runner:
         return [_operator(name[: -len(_KERNEL)], seen) for name, seen in found.items()]
 
     def settings(self) -> dict[str, str]:
-        """What decides speed and arithmetic, for the record."""
+        """Settings that decide speed and arithmetic, for the record."""
         return dict(self._settings)
 
 
@@ -114,9 +114,9 @@ def _in_float16(path: str) -> bool:
 
 
 def _port(node: Any) -> tuple[str, str, tuple[Any, ...]]:
-    """Name, numpy dtype, shape (a string or None where it is dynamic)."""
+    """Port of a model: name, numpy dtype, shape (a string or None where it is dynamic)."""
     inner = str(node.type).split("(", 1)[-1].rstrip(")")  # "tensor(float)" -> "float"
-    return str(node.name), _DTYPES.get(inner, inner), tuple(node.shape)
+    return str(node.name), _NUMPY_NAMES.get(inner, inner), tuple(node.shape)
 
 
 def _operator(name: str, events: list[Any]) -> dict[str, Any]:

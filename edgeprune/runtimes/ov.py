@@ -32,6 +32,10 @@ def version() -> str:
     return str(openvino.__version__).split("-")[0]  # without the build number and the commit
 
 
+def devices() -> list[str]:
+    return [str(name) for name in openvino.Core().available_devices]
+
+
 class Runner:
     """One model compiled for one device: single synchronous queries.
 
@@ -103,23 +107,23 @@ class Runner:
         times = {name: sum(each.get(name, 0.0) for each in quick) / len(quick) for name in quick[0]}
         nodes = self._compiled.get_runtime_model().get_ops()
         found = []
-        for node in sorted(nodes, key=lambda op: int(_told(op, "execOrder"))):
+        for node in sorted(nodes, key=lambda op: int(_info(op, "execOrder"))):
             name = str(node.get_friendly_name())
-            if name in times and (times[name] > 0 or _told(node, "execTimeMcs").isdigit()):
+            if name in times and (times[name] > 0 or _info(node, "execTimeMcs").isdigit()):
                 found.append(
                     {
                         "name": name,
-                        "kind": f"{_told(node, 'layerType')} {_told(node, 'primitiveType')}",
+                        "kind": f"{_info(node, 'layerType')} {_info(node, 'primitiveType')}",
                         "ms": max(0.0, times[name]),
                         "inputs": [_shape(port.get_source_output()) for port in node.inputs()],
                         "outputs": [_shape(port) for port in node.outputs()],
-                        "sources": [text for text in _told(node, "originalLayersNames").split(",") if text],
+                        "sources": [text for text in _info(node, "originalLayersNames").split(",") if text],
                     }
                 )
         return found
 
     def _profiled(self, feeds: Mapping[str, Any], runs: int) -> list[tuple[float, dict[str, float]]]:
-        """Per query: seconds that it took, and milliseconds by operator.
+        """Queries, each as its seconds and the milliseconds by operator.
 
         The runtime tells the average over all queries since the model was compiled, in microseconds, so what
         one query added is less and less precise: the model is compiled anew for every few of them.
@@ -143,7 +147,7 @@ class Runner:
         return found
 
     def settings(self) -> dict[str, str]:
-        """What decides speed and arithmetic, as the compiled model reports it."""
+        """Settings that decide speed and arithmetic, as the compiled model reports them."""
         if self._compiled is None:
             return dict(self._config)
         known = {str(name) for name in self._compiled.get_property("SUPPORTED_PROPERTIES")}
@@ -160,12 +164,12 @@ class Runner:
 
 
 def _processors() -> int:
-    """That this process may run on."""
+    """Number of processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _crashes(model: Any) -> bool:
-    """Whether OpenVINO (2026.3 and 2026.4) would crash on it, signal 11, while it compiles for one thread.
+    """Whether OpenVINO (2026.3 and 2026.4) crashes, signal 11, while it compiles the model for one thread.
 
     It does where Snippets, its generator of fused kernels, takes matrix products with constants that follow
     one another, and two such sequences end in an elementwise operator that also reads a value from before
@@ -197,7 +201,7 @@ def _source(port: Any) -> str:
 
 
 def _check(device: str, available: Sequence[str]) -> None:
-    """Raise before OpenVINO does, whose words are of libraries that did not load."""
+    """Raise ValueError for a device that is not here; OpenVINO's own error blames libraries instead."""
     here = {name.split(".")[0] for name in available}
     wanted = {name.split("(")[0].split(".")[0] for name in device.split(":")[-1].split(",")}
     missing = sorted(name for name in wanted - here - _VIRTUAL if not name.startswith("-"))
@@ -206,7 +210,7 @@ def _check(device: str, available: Sequence[str]) -> None:
 
 
 def _port(port: Any) -> tuple[str, str, tuple[Any, ...]]:
-    """Name, numpy dtype, shape (a string or None where it is dynamic)."""
+    """Port of a model: name, numpy dtype, shape (a string or None where it is dynamic)."""
     shape = tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
     return str(port.any_name), str(np.dtype(port.element_type.to_dtype())), shape
 
@@ -217,13 +221,13 @@ def _text(value: Any) -> str:
     return ",".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _told(node: Any, key: str) -> str:
-    """One entry of what the runtime says of an operator."""
+def _info(node: Any, key: str) -> str:
+    """Entry of an operator's runtime information; "" where there is none."""
     info = node.get_rt_info()
     return str(info[key].astype(str)) if key in info else ""
 
 
 def _shape(port: Any) -> list[int]:
-    """-1 for a dimension that is not fixed; nothing where not even their number is."""
+    """Shape of a port: -1 for a dimension that is not fixed, [] where their number is not."""
     sizes = port.get_partial_shape()
     return [int(size.get_length()) if size.is_static else -1 for size in sizes]

@@ -23,7 +23,7 @@ import numpy as np
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 BUILD_SECONDS = 3600.0  # a first build on an embedded board times kernels for minutes
 CACHE = "EDGEPRUNE_ENGINES"  # where engines and timing caches are kept, instead of the user's cache folder
-_DTYPES = {
+_NUMPY_NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",
     "INT8": "int8",
@@ -57,7 +57,7 @@ class LostInt8(ValueError):
 
 
 def serving(runtime: str) -> Library:
-    """The module of `runtime`, as the agent uses it. Raises ImportError when it is not installed."""
+    """Library of `runtime`, as the agent uses it. Raises ImportError when it is not installed."""
     return Library(importlib.import_module(LIBRARIES[runtime]))
 
 
@@ -126,9 +126,9 @@ class Runner:
             "gpu": self._gpu.name,
             "batch": str(self._batch),
             "copies": "host to GPU and back, inside the timing",
-            **_told(built),
+            **_account(built),
         }
-        self._seen()
+        self._note_free_memory()
 
     def run(self, feeds: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
         """The outputs in the model's order, for inputs by name."""
@@ -148,15 +148,15 @@ class Runner:
         return [np.concatenate(parts) for parts in zip(*pieces)]
 
     def settings(self) -> dict[str, str]:
-        """What decides speed and arithmetic, for the record."""
+        """Settings that decide speed and arithmetic, for the record."""
         return dict(self._settings)
 
     def device_mib(self) -> float:
         """GPU memory taken since the driver was opened, at its highest, as the driver reports it.
 
-        What other processes took in the meantime is in it too.
+        Memory that other processes took meanwhile is included.
         """
-        self._seen()
+        self._note_free_memory()
         return float(max(0, self._free - self._lowest) / 2**20)
 
     def _query(self, given: Mapping[str, Any]) -> None:
@@ -183,26 +183,26 @@ class Runner:
         if any(size < 0 for size in shape):
             raise ValueError(f"tensor {name} has no fixed shape: {list(shape)}")
         kind = self._engine.get_tensor_dtype(name).name
-        if kind not in _DTYPES:
+        if kind not in _NUMPY_NAMES:
             raise ValueError(f"tensor {name} is {kind}, which numpy has not")
-        buffer = self._gpu.buffer(shape, _DTYPES[kind])
+        buffer = self._gpu.buffer(shape, _NUMPY_NAMES[kind])
         self._context.set_tensor_address(name, buffer.address)
         return buffer
 
     def _port(self, name: str) -> tuple[str, str, tuple[Any, ...]]:
-        """Name, numpy dtype, shape (None where it is dynamic)."""
+        """Port of a model: name, numpy dtype, shape (None where it is dynamic)."""
         dtype = self._buffers[name].host.dtype
         shape = tuple(None if size < 0 else int(size) for size in self._engine.get_tensor_shape(name))
         return name, str(dtype), shape
 
-    def _seen(self) -> None:
+    def _note_free_memory(self) -> None:
         self._lowest = min(self._lowest, self._gpu.free_bytes())
 
 
 def engine_of(
     trt: Any, path: str, gpu: str, batch: int, memory_mib: float | None
 ) -> tuple[str, dict[str, Any]]:
-    """The engine built from an ONNX file for this GPU, now or earlier, and the builder's account of it.
+    """Engine built from an ONNX file for this GPU, now or earlier, and the builder's account of it.
 
     Raises RuntimeError with the builder's words when there is none.
     """
@@ -223,7 +223,7 @@ def engine_of(
 
 
 def cache_folder() -> str:
-    """Where engines are kept; made when it is not there."""
+    """Folder of the engines that are kept, created where it is absent."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.environ.get(CACHE) or os.path.join(base, "edgeprune", "engines")
     os.makedirs(folder, exist_ok=True)
@@ -272,7 +272,7 @@ def _check_int8(built: Mapping[str, Any]) -> None:
         )
 
 
-def _told(built: Mapping[str, Any]) -> dict[str, str]:
+def _account(built: Mapping[str, Any]) -> dict[str, str]:
     if not built:
         return {"engine": "a plan file, built elsewhere"}
     return {
@@ -291,7 +291,7 @@ def _ordinal(device: str) -> int:
 
 
 def _sha256(path: str) -> str:
-    """Of the file, and of the file beside it that holds large weights."""
+    """SHA-256 of a file, and of the file beside it that holds large weights."""
     digest = hashlib.sha256()
     for part in (path, path + ".data"):
         if os.path.isfile(part) or part == path:

@@ -24,7 +24,7 @@ import time
 from typing import Any
 
 MODULES = ("tensorrt", "tensorrt_rtx_bindings")
-LEAST = {"tensorrt": 10}  # the first major version with strongly typed networks; RTX has nothing else
+FIRST_MAJOR = {"tensorrt": 10}  # the first major version with strongly typed networks; RTX has nothing else
 _MEMORY = {
     "activation_bytes": re.compile(r"^Total Activation Memory: (\d+) bytes"),
     "weights_bytes": re.compile(r"^Total Weights Memory: (\d+) bytes"),
@@ -118,14 +118,14 @@ def _library(names: tuple[str, ...]) -> Any:
 
 
 def _check_version(trt: Any) -> None:
-    least, version = LEAST.get(trt.__name__, 0), str(trt.__version__)
+    least, version = FIRST_MAJOR.get(trt.__name__, 0), str(trt.__version__)
     if int(version.split(".")[0]) < least:
         raise ValueError(f"TensorRT {version} takes no types from the file: {least}.0 or newer is needed")
 
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps what TensorRT says: the only account of an engine that no GPU here can load."""
+        """Logger that keeps TensorRT's messages: the only account of an engine that no GPU here can load."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -141,7 +141,7 @@ def _logger(trt: Any) -> Any:
 
 
 def _strongly_typed(trt: Any) -> int:
-    """Types as the ONNX file says them. TensorRT for RTX and TensorRT 11 know nothing else."""
+    """Network flags for types as the ONNX file says them; TensorRT for RTX and TensorRT 11 know no others."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -161,7 +161,7 @@ def _wanted(network: Any) -> list[str]:
 
 
 def _set_shapes(builder: Any, network: Any, config: Any, batch: int) -> None:
-    """The batch is fixed: an engine for one shape is the fastest one."""
+    """Fix the batch: an engine for one shape is the fastest one."""
     profile = builder.create_optimization_profile()
     for at in range(network.num_inputs):
         tensor = network.get_input(at)

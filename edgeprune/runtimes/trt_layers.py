@@ -1,4 +1,4 @@
-"""Which types a TensorRT engine computes in, layer by layer, from what TensorRT says of it.
+"""Types that a TensorRT engine computes in, layer by layer, read from TensorRT's log or inspector.
 
 Standard library; Python 3.8; nothing of edgeprune. A layer of an engine is a dict: name, type (the kind of
 kernel), onnx (the nodes that it was made of), inputs, constants, outputs (each a list of {type, shape}); a
@@ -33,7 +33,7 @@ _ONNX = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
 def check(layers: list[dict[str, Any]], wanted: list[str]) -> dict[str, list[str]]:
-    """What became of the layers that are INT8 in the file; nothing unread is taken for INT8."""
+    """Layers that are INT8 in the file, sorted by what the engine made of them: INT8, float, or unread."""
     found: dict[str, list[str]] = {"int8": [], "not_int8": [], "unread": []}
     for name in wanted:
         names = (name + WEIGHT, name)

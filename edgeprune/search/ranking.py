@@ -17,6 +17,9 @@ Widths = Mapping[str, tuple[int, ...]]  # group name -> indices of the units kep
 Work = Callable[[Widths], float]  # multiply-accumulates of a model with these widths
 
 
+LEAST_ROUNDED_UNITS = 16  # the narrowest group whose widths are rounded to the channel multiple
+
+
 class Allocator(Protocol):
     """Chooses units so that the work that is left is at most `share` of the dense model's."""
 
@@ -28,7 +31,7 @@ class Choice:
     """One group as the allocation sees it.
 
     scores: [units], higher is more important, comparable between groups.
-    multiple: widths are rounded up to a multiple of this, where the group is at least twice as wide.
+    multiple: the target's channel multiple. step: what of it holds for this group (`width_step`).
     least: units that must stay.
     """
 
@@ -36,6 +39,18 @@ class Choice:
     scores: NDArray[np.float32]
     multiple: int
     least: int = 1
+
+    @property
+    def step(self) -> int:
+        return width_step(len(self.scores), self.multiple)
+
+
+def width_step(units: int, channel_multiple: int) -> int:
+    """Step of a group's width: the target's channel multiple, or 1 in a narrow group, such as heads.
+
+    A group is narrow when it has fewer than two multiples, or fewer than LEAST_ROUNDED_UNITS.
+    """
+    return channel_multiple if units >= max(LEAST_ROUNDED_UNITS, 2 * channel_multiple) else 1
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,7 @@ class Ranking:
         for choice, best, lost in zip(self.choices, self._best, gone.tolist(), strict=True):
             units = len(choice.scores)
             wanted = max(units - lost, int(np.ceil(self.floor * units)), choice.least)
-            if units >= 2 * choice.multiple:
-                wanted = min(units, -(-wanted // choice.multiple) * choice.multiple)
+            wanted = min(units, -(-wanted // choice.step) * choice.step)
             widths[choice.name] = tuple(np.sort(best[:wanted]).tolist())
         return widths
 

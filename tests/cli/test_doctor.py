@@ -99,10 +99,10 @@ def test_a_library_that_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_a_library_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Finding:
+    def broken(name: str) -> Finding:
         raise OSError("libcuda.so.1: cannot open shared object file\nand more")
 
-    monkeypatch.setattr(runtime_probe, "PROBES", {"tensorrt": broken})
+    monkeypatch.setattr(runtime_probe, "probe_runtime", broken)
     assert runtime_probe.look("tensorrt").detail == "OSError: libcuda.so.1: cannot open shared object file"
 
 

@@ -162,9 +162,9 @@ def test_a_recovery_that_the_task_has_no_data_for_is_refused(tmp_path: Path, run
 
 
 def test_every_recovery_can_be_asked_for() -> None:
-    from edgeprune.recover.ladder import RUNGS
+    from edgeprune.recover.ways import TABLE
 
-    assert f"[{'|'.join(RUNGS)}]" in run("fit", "--help").output
+    assert f"[{'|'.join(TABLE)}]" in run("fit", "--help").output
 
 
 def test_an_out_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:

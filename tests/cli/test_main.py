@@ -187,8 +187,8 @@ def test_every_extra_that_is_advised_exists() -> None:
         declared = tuple(Table.read(checkout).table("project").table("optional-dependencies"))
     else:
         declared = tuple(metadata("edgeprune").get_all("Provides-Extra") or ())
-    assert set(extras.EXTRAS.values()) <= set(declared)
-    assert all(extras.EXTRAS[row.imports] == row.extra for row in RUNTIMES.values())
+    assert set(extras.extras().values()) <= set(declared)
+    assert all(extras.extras()[row.imports] == row.extra for row in RUNTIMES.values())
 
 
 def test_json_is_one_document_without_nan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.make import Workshop, builder, recovered
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.trial import Candidate
-from edgeprune.recover.ladder import RUNGS, TRAINING
+from edgeprune.recover.ways import TABLE as WAYS
 
 EPOCHS = 120  # rewinding trains the second half again, at a smaller rate
 
@@ -57,7 +57,7 @@ def workshop(**parts: Any) -> Workshop:
     return Workshop(Task(**{**fields, **parts}), dialect_for("onnxruntime-x86", "x86_64"))
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", [way.name for way in WAYS.values() if way.trains])
 def test_a_rung_that_trains_comes_after_reconstruction_and_is_recorded(name: str) -> None:
     shop = workshop()
     (group,) = shop.coupling.groups
@@ -83,7 +83,7 @@ def test_low_rank_updates_need_no_labels() -> None:
 
 def test_every_rung_may_be_asked_for_when_the_task_has_everything() -> None:
     shop = workshop()
-    assert [shop.highest_rung(name) for name in RUNGS] == list(RUNGS)
+    assert [shop.highest_rung(name) for name in WAYS] == list(WAYS)
 
 
 def test_the_default_is_what_the_data_allows() -> None:

@@ -14,7 +14,8 @@ from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Group, analyse
 from edgeprune.graph.fx import attribute
-from edgeprune.pruning.criteria import TABLE, importance
+from edgeprune.pruning.criteria import TABLE
+from edgeprune.pruning.importance import importance
 
 # Noise belongs to no unit: `random` is held to its own contract below.
 OF_UNITS = [name for name in TABLE if name != "random"]
@@ -264,7 +265,46 @@ def test_a_group_of_zeros_scores_zero_and_not_nan() -> None:
         assert scores.tolist() == [0] * 6
 
 
-@pytest.mark.parametrize("criterion", [name for name in TABLE if TABLE[name].needs_gradients])
+@pytest.mark.parametrize("bias", [True, False])
+def test_wanda_weighs_each_column_by_the_norm_of_its_input(bias: bool) -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5, bias=bias))
+    captured = capture(model, torch.randn(2, 4))
+    x = torch.randn(40, 4)
+    (scores,) = importance(
+        captured, analyse(captured), "wanda", [((x[:30],), None), ((x[30:],), None)]
+    ).values()
+    with torch.no_grad():
+        norms = model[:2](x).norm(dim=0)
+        raw = model[2].weight.abs().sum(dim=0) * norms
+    np.testing.assert_allclose(scores, raw / raw.mean(), rtol=1e-5)
+
+
+def test_wanda_of_a_convolution_weighs_each_place_of_the_kernel() -> None:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Tanh(), nn.Conv2d(6, 3, 3, stride=2), nn.Flatten())
+    captured = capture(model, torch.randn(2, 2, 7, 7))
+    x = torch.randn(8, 2, 7, 7)
+    scores = importance(captured, analyse(captured), "wanda", [((x,), None)])["0"]
+    with torch.no_grad():
+        patches = nn.functional.unfold(model[:2](x), 3, stride=2)  # [images, channels * 9, places]
+        norms = patches.square().sum(dim=(0, 2)).sqrt().reshape(6, 3, 3)
+        raw = (model[2].weight.abs() * norms).sum(dim=(0, 2, 3))
+    np.testing.assert_allclose(scores, raw / raw.mean(), rtol=1e-5)
+
+
+def test_wanda_of_a_group_without_gram_matrices_is_the_sum_of_weights() -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Tanh(), nn.ConvTranspose2d(6, 3, 2), nn.Flatten())
+    captured = capture(model, torch.randn(2, 2, 3, 3))
+    batches = [((torch.randn(4, 2, 3, 3),), None)]
+    (found,), (weights,) = (
+        importance(captured, analyse(captured), name, batches).values() for name in ("wanda", "l1")
+    )
+    np.testing.assert_array_equal(found, weights)
+
+
+@pytest.mark.parametrize("criterion", [name for name in TABLE if TABLE[name].needs])
 def test_a_criterion_that_needs_data_says_so_when_there_is_none(criterion: str) -> None:
     _, captured, coupling = two_layers()
     with pytest.raises(InputError, match=f"'{criterion}' needs data") as caught:

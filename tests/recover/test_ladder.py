@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.records.codec import to_json
 from edgeprune.recover.data import Split, split
-from edgeprune.recover.ladder import RUNGS, TRAINING, WORST, Judge, Rung, attempt, judge_of, train_rungs
+from edgeprune.recover.ladder import NOT_FINITE, Judge, Rung, attempt, judge_of, train_rungs
 from edgeprune.recover.train import Pair, distance
 
 
@@ -112,13 +112,13 @@ def test_a_rung_that_repairs_a_model_of_nan_is_kept() -> None:
     spoil(math.nan)(student)
     better, rung = attempt("repair", student, judge_of(original(), labelled(), None), repair)
     assert rung.kept
-    assert rung.before == WORST
+    assert rung.before == NOT_FINITE
     assert same(better, original())
 
 
 def test_errors_that_are_not_finite_can_go_into_the_ledger() -> None:
     _, rung = attempt("spoil", damaged(), judge_of(original(), labelled(), None), spoil(math.nan))
-    assert to_json(rung) == {"name": "spoil", "before": rung.before, "after": WORST, "kept": False}
+    assert to_json(rung) == {"name": "spoil", "before": rung.before, "after": NOT_FINITE, "kept": False}
 
 
 def test_without_held_back_data_no_rung_is_kept() -> None:
@@ -238,11 +238,6 @@ def test_a_listener_hears_the_rung_and_every_step() -> None:
     )
     total = 2 * found.steps
     assert heard == [("finetune", step, total) for step in range(1, total + 1)]
-
-
-def test_a_rung_trains_or_comes_before_all_that_train() -> None:
-    assert RUNGS == ("none", "reconstruct", "distill", "finetune", "lora", "rewind")
-    assert TRAINING == ("distill", "finetune", "lora", "rewind")
 
 
 def test_a_loss_that_diverges_is_not_kept() -> None:

@@ -154,10 +154,6 @@ def test_a_row_names_a_session_file_that_the_agent_finds(row: runtimes.Runtime) 
     assert Path(agent.sibling(agent.SESSIONS[row.name][0])) == row.path
 
 
-def test_the_agent_knows_exactly_the_runtimes_of_the_table() -> None:
-    assert {name: (row.file, *row.beside) for name, row in runtimes.TABLE.items()} == agent.SESSIONS
-
-
 DEVICE_FILES = [
     Path(agent.__file__),
     *(Path(agent.__file__).with_name(file) for file in ("frames.py", "probe.py")),

@@ -67,7 +67,7 @@ def test_floors_and_multiples_hold_in_every_group(ranking: Ranking, share: float
         for choice in ranking.choices:
             units, width = len(choice.scores), len(kept[choice.name])
             assert width >= max(1, math.ceil(ranking.floor * units))
-            if units >= 2 * choice.multiple:
+            if units >= max(16, 2 * choice.multiple):
                 assert width % choice.multiple == 0 or width == units
             assert list(kept[choice.name]) == sorted(set(kept[choice.name]))
             assert set(kept[choice.name]) <= set(range(units))
@@ -148,8 +148,20 @@ def test_a_group_that_lost_all_but_its_floor_lets_the_others_pay() -> None:
 
 @pytest.mark.parametrize(
     ("units", "multiple", "widths"),
-    [(32, 8, {8, 16, 24, 32}), (15, 8, set(range(2, 16))), (20, 8, {8, 16, 20}), (16, 8, {8, 16})],
-    ids=["steps", "too narrow to step", "the whole width always remains", "twice the multiple"],
+    [
+        (32, 8, {8, 16, 24, 32}),
+        (31, 16, set(range(4, 32))),
+        (15, 4, set(range(2, 16))),
+        (20, 8, {8, 16, 20}),
+        (16, 8, {8, 16}),
+    ],
+    ids=[
+        "steps",
+        "less than twice the multiple",
+        "too narrow to step",
+        "the whole width always remains",
+        "twice the multiple",
+    ],
 )
 def test_widths_step_by_the_multiple_where_the_group_is_wide_enough(
     units: int, multiple: int, widths: set[int]

@@ -247,9 +247,8 @@ def _unswitched(cost: Callable[[Mapping[str, Integers]], Floats]) -> CostOf:
 
 
 def widths_of(choice: Choice, floor: float) -> tuple[int, ...]:
-    """Multiples from the floor to the whole group; all widths of a group less than twice as wide as one."""
+    """Widths from the floor to the whole group in the group's step, or in whole steps to have OPTIONS."""
     units = len(choice.scores)
-    multiple = choice.multiple if units >= 2 * choice.multiple else 1
-    step = multiple * -(-units // (multiple * OPTIONS))
+    step = choice.step * -(-units // (choice.step * OPTIONS))
     least = max(choice.least, int(np.ceil(floor * units)), 1)
     return (*(width for width in range(step, units, step) if width >= least), units)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from edgeprune.devices import Feeds, Load
-from edgeprune.devices.agent import BUILDERS
 from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
 from edgeprune.files import scratch
 from edgeprune.fitting.order import Order
@@ -28,6 +27,7 @@ from edgeprune.latency.operators import Nodes
 from edgeprune.make import Workshop
 from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.trial import Candidate
+from edgeprune.runtimes import find
 
 Once = Callable[[str, Callable[[], LatencyTable]], LatencyTable]
 FLOAT = Candidate((), "float32")
@@ -144,7 +144,7 @@ class Timing:
     @property
     def _can_time(self) -> bool:
         """Whether there is a device to measure on, and its engines are timed operator by operator."""
-        return self.order.forecast is None and self.order.runtime not in BUILDERS
+        return self.order.forecast is None and not find(self.order.runtime).builds_engine
 
     @cached_property
     def _wanted(self) -> Sequence[Widths]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from edgeprune.devices.agent import BUILDERS
 from edgeprune.errors import LostInt8
 from edgeprune.fitting.order import Order, served
 from edgeprune.quantize.tensorrt.engines import lost_in_engine
 from edgeprune.quantize.tensorrt.refusals import check_types
+from edgeprune.runtimes import find
 
 
 def lost_in(order: Order) -> Callable[[Path], Iterable[str]] | None:
@@ -21,7 +21,7 @@ def lost_in(order: Order) -> Callable[[Path], Iterable[str]] | None:
     """
     if order.forecast is not None and order.forecast.capability is not None:
         return lost_in_engine(order.forecast.capability, order.profile.batch)
-    if order.runtime not in BUILDERS:
+    if not find(order.runtime).builds_engine:
         return None
 
     def ask(artefact: Path) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class Networks:
             return network, rungs
         kept = dict(candidate.kept)
         if candidate.warm_start is not None:
-            network, rung = self.workshop.descend(
+            network, rung = self.workshop.warm_start(
                 network, kept, self.saved(candidate.warm_start), larger_kept
             )
             rungs = (*rungs, rung)

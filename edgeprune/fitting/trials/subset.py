@@ -8,7 +8,6 @@ be asked for less than everything, so there it is the distance to the float outp
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +17,12 @@ import torch
 from edgeprune.make import Workshop
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import Candidate
+from edgeprune.recover.ladder import NOT_FINITE
 from edgeprune.recover.train import distance
 from edgeprune.tasks import call_evaluate
 
 ROWS = 128  # of calibration data, the last ones: bias correction reads the first
 HARMLESS = 1e-3  # a distance, in nats or as a share of the outputs' energy, that moves no metric to speak of
-WORST = sys.float_info.max  # for outputs that are not finite: the ledger keeps finite numbers only
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Subset:
         parts = [answer if isinstance(answer, tuple) else (answer,) for answer in answers]
         given = [torch.cat([torch.tensor(part) for part in column]) for column in zip(*parts, strict=True)]
         found = float(distance(given, self._wanted))
-        return found if math.isfinite(found) else WORST
+        return found if math.isfinite(found) else NOT_FINITE
 
     @cached_property
     def _exact_metric(self) -> float:

@@ -12,8 +12,8 @@ from torch import nn
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.surgery import cut, uncut
-from edgeprune.recover.descend import better_start
 from edgeprune.recover.ladder import judge_of
+from edgeprune.recover.warm_start import better_start
 
 
 @cache

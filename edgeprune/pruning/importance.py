@@ -1,0 +1,144 @@
+"""Importance of units: a criterion's scores for every group, from evidence that is measured as it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from edgeprune.errors import InputError
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.coupling import Coupling, Group
+from edgeprune.pruning.criteria import Criterion, Evidence, Need, Scores, find_criterion
+from edgeprune.pruning.reconstruct import Consumer, grams
+
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Batches: TypeAlias = Iterable[tuple[tuple[torch.Tensor, ...], torch.Tensor | None]]  # (inputs, target)
+
+
+def importance(
+    captured: Captured,
+    coupling: Coupling,
+    criterion: str | Criterion,
+    batches: Batches = (),
+    loss: Loss | None = None,
+    seed: int = 0,
+    consumers: Callable[[], Mapping[str, Consumer]] | None = None,
+) -> Mapping[str, Scores]:
+    """Scores per group, each divided by its group's mean so that groups can be ranked together.
+
+    batches: (inputs, target or None), for criteria that need data. Without a target the model's own answer
+        stands in for it.
+    consumers: called for the Gram matrices that reconstruction uses too; None measures them on the batches.
+    Raises `InputError` for an unknown criterion, one that needs data and gets none, and scores that are
+    not finite or not one for each unit.
+    """
+    chosen = find_criterion(criterion)
+    if "grams" in chosen.needs and consumers is None:
+        batches = list(batches)
+    evidence = Evidence(
+        dict(captured.module.named_parameters(remove_duplicate=False)),
+        seed,
+        measure_gradients=lambda: _gradients(captured, batches, loss, chosen, seed),
+        measure_grams=lambda: _grams(captured, coupling, batches, chosen, consumers),
+    )
+    scores = {}
+    for group in coupling.groups:
+        raw = _checked(chosen, evidence, group)
+        mean = float(raw.mean(dtype=np.float64))
+        scores[group.name] = raw / mean if mean > 0 else raw
+    return scores
+
+
+def _checked(criterion: Criterion, evidence: Evidence, group: Group) -> Scores:
+    raw = np.asarray(criterion.score(evidence, group), np.float32)
+    if raw.shape != (group.units,):
+        raise InputError(
+            f"Criterion {criterion.name!r} gives group {group.name!r} scores of shape {raw.shape}.",
+            f"Return one score for each of its {group.units} units.",
+        )
+    if not np.isfinite(raw).all():
+        raise InputError(
+            f"Criterion {criterion.name!r} gives group {group.name!r} scores that are not finite.",
+            "Look for NaN or infinite values in the model's weights, the data and the loss.",
+        )
+    return raw
+
+
+def _gradients(
+    captured: Captured, batches: Batches, loss: Loss | None, criterion: Criterion, seed: int
+) -> dict[str, torch.Tensor]:
+    """The mean gradient of the loss over the batches, by parameter.
+
+    Taken on a copy: the captured graph shares its parameters, and so their gradients and what is
+    trainable, with the user's model.
+    """
+    _check_declared(criterion, "gradients")
+    copy = captured.copy()
+    for parameter in copy.module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    seen = 0
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)  # a loader that shuffles draws from it
+        for inputs, target in batches:
+            criterion.check_labels(target is not None)
+            _objective(copy.run(*inputs)[0], target, loss).backward()  # type: ignore[no-untyped-call]
+            seen += 1
+    _check_data(criterion, seen)
+    return {
+        name: parameter.grad / seen
+        for name, parameter in copy.module.named_parameters(remove_duplicate=False)
+        if parameter.grad is not None
+    }
+
+
+def _grams(
+    captured: Captured,
+    coupling: Coupling,
+    batches: Batches,
+    criterion: Criterion,
+    consumers: Callable[[], Mapping[str, Consumer]] | None,
+) -> dict[str, torch.Tensor]:
+    """The Gram matrix of every consumer, without the row and the column of its bias."""
+    _check_declared(criterion, "grams")
+    if consumers is None:
+        inputs = [inputs for inputs, _ in batches]
+        _check_data(criterion, len(inputs))
+        found = grams(captured, coupling, inputs)
+    else:
+        found = consumers()
+    return {
+        weight: consumer.gram if consumer.bias is None else consumer.gram[:-1, :-1]
+        for weight, consumer in found.items()
+    }
+
+
+def _check_declared(criterion: Criterion, need: Need) -> None:
+    if need not in criterion.needs:
+        raise InputError(
+            f"Criterion {criterion.name!r} looks at {need} and does not say that it needs them.",
+            f'Give the Criterion needs=frozenset({{"{need}"}}).',
+        )
+
+
+def _check_data(criterion: Criterion, batches: int) -> None:
+    if batches == 0:
+        raise InputError(
+            f"Criterion {criterion.name!r} needs data and there is none.",
+            "Give calibration data, or choose l1 or l2.",
+        )
+
+
+def _objective(
+    output: torch.Tensor,
+    target: torch.Tensor | None,
+    loss: Loss | None,
+) -> torch.Tensor:
+    """The task's loss; without labels, cross-entropy against the model's own class or the output's energy."""
+    if target is not None:
+        return (loss or torch.nn.functional.cross_entropy)(output, target)
+    if output.dim() == 2 and output.shape[1] > 1:
+        return torch.nn.functional.cross_entropy(output, output.detach().argmax(dim=1))
+    return output.square().mean()

@@ -1,0 +1,59 @@
+"""Attained shares: how much of a machine's peak rates a runtime's kernels reach, as it was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Attained:
+    """Shares of a machine's peak rates that a runtime's kernels reach on one kind of device.
+
+    compute, bandwidth: shares of the peak rates. launch_us: before every launch; launch_cycles: the same,
+    counted in the processor's clock. function_cycles: of one core for a value of exp, erf, division and the
+    like (a GPU has units of their own for them). weights_held, activations_held: how much memory they take,
+    as a multiple of their size; fixed_mib: memory of a session beside them.
+    """
+
+    device: Literal["CPU", "GPU"]
+    compute: float
+    bandwidth: float
+    source: str
+    launch_us: float = 0.0
+    launch_cycles: float = 0.0
+    function_cycles: float = 0.0
+    weights_held: float = 1.0
+    activations_held: float = 1.0
+    fixed_mib: float = 0.0
+
+
+def on_processor(
+    compute: float, launch: float, function: float, weights: float, activations: float, fixed_mib: float
+) -> Attained:
+    """Shares that were fitted to one x86 core: `launch` and `function` in its clock cycles."""
+    return Attained(
+        device="CPU",
+        compute=compute,
+        bandwidth=0.75,
+        source="fitted to one x86 core with VNNI, where predictions are off by up to two: docs/predicted.md",
+        launch_cycles=launch,
+        function_cycles=function,
+        weights_held=weights,
+        activations_held=activations,
+        fixed_mib=fixed_mib,
+    )
+
+
+ON_JETSON = Attained(
+    device="GPU",
+    compute=0.55,
+    bandwidth=0.6,
+    source=(
+        "fitted to MLPerf Inference v3.1, 2023, closed, NVIDIA, SingleStream with CUDA graphs: ResNet-50 and "
+        "BERT-large on Jetson AGX Orin and Orin NX"
+    ),
+    launch_us=3.5,
+)
+
+__all__ = ["ON_JETSON", "Attained", "on_processor"]
