@@ -68,9 +68,8 @@ def prune(
     """Remove a share of the prunable parameters, spread over all groups by the criterion.
 
     example: tensor, tuple or dict of tensors, dimension 0 the batch. ratio: in [0, 1); parameters that
-    nothing can be removed from do not count. criterion: a name, or one of your own.
-    calibration: inputs like `example`; with them, the layers
-    that lost inputs get the least-squares best weights for what is left.
+    nothing can be removed from do not count. criterion: importance of units, by name or as a `Criterion`.
+    calibration: inputs like `example`; with them, layers that lost inputs get least-squares weights.
     branches: residual branches to drop whole first, those that change their stream least on the
     calibration inputs (without any, on the example); the widths give the rest of the ratio.
     heads: "whole" removes attention heads (KV groups with their queries), "inside" makes heads narrower.
