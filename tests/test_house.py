@@ -20,6 +20,9 @@ PURE = (
     "latency/min_cut.py",
     "latency/roofline.py",
     "records",
+    "recover/ways.py",
+    "pruning/criteria.py",
+    "pruning/identity.py",
 )
 EFFECTS = ("torch", "onnx", "onnxruntime", "openvino", "time", "edgeprune.devices", "edgeprune.runtimes")
 # One name in several files on purpose, each with its reason.

@@ -11,8 +11,8 @@ import click
 
 from edgeprune.cli.logs import log_options
 from edgeprune.cli.numbers import Numbers
-from edgeprune.cli.prune import CRITERION_HELP
 from edgeprune.options import FitOptions
+from edgeprune.pruning.criteria import TABLE as CRITERIA
 from edgeprune.recover.ways import LABELLED, UNLABELLED
 from edgeprune.recover.ways import TABLE as RECOVERY_WAYS
 from edgeprune.runtimes import TABLE as RUNTIMES
@@ -62,7 +62,7 @@ DEFAULTS = FitOptions()
     "--criterion",
     default=DEFAULTS.criterion,
     show_default=True,
-    help=CRITERION_HELP,
+    help=f"Importance: {', '.join(CRITERIA)}.",
 )
 @click.option("--runtime", help=f"Serve with this runtime instead of the target's: {', '.join(RUNTIMES)}.")
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)

@@ -9,13 +9,11 @@ import click
 
 from edgeprune.pruning.criteria import TABLE as CRITERIA
 
-CRITERION_HELP = f"Importance: {', '.join(CRITERIA)}."
-
 
 @click.command("prune")
 @click.argument("model")
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
-@click.option("--criterion", default="l2", show_default=True, help=CRITERION_HELP)
+@click.option("--criterion", default="l2", show_default=True, help=f"Importance: {', '.join(CRITERIA)}.")
 @click.option(
     "--branches", type=int, default=0, show_default=True, help="Residual branches to drop whole first."
 )

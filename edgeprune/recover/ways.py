@@ -61,7 +61,7 @@ _ROWS = (
     ),
     RecoveryWay(
         "lora",
-        "The same for low-rank updates of the weights (LoRA), which are then merged; labels where there are.",
+        "Training of low-rank weight updates (LoRA), then merged; on labels, too, where there are any.",
         labels="optional",
         low_rank=True,
         warm_start=True,

@@ -114,7 +114,7 @@ _ROWS = (
     ),
     Runtime(
         name="tensorrt-rtx",
-        says="The same for GeForce RTX and RTX PRO cards; also builds for a named GPU where there is none.",
+        says="Builds and serves an engine on an RTX card; on a host without one, builds it for a named GPU.",
         file="trt.py",
         suffix=".onnx",
         accepts=(".onnx", ".plan"),

@@ -63,7 +63,6 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Criterion:
 def test_a_toy_criterion_is_offered_by_the_command_line(
     verb: str, toy: Criterion, doors: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "edgeprune.cli.prune", raising=False)
     assert "random, quiet." in doors.help_of(verb, monkeypatch)
 
 
