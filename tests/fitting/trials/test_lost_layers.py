@@ -29,7 +29,7 @@ from edgeprune.records.trial import Candidate, FitResult
 from edgeprune.report import document, verdict_lines
 from edgeprune.validating import validate
 
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[2] / "support"
 INT8 = Candidate((), "int8", "minmax")
 
 pytestmark = pytest.mark.skipif(
