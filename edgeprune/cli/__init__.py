@@ -87,6 +87,12 @@ class Verbs(click.Group):
             if known is None:
                 raise
             _end(ctx, known)
+        except (
+            SystemExit
+        ) as error:  # click ends verbs otherwise: this is a task's, so what it imports is here
+            from edgeprune.tasks.blame import exited
+
+            _end(ctx, exited(error))
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)

@@ -82,7 +82,7 @@ def command(
     failed, or the device was too restless to prove anything. Of several budgets: 0 when all are met, 3 when
     one is missed, else 1 when one stayed open.
     """
-    from edgeprune.cli.output import emit_json
+    from edgeprune.cli.output import answers_alone, emit_json
     from edgeprune.devices import open_device
     from edgeprune.errors import DeviceError
     from edgeprune.fitting import fit
@@ -91,12 +91,13 @@ def command(
 
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     given["out"] = folder = given.get("out", Path("runs") / _stem(model))
-    task = load_task(model, data, given["seed"])
     try:
-        if "device" in given:
-            given["device"] = open_device(given["device"], lab=lab)
-        with _progress() as listen:
-            result = fit(task, **given, listen=listen)
+        with answers_alone():
+            task = load_task(model, data, given["seed"])
+            if "device" in given:
+                given["device"] = open_device(given["device"], lab=lab)
+            with _progress() as listen:
+                result = fit(task, **given, listen=listen)
     except KeyboardInterrupt:
         click.echo(f"interrupted; {_kept(folder)}", err=True)
         context.exit(INTERRUPTED)

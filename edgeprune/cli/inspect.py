@@ -16,12 +16,13 @@ def command(model: str, data: Path | None, as_json: bool) -> None:
     branches that can be dropped whole; then what is frozen, and the operation that holds it."""
     from rich.markup import escape
 
-    from edgeprune.cli.output import console, emit_json, table
+    from edgeprune.cli.output import answers_alone, console, emit_json, table
     from edgeprune.graph.inspect import inspect
     from edgeprune.tasks import load_task
 
-    task = load_task(model, data)
-    found = inspect(task.model, task.example)
+    with answers_alone():
+        task = load_task(model, data)
+        found = inspect(task.model, task.example)
     if as_json:
         emit_json(found)
         return

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -16,6 +17,20 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 120  # of what goes into a pipe or a file, where there is no terminal to ask
+
+
+@contextmanager
+def answers_alone() -> Iterator[None]:
+    """Send to stderr what the task's code and libraries print meanwhile: stdout holds the answer alone."""
+    sys.stdout.flush()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        with suppress(OSError):  # a stdout that is no file: what is not Python's own cannot print there
+            saved = os.dup(1)
+            stack.callback(os.close, saved)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, saved, 1)
+        yield
 
 
 def emit_json(document: object) -> None:
@@ -73,4 +88,4 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
     return made
 
 
-__all__ = ["console", "emit_json", "facts", "plain", "table"]
+__all__ = ["answers_alone", "console", "emit_json", "facts", "plain", "table"]

@@ -46,18 +46,19 @@ def command(
     Layers that lost inputs get the least-squares best weights on the calibration data. MODEL is as for
     `edgeprune fit`.
     """
-    from edgeprune.cli.output import console, emit_json, table
+    from edgeprune.cli.output import answers_alone, console, emit_json, table
     from edgeprune.errors import InputError
     from edgeprune.pruning.once import prune
     from edgeprune.tasks import load_task
 
     if output.suffix != ".pt2":
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
-    task = load_task(model, data, seed)
-    pruned = prune(
-        task.model, task.example, ratio, criterion, task.calibration, seed, branches=branches, heads=heads
-    )
-    pruned.save(output)
+    with answers_alone():
+        task = load_task(model, data, seed)
+        pruned = prune(
+            task.model, task.example, ratio, criterion, task.calibration, seed, branches=branches, heads=heads
+        )
+        pruned.save(output)
     if as_json:
         emit_json(
             {

@@ -41,12 +41,14 @@ from edgeprune.recover.ways import before_training, find_way
 from edgeprune.results import save_result
 from edgeprune.search.bracketing import Probe
 from edgeprune.tasks import call_evaluate, check_task
+from edgeprune.tasks.blame import exits_refused
 
 FLOAT = Candidate((), "float32")
 AT_A_STEP = "by the latency table, nothing that keeps more is within it"
 
 
 @takes(FitOptions)
+@exits_refused()
 def fit(task: Task, options: FitOptions) -> FitResult:
     """Find the least compressed version of a model that provably fits a device's budget.
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from edgeprune.errors import InputError
 
 MOST_CHARACTERS = 300  # torch lists every key of a state_dict that does not load
 # Frames of Python, of installed libraries and of edgeprune itself are not the user's to correct.
@@ -22,6 +26,23 @@ def describe(error: BaseException) -> str:
         text = text[:MOST_CHARACTERS].rsplit(" ", 1)[0] + " ..."
     name = type(error).__name__
     return (f"{name}: {text}" if text else name) + (f" ({place})" if place else "")
+
+
+@contextmanager
+def exits_refused() -> Iterator[None]:
+    """Turn a `sys.exit` of the user's code into `InputError`: only edgeprune says how a verb ended."""
+    try:
+        yield
+    except SystemExit as error:
+        raise exited(error) from error
+
+
+def exited(error: SystemExit) -> InputError:
+    """Error of a task whose code called `sys.exit`."""
+    return InputError(
+        f"Code of the task ended the program: {describe(error)}.",
+        "Return a value or raise an exception there, instead of calling sys.exit.",
+    )
 
 
 def user_line(error: BaseException) -> str | None:

@@ -95,12 +95,16 @@ def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> floa
             f"{name} returned {_kind(value)}, not a number{where}.",
             "Return one float, higher is better.",
         )
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond the range of floats
+        number = math.inf
+    if not math.isfinite(number):
         raise InputError(
-            f"{name} returned {float(value)}{where}.",
+            f"{name} returned {number}{where}.",
             "Return a finite number: an empty data set or a division by zero gives NaN.",
         )
-    return float(value)
+    return number
 
 
 def flat_inputs(example: Any, item: Any, where: str = "The input") -> tuple[torch.Tensor, ...]:

@@ -103,8 +103,14 @@ def test_calibration_that_cannot_be_used_is_refused(tmp_path: Path, calibration:
 
 @pytest.mark.parametrize(
     ("evaluate", "words"),
-    [("lambda predict: 1 / 0", "division by zero"), ("lambda predict: float('nan')", "nan")],
-    ids=["raises", "returns NaN"],
+    [
+        ("lambda predict: 1 / 0", "division by zero"),
+        ("lambda predict: float('nan')", "nan"),
+        ("lambda predict: 10**400", "inf"),
+        ("lambda predict: __import__('sys').exit(0)", "ended the program: systemexit: 0"),
+        ("lambda predict: exit()", "ended the program: systemexit"),
+    ],
+    ids=["raises", "returns NaN", "returns more than a float holds", "exits with 0", "exits"],
 )
 def test_an_evaluation_that_fails_is_the_input_s_fault(tmp_path: Path, evaluate: str, words: str) -> None:
     task = write(tmp_path, evaluate=evaluate)
@@ -300,3 +306,21 @@ def test_inspect_lists_groups_and_unknown_operations(tmp_path: Path) -> None:
     assert {group["name"]: group["units"] for group in document["groups"]} == {"one": 8}
     assert document["unknown"] == ["aten.special_i0"]
     assert [each["op"] for each in document["frozen"]][:1] == ["aten.special_i0"]
+
+
+@pytest.mark.parametrize("verb", ["inspect", "prune"])
+def test_code_of_a_task_that_exits_ends_no_verb_with_0(tmp_path: Path, verb: str) -> None:
+    options = ["--ratio", "0.3", "-o", str(tmp_path / "out.pt2")] if verb == "prune" else []
+    task = write(tmp_path, line="import sys; sys.exit(0)")
+    refused(run(verb, task, *options), "ended the program: SystemExit: 0", "mytask.py, line")
+    assert not (tmp_path / "out.pt2").exists()
+
+
+def test_what_a_task_prints_is_not_part_of_the_answer(tmp_path: Path) -> None:
+    task = write(tmp_path)
+    noise = "import os\nprint('noise')\nos.write(1, b'noise\\n')\nos.system('echo noise')\n"
+    Path(task).write_text(noise + Path(task).read_text())
+    line = [sys.executable, "-c", "from edgeprune.cli import main; main()", "inspect", task, "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert json.loads(done.stdout)["groups"]
+    assert done.stderr.count("noise") == 3
