@@ -47,7 +47,7 @@ DIALECTS = ("auto", "onnxruntime-x86", "onnxruntime-arm", "openvino", "tensorrt"
 
 
 def folder(kind: Kind) -> Path:
-    """Where the files of a kind lie: inside the package in a wheel, beside it in a checkout.
+    """Folder of the files of a kind: inside the package in a wheel, beside it in a checkout.
 
     Raises `EdgepruneError` when they are in neither place.
     """

@@ -168,7 +168,7 @@ class _GramCollector(Interpreter):
         return self._sums
 
     def _add(self, name: str) -> None:
-        """Multiply the waiting rows of several small batches at once: each addition of matrices costs more.
+        """Multiply the waiting rows of several small batches at once, so that fewer matrices are added.
 
         Only the blocks right of the diagonal are added; `finish` mirrors them.
         """

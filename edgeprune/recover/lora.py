@@ -121,6 +121,6 @@ def _matrix(weight: torch.Tensor) -> tuple[int, int]:
 
 
 def _rank(weight: torch.Tensor) -> int:
-    """RANK, or less where that many would be more numbers than the weight has; 0 leaves it frozen."""
+    """Rank of an update: RANK, or less where the factors would outgrow the weight; 0 leaves it frozen."""
     rows, columns = _matrix(weight)
     return min(RANK, rows * columns // (rows + columns))

@@ -72,7 +72,7 @@ def train(
     listen: Callable[[int, int], None] | None = None,
     forward: Forward | None = None,
 ) -> None:
-    """Train `student` in place.
+    """Train `student` in place, by distillation from the teacher and the task's loss.
 
     epochs: epoch number -> the batches of that epoch. steps: batches in one epoch.
     loss: the task's (output, target) -> scalar; cross-entropy when None.

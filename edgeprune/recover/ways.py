@@ -1,4 +1,4 @@
-"""The recovery ways: one row each, and all that the command line, `fit` and the training know about one.
+"""The recovery ways: one row each, read by the command line, the search and the training.
 
 Ordered as a ladder: each row asks more of the user or of the machine than the one before. To add a way, add
 its row here; `tests/recover/test_doors.py` shows that nothing else has to change.

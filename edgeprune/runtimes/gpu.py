@@ -20,7 +20,7 @@ class Buffer:
 
 
 class Gpu:
-    """One GPU through the CUDA driver: memory, copies and one stream, for as long as this process lives.
+    """GPU through the CUDA driver: memory, copies and one stream, for as long as this process lives.
 
     driver: libcuda, or what plays it in a test.
     """

@@ -22,7 +22,7 @@ def version() -> str:
 
 
 class Runner:
-    """One model in one session: single synchronous queries on the CPU.
+    """Model in one session, served by single synchronous queries on the CPU.
 
     threads: of the intra-op pool, the calling thread included.
     exact: compute u8*s8 without the 16-bit saturation of x86 machines that lack VNNI, and Q/DQ of float16
@@ -120,7 +120,7 @@ def _port(node: Any) -> tuple[str, str, tuple[Any, ...]]:
 
 
 def _operator(name: str, events: list[Any]) -> dict[str, Any]:
-    """One operator from its events, one a run; the first run of a session is no measure of the others."""
+    """Record of an operator from its events, one a run; the first run of a session is not counted."""
     times = sorted(int(event["dur"]) for event in events[1:] or events)
     quick = times[: (len(times) + 2) // 3]
     told = events[-1]["args"]

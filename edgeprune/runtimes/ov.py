@@ -37,7 +37,7 @@ def devices() -> list[str]:
 
 
 class Runner:
-    """One model compiled for one device: single synchronous queries.
+    """Model compiled for one device, served by single synchronous queries.
 
     A model with dynamic dimensions is compiled for the shapes of its first query, because OpenVINO runs
     dynamic shapes slower; a query of other shapes compiles anew.

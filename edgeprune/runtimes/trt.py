@@ -49,7 +49,7 @@ cuda = _beside("gpu.py")
 
 
 class LostInt8(ValueError):
-    """An engine runs `layers`, which are INT8 in its file, in float; it hides nothing of the others."""
+    """Error for an engine that runs `layers`, INT8 in its file, in float; all others are INT8 for certain."""
 
     def __init__(self, what: str, layers: list[str]) -> None:
         super().__init__(what)
@@ -75,7 +75,7 @@ class Library:
 
 
 class Runner:
-    """One engine in one context: single synchronous queries, copies to the GPU and back included.
+    """Engine in one context, served by single synchronous queries, copies to the GPU and back included.
 
     threads: of the host; TensorRT uses the calling one only.
     exact: refused, TensorRT has no switch for it.

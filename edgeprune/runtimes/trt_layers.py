@@ -123,5 +123,5 @@ def _tensors(layer: dict[str, Any], part: str) -> list[dict[str, Any]]:
 
 
 def _type(text: str) -> str:
-    """`Thirty-two wide channel vectorized row major Int8 format` -> `Int8`; "" for what is not known."""
+    """Type that a format names: `Thirty-two wide channel vectorized ... Int8 format` -> `Int8`; else ""."""
     return next((name for pattern, name in _TYPES if pattern.search(text)), "")
