@@ -26,9 +26,10 @@ from edgeprune.records.task import Task
 if TYPE_CHECKING:
     from edgeprune.devices import Device, Machine, open_device
     from edgeprune.fitting import fit
-    from edgeprune.graph.coupling import FrozenParameter
+    from edgeprune.graph.coupling import Axis, FrozenParameter, Group
     from edgeprune.measure import Effort
     from edgeprune.options import FitOptions
+    from edgeprune.pruning.criteria import Criterion, Evidence
     from edgeprune.pruning.once import Pruned, prune
     from edgeprune.records.bundle import Check, Validation
     from edgeprune.records.machine import Budget, Figure, Profile, Target
@@ -58,9 +59,10 @@ logging.getLogger("edgeprune").addHandler(logging.NullHandler())
 _ROOMS = {  # room -> the public names that are imported from it on first use
     "devices": ("Device", "Machine", "open_device"),
     "fitting": ("fit",),
-    "graph.coupling": ("FrozenParameter",),
+    "graph.coupling": ("Axis", "FrozenParameter", "Group"),
     "measure": ("Effort",),
     "options": ("FitOptions",),
+    "pruning.criteria": ("Criterion", "Evidence"),
     "pruning.once": ("Pruned", "prune"),
     "records.bundle": ("Check", "Validation"),
     "records.machine": ("Budget", "Figure", "Profile", "Target"),
@@ -86,12 +88,14 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Axis",
     "Breach",
     "Budget",
     "BundleError",
     "Candidate",
     "CascadeResult",
     "Check",
+    "Criterion",
     "Device",
     "DeviceError",
     "DeviceLost",
@@ -100,10 +104,12 @@ __all__ = [
     "EdgepruneError",
     "Effort",
     "Event",
+    "Evidence",
     "Figure",
     "FitOptions",
     "FitResult",
     "FrozenParameter",
+    "Group",
     "InputError",
     "Latency",
     "LostInt8",

@@ -22,7 +22,7 @@ PACKAGE = Path(edgeprune.__file__).parent
 STABILITY = PACKAGE.parent / "docs" / "stability.md"
 # Types in the annotations of public names that are none themselves, each with its reason.
 INTERNAL = {"Captured": "the graph inside a `Pruned`, which `Pruned.save` writes"}
-NEED_TORCH = ("fit", "prune", "Pruned", "FrozenParameter")
+NEED_TORCH = ("fit", "prune", "Pruned", "FrozenParameter", "Axis", "Group")
 
 
 def public(name: str) -> Any:
@@ -47,7 +47,13 @@ class _Torch:
 
 
 _Torch.nn = _Torch  # type: ignore[assignment, misc]
-FOR_CHECKERS = {"torch": _Torch, "Device": edgeprune.Device}  # what records import under TYPE_CHECKING
+# What records import under TYPE_CHECKING; `Group` needs torch, and is public.
+FOR_CHECKERS = {
+    "torch": _Torch,
+    "Device": edgeprune.Device,
+    "Criterion": edgeprune.Criterion,
+    "Group": object,
+}
 
 
 def classes(annotation: Any) -> Iterator[type]:
