@@ -6,7 +6,7 @@ fits (then the gap is that within the smallest limits that something fits), and 
 what layers cost: bilinear in the producer's and the layer's own width, rounded up to a channel multiple,
 dearer at odd widths, with a launch overhead; INT8 takes between 0.35 and 1.2 times float.
 
-The kind with borders is built as a fit builds it, from items (`fitting.prices`), and that time counts.
+The kind with borders is built as a fit builds it, from items (`fitting.space.costs`), and that time counts.
 
 `--profile` prints where the time goes instead, `--instances N` takes fewer, `--only WORD` some kinds.
 """

@@ -4,8 +4,8 @@
 - *global L2*: all units of the network in one ranking by magnitude (`search.ranking`).
 
 Both keep the best units of each group by L2. How much they keep is searched by measuring them in turn with
-our candidate until they are as fast, by the secant of a fit without a table (`search.landing`). Then both are
-reconstructed, trained, quantised and evaluated in the runtime as ours was.
+our candidate until they are as fast, by the secant of a fit without a table (`search.bracketing`). Then both
+are reconstructed, trained, quantised and evaluated in the runtime as ours was.
 """
 
 from __future__ import annotations

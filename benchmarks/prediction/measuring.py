@@ -18,7 +18,14 @@ from edgeprune.devices import Load, agent
 from edgeprune.devices.local import LocalDevice
 from edgeprune.files import write
 from edgeprune.latency.curves import LatencyTable
-from edgeprune.latency.measured import RUNS, Prediction, designs, measure_table, predicting, prediction
+from edgeprune.latency.measured import (
+    PROFILE_RUNS,
+    Prediction,
+    designs,
+    measure_table,
+    predicting,
+    prediction,
+)
 from edgeprune.latency.operators import Node, Nodes
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 
@@ -86,7 +93,7 @@ def measured(subject: Subject, runtime: str, precision: str, count: int) -> Meas
     profiles = []
     for file in files[1:]:
         with device.start(replace(load, artefact=file, profile=True)) as session:
-            profiles.append(nodes.shares(session.operators(subject.feed, runs=RUNS)))
+            profiles.append(nodes.shares(session.operators(subject.feed, runs=PROFILE_RUNS)))
     dense_ms, *ms = in_turn(runtime, files, subject.feed)
     return Measured(
         nodes=tuple(prediction(subject.resizable, table).nodes.values()),

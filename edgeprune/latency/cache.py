@@ -1,9 +1,9 @@
-"""Latency tables on disk: a fit of the same model on the same device measures its operators once.
+"""Cache of latency tables: fits of the same model on the same device measure its operators once.
 
-In the user's cache folder ($XDG_CACHE_HOME/edgeprune/tables, by default ~/.cache), one file per device,
-runtime and version, precision, threads, batch and model. A file appears whole or not at all. What is damaged
-or was written by another version is measured again, and that is told. The run's ledger holds the table too:
-a run that is resumed goes on with the one that it began with, whatever the cache holds by then.
+Tables are in the user's cache folder ($XDG_CACHE_HOME/edgeprune/tables, by default ~/.cache), one file per
+device, runtime and version, precision, threads, batch and model. A file appears whole or not at all. A table
+that is damaged or of another version is measured again, with a message. The run's ledger contains the table,
+too: a run that is resumed goes on with its first table, whatever the cache contains by then.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeprune.files import write
 from edgeprune.latency.curves import LatencyTable
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 
-VERSION = 4  # of what a row means: a change of it makes all cached tables void
+TABLE_VERSION = 4  # of the meaning of a row: a change makes all cached tables void
 
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Key:
-    """All that a table depends on."""
+    """Key of a table: everything that its rows depend on."""
 
     device: str  # its name, processor and system
     runtime: str  # with its version
@@ -56,9 +56,9 @@ def folder() -> Path:
 
 
 def cached(key: Key, measure: Callable[[], LatencyTable], tell: Callable[[str], None]) -> LatencyTable:
-    """The table from the cache, or measured and put there.
+    """Table from the cache, or measured and written there.
 
-    A cache that cannot be written is told and costs nothing but the next measurement.
+    A cache that cannot be written causes a message and another measurement in the next fit.
     """
     found = _read(key, tell)
     if found is not None:
@@ -68,7 +68,7 @@ def cached(key: Key, measure: Callable[[], LatencyTable], tell: Callable[[str], 
     _log.info("latency table in %s: measured, %d rows", key.precision, len(table.rows))
     try:
         key.path.parent.mkdir(parents=True, exist_ok=True)
-        write(key.path, dumps(to_json(_Stored(VERSION, key, table))).encode())
+        write(key.path, dumps(to_json(_Stored(TABLE_VERSION, key, table))).encode())
     except (OSError, EdgepruneError) as error:
         tell(f"the latency table is not kept for the next fit: {error}")
     return table
@@ -84,7 +84,7 @@ def _read(key: Key, tell: Callable[[str], None]) -> LatencyTable | None:
     except EdgepruneError as error:
         tell(f"the latency table {key.path} is damaged and is measured again ({error.what})")
         return None
-    if stored.version != VERSION or stored.key != key or not stored.table.rows:
+    if stored.version != TABLE_VERSION or stored.key != key or not stored.table.rows:
         tell(f"the latency table {key.path} is of another version and is measured again")
         return None
     return stored.table

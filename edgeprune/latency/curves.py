@@ -1,15 +1,14 @@
-"""The latency table: what operators take at the widths that were measured, and what lies between them.
+"""Latency table: measured milliseconds of operators by width, and curves between the measured widths.
 
-Pure: no torch, no device, no clock. An *operator* is what a runtime runs as one, known by its signature;
-its time depends on how many channels it reads and how many it writes. A *row* is one measurement.
+An *operator* is a node, or several that a runtime fuses, known by its signature; its time depends on how many
+channels it reads and how many it writes. A *row* is one measurement.
 
-Between rows: time is close to `fixed + a * writes + b * reads + c * reads * writes`, with each width
-rounded up to a whole number of the kernel's blocks, plus what a width that is no whole number of blocks
-costs in addition (a copy into another layout, an activation that is then not fused), once and per whole
-block that it has: OpenVINO's INT8 pooling is about as quick with 24 channels as with 32, and takes 18 times
-as long with 40. The block sizes are the table's knees. They are not assumed: of those that are tried, the
-ones that explain the rows best stand. What the rows say beyond that is kept: rows nearby pull the curve
-towards themselves.
+Between rows: time is close to `fixed + a * writes + b * reads + c * reads * writes`, with each width rounded
+up to a whole number of the kernel's blocks, plus the extra cost of a width that is no whole number of blocks
+(a copy into another layout, an activation that is then not fused), once and per whole block in the width:
+OpenVINO's INT8 pooling is about as quick with 24 channels as with 32, and takes 18 times as long with 40.
+The block sizes are the table's knees: those of `BLOCK_SIZES` that explain the rows best. The rows' residuals
+are kept: rows nearby pull the curve towards themselves.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from scipy.optimize import nnls
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-BLOCKS = (1, 4, 8, 16, 32, 64)  # channels
+BLOCK_SIZES = (1, 4, 8, 16, 32, 64)  # channels
 FLOOR_MS = 0.01  # times are compared relatively, but not below this: runtimes count in microseconds
-USUAL = 2.0  # a row that is off by more than so many times the usual counts less (Huber)
-WORTH = 0.95  # a knee must bring the rows' residual to this share of the best one without it
+OUTLYING = 2.0  # times the usual error, beyond which a row counts less (Huber)
+KNEE_GAIN = 0.95  # a knee must bring the rows' residual to this share of the best one without it
 REACH = 0.7  # octaves of width over which a row pulls the curve
-NOISE = 1.0  # of a row against what it pulls; with 1, a lone row pulls half way
+NOISE = 1.0  # variance of a row against that of the curve; with 1, a lone row pulls half way
 UNIT = 256.0  # channels: keeps the columns of the fit of like size
 
 
 @dataclass(frozen=True)
 class Row:
-    """One operator at one pair of widths.
+    """Measurement of one operator at one pair of widths.
 
-    node: which of the model's nodes it was; nodes with one signature share a curve.
+    node: of the model; nodes with one signature share a curve.
     reads: 0 for an operator whose time follows one width only.
     """
 
@@ -67,7 +66,7 @@ class Curve:
     knees: Knees
     coefficients: Floats
     rows: Integers  # [rows, 2]: reads, writes
-    weights: Floats  # [rows]: how strongly each pulls
+    weights: Floats  # [rows]: how strongly each row pulls the curve
     nodes: Mapping[str, float]
 
     def ms(self, node: str, reads: Integers | int, writes: Integers | int) -> Floats:
@@ -82,7 +81,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole model that was measured end to end, without a profile."""
+    """Measurement of a whole model end to end, without a profile."""
 
     widths: tuple[tuple[str, int], ...]  # group -> units kept
     ms: float
@@ -91,9 +90,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """The rows of one model's operators on one device, in one runtime and precision.
+    """Rows of one model's operators on one device, in one runtime and precision.
 
-    reference_ms: what the reference took when the machine was as quick as `rows` and `wholes` have it.
+    reference_ms: milliseconds of the reference at the machine's speed in `rows` and `wholes`.
     """
 
     rows: tuple[Row, ...]
@@ -101,7 +100,7 @@ class LatencyTable:
     reference_ms: float = 1.0
 
     def at(self, reference_ms: float) -> LatencyTable:
-        """The same at another speed of the machine, so that tables can be held against each other."""
+        """Table at another speed of the machine, for comparison with other tables."""
         speed = reference_ms / self.reference_ms
         return LatencyTable(
             tuple(replace(row, ms=speed * row.ms) for row in self.rows),
@@ -110,7 +109,7 @@ class LatencyTable:
         )
 
     def joined(self, other: LatencyTable) -> LatencyTable:
-        """The rows of both, which are of one model at one speed of the machine."""
+        """Table with the rows of both, which are of one model at one speed of the machine."""
         return replace(self, rows=self.rows + other.rows, wholes=self.wholes + other.wholes)
 
     @cached_property
@@ -121,13 +120,13 @@ class LatencyTable:
         return {operator: fit(rows) for operator, rows in by_operator.items()}
 
     def knees(self) -> Mapping[str, Knees]:
-        """Per operator, where its time jumps; without those that are smooth."""
+        """Block sizes at which an operator's time jumps, without the operators that are smooth."""
         found = {operator: curve.knees for operator, curve in self.curves.items()}
         return {operator: knees for operator, knees in found.items() if knees != Knees(1, 1)}
 
 
 def fit(rows: Sequence[Row]) -> Curve:
-    """The curve of one operator: knees and coefficients of the least robust relative error."""
+    """Curve of one operator: the knees and coefficients of the least robust relative error."""
     widths = np.array([(row.reads, row.writes) for row in rows], np.int64)
     ms = np.array([row.ms for row in rows], np.float64)
     two = bool(widths[:, 0].any())
@@ -136,7 +135,7 @@ def fit(rows: Sequence[Row]) -> Curve:
         for writes in _blocks(widths[:, 1]):
             knees = Knees(reads, writes)
             loss, coefficients = _least(_features(widths, knees, two), ms)
-            if best is None or loss < best[0] * (WORTH if best[1] == Knees(1, 1) else 1.0):
+            if best is None or loss < best[0] * (KNEE_GAIN if best[1] == Knees(1, 1) else 1.0):
                 best = loss, knees, coefficients
     if best is None:
         raise ValueError("an operator without rows has no curve")
@@ -151,9 +150,9 @@ def fit(rows: Sequence[Row]) -> Curve:
 
 
 def _blocks(widths: Integers) -> Iterable[int]:
-    """Block sizes that the widths can tell apart: 1, and those that some width is no multiple of."""
+    """Block sizes that the widths can tell apart: 1, and those of which some width is no multiple."""
     known = {1: tuple(-(-widths // 1))}
-    for block in BLOCKS[1:]:
+    for block in BLOCK_SIZES[1:]:
         rounded = tuple(-(-widths // block) * block)
         if rounded not in known.values() and block <= widths.max(initial=0):
             known[block] = rounded
@@ -170,7 +169,7 @@ def _features(widths: Integers, knees: Knees, two: bool) -> Floats:
 
 
 def _rounded(widths: Integers, block: int) -> tuple[Floats, Floats, Floats]:
-    """Up to whole blocks; then, where that changes a width, 1 and its whole blocks, else 0."""
+    """Widths rounded up to whole blocks; where that changes a width, 1 and its whole blocks, else 0."""
     whole = widths // block * block
     ragged = widths != whole
     return (whole + ragged * block) / UNIT, ragged.astype(np.float64), ragged * whole / UNIT
@@ -185,8 +184,8 @@ def _least(features: Floats, ms: Floats) -> tuple[float, Floats]:
         coefficients, _ = nnls(features * weights[:, None], ms * weights)
         error = np.abs(features @ coefficients - ms) * scale
         usual = 1.48 * float(np.median(error)) + 1e-3
-        weights = scale * np.sqrt(np.minimum(1, USUAL * usual / np.maximum(error, 1e-9)))
-        loss = float(np.minimum(error, 2 * USUAL * usual).mean())
+        weights = scale * np.sqrt(np.minimum(1, OUTLYING * usual / np.maximum(error, 1e-9)))
+        loss = float(np.minimum(error, 2 * OUTLYING * usual).mean())
     return loss, coefficients
 
 

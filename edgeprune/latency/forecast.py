@@ -1,4 +1,4 @@
-"""What a trial's measurement is when no device is attached: a roofline's latency and memory."""
+"""Forecast of a trial's measurement without a device: a roofline's latency and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgeprune.runtimes import exact_runtime, find, require
 
 @dataclass(frozen=True)
 class Forecast:
-    """Predicts for one machine and runtime.
+    """Predictor of measurements on one machine in one runtime.
 
     capability: of the GPU that TensorRT's engines are built for, to prove that they build; None elsewhere.
     """
@@ -29,10 +29,10 @@ class Forecast:
     capability: str | None
 
     def measurement(self, artefact: Path, host: Device, feeds: Feeds, percentile: int) -> Measurement:
-        """What the roofline predicts of an artefact; its size is measured.
+        """Measurement of an artefact as the roofline predicts it; the size is measured.
 
-        artefact: an ONNX file, or what was made of the one beside it. feeds: one batch, to prove on `host`
-        that the artefact runs in its runtime.
+        artefact: an ONNX file, or one that was made from the ONNX file beside it. feeds: one batch, to prove
+        on `host` that the artefact runs in its runtime.
         Raises `EdgepruneError` naming the node whose work depends on the data, or what TensorRT refuses.
         """
         onnx, exact = artefact.with_suffix(".onnx"), exact_runtime().name
@@ -59,9 +59,9 @@ class Forecast:
         )
 
     def _proven(self, artefact: Path, host: Device, feeds: Feeds) -> tuple[str, ...]:
-        """What building or loading the artefact for its runtime proved, in words."""
+        """Sentence about what building or loading the artefact for its runtime proved, if anything."""
         if find(self.runtime).exact:
-            return ()  # it is evaluated there
+            return ()  # the metric is evaluated in it
         if self.capability is None:
             with host.start(Load(self.runtime, artefact, self.profile.threads)) as session:
                 session.predict(feeds)
@@ -79,7 +79,10 @@ class Forecast:
 
 
 def forecast_for(profile: Profile, runtime: str, device: str) -> Forecast:
-    """Raises `InputError` naming the figure that the profile lacks, `MissingExtraError` without a runtime."""
+    """Forecast for a profile's machine.
+
+    Raises `InputError` naming the figure that the profile lacks, `MissingExtraError` without a runtime.
+    """
     require(exact_runtime().name)
     roof = roofline(profile, find(runtime), device)
     capability = None

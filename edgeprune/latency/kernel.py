@@ -1,4 +1,4 @@
-"""What a runtime has to do for one query of an artefact, launch by launch."""
+"""Workload of one query of an artefact, launch by launch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NumberType = Literal["float32", "float16", "int8"]
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch: an operation and what runtimes fuse with it.
+    """Launch of an operation with the operations that runtimes fuse into it.
 
-    numbers: at whose rate it multiplies. Dot products and tensor cores sum over channels, which a depthwise
-    convolution does not: it multiplies at the rate of float32, whatever its type.
+    numbers: the type at whose rate it multiplies. Dot products and tensor cores sum over channels, which a
+    depthwise convolution does not: that multiplies at the rate of float32, whatever its type.
     functions: values of exp, erf, division and the like, which take longer than a sum or a product.
-    traffic: bytes of activations and weights that it reads and writes; what stays inside is not counted.
+    traffic: bytes of activations and weights that it reads and writes; values inside are not counted.
     """
 
     name: str

@@ -1,9 +1,10 @@
-"""What each layer of a model takes in float and in INT8, from the profiles of both in their runtime.
+"""Milliseconds of each layer in float and in INT8, from profiles of both precisions in their runtime.
 
-A part is a layer, or an operator over activations that has an integer kernel of its own (an addition, say).
-What a runtime fuses into it or runs behind it (activations, copies, the conversion of its result to float) is
-counted with the part. What is float in any case counts with the part in front of it, too; where it got slower
-because its result is read as integers, that is the price of a conversion, and those who read it pay it.
+A *part* is a layer, or an operator over activations that has an integer kernel of its own (an addition, say).
+Operators that a runtime fuses into a part or runs behind it (activations, copies, the conversion of its
+result to float) are counted with the part. So are operators behind it that are float in any case; where such
+an operator is slower because its result is read as integers, the difference is the cost of a conversion,
+counted with the readers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import onnx
 
 from edgeprune.devices import Operator
 from edgeprune.graph import onnxfile
-from edgeprune.latency.min_cut import FLOAT, Times, Value
+from edgeprune.latency.min_cut import ALWAYS_FLOAT, Times, Value
 from edgeprune.latency.operators import START, Owners
 from edgeprune.quantize.dialects import Dialect
 
@@ -24,7 +25,7 @@ Shares = Mapping[str, float]  # milliseconds by node of the float graph
 
 
 class Parts:
-    """The parts of a float ONNX model in a dialect, and the values between them."""
+    """Parts of a float ONNX model in a dialect, and the values between them."""
 
     def __init__(self, model: onnx.ModelProto, dialect: Dialect) -> None:
         """model: as `export_onnx` writes it. Layers are named by their weight's module."""
@@ -32,11 +33,11 @@ class Parts:
         self._nodes = {node.name: node for node in model.graph.node}
         self._dialect = dialect
         self._elements = _elements(model)
-        self._part: dict[str, str] = {START: FLOAT}  # node -> the part that it is counted with
-        self._maker: dict[str, str] = {}  # value -> the part that writes it as integers, FLOAT for none
+        self._part: dict[str, str] = {START: ALWAYS_FLOAT}  # node -> the part that it is counted with
+        self._maker: dict[str, str] = {}  # value -> the part that writes it as integers, if any
         self._reads: dict[str, list[str]] = defaultdict(list)  # value -> parts that read it
-        self._origin: dict[str, str] = {}  # value -> the same before it was only moved
-        self._behind: dict[str, str] = {}  # value -> its node
+        self._origin: dict[str, str] = {}  # value -> the value that it is a view of
+        self._source: dict[str, str] = {}  # value -> the node that makes it
         named, stored = onnxfile.layers(model), {tensor.name for tensor in model.graph.initializer}
         self.layers = tuple(dict.fromkeys(named.values()))
         for at, node in enumerate(model.graph.node):
@@ -48,39 +49,41 @@ class Parts:
     def times(self, in_float: Shares, in_int8: Shares) -> Mapping[str, Times]:
         """Milliseconds by part, of the model with every part in float, and in INT8."""
         one, other = self.by_part(in_float), self.by_part(in_int8)
-        for node, ms in self._converting(in_float, in_int8).items():  # those who read it pay for that
+        for node, ms in self._converting(in_float, in_int8).items():  # counted with the readers
             other[self._part[node]] -= ms
-        parts = dict.fromkeys(part for part in self._part.values() if part != FLOAT)
+        parts = dict.fromkeys(part for part in self._part.values() if part != ALWAYS_FLOAT)
         return {part: Times(one.get(part, 0.0), max(other.get(part, 0.0), 0.0)) for part in parts}
 
     def by_part(self, shares: Shares) -> dict[str, float]:
-        """Milliseconds by part; FLOAT has what runs in front of the first one."""
+        """Milliseconds by part; what runs in front of the first part is under ALWAYS_FLOAT."""
         found: dict[str, float] = defaultdict(float)
         for node, ms in shares.items():
             found[self._part[node]] += ms
         return found
 
     def values(self, in_float: Shares, in_int8: Shares, ms_per_element: float) -> list[Value]:
-        """The values between parts, with the price of a conversion.
+        """Values between parts, with the cost of a conversion.
 
-        ms_per_element: of what one of them writes as integers; for what is float in any case the profiles
-        of both precisions show it.
+        ms_per_element: of a value that a part writes as integers; for values that are float in any case the
+        profiles of both precisions show the cost.
         """
         slower = self._converting(in_float, in_int8)
         found = []
         for name, readers in self._reads.items():
-            maker = self._maker.get(name, FLOAT)
+            maker = self._maker.get(name, ALWAYS_FLOAT)
             ms = self._elements.get(name, 0) * ms_per_element
-            if maker == FLOAT:
-                ms = slower.get(self._behind.get(name, START), 0.0)
+            if maker == ALWAYS_FLOAT:
+                ms = slower.get(self._source.get(name, START), 0.0)
             followers = [part for part in readers if part not in self.layers]
             found.append(Value(maker, tuple(dict.fromkeys(readers)), ms, tuple(dict.fromkeys(followers))))
         return found
 
     def _converting(self, in_float: Shares, in_int8: Shares) -> Mapping[str, float]:
-        """Milliseconds that what is float in any case takes longer where its result is read as integers."""
+        """Extra milliseconds of nodes that are float in any case, where their result is read as integers."""
         makers = {
-            self._behind.get(name, START) for name in self._reads if self._maker.get(name, FLOAT) == FLOAT
+            self._source.get(name, START)
+            for name in self._reads
+            if self._maker.get(name, ALWAYS_FLOAT) == ALWAYS_FLOAT
         }
         alone = {node for node in makers if node == START or in_float.get(node, 0.0) > 0}  # not fused away
         longer = {node: in_int8.get(node, 0.0) - in_float.get(node, 0.0) for node in alone}
@@ -88,8 +91,8 @@ class Parts:
 
     def _place(self, node: onnx.NodeProto, layer: str | None, inputs: list[str]) -> None:
         origins = [self._origin.get(name, name) for name in inputs]
-        makers = [self._maker.get(name, FLOAT) for name in origins]
-        part, kind = FLOAT, node.op_type
+        makers = [self._maker.get(name, ALWAYS_FLOAT) for name in origins]
+        part, kind = ALWAYS_FLOAT, node.op_type
         if layer is not None:
             part = layer
         elif (
@@ -98,22 +101,22 @@ class Parts:
             and len(inputs) == len([name for name in node.input if name])
         ):
             part = node.name
-        if part != FLOAT:
+        if part != ALWAYS_FLOAT:
             self._part[node.name] = part
             for name in origins:
                 self._reads[name].append(part)
             integer = layer is None or kind in self._dialect.integer_output
-            self._maker.update(dict.fromkeys(node.output, part if integer else FLOAT))
+            self._maker.update(dict.fromkeys(node.output, part if integer else ALWAYS_FLOAT))
         else:
-            behind = [self._part.get(self._behind.get(name, START), FLOAT) for name in inputs]
-            self._part[node.name] = behind[0] if behind else FLOAT
+            behind = [self._part.get(self._source.get(name, START), ALWAYS_FLOAT) for name in inputs]
+            self._part[node.name] = behind[0] if behind else ALWAYS_FLOAT
             if kind in self._dialect.followers | self._dialect.fused and origins:
                 self._origin.update(dict.fromkeys(node.output, origins[0]))
-        self._behind.update(dict.fromkeys(node.output, node.name))
+        self._source.update(dict.fromkeys(node.output, node.name))
 
 
 def _elements(model: onnx.ModelProto) -> Mapping[str, int]:
-    """Numbers in each value of one sample."""
+    """Elements of each value, for one sample."""
     graph = model.graph
     return {
         value.name: prod(dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0)

@@ -1,14 +1,14 @@
-"""The latency table of a model: measured once on the device, then any widths are predicted in milliseconds.
+"""Measurement of a model's latency table on a device, and prediction of its latency at any widths.
 
 The model's own ONNX file is resized to a few sets of widths that fill the space (`graph.resize`, no export),
-quantised where INT8 is wanted, and run with the runtime's profile. Its operators are so timed as they will be
-served: fused as in the model, and with caches as the model leaves them. What an operator took at its widths
-is a row of `search.table`.
+quantised where INT8 is wanted, and run with the runtime's profile. Its operators are thus timed as they will
+be served: fused as in the model, and with caches as the model leaves them. The milliseconds of an operator at
+its widths are a row of the table (`curves`).
 
 The sum of a model's operators is not its latency: the runtime spends time between them, a profile costs some
 itself, and machines change their speed. So every set of widths is also timed end to end, in turn with one and
 the same reference, and its rows are scaled to that: a profile says where the time goes, the clock how much.
-Tables with the same reference can so be compared, whatever else the machine did while each was measured.
+Tables with the same reference can thus be compared, whatever else the machine did while each was measured.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from edgeprune.latency.curves import LatencyTable, Row, Whole
 from edgeprune.latency.operators import Node, Nodes
 from edgeprune.search.ranking import width_step
 
-DESIGNS = 8  # sets of widths that are timed, the whole model in addition
-RUNS = 12  # queries of each with a profile
-# End to end, a block of the reference and one of the resized model in turn, until both were about as quick as
-# ever (QUIET) in so many rounds.
+DESIGNS = 8  # sets of widths that are timed, besides the whole model
+PROFILE_RUNS = 12  # queries of one profile
+# End to end, the reference and the resized model take turns until ROUNDS rounds are within 3 % of the fastest
+# round of both models.
 ROUNDS, MOST_ROUNDS = 2, 8
-BLOCK_RUNS, BLOCK_SECONDS = 3, 0.1
-QUIET = 1.03
-SPOILT = 0.15  # what is this far from usual is not believed, and the widths are timed again
-QUICK = 25  # percentile of an end-to-end time: other load on the machine only adds
-SMALLEST = 0.1  # share of a group's units that the designs go down to
+ROUND_RUNS, ROUND_SECONDS = 3, 0.1
+NEAR_FASTEST = 1.03
+SPOILT = 0.15  # distance from the usual at which a measurement is repeated
+QUICK_PERCENTILE = 25  # percentile of an end-to-end time: other load on the machine only adds
+NARROWEST = 0.1  # share of a group's units that the designs go down to
 
 Emit = Callable[[Path, Path], Path]  # (float ONNX, where to write) -> the artefact that is served
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Milliseconds of a model at any widths.
+    """Prediction of a model's milliseconds at any widths.
 
-    ratio: of what was measured end to end over the sum of the curves; near 1.
+    ratio: of the measured end-to-end milliseconds over the sum of the curves; near 1.
     """
 
     nodes: Mapping[str, Node]  # those that have rows
@@ -63,13 +63,13 @@ class Prediction:
         return self.ratio * float(self.table.curves[node.operator].ms(name, *node.widths(widths)))
 
     def node_cost(self, name: str) -> Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]:
-        """Milliseconds of one node, as a function of widths that broadcast."""
+        """Milliseconds of one node as a function of widths, which broadcast."""
         node = self.nodes[name]
         curve = self.table.curves[node.operator]
         return lambda widths: self.ratio * curve.ms(name, at(node.reads, widths), at(node.writes, widths))
 
     def corrected(self, measured: Sequence[tuple[Widths, float]]) -> Prediction:
-        """With the ratio that these end-to-end milliseconds show: their median; as it is without any."""
+        """Prediction with the median ratio of these end-to-end milliseconds; unchanged without any."""
         if not measured:
             return self
         plain = Prediction(self.nodes, self.table)
@@ -77,7 +77,7 @@ class Prediction:
 
 
 def designs(coupling: Coupling, multiple: int, count: int = DESIGNS, seed: int = 0) -> list[dict[str, int]]:
-    """The whole model, then `count` sets of legal widths: each group visits all parts of its range once.
+    """Widths of the whole model, then `count` sets of legal widths that cover every group's range evenly.
 
     A Latin hypercube (McKay, Beckman and Conover 1979), widths rounded to `multiple`.
     """
@@ -88,13 +88,13 @@ def designs(coupling: Coupling, multiple: int, count: int = DESIGNS, seed: int =
         places = (rng.permutation(count) + rng.random(count)) / count
         for widths, place in zip(found[1:], places.tolist(), strict=True):
             widths[group.name] = legal(
-                (SMALLEST + (1 - SMALLEST) * place) * group.units, group.units, multiple, group.least
+                (NARROWEST + (1 - NARROWEST) * place) * group.units, group.units, multiple, group.least
             )
     return found
 
 
 def legal(wanted: float, units: int, multiple: int, least: int = 1) -> int:
-    """The width nearest to `wanted` that the group's step (`width_step`) and its least units allow."""
+    """Width nearest to `wanted` that the group's step (`width_step`) and its least units allow."""
     step = width_step(units, multiple)
     nearest = int(np.clip(round(wanted / step), 1, units // step)) * step
     return max(least, nearest if nearest + step <= units or wanted < nearest + step / 2 else units)
@@ -109,9 +109,9 @@ def measure_table(
     wanted: Sequence[Widths],
     listen: Callable[[float], None] = lambda share: None,
 ) -> LatencyTable:
-    """Time every operator at each of the widths, and the whole, in fresh processes.
+    """Latency table of every operator and of the whole model at each of the widths, in fresh processes.
 
-    load: how it will be served; its artefact is the reference. feeds: one query's inputs.
+    load: how the model will be served; its artefact is the reference. feeds: one query's inputs.
     Raises `DeviceError` when the device fails or its runtime has no profile.
     """
     nodes = Nodes(model)
@@ -123,9 +123,9 @@ def measure_table(
             onnx.save(model.at(widths), str(plain))
             served = replace(load, artefact=emit(plain, folder / "model.onnx"))
             with device.start(replace(served, profile=True)) as session:
-                shares = nodes.shares(session.operators(feeds, runs=RUNS))
+                shares = nodes.shares(session.operators(feeds, runs=PROFILE_RUNS))
             with device.start(served) as session:
-                _quick(session, feeds)  # not yet as quick as it will be
+                _quick(session, feeds)  # warm-up
                 return _ProfiledTimes(shares, *_in_turn(reference, session, feeds))
 
         _quick(reference, feeds)
@@ -159,23 +159,23 @@ def measure_table(
 
 
 def _in_turn(reference: Session, resized: Session, feeds: Feeds) -> tuple[float, float]:
-    """The quickest milliseconds of both."""
+    """Quickest milliseconds of both models, measured in turn."""
     rounds: list[tuple[float, float]] = []
     while True:
         rounds.append((_quick(reference, feeds), _quick(resized, feeds)))
         best = min(ms for ms, _ in rounds), min(ms for _, ms in rounds)
-        quiet = [one <= QUIET * best[0] and other <= QUIET * best[1] for one, other in rounds]
+        quiet = [one <= NEAR_FASTEST * best[0] and other <= NEAR_FASTEST * best[1] for one, other in rounds]
         if sum(quiet) >= ROUNDS or len(rounds) >= MOST_ROUNDS:
             return best
 
 
 def _quick(session: Session, feeds: Feeds) -> float:
-    return float(np.percentile(session.time(feeds, runs=BLOCK_RUNS, seconds=BLOCK_SECONDS), QUICK))
+    return float(np.percentile(session.time(feeds, runs=ROUND_RUNS, seconds=ROUND_SECONDS), QUICK_PERCENTILE))
 
 
 @dataclass(frozen=True)
 class _ProfiledTimes:
-    """Milliseconds by node with a profile; of the reference and of this one end to end, in turn."""
+    """Milliseconds at one set of widths: by node from a profile, and end to end beside the reference."""
 
     shares: Mapping[str, float]
     reference_ms: float
@@ -186,17 +186,17 @@ class _ProfiledTimes:
         return self.ms / max(sum(self.shares.values()), 1e-9)
 
     def relative(self, node: str) -> float:
-        """What a node takes end to end, in times of the reference."""
+        """Share of a node in the end-to-end time, in times of the reference."""
         return self.ratio * self.shares.get(node, 0.0) / self.reference_ms
 
 
 def prediction(model: Resizable, table: LatencyTable) -> Prediction:
-    """Predict from a table of this model, with the ratio of what the table holds end to end."""
+    """Prediction from a table of this model, corrected by the table's end-to-end measurements."""
     return predicting(Nodes(model).nodes.values(), table)
 
 
 def predicting(nodes: Iterable[Node], table: LatencyTable) -> Prediction:
-    """Predict from a table of the model with these nodes."""
+    """Prediction from a table of the model with these nodes."""
     timed = {row.node for row in table.rows}
     plain = Prediction({node.name: node for node in nodes if node.name in timed}, table)
     return plain.corrected([(dict(whole.widths), whole.ms) for whole in table.wholes])

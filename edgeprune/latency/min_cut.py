@@ -1,8 +1,8 @@
-"""Which layers run in float and which in INT8 for the least time, where a change between the two has a price.
+"""Minimum cut between float and INT8 layers: the precisions of the least time, conversions included.
 
-A layer costs what it takes in its precision, and a value that is made in one and read in the other costs a
-conversion, once for all who read it. The least sum is a minimum cut between float and INT8 (Picard and
-Ratliff 1975), so it is exact, in milliseconds even for hundreds of layers.
+A layer costs its milliseconds in its precision, and a value that is made in one precision and read in the
+other costs a conversion, once for all its readers. The least sum is a minimum cut between float and INT8
+(Picard and Ratliff 1975): exact, in milliseconds even for hundreds of layers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-FLOAT = ""  # stands for whatever is float in any case: the model's inputs, a softmax, its outputs
-_WHOLE = 2**29  # integers that the sum of all costs is counted in: SciPy's flows are of 32 bits
+ALWAYS_FLOAT = ""  # name for what is float in any case: the model's inputs, a softmax, its outputs
+_WHOLE = 2**29  # the sum of all costs in integers: SciPy's flows are of 32 bits
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of a layer, with what is fused behind it, in either precision."""
+    """Milliseconds of a layer and the operators fused into it, in either precision."""
 
     float_ms: float
     int8_ms: float
@@ -28,7 +28,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Value:
-    """What is made once and read by some: layers by name, or FLOAT.
+    """Value between layers, which are known by name, or ALWAYS_FLOAT.
 
     ms: of a conversion, when one of the readers computes in another precision than the maker.
     followers: readers that compute on integers whenever their input is integer (an addition).
@@ -41,7 +41,7 @@ class Value:
 
 
 def slower_in_int8(times: Mapping[str, Times], values: Sequence[Value]) -> frozenset[str]:
-    """The layers to leave float. Where both are equally quick, INT8: it is smaller."""
+    """Layers to leave float; where both precisions are equally quick, INT8 is chosen, which is smaller."""
     costs = sum(abs(each.float_ms) + abs(each.int8_ms) for each in times.values())
     costs += sum(value.ms for value in values)
     if costs <= 0:
@@ -51,14 +51,14 @@ def slower_in_int8(times: Mapping[str, Times], values: Sequence[Value]) -> froze
 
 
 def total_ms(times: Mapping[str, Times], values: Sequence[Value], in_float: frozenset[str]) -> float:
-    """What the choice costs, conversions included."""
+    """Milliseconds of a choice of float layers, conversions included."""
     layers = sum(each.float_ms if name in in_float else each.int8_ms for name, each in times.items())
     return layers + sum(value.ms for value in crossed(values, in_float))
 
 
 def crossed(values: Sequence[Value], in_float: frozenset[str]) -> list[Value]:
-    """The values that have to be converted."""
-    floats = in_float | {FLOAT}
+    """Values that have to be converted."""
+    floats = in_float | {ALWAYS_FLOAT}
     return [
         value
         for value in values
@@ -67,7 +67,7 @@ def crossed(values: Sequence[Value], in_float: frozenset[str]) -> list[Value]:
 
 
 class _Cut:
-    """The network whose minimum cut is the choice: what stays with the source is in INT8."""
+    """Flow network whose minimum cut is the choice: layers on the source's side are in INT8."""
 
     def __init__(self, times: Mapping[str, Times], values: Sequence[Value], costs: float) -> None:
         self._names = {name: at for at, name in enumerate(times)}
@@ -83,7 +83,7 @@ class _Cut:
             self._value(value)
 
     def in_int8(self) -> frozenset[str]:
-        """The largest such set: all that cannot reach the sink any more."""
+        """Largest INT8 side of a minimum cut: the layers without a residual path to the sink."""
         ends, capacities = list(self._edges), list(self._edges.values())
         shape = (self._count, self._count)
         rows, columns = [start for start, _ in ends], [end for _, end in ends]
@@ -109,13 +109,13 @@ class _Cut:
             self._edge(maker, self._node(follower), None)
 
     def _edge(self, start: int, end: int, ms: float | None) -> None:
-        """ms: what it costs that `start` is in INT8 and `end` in float; None forbids it."""
+        """ms: cost of `start` in INT8 and `end` in float; None forbids it."""
         units = _WHOLE if ms is None else round(ms / self._costs * _WHOLE)
         if start != end and units > 0:
             self._edges[start, end] = min(self._edges.get((start, end), 0) + units, _WHOLE)
 
     def _node(self, name: str) -> int:
-        return self._sink if name == FLOAT else self._names[name]
+        return self._sink if name == ALWAYS_FLOAT else self._names[name]
 
     def _new(self) -> int:
         self._count += 1

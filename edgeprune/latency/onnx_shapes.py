@@ -1,4 +1,4 @@
-"""Shapes, types and multiply-accumulates of an ONNX graph with its batch fixed, and what is folded away."""
+"""Shapes, types and multiply-accumulates of an ONNX graph with its batch fixed and its constants folded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONTROL = ("If", "Loop", "Scan")
 
 @dataclass(frozen=True)
 class Typed:
-    """A value's shape and the bytes of one element."""
+    """Shape of a value and bytes of one element."""
 
     shape: Shape
     width: int
@@ -33,11 +33,11 @@ class Typed:
 
 
 class FixedGraph:
-    """The graph of an ONNX file for one batch size.
+    """Graph of an ONNX file for one batch size.
 
-    constants: values that no query changes: weights, what is computed from them, and shape arithmetic.
-    shapes: of every other value that is read. Raises `EdgepruneError` naming the node whose work depends on
-    the data (a loop, a shape that only a run knows): such a model has to be measured.
+    constants: values that no query changes: weights, values computed from weights, and shape arithmetic.
+    Raises `EdgepruneError` naming the node whose work depends on the data (a loop, a shape that only a run
+    shows): such a model has to be measured.
     """
 
     def __init__(self, path: Path, batch: int) -> None:
@@ -53,11 +53,11 @@ class FixedGraph:
             raise self._unpredictable(unknown[0], f"has the value {unknown[1]}, whose shape only a run shows")
 
     def typed(self, name: str) -> Typed:
-        """Shape and width of a value; of a constant that was computed, as far as it is known."""
+        """Shape and width of a value; a scalar of four bytes where a computed constant's are not known."""
         return self._typed.get(name, Typed((), 4))
 
     def macs(self, node: onnx.NodeProto) -> int:
-        """Multiply-accumulates of one node; 0 for everything that does not multiply matrices or filters."""
+        """Multiply-accumulates of one node; 0 unless it multiplies matrices or filters."""
         kind = node.op_type.removeprefix("QLinear").removesuffix("Integer").removeprefix("Q")
         kind = kind.removesuffix("NBits")  # a MatMul whose weights are in blocks
         if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"):
@@ -112,12 +112,12 @@ class FixedGraph:
 
 
 def _folded(path: Path, batch: int) -> onnx.ModelProto:
-    """The file after ONNX Runtime computed for this batch what does not depend on the data."""
+    """Model after ONNX Runtime computed, for this batch, the values that do not depend on the data."""
     with scratch() as folder:
         folded = folder / "folded.onnx"
         _fold(path, batch, folded)
         model = onnxfile.load(folded)
-        while _store_sizes(model):  # ONNX Runtime (1.32) leaves them, and what is computed from them
+        while _store_sizes(model):  # ONNX Runtime (1.32) leaves these, and values computed from them
             onnxfile.save(model, folded)
             _fold(folded, batch, folded)
             model = onnxfile.load(folded)
@@ -141,7 +141,7 @@ def _fold(path: Path, batch: int, folded: Path) -> None:
 
 
 def _store_sizes(model: onnx.ModelProto) -> int:
-    """Put the result in the place of every Size whose input's shape is known; how many."""
+    """Replace every Size whose input's shape is known by its result, and return how many there were."""
     known = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
     found = [
         (node, [dim.dim_value for dim in known[node.input[0]]])
@@ -157,7 +157,7 @@ def _store_sizes(model: onnx.ModelProto) -> int:
 
 
 def _constants(graph: onnx.GraphProto) -> set[str]:
-    """What a runtime folds before the first query, once the batch is fixed."""
+    """Values that a runtime computes before the first query, once the batch is fixed."""
     found = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         inputs = [name for name in node.input if name]
@@ -167,7 +167,7 @@ def _constants(graph: onnx.GraphProto) -> set[str]:
 
 
 def _typed(model: onnx.ModelProto, batch: int) -> Mapping[str, Typed]:
-    """Every value whose shape is known once the batch is."""
+    """Shapes and widths of the values that are known for this batch."""
     foreign = {name for node in model.graph.node if node.domain for name in node.output}
     told = [value for value in model.graph.value_info if value.name in foreign]  # ONNX infers none of these
     del model.graph.value_info[:]

@@ -1,9 +1,9 @@
-"""Which of a model's nodes an operator of a runtime is, and which widths its time follows.
+"""Map from the operators of a runtime's profile to nodes of the float ONNX graph and their widths.
 
-A runtime fuses nodes and names what it runs after one of them: `relu_5_nchwc`, `conv1/WithoutBiases`,
-`conv1_token_12`. What it adds of its own (a copy into another layout) has no such name, and is counted with
-the node it comes behind. So every millisecond belongs to one node of the float ONNX graph; a node that has
-been fused away has none, and may have some at widths at which it is not.
+A runtime fuses nodes and names an operator after one of them: `relu_5_nchwc`, `conv1/WithoutBiases`,
+`conv1_token_12`. Operators that it adds (a copy into another layout) have no such name, and are counted with
+the node in front of them. So every millisecond belongs to one node of the float ONNX graph; a node that is
+fused into another has none, and may have some at widths at which it is not fused.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from edgeprune.devices import Operator
 from edgeprune.graph import onnxfile
 from edgeprune.graph.resize import Resizable, Size, Widths
 
-START = "start"  # what runs in front of the first node that can be told
-_WEIGHTED = {"Conv": "Conv", "Gemm": "Gemm", "MatMul": "MatMul", "FullyConnected": "Gemm"}
-_ENDINGS = "_/."  # in front of what a runtime adds to a name
+START = "start"  # name for all that runs in front of the first known node
+_KINDS = {"Conv": "Conv", "Gemm": "Gemm", "MatMul": "MatMul", "FullyConnected": "Gemm"}
+_ENDINGS = "_/."  # characters in front of a runtime's addition to a name
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the float ONNX graph.
+    """Node of the float ONNX graph.
 
-    operator: its signature; nodes with the same one take the same time at the same widths, or nearly so.
-    reads, writes: the width of what it reads and writes; None where that is fixed, or `reads` the same.
+    operator: its signature; nodes with one signature take nearly the same time at the same widths.
+    reads, writes: width of its input and output; None where the width is fixed, or `reads` is the same.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Node:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Groups whose widths its time follows."""
+        """Groups whose widths the node's time follows."""
         sizes = [size for size in (self.reads, self.writes) if size is not None]
         return tuple(dict.fromkeys(group for size in sizes for group in size.groups))
 
 
 class Owners:
-    """The way from a runtime's operators to the nodes of a float ONNX graph."""
+    """Map from a runtime's operators to the nodes of a float ONNX graph."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._makers = {name: node for node in graph.node for name in node.output}
@@ -82,8 +82,8 @@ class Owners:
         return None
 
     def _worker(self, operator: Operator, named: onnx.NodeProto) -> onnx.NodeProto:
-        """The node that does the work, where the operator is named after an activation that it swallowed."""
-        kinds = {kind for word, kind in _WEIGHTED.items() if word in operator.kind}
+        """Node that does the work, where the operator is named after an activation fused into it."""
+        kinds = {kind for word, kind in _KINDS.items() if word in operator.kind}
         if not kinds or named.op_type in onnxfile.WEIGHTED:
             return named
         front = [named]
@@ -96,7 +96,7 @@ class Owners:
 
 
 class Nodes:
-    """The nodes of a model at any widths, and the way from a runtime's operators to them."""
+    """Nodes of a model at any widths, and the map from a runtime's operators to them."""
 
     def __init__(self, model: Resizable) -> None:
         graph = model.model.graph
@@ -129,7 +129,7 @@ class Nodes:
         return [size for size in self._resizable.shapes.get(value, ()) if size.each]
 
     def _signature(self, index: int, node: onnx.NodeProto) -> str:
-        """Operator, attributes, shapes with the widths left open, and what follows and may be fused."""
+        """Operator, attributes, shapes with the widths left open, and the next nodes, which may be fused."""
         attributes = [
             (entry.name, "?" if (index, entry.name) in self._resizable.attributes else _text(entry))
             for entry in node.attribute

@@ -1,9 +1,9 @@
-"""What a machine would need for a workload, from the figures of its profile: no device, no clock, no torch.
+"""Roofline of a machine: latency and memory of a workload, from the figures of the machine's profile.
 
 Launch by launch (Williams, Waterman and Patterson 2009): a launch takes as long as its arithmetic or its
 memory traffic, whichever is longer, and an overhead before it. Peak rates are the profile's sourced figures,
-or follow from them by a rule that is printed; what kernels attain was measured (`Runtime.attained`).
-Every number that enters a prediction is one of the assumptions that stand beside it.
+or follow from them by a rule that is printed; the shares of the peaks that kernels attain were measured
+(`Runtime.attained`). Every number that enters a prediction is listed in its `assumptions`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from edgeprune.runtimes import Attained, Runtime
 
 
-# Bits that one vector instruction multiplies, by what the processor has; the first that is there counts.
+# Bits that one vector instruction multiplies, by instruction set; the first that the processor has counts.
 _VECTORS = (("avx512f", 512), ("avx2", 256), ("asimd", 128))
 _PIPES = 2  # vector instructions that multiply and add, per clock
-# INT8 products per FP32 product in the same time, and why; the first that is there counts.
-_INT8 = (
+# INT8 products per FP32 product in the same time, and why; the first set that the processor has counts.
+_INT8_SPEED = (
     (("avx512_vnni", "avx_vnni", "asimddp", "i8mm"), 4.0, "dot-product instructions add four products"),
     (("avx2", "avx512bw"), 2.0, "VPMADDUBSW and VPMADDWD: two multiplications where FP32 takes four"),
     (("asimd",), 4 / 3, "SMULL, SMLAL2, SADALP: three instructions where FP32 takes four"),
@@ -62,7 +62,7 @@ class Roofline:
 
 
 def roofline(profile: Profile, runtime: Runtime, device: str) -> Roofline:
-    """The roofline of `runtime` on `device` (the runtime's device string) of a profile's machine.
+    """Roofline of `runtime` on `device` (the runtime's device string) of a profile's machine.
 
     Raises `InputError` naming the figure that the profile lacks, and where the shares that the runtime
     attains are not known.
@@ -96,7 +96,7 @@ def roofline(profile: Profile, runtime: Runtime, device: str) -> Roofline:
 
 
 class _Figures:
-    """The profile's figures in base units, and as lines with their sources."""
+    """Figures of a profile in base units, and as lines with their sources."""
 
     def __init__(self, profile: Profile) -> None:
         self._name, self._known = profile.name, dict(profile.figures)
@@ -105,7 +105,7 @@ class _Figures:
         return name in self._known
 
     def need(self, name: str, scale: float = 1.0) -> float:
-        """Raises `InputError` when the profile lacks the figure: nothing is guessed in its place."""
+        """Figure times `scale`; raises `InputError` when the profile lacks it: nothing is guessed."""
         if name not in self._known:
             raise InputError(
                 f"Profile {self._name} has no {name}, and a prediction needs it.",
@@ -119,7 +119,7 @@ class _Figures:
 
 
 def _cpu(figures: _Figures, profile: Profile) -> tuple[Mapping[NumberType, float], list[str]]:
-    """Peak macs per second of the profile's threads, each on a core of its own."""
+    """Peak multiply-accumulates per second of the profile's threads, each on a core of its own."""
     clock = figures.need("clock_max", 1e9)
     lines = [
         figures.line("clock_max"),
@@ -139,7 +139,7 @@ def _cpu(figures: _Figures, profile: Profile) -> tuple[Mapping[NumberType, float
         lines.append(
             f"FP32: {macs:g} multiply-adds per core and clock: {_PIPES} pipes of {bits} bits ({name})"
         )
-    gain, why = next((gain, why) for names, gain, why in _INT8 if set(names) & set(profile.isa))
+    gain, why = next((gain, why) for names, gain, why in _INT8_SPEED if set(names) & set(profile.isa))
     lines.append(f"INT8: {gain:.3g} times FP32: {why}")
     half = 2.0 if "asimdhp" in profile.isa else 1.0
     lines.append(f"FP16: {half:g} times FP32" + (" (asimdhp)" if half > 1 else ": computed in FP32"))
@@ -148,7 +148,7 @@ def _cpu(figures: _Figures, profile: Profile) -> tuple[Mapping[NumberType, float
 
 
 def _gpu(figures: _Figures) -> tuple[Mapping[NumberType, float], list[str]]:
-    """Peak macs per second of the tensor cores."""
+    """Peak multiply-accumulates per second of the tensor cores."""
     if "int8_dense" in figures:
         peak = figures.need("int8_dense", 1e12) / 2
         lines = [figures.line("int8_dense")]

@@ -1,14 +1,14 @@
-"""An ONNX file as a runtime runs it: which operations share a launch, what each reads, writes and multiplies.
+"""Workload of an ONNX file: the operations that share a launch, and each launch's traffic and arithmetic.
 
     Conv -> Relu -> Add with the skip       one launch
     Q K^T -> scale -> mask -> softmax -> V  one launch: attention never writes its products
     Mul -> Add -> Sigmoid ...               one launch: a chain of element-wise operations
     MatMul -> Reshape -> Transpose          one launch: it writes its result in the other order
     Reshape, Squeeze, ...                   none: another name for the same bytes
-    QuantizeLinear, DequantizeLinear        none: part of what writes or reads; the bytes shrink to a quarter
+    QuantizeLinear, DequantizeLinear        none: part of the writer or reader; the bytes shrink to a quarter
 
-Close to what TensorRT and OpenVINO fuse; ONNX Runtime fuses a little less. All of it is arithmetic over the
-file: no weight is touched and nothing is run.
+Close to the fusions of TensorRT and OpenVINO; ONNX Runtime fuses a little less. All of it is arithmetic over
+the file: no weight is read and nothing is run.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _FUNCTIONS = frozenset(
     | {"RMSNormalization", "Gelu", "Erf", "Exp", "Log", "Sigmoid", "Tanh", "Softplus", "Mish", "Swish", "Elu"}
     | {"Selu", "Sin", "Cos", "Pow", "Sqrt", "Reciprocal", "Div", "QLinearSigmoid", "QLinearSoftmax"}
 )
-_EPILOGUES = _POINTWISE | {"Transpose"}  # what a launch does to its result before it writes it
-_LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})  # read what they return, not all
+_EPILOGUES = _POINTWISE | {"Transpose"}  # applied to a launch's result before it is written
+_LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})  # they read as much as they return
 
 
 def read_workload(path: Path, batch: int) -> Workload:
-    """The launches of one query of `batch` rows, in order.
+    """Launches of one query of `batch` rows, in order.
 
     Raises `EdgepruneError` naming the node whose work depends on the data.
     """
@@ -54,7 +54,7 @@ def read_workload(path: Path, batch: int) -> Workload:
 
 @dataclass
 class _Launch:
-    """Nodes that run together, and the values that they touch: name of the bytes -> how many are read."""
+    """Nodes that run together, and the values that they read and write: root value -> bytes read."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     reads: dict[str, int] = field(default_factory=dict)
@@ -72,6 +72,8 @@ class _Launch:
 
 
 class _Fusion:
+    """Launches of a graph, to which nodes are added in order."""
+
     def __init__(self, graph: FixedGraph) -> None:
         self._graph = graph
         self._root: dict[str, str] = {}  # value -> the value whose bytes it shares
@@ -105,7 +107,7 @@ class _Fusion:
         return tuple(found)
 
     def weight_bytes(self) -> int:
-        """Every constant that a launch reads, once."""
+        """Bytes of the constants that launches read, each constant once."""
         whole: dict[str, int] = {}
         for launch in self._launches:
             for node in launch.nodes:
@@ -113,7 +115,7 @@ class _Fusion:
         return sum(whole.values())
 
     def peak(self) -> int:
-        """The most bytes of activations that are alive at one time, launch by launch."""
+        """Most bytes of activations that are alive at one time, launch by launch."""
         readers = self._readers()
         first = {root: at for at, launch in enumerate(self._launches) for root in launch.made}
         inputs = {name for launch in self._launches for name in launch.reads if name not in first}
@@ -129,7 +131,7 @@ class _Fusion:
     # ------------------------------------------------------------------------------------------------
 
     def _joined(self, node: onnx.NodeProto, data: Iterable[str]) -> int | None:
-        """Which launch the node shares: that of its latest input, when runtimes fuse the node into that."""
+        """Launch of the node's latest input, when runtimes fuse the node into it."""
         makers = [self._maker[root] for root in map(self._bytes_of, data) if root in self._maker]
         if not makers:
             return None
@@ -193,12 +195,12 @@ class _Fusion:
         return typed.elements * typed.width
 
     def _written(self, root: str) -> int:
-        """Bytes of a value as it is stored: in the widest form that something reads."""
+        """Bytes of a value as it is stored: at the widest type that something reads."""
         typed = self._graph.typed(root)
         return typed.elements * max(self._narrow.get(root, {typed.width}))
 
     def _readers(self) -> Mapping[str, int]:
-        """The last launch that reads each value; one past the end for the model's outputs."""
+        """Last launch that reads each value; one past the end for the model's outputs."""
         last = {root: at for at, launch in enumerate(self._launches) for root in launch.reads}
         last.update((self._bytes_of(value.name), len(self._launches)) for value in self._graph.graph.output)
         return last

@@ -1,4 +1,4 @@
-"""Do two computations of one artefact agree? From arrays alone: no torch, no runtime."""
+"""Agreement of a runtime's outputs with the arithmetic that an INT8 artefact describes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LIMIT = 0.02
-# Two values on either side of the edge between two integers are both right. Behind many layers such flips
-# grow into another rounding of the same graph: two independent ones are sqrt(2) of either's error apart.
+LARGEST_ERROR = 0.02
+# Near the border between two integers either one is right. Behind many layers such flips grow into another
+# rounding of the same graph, and two independent roundings are sqrt(2) of either's error apart.
 ROUNDINGS = 1.5
-_SMALLEST = float(np.finfo(np.float32).tiny)
+_LEAST_NORM = float(np.finfo(np.float32).tiny)
 
 
 def relative_error(found: Iterable[NDArray[Any]], expected: Iterable[NDArray[Any]]) -> float:
-    """The largest over the outputs of |found - expected| / |expected|, both Frobenius norms.
+    """Largest relative error of the outputs: |found - expected| / |expected|, both Frobenius norms.
 
     Infinite where shapes differ or `found` is not finite.
     """
@@ -24,11 +24,11 @@ def relative_error(found: Iterable[NDArray[Any]], expected: Iterable[NDArray[Any
 
 
 def agrees(error: float, rounding: float) -> bool:
-    """Whether an artefact computes what its integers say.
+    """Whether a runtime's outputs are those of the artefact's integers.
 
     error: relative, of the runtime to the fake-quantised graph. rounding: of that graph to the float one.
     """
-    return error <= max(LIMIT, ROUNDINGS * rounding)
+    return error <= max(LARGEST_ERROR, ROUNDINGS * rounding)
 
 
 def _distance(found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -36,4 +36,4 @@ def _distance(found: NDArray[Any], expected: NDArray[Any]) -> float:
         return float("inf")
     wanted = expected.astype(np.float64)
     gap, scale = float(np.linalg.norm(found.astype(np.float64) - wanted)), float(np.linalg.norm(wanted))
-    return gap / max(scale, _SMALLEST) if np.isfinite(gap) else float("inf")
+    return gap / max(scale, _LEAST_NORM) if np.isfinite(gap) else float("inf")

@@ -1,14 +1,15 @@
-"""The most valuable allocation within every limit, with a bound that proves how good it is.
+"""Most valuable allocation within every limit, with a bound that proves how good it is.
 
-1. Prices: a Lagrange multiplier per resource turns the limits into costs; what is left is a sum of tables,
-   which `elimination` maximises. The best prices are where the bound is the lowest: found by intersecting
-   two lines for one resource (Handler and Zang 1980), by Kelley's cutting planes for several.
-2. Repair and improvement of what the prices gave, one decision at a time.
-3. A sweep over the decisions, last eliminated first, that keeps every partial allocation whose bound is above
-   the best one known (and, of those that leave the same choice, none that another beats on all counts). If
-   they become too many, the worst are dropped; the largest bound among these is what stays unproven.
+1. Multipliers: a Lagrange multiplier per resource turns the limits into costs, and `elimination` maximises
+   the sum of tables that is left. The best multipliers are where the bound is the lowest: found by
+   intersecting two lines for one resource (Handler and Zang 1980), by Kelley's cutting planes for several.
+2. Moves: the allocations that the multipliers gave are repaired and improved, one decision at a time.
+3. Sweep: over the decisions, last eliminated first, every partial allocation is kept whose bound is above the
+   best value known (and that no other with the same choices left beats in value and all costs). Of too many,
+   the worst are dropped; the largest bound among the dropped is what stays unproven.
 
-The answer is a function of its arguments alone: no clock, no chance.
+The answer is a function of the arguments alone: no clock, no chance.
+HiGHS on the same problems: docs/decisions/012-allocation.md.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from edgeprune.search.multipliers import least_overrun, lowest_bound
 from edgeprune.search.problem import Problem, factors
 from edgeprune.search.sweep import sweep
 
-GAP = 0.001
+GAP = 0.001  # relative, at which an answer is good enough
 BEAMS = ((64, 0.0), (512, GAP), (4096, 0.01))  # partial allocations kept; only while the gap is above this
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """An option for every decision.
+    """Option of every decision.
 
     bound: no allocation within the limits has a larger value.
-    limits: what it was held against. When nothing fits these are the smallest found that something fits,
-        and `feasible` is False: the options are the best within them.
+    limits: those that were asked for. When nothing fits, the smallest found that something fits, and
+        `feasible` is False: the options are the best within these.
     """
 
     options: Mapping[str, int]
@@ -54,11 +55,11 @@ class Allocation:
 def allocate(
     problem: Problem, limits: Mapping[str, float], *, known: Sequence[Mapping[str, int]] = ()
 ) -> Allocation:
-    """Choose for the most value with every resource at most at its limit.
+    """Allocation of the most value with every resource at most at its limit.
 
-    limits: per resource, in the tables' units; what has no limit here is not limited.
-    known: allocations to do no worse than, e.g. those for smaller limits: the answer then never gets worse
-        as limits grow, also where the gap is not closed.
+    limits: per resource, in the tables' units; a resource without one is not limited.
+    known: allocations to do no worse than, e.g. those for smaller limits: then a larger limit never has a
+        worse answer, also where the gap is not closed.
     When nothing fits, the answer is the best for the smallest limits that something fits: with one resource
     the least it can cost, with several the least largest overrun that was found.
     Raises `InputError` for a limit that is not a positive number, and when every option is forbidden.
@@ -70,7 +71,7 @@ def allocate(
 
 
 def allocate_tiers(problem: Problem, tiers: Sequence[Mapping[str, float]]) -> tuple[Allocation, ...]:
-    """One allocation per tier's limits, each at least as good as those that fit within it."""
+    """Allocation for each tier's limits, at least as good as those of other tiers that fit within them."""
     found = [allocate(problem, limits) for limits in tiers]
     best = []
     for own, limits in zip(found, tiers, strict=True):
@@ -92,7 +93,7 @@ def _fits(problem: Problem, allocation: Allocation, limits: Mapping[str, float])
 
 
 class _Search:
-    """One problem held against one set of limits. Costs are in shares of the limits."""
+    """Search for one problem and one set of limits. Costs are in shares of the limits."""
 
     def __init__(self, problem: Problem, limits: Mapping[str, float]) -> None:
         for name, limit in limits.items():
@@ -124,19 +125,21 @@ class _Search:
             self.offer(options)
         bound = free.bound
         if not self._proven(bound, SLACK):
-            prices = lowest_bound(self.plan, self.allowed, seen)
-            bound = min(bound, prices.bound)
-            for options in prices.seen[-8:]:
+            lowest = lowest_bound(self.plan, self.allowed, seen)
+            bound = min(bound, lowest.bound)
+            for options in lowest.seen[-8:]:
                 self._mend(options)
             if self.best is None:
                 seen += least_overrun(self.plan, 1 - self.allowed, seen)
                 for options in seen[-8:]:
                     self._mend(options)
-            guide = self.plan.maximise([1.0, *-prices.prices])
+            guide = self.plan.maximise([1.0, *-lowest.multipliers])
             for beam, gap in BEAMS:
                 if self._proven(bound, max(gap, SLACK)):
                     break
-                swept = sweep(self.plan, guide, least, prices.prices, self.allowed, self.best_value, beam)
+                swept = sweep(
+                    self.plan, guide, least, lowest.multipliers, self.allowed, self.best_value, beam
+                )
                 for options in swept.found:
                     self._mend(options)
                 bound = min(bound, max(swept.bound, self.best_value))

@@ -1,7 +1,4 @@
-"""Where to build next, so that the measured cost lands just inside the budget.
-
-Pure: from the shares of work tried so far and how much of the budget each used.
-"""
+"""Bracketing search for the share of work whose measured cost lands just inside the budget."""
 
 from __future__ import annotations
 
@@ -12,16 +9,17 @@ from statistics import median
 
 from edgeprune.records.trial import Latency
 
-LANDING = 0.97  # on a steady device, a candidate that uses this much of its budget is close enough
-SMALLEST_STEP = 0.004  # shares of work closer than this are the same candidate for practical purposes
+LANDING = 0.97  # on a steady device, a candidate that uses this share of its budget is close enough
+SMALLEST_STEP = 0.004  # shares of work closer than this give the same candidate
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One build: the share of the dense work that it keeps, and the share of the budget that it uses.
+    """One candidate that was built or drafted.
 
-    `use` is the largest of measured / allowed over latency, memory and size; above 1 it does not fit.
-    `worth` is what the allocation that chose it has most of; all the same where widths follow the work alone.
+    share: of the dense model's work. use: the largest of measured / limit over latency, memory and size;
+    above 1 the candidate does not fit. value: the allocation's objective value; the same for all where
+    widths follow the work alone.
     """
 
     share: float
@@ -32,7 +30,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Zone:
-    """Uses of the budget that are close enough to stop at. `aim` is the one to try for."""
+    """Uses of the budget at which a search stops; `aim` is the use to try for."""
 
     low: float
     aim: float
@@ -40,10 +38,10 @@ class Zone:
 
 
 def zone(speeds: Sequence[float]) -> Zone:
-    """Where to land on a device on which one model took so many milliseconds, session by session.
+    """Zone for a device on which one model took these milliseconds, session by session.
 
-    A steady device gets the top 3 % of the budget. One whose sessions usually differ by some percent would
-    break tomorrow a budget that was met exactly today, so it leaves twice that free.
+    A steady device gets the top 3 % of the budget. Where sessions usually differ by some percent, a budget
+    that was met exactly today would be broken tomorrow, so twice that is left free.
     """
     usual = median(speeds) if speeds else 1.0
     noise = 2 * median(abs(ms / usual - 1) for ms in speeds) if speeds else 0.0
@@ -52,10 +50,10 @@ def zone(speeds: Sequence[float]) -> Zone:
 
 
 def expected_proof_ms(latency: Latency, runs: int, seconds: float) -> float:
-    """The bound in milliseconds that a proof of so many runs and seconds will find, as a search tells.
+    """Bound in milliseconds that a proof of so many runs and seconds will find, from a short session.
 
-    A bound lies above its percentile by as many ranks as chance may move it, a share of the runs that falls
-    with their root: with 128 runs it is near the p96, with the 662 of a proof near the p93.
+    A bound lies above its percentile by as many ranks as chance may move the percentile, a share of the runs
+    that falls with their root: with 128 runs it is near the p96, with the 662 of a proof near the p93.
     """
     if latency.bound_ms is None:
         return latency.max_ms
@@ -75,7 +73,7 @@ def landed(probes: Sequence[Probe], goal: Zone) -> bool:
 
 
 def best(probes: Sequence[Probe], goal: Zone) -> Probe | None:
-    """What is worth most, or keeps most, of what fits with the zone's margin; else what fits most easily."""
+    """Probe of the most value, then share, that fits with the zone's margin; else that of the least use."""
     fitting = [probe for probe in probes if probe.use <= goal.high]
     if fitting:
         return max(fitting, key=lambda probe: (probe.value, probe.share))
@@ -83,11 +81,11 @@ def best(probes: Sequence[Probe], goal: Zone) -> Probe | None:
 
 
 def next_share(probes: Sequence[Probe], smallest: float, goal: Zone) -> float | None:
-    """The share of work to try next, or None when nothing is left to learn.
+    """Share of work to try next; None when nothing is left to learn.
 
     smallest: the least share that any legal candidate keeps.
-    Cost over work is close to a line with an intercept (launch overhead, layers that were not cut), so
-    the step is a secant between the two probes that bracket the aim, held inside the bracket (`halved`).
+    Cost over work is close to a line with an intercept (launch overhead, layers that were not cut), so the
+    step is a secant between the two probes that bracket the aim, kept inside the bracket (`halved`).
     """
     if landed(probes, goal):
         return None
@@ -104,7 +102,7 @@ def next_share(probes: Sequence[Probe], smallest: float, goal: Zone) -> float | 
         else:
             nearest = sorted(probes, key=lambda p: p.share)
             guess = _secant(nearest[0], nearest[1], aim)
-        # Cost has an intercept that the first guess cannot know: go a little further, to get a bracket.
+        # The first guess does not know the cost's intercept: a little further makes a bracket.
         guess = min(guess, over.share - 0.05)
         return max(smallest, guess)
     if over.share - under.share <= SMALLEST_STEP:
@@ -116,7 +114,7 @@ def next_share(probes: Sequence[Probe], smallest: float, goal: Zone) -> float | 
 
 
 def halved(probes: Sequence[Probe], here: Probe, aim: float) -> float:
-    """The share at which the other end of a bracket counts when the last probes lie on the side of `here`.
+    """Weight of the other end of a bracket when the last probes lie on the side of `here`.
 
     Costs are curved, and a secant would creep along the curve: so the end that stays counts half with every
     further probe on the other side ("Illinois", Dowell and Jarratt 1971).
@@ -127,7 +125,7 @@ def halved(probes: Sequence[Probe], here: Probe, aim: float) -> float:
 
 
 def _streak(probes: Sequence[Probe], aim: float) -> int:
-    """How many of the last probes lie on the same side of the aim."""
+    """Number of last probes on the same side of the aim."""
     sides = [probe.use > aim for probe in reversed(probes)]
     return next((length for length, side in enumerate(sides) if side != sides[0]), len(sides))
 

@@ -1,7 +1,7 @@
-"""A cascade of classifiers: the cheapest answers what it is sure of and hands the rest to the next.
+"""Cascade of classifiers: the cheapest answers requests that it is sure of and hands the rest to the next.
 
-What is calibrated is one confidence threshold per tier but the last, on held-back samples; what the cascade
-is worth is then told by samples that it was not calibrated on (`outcome`).
+`calibrate` chooses a confidence threshold for every tier but the last, on held-back samples; `outcome`
+evaluates the cascade on other samples.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edgeprune.records.trial import Drop
 from edgeprune.search.paired import paired_drop
 
 Rows = NDArray[np.float64]
-GRID = 17  # thresholds of a tier that is not the last to hand on
-SLACK = 1e-9
+GRID = 17  # thresholds that are tried for each tier but the last two
+ROUNDED_OFF = 1e-9  # of a metric: what sums in floating point may be off by
 NEVER = float("inf")  # a threshold that nothing reaches
 
 
 @dataclass(frozen=True)
 class Tier:
-    """One classifier on some samples, the same for all tiers and in the same order.
+    """Classifier on some samples, the same for all tiers and in the same order.
 
     confidence: [samples], e.g. the largest softmax probability; correct: [samples], 1 where it is right.
     cost: of one request, e.g. its median latency in ms.
@@ -39,7 +39,10 @@ class Tier:
 
 @dataclass(frozen=True)
 class Cascade:
-    """tiers: names, the cheapest first; thresholds: [tiers - 1], the least confidence that ends a request."""
+    """Confidence thresholds between tiers.
+
+    tiers: names, the cheapest first. thresholds: [tiers - 1], the least confidence that ends a request.
+    """
 
     tiers: tuple[str, ...]
     thresholds: tuple[float, ...]
@@ -47,7 +50,7 @@ class Cascade:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cascade against its largest tier alone.
+    """Metric and cost of a cascade beside those of its largest tier alone.
 
     shares: of the requests, per tier that answers them; costs are means over requests.
     """
@@ -61,12 +64,12 @@ class Outcome:
 
     @property
     def saving(self) -> float:
-        """Share of the largest tier's cost that is saved; below 0 when the cascade costs more."""
+        """Saved share of the largest tier's cost; below 0 when the cascade costs more."""
         return 1 - self.cost / self.cost_alone
 
 
 def confidence_of(logits: NDArray[np.floating]) -> Rows:
-    """The largest softmax probability of each row ("maximum class probability", Hendrycks and Gimpel 2017).
+    """Largest softmax probability of each row ("maximum class probability", Hendrycks and Gimpel 2017).
 
     logits: [samples, classes].
     """
@@ -78,11 +81,11 @@ def confidence_of(logits: NDArray[np.floating]) -> Rows:
 def calibrate(tiers: Sequence[Tier], max_drop: float, *, sure: bool = False) -> Cascade:
     """Thresholds for the least mean cost whose metric is at most `max_drop` below the last tier's.
 
-    tiers: the cheapest first. The last threshold takes the best of all confidences that were seen, those
-    before it a grid of them, each improved once.
+    tiers: the cheapest first. The last threshold is the best of all confidences in the samples; those before
+    it are the best of a grid, each improved once.
     sure: the drop must be within `max_drop` with the confidence of `Drop.high`, at every threshold down to
-        the one that is chosen ("fixed-sequence testing", Angelopoulos et al. 2021), not on average only.
-    Raises `InputError` when the tiers do not hold the same samples.
+        the chosen one ("fixed-sequence testing", Angelopoulos et al. 2021), not on average only.
+    Raises `InputError` when the tiers do not have the same samples.
     """
     _check(tiers)
     last = len(tiers) - 2
@@ -92,7 +95,7 @@ def calibrate(tiers: Sequence[Tier], max_drop: float, *, sure: bool = False) -> 
     best: tuple[float, tuple[float, ...]] = (np.inf, ())
     for coarse in product(*levels):
         thresholds = [*coarse, NEVER]
-        if _lost(tiers, thresholds, sure) > max_drop + SLACK:
+        if _lost(tiers, thresholds, sure) > max_drop + ROUNDED_OFF:
             continue
         for at in reversed(range(last + 1)):
             thresholds[at] = _best_threshold(tiers, thresholds, at, max_drop, sure)
@@ -102,9 +105,9 @@ def calibrate(tiers: Sequence[Tier], max_drop: float, *, sure: bool = False) -> 
 
 
 def outcome(cascade: Cascade, tiers: Sequence[Tier]) -> Outcome:
-    """What a cascade does with samples that it was not calibrated on.
+    """Outcome of a cascade on samples that it was not calibrated on.
 
-    Raises `InputError` when these are not its tiers, or do not hold the same samples.
+    Raises `InputError` when `tiers` are not the cascade's, or do not have the same samples.
     """
     _check(tiers)
     if tuple(tier.name for tier in tiers) != cascade.tiers:
@@ -125,7 +128,7 @@ def outcome(cascade: Cascade, tiers: Sequence[Tier]) -> Outcome:
 
 
 def _answered(tiers: Sequence[Tier], thresholds: Sequence[float]) -> NDArray[np.intp]:
-    """[samples], which tier ends each request."""
+    """[samples], index of the tier that ends each request."""
     sure = np.stack(
         [tier.confidence >= least for tier, least in zip(tiers, thresholds, strict=False)]
         + [np.ones(tiers[-1].correct.size, bool)]
@@ -134,13 +137,13 @@ def _answered(tiers: Sequence[Tier], thresholds: Sequence[float]) -> NDArray[np.
 
 
 def _cost(tiers: Sequence[Tier], thresholds: Sequence[float]) -> float:
-    """Mean over requests: a request pays every tier up to the one that answers it."""
+    """Mean cost of a request, which pays every tier up to the one that answers it."""
     spent = np.cumsum([tier.cost for tier in tiers])
     return float(spent[_answered(tiers, thresholds)].mean())
 
 
 def _lost(tiers: Sequence[Tier], thresholds: Sequence[float], sure: bool) -> float:
-    """What the metric loses against the last tier, or may lose."""
+    """Drop of the metric against the last tier: measured or, if `sure`, the interval's upper end."""
     answered = _answered(tiers, thresholds)
     if (answered == len(tiers) - 1).all():
         return 0.0
@@ -152,7 +155,7 @@ def _lost(tiers: Sequence[Tier], thresholds: Sequence[float], sure: bool) -> flo
 def _best_threshold(
     tiers: Sequence[Tier], thresholds: Sequence[float], at: int, max_drop: float, sure: bool
 ) -> float:
-    """The threshold of tier `at` for the least mean cost, with those of the others as they are."""
+    """Threshold of tier `at` for the least mean cost, with the other tiers' thresholds fixed."""
     alone = tiers[-1].correct
     correct = np.stack([tier.correct for tier in tiers])
     spent = np.cumsum([tier.cost for tier in tiers])
@@ -177,7 +180,7 @@ def _best_threshold(
             kept.append(count)
         ends = np.array(kept)
     else:
-        ends = ends[(lost[ends] <= (max_drop + SLACK) * alone.size) | (ends == 0)]
+        ends = ends[(lost[ends] <= (max_drop + ROUNDED_OFF) * alone.size) | (ends == 0)]
     count = int(ends[np.argmax(saved[ends])])
     return NEVER if count == 0 else float(levels[count - 1])
 

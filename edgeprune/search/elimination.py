@@ -1,10 +1,10 @@
-"""The largest sum of tables over shared decisions: variable elimination, exact while its tables stay small.
+"""Variable elimination: the largest sum of tables over shared decisions, exact while the tables stay small.
 
 Decisions leave one by one: all tables about one are added up and maximised over it, which leaves a table (a
 *message*) about its neighbours (Bertele and Brioschi 1972; Dechter's buckets 1999). On chains, residual
 stages and transformer blocks the tables stay as small as the layers' own. Where they would not, a bucket is
 split into mini-buckets that are maximised apart, which can only give more: an upper bound (Dechter and Rish
-2003), tightened by letting them agree about the decision that leaves (Ihler et al. 2012).
+2003), tightened by shifts that let mini-buckets agree about the decision that leaves (Ihler et al. 2012).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPLIT_CELLS = 1 << 16  # of one table, when something must be
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Tables about one decision that are added up, and the message that leaves.
+    """Tables about one decision that are added up and maximised over it.
 
     scope: the decision first, then its neighbours in the order of elimination.
     planes: [planes, cells of the scope], the sum of the problem's own tables here, or None.
@@ -41,7 +41,7 @@ class _Bucket:
 
 
 class Elimination:
-    """An order of elimination and its tables' places, planned once for many weights.
+    """Order of elimination and the places of all tables in it, planned once for many weights.
 
     sizes: options per decision.
     factors: (positions of decisions, [planes, options of each]).
@@ -100,7 +100,7 @@ class Elimination:
         return plan
 
     def maximise(self, weights: Sequence[float]) -> Maximum:
-        """Upper bound of the weighted sum of planes over all assignments; attained when `exact`.
+        """Upper bound on the weighted sum of planes over all assignments; attained when `exact`.
 
         weights: [planes].
         """
@@ -141,7 +141,7 @@ class Elimination:
 
 @dataclass(frozen=True)
 class Maximum:
-    """Bound of one weighted sum, and what every partial assignment loses of it."""
+    """Upper bound on one weighted sum, and the loss of every partial assignment against it."""
 
     plan: Elimination
     bound: float
@@ -149,7 +149,7 @@ class Maximum:
     messages: dict[int, Table]
 
     def assignment(self) -> Options:
-        """[decisions], the best options, last eliminated first; a maximum when the plan is exact."""
+        """[decisions], options chosen greedily, last eliminated first; a maximum when the plan is exact."""
         chosen = np.zeros(len(self.plan.sizes), np.int32)
         for v in reversed(self.plan.order):
             scores = sum(
@@ -160,7 +160,7 @@ class Maximum:
         return chosen
 
     def losses(self, v: int, chosen: Options) -> Table:
-        """[options, assignments] <= 0: what each option of the next decision takes off the bound.
+        """[options, assignments] <= 0: change of the bound by each option of the next decision.
 
         chosen: assignments in which every decision that is eliminated after `v` has its option.
         """
@@ -178,9 +178,9 @@ class Maximum:
 
 
 def elimination_order(sizes: Sequence[int], scopes: Sequence[Scope]) -> tuple[int, ...]:
-    """Always the decision whose table is the smallest, of those the one that couples the fewest new pairs.
+    """Order that always eliminates the decision with the smallest table, then the fewest newly coupled pairs.
 
-    Ties go to the first, so the order is repeatable.
+    Ties go to the first decision, so the order is repeatable.
     """
     near = [0] * len(sizes)  # bit u of near[v]: v and u share a table
     for scope in scopes:
@@ -211,7 +211,7 @@ def _bits(mask: int) -> list[int]:
 
 
 def _in_order(factors: Sequence[tuple[Scope, Table]], place: dict[int, int]) -> dict[Scope, Table]:
-    """Tables with their axes in the order of elimination; those within a larger one are added to it."""
+    """Tables with their axes in the order of elimination; tables within a larger one are added to it."""
     placed: dict[Scope, Table] = {}
     for scope, planes in factors:
         axes = sorted(range(len(scope)), key=lambda axis: place[scope[axis]])
@@ -286,7 +286,7 @@ def _total(bucket: _Bucket, mix: Table, messages: dict[int, Table]) -> Table:
 
 
 def _agree(totals: list[Table]) -> None:
-    """Shift mini-buckets so that they rate the decision they share alike: the sum stays, the bound falls."""
+    """Shift mini-buckets so that they rate their shared decision alike: the sum stays, the bound falls."""
     rated = [total.reshape(len(total), -1).max(axis=1) for total in totals]
     if not all(np.isfinite(each).all() for each in rated):
         return

@@ -1,4 +1,4 @@
-"""When nothing fits: what comes nearest to every line at once, and the budget that it would meet. Pure."""
+"""Feasible budget: what the nearest candidate would meet, told when nothing fits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgeprune.search.bracketing import LANDING, zone
 
 @dataclass(frozen=True)
 class Feasible:
-    """A budget that candidate `name` is found to meet, as far as latency, memory and size go.
+    """Budget for latency, memory and size that candidate `name` meets.
 
-    Lines that it met keep their limit; one that it broke gets what was measured, latency at the machine's
-    usual speed, and the margin that a fit leaves on this machine, so that a fit with this budget lands.
+    Limits that the candidate met stay; one that it broke becomes what was measured (latency at the machine's
+    usual speed) and the margin that a fit leaves on this machine, so that a fit with this budget lands.
     """
 
     name: str
@@ -25,10 +25,9 @@ class Feasible:
 
 
 def feasible(reports: Sequence[Report], budget: Budget) -> Feasible | None:
-    """The nearest of what was tried; None when some candidate is within all of these lines.
+    """Budget of the candidate that comes nearest to every limit; None when one is within all of them.
 
-    A search that finds nothing has built the smallest candidate that is legal, so that no smaller budget can
-    be met.
+    A search that finds nothing has built the smallest legal candidate: no smaller budget can be met.
     """
 
     def worst(report: Report) -> float:
@@ -47,7 +46,7 @@ def feasible(reports: Sequence[Report], budget: Budget) -> Feasible | None:
 
 
 def _slower(report: Report, reports: Sequence[Report]) -> float:
-    """Times the latency that a later session may find, by the dense model's; at least 1 / LANDING."""
+    """Factor by which a later session may be slower, from the reference's sessions; at least 1 / LANDING."""
     found = [ms for each in reports if (ms := each.measurement.reference_ms) is not None]
     own = report.measurement.reference_ms
     usually = max(1.0, median(found) / own) if own else 1.0

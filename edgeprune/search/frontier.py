@@ -1,4 +1,4 @@
-"""Which candidates nobody beats on everything."""
+"""Pareto frontier of the trials."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgeprune.records.trial import Report
 
 
 def frontier(reports: Sequence[Report]) -> tuple[Report, ...]:
-    """The non-dominated reports by metric, latency, memory and size, fastest first."""
+    """Non-dominated reports by metric, latency, memory and size, fastest first."""
     kept = [report for report in reports if not any(_dominates(other, report) for other in reports)]
     return tuple(sorted(kept, key=lambda report: _costs(report)[1:]))
 

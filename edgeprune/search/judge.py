@@ -1,9 +1,8 @@
-"""Does it fit? Percentile bounds and verdicts, from numbers alone: no clock, no device, no torch.
+"""Verdicts: confidence bounds of latency percentiles, held against a budget.
 
-The bound is the early-stopping rule of MLPerf Inference (inference_policies, "Early Stopping
-Criterion"): nonparametric, so it holds for any distribution of latencies that are drawn alike and
-independently. Runs on a machine whose speed drifts are neither; that is what `Measurement.conclusive`
-is for.
+The bound is the early-stopping rule of MLPerf Inference (inference_policies, "Early Stopping Criterion"):
+nonparametric, so it is true for any distribution of latencies that are drawn alike and independently. Runs on
+a machine whose speed drifts are not; such sessions are not `Measurement.conclusive`.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict, limited_lines
 
-CONFIDENCE = 0.99
+CONFIDENCE = 0.99  # of a latency's bound
 PROOF_SESSIONS = 3  # sessions of a proof; only one that drifted is followed by another
 MAX_DRIFT = 0.02  # of the reference
-USUAL = 1.05  # times its usual milliseconds, up to which a reference is about as quick as usual
+USUAL_SPEED = 1.05  # times the usual milliseconds, up to which a reference counts as usually quick
 OWN_DRIFT = 0.04  # of the artefact: where runs scatter by 10 %, thirds of a short session do by 2 % or 3 %
 
 
 @lru_cache(maxsize=256)
 def early_stopping_rank(runs: int, percentile: float, confidence: float = CONFIDENCE) -> int | None:
-    """Which of `runs` sorted samples (1 = the smallest) bounds the percentile from above.
+    """Rank among `runs` sorted samples (1 = the smallest) that bounds the percentile from above.
 
-    With t the largest integer for which P(Binomial(runs, 1 - percentile) <= t) <= 1 - confidence, that
-    is the (runs - t)-th. None when t < 1: below 64 runs for the p90, 130 for the p95, 662 for the p99
-    at 99 % confidence, as MLPerf asks for (with t = 0 one outlier would decide).
+    The rank is runs - t, with t the largest integer for which P(Binomial(runs, 1 - percentile) <= t) <= 1 -
+    confidence. None when t < 1: below 64 runs for the p90, 130 for the p95, 662 for the p99 at 99 %
+    confidence, as MLPerf asks for (with t = 0 one outlier would decide).
     """
     if not (0 < percentile < 100 and 0 < confidence < 1):
         raise InputError(
@@ -62,7 +61,7 @@ def early_stopping_bound(
 
 
 def summarise(samples_ms: Sequence[float], percentile: int, seconds: float) -> Latency:
-    """The distribution of `samples_ms`; percentiles are samples themselves (nearest rank).
+    """Distribution of `samples_ms`; percentiles are samples themselves (nearest rank).
 
     seconds: spent on the timed runs. Raises `InputError` when there are no samples or one is not finite.
     """
@@ -87,10 +86,10 @@ def summarise(samples_ms: Sequence[float], percentile: int, seconds: float) -> L
 
 
 def speed_ms(samples_ms: Sequence[float] | NDArray[np.float64], percentile: float) -> float:
-    """How quick a machine was: the median, or the percentile that a budget is about where that is lower.
+    """Speed of a machine in a block of runs: the median, or the budget's percentile where that is lower.
 
-    A higher one says more of chance than of speed. What bounds a low percentile does not feel what moves
-    the median: other work that comes and goes.
+    A percentile above the median says more of chance than of speed. One below it does not feel what moves the
+    median: other work that comes and goes.
     """
     return float(np.percentile(samples_ms, min(50, percentile)))
 
@@ -116,13 +115,13 @@ def drift(blocks: Sequence[Sequence[float]], percentile: float = 50) -> float:
 def at_usual_speed(
     artefact: Sequence[list[float]], reference: Sequence[list[float]], percentile: float, usual_ms: float
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """The blocks of an artefact beside which its reference was about as quick as usual, and those beside.
+    """Blocks of an artefact between reference blocks of the usual speed, and these reference blocks.
 
-    artefact, reference: milliseconds per run, blocks in turn, one of the artefact first; what no reference
-    follows yet does not count. What a slow spell of a machine does to a model depends on the model, so runs
-    in it cannot be compared by how slow the reference was then.
+    artefact, reference: milliseconds per run, blocks in turn, one of the artefact first; a block that no
+    reference follows yet does not count. A slow spell of a machine slows models differently, so runs in it
+    cannot be corrected by how slow the reference was.
     """
-    quick = [speed_ms(block, percentile) <= USUAL * usual_ms for block in reference]
+    quick = [speed_ms(block, percentile) <= USUAL_SPEED * usual_ms for block in reference]
     counted = [at for at in range(len(quick)) if quick[at] and (at == 0 or quick[at - 1])]
     beside = sorted({place for at in counted for place in (at - 1, at) if place >= 0})
     return [artefact[at] for at in counted], [reference[at] for at in beside]
@@ -131,7 +130,7 @@ def at_usual_speed(
 def slowest_bound(
     blocks: Sequence[Sequence[float]], percentile: int, confidence: float = CONFIDENCE
 ) -> float | None:
-    """The bound of the slowest third of a session, in ms; None when a third has too few runs for one.
+    """Bound of the slowest third of a session, in ms; None when a third has too few runs for one.
 
     No mixture of the thirds has a higher percentile than the slowest of them.
     """
@@ -159,7 +158,7 @@ def _parts(blocks: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
 
 @dataclass(frozen=True)
 class SessionBound:
-    """What an interleaved session shows of a latency percentile.
+    """Bound of a latency percentile from one interleaved session.
 
     drift: of the reference; conclusive: the bound may be held against the budget.
     """
@@ -175,14 +174,14 @@ def session_bound(
     percentile: int,
     latency_ms: float | None,
 ) -> SessionBound:
-    """The rule of a proof (docs/decisions/003), from milliseconds per run, block by block in time.
+    """Rule of a proof (docs/decisions/003), from milliseconds per run, block by block in time.
 
-    The bound of a steady session is that of all runs. When the reference moved by more than `MAX_DRIFT` or
-    the artefact itself by more than `OWN_DRIFT`, it is the slowest third's, and proves a fit or nothing. Even
-    a steady session proves a miss only when every third of it misses: a disturbance may be too short for the
+    The bound of a steady session is over all runs. When the reference moved by more than `MAX_DRIFT` or the
+    artefact by more than `OWN_DRIFT`, the bound is the slowest third's, and proves a fit or nothing. Even a
+    steady session proves a miss only when every third of it misses: a disturbance may be too short for the
     thirds' medians, and yet long enough for a percentile.
-    latency_ms: of the budget; None in a search, which compares and promises nothing: the bound is that of all
-        runs, since the reference ran in turn with them, and the reference alone tells whether it was steady.
+    latency_ms: of the budget; None in a search, which compares and promises nothing: the bound is over all
+        runs, and the reference, which ran in turn with them, alone tells whether the session was steady.
     """
     moved = drift(reference, percentile)
     if latency_ms is None:
@@ -201,7 +200,7 @@ def session_bound(
 
 
 def _misses(runs: NDArray[np.float64], percentile: int, latency_ms: float) -> bool:
-    """Does this part of a session miss on its own? One that is too short for a bound contradicts nothing."""
+    """Whether a part of a session misses on its own, or is too short for a bound and contradicts nothing."""
     bound_ms = early_stopping_bound(runs, percentile)
     return bound_ms is None or bound_ms > latency_ms
 
@@ -213,14 +212,15 @@ def judge(
     budget: Budget,
     repeated: Drop | None = None,
 ) -> Verdict:
-    """Hold a measurement against a resolved budget: every line that broke, and by how much.
+    """Verdict of a measurement against a resolved budget: every limit that is broken, and by how much.
 
-    A line that broke for certain (memory, size, metric) makes it `misses` even when the session was
-    inconclusive; latency is judged only by a conclusive session with enough runs, else the verdict is
-    `inconclusive`. repeated: the drop of an evaluation that is random, from its repetitions: then the metric
-    holds or breaks when the whole interval does, and what lies across the floor is `inconclusive`, too.
-    What was predicted never fits: it is `predicted`, or it misses. Raises `InputError` for a
-    budget that is not resolved to milliseconds, or that is about another percentile than the measurement.
+    A limit that is broken for certain (memory, size, metric) makes the verdict `misses` even when the
+    session was inconclusive. Latency is judged only by a conclusive session with enough runs; without one the
+    verdict is `inconclusive`. A prediction never fits: it is `predicted`, or it misses.
+    repeated: the drop of a random evaluation, from its repetitions: the metric's limit is then kept or broken
+    by the whole interval, and an interval across the limit is `inconclusive`, too.
+    Raises `InputError` for a budget that is not resolved to milliseconds, or that is about another percentile
+    than the measurement.
     """
     if budget.latency_ms is None and budget.speedup is not None:
         raise InputError(

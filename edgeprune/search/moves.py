@@ -1,4 +1,4 @@
-"""Better allocations one decision at a time: into the limits, then up within them."""
+"""Local search: single moves that bring an allocation into its limits, then raise its value."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 from edgeprune.search.elimination import Elimination, Options, Table
 
 SLACK = 1e-9  # of a limit: sums of the same costs in another order differ by less
-STEPS = 500
+MOST_MOVES = 500
 
 
 class _MoveGains:
-    """Allocations that differ by single moves, and what every next move would change.
+    """Allocation on its way, and the change of value and costs by every next move.
 
-    change: [planes, options of all decisions in a row], kept up to date where a move was felt.
+    change: [planes, options of all decisions in a row], computed anew for the neighbours of every move.
     """
 
     def __init__(self, plan: Elimination, options: Options) -> None:
@@ -37,18 +37,20 @@ class _MoveGains:
 
 
 def repair(plan: Elimination, options: Options, allowed: Table) -> Options | None:
-    """Away from the overrun, always where least value is lost for it; None when no single move helps.
+    """Allocation within the limits, by moves that lose the least value for the overrun that they remove.
+
+    None when no single move helps.
 
     allowed: [resources], what may be spent.
     """
     walk = _MoveGains(plan, options)
-    room = (allowed + SLACK)[:, None]
-    for _ in range(STEPS):
-        over = float(np.maximum(walk.costs[:, None] - room, 0.0).sum())
+    limit = (allowed + SLACK)[:, None]
+    for _ in range(MOST_MOVES):
+        over = float(np.maximum(walk.costs[:, None] - limit, 0.0).sum())
         if over == 0.0:
             return walk.options
-        left = np.maximum(walk.costs[:, None] + walk.change[1:] - room, 0.0).sum(axis=0)
-        less = np.where(np.isfinite(walk.change[0]), over - left, 0.0)
+        rest = np.maximum(walk.costs[:, None] + walk.change[1:] - limit, 0.0).sum(axis=0)
+        less = np.where(np.isfinite(walk.change[0]), over - rest, 0.0)
         less[less <= SLACK * over] = 0.0
         rate = less / (np.maximum(-walk.change[0], 0.0) + 1e-12)
         move = int(np.argmax(rate))
@@ -59,11 +61,11 @@ def repair(plan: Elimination, options: Options, allowed: Table) -> Options | Non
 
 
 def improve(plan: Elimination, options: Options, allowed: Table) -> Options:
-    """Up, by the single move that gains most within the limits, until none does; `options` must fit."""
+    """Allocation after the single moves that gain most within the limits; `options` must fit."""
     walk = _MoveGains(plan, options)
-    room = (allowed + SLACK)[:, None]
-    for _ in range(STEPS):
-        fits = (walk.costs[:, None] + walk.change[1:] <= room).all(axis=0)
+    limit = (allowed + SLACK)[:, None]
+    for _ in range(MOST_MOVES):
+        fits = (walk.costs[:, None] + walk.change[1:] <= limit).all(axis=0)
         gain = np.where(fits, walk.change[0], -np.inf)
         move = int(np.argmax(gain))
         if not gain[move] > 1e-12:
@@ -73,5 +75,5 @@ def improve(plan: Elimination, options: Options, allowed: Table) -> Options:
 
 
 def overrun(plan: Elimination, options: Options, spent: Table) -> float:
-    """The largest use of any limit, as a share; spent: [resources], what the constant takes of it."""
+    """Largest use of any limit, as a share of it; spent: [resources], the share that the constant takes."""
     return float((plan.planes_of(options)[1:] + spent).max())

@@ -1,6 +1,6 @@
-"""Prices of resources (Lagrange multipliers) at which the bound of an allocation is the lowest.
+"""Lagrange multipliers of resources at which the bound of an allocation is the lowest.
 
-Costs are in shares of their limits, so a price is the value of a whole limit.
+Costs are in shares of their limits, so a multiplier is the value of a whole limit.
 """
 
 from __future__ import annotations
@@ -14,38 +14,41 @@ from scipy.optimize import linprog
 
 from edgeprune.search.elimination import Elimination, Options, Table
 
-ROUNDS = 60
-CLOSE = 1e-7  # relative: the bound moves no further
+MOST_CUTS = 60
+CONVERGED = 1e-7  # relative: the bound moves no further
 
 
 @dataclass(frozen=True)
-class Prices:
-    """prices: [resources]; bound: on the value within the limits; seen: allocations, the last the closest."""
+class LowestBound:
+    """Bound on the value within the limits, at these multipliers.
 
-    prices: Table
+    multipliers: [resources]. seen: the allocations that were met, the last the closest.
+    """
+
+    multipliers: Table
     bound: float
     seen: list[Options]
 
 
-def lowest_bound(plan: Elimination, allowed: Table, start: Sequence[Options]) -> Prices:
-    """Cutting planes (Kelley 1960): every allocation seen is a line under the bound as a function of prices.
+def lowest_bound(plan: Elimination, allowed: Table, start: Sequence[Options]) -> LowestBound:
+    """Lowest bound by cutting planes (Kelley 1960): each allocation is a line under it, over multipliers.
 
     allowed: [resources], what may be spent; start: allocations whose lines are known, one that fits among
     them when there is one resource.
     """
     seen = list(start)
     lines = [plan.planes_of(options) for options in seen]
-    best = Prices(np.zeros(allowed.size), np.inf, seen)
-    for _ in range(ROUNDS):
+    best = LowestBound(np.zeros(allowed.size), np.inf, seen)
+    for _ in range(MOST_CUTS):
         values = np.array([line[0] for line in lines])
         spare = allowed - np.array([line[1:] for line in lines])
-        prices, expected = _lowest(values, spare)
-        if np.isfinite(best.bound) and best.bound - expected <= CLOSE * abs(best.bound):
+        multipliers, expected = _lowest(values, spare)
+        if np.isfinite(best.bound) and best.bound - expected <= CONVERGED * abs(best.bound):
             break
-        here = plan.maximise([1.0, *-prices])
-        bound = here.bound + float(prices @ allowed)
+        here = plan.maximise([1.0, *-multipliers])
+        bound = here.bound + float(multipliers @ allowed)
         if bound < best.bound:
-            best = Prices(prices, bound, seen)
+            best = LowestBound(multipliers, bound, seen)
         options = here.assignment()
         if any(np.array_equal(options, other) for other in seen):
             break
@@ -63,8 +66,8 @@ def least_overrun(plan: Elimination, spent: Table, start: Sequence[Options]) -> 
         return []
     seen = list(start)
     uses = [plan.planes_of(options)[1:] + spent for options in seen]
-    for _ in range(ROUNDS):
-        # The mixture of resources for which the cheapest allocation seen is as dear as possible.
+    for _ in range(MOST_CUTS):
+        # The mixture of resources in which the cheapest allocation seen costs the most.
         solved = linprog(
             np.array([*np.zeros(spent.size), -1.0]),
             A_ub=np.column_stack([-np.array(uses), np.ones(len(uses))]),
@@ -84,14 +87,14 @@ def least_overrun(plan: Elimination, spent: Table, start: Sequence[Options]) -> 
 
 
 def _lowest(values: Table, spare: Table) -> tuple[Table, float]:
-    """Prices >= 0 where the highest line, value + prices * spare, is lowest; and its height there.
+    """Multipliers >= 0 where the highest line, value + multipliers * spare, is lowest; and its height there.
 
     values: [lines]; spare: [lines, resources], below 0 where a limit is broken.
     """
     span = max(float(np.ptp(values)), 1e-12 * float(np.abs(values).max()), 1e-300)
     if spare.shape[1] == 1:
-        price, height = _lowest_of_lines(values, spare[:, 0])
-        return np.array([price]), height
+        multiplier, height = _lowest_of_lines(values, spare[:, 0])
+        return np.array([multiplier]), height
     count = spare.shape[1]
     solved = linprog(
         np.array([*np.zeros(count), 1.0]),
@@ -104,7 +107,7 @@ def _lowest(values: Table, spare: Table) -> tuple[Table, float]:
 
 
 def _lowest_of_lines(values: NDArray[np.float64], spare: NDArray[np.float64]) -> tuple[float, float]:
-    """The lowest point of the upper envelope of lines over prices >= 0: at 0, or where two of them cross."""
+    """Lowest point of the upper envelope of lines over multipliers >= 0: at 0, or where two lines cross."""
     falling, rising = np.flatnonzero(spare < 0), np.flatnonzero(spare >= 0)
     cross = (values[falling, None] - values[rising]) / (spare[rising] - spare[falling, None])
     candidates = np.concatenate([[0.0], cross[cross > 0].ravel()])

@@ -1,7 +1,7 @@
-"""How sure a metric's drop is: two models on the same samples, compared sample by sample.
+"""Confidence interval of a metric's drop: two models on the same samples, compared sample by sample.
 
-Samples that both models get right, or both wrong, say nothing about the difference; leaving them out is what
-makes a paired comparison so much sharper than two separate error bars.
+Samples that both models get right, or both wrong, say nothing about the difference; without them a paired
+comparison is much sharper than two separate error bars.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from scipy.stats import binom, norm, t
 from edgeprune.errors import InputError
 from edgeprune.records.trial import Drop
 
-CONFIDENCE = 0.95
+DROP_CONFIDENCE = 0.95
 LOOKS = 3  # at a random evaluation that is repeated until it is decided
-REPEATED = 1 - 2 * 0.01 / LOOKS  # of each look, so that together they keep 99 % to each side, as for latency
+LOOK_CONFIDENCE = 1 - 2 * 0.01 / LOOKS  # so that all looks keep 99 % to each side, as for latency
 RESAMPLES = 2000
-CELLS = 1 << 20  # samples drawn at a time
+MOST_DRAWN = 1 << 20  # samples drawn at a time
 
 
 def _plain(mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -32,10 +32,10 @@ def paired_drop(
     ours: ArrayLike,
     *,
     metric: Callable[[NDArray[np.float64]], NDArray[np.float64]] = _plain,
-    confidence: float = CONFIDENCE,
+    confidence: float = DROP_CONFIDENCE,
     seed: int = 0,
 ) -> Drop:
-    """The drop from `baseline` to `ours` and its confidence interval.
+    """Drop from `baseline` to `ours` and its confidence interval.
 
     baseline, ours: [samples], a score per sample, the same samples in the same order.
     metric: of the samples' mean score, higher is better, e.g. minus the root of a mean squared error.
@@ -57,7 +57,7 @@ def paired_drop(
     rng = np.random.default_rng(seed)
     both = np.stack([before, after])
     means = []
-    for chunk in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * before.size // CELLS)):
+    for chunk in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * before.size // MOST_DRAWN)):
         rows = rng.integers(0, before.size, (chunk.size, before.size))
         means.append(both[:, rows].mean(axis=2))
     resampled = np.concatenate(means, axis=1)
@@ -66,13 +66,13 @@ def paired_drop(
     return Drop(value, min(value, float(low)), max(value, float(high)), before.size, confidence)
 
 
-def repeated_drop(baseline: ArrayLike, ours: ArrayLike, *, confidence: float = REPEATED) -> Drop:
-    """The drop on these very samples when the evaluation itself is random, from its repetitions.
+def repeated_drop(baseline: ArrayLike, ours: ArrayLike, *, confidence: float = LOOK_CONFIDENCE) -> Drop:
+    """Drop on these very samples when the evaluation itself is random, from its repetitions.
 
-    baseline, ours: [repeats, samples], two repeats or more. The interval is about what the mean of ever more
-    repeats would come to, and not about other samples: without randomness it has no width.
-    Two estimates of the error, of which the larger counts: from the scatter of each sample between repeats,
-    which is sharp where samples are disturbed one by one; and from that of the repeats' means (Student's t),
+    baseline, ours: [repeats, samples], two repeats or more. The interval is about the mean of ever more
+    repeats, not about other samples: without randomness it has no width.
+    The larger of two estimates of the error counts: from the scatter of each sample between repeats, which is
+    sharp where samples are disturbed one by one; and from the scatter of the repeats' means (Student's t),
     which also sees a disturbance of all samples together.
     Raises `InputError` when there is nothing to compare.
     """
@@ -95,7 +95,7 @@ def repeated_drop(baseline: ArrayLike, ours: ArrayLike, *, confidence: float = R
 
 
 def _matched(lost: int, gained: int, samples: int, confidence: float) -> Drop:
-    """lost: samples that only the baseline gets right; gained: that only ours does."""
+    """lost: samples that only the baseline gets right; gained: samples that only ours gets right."""
     z = float(norm.ppf((1 + confidence) / 2))
     more, less, count = lost + 0.5, gained + 0.5, samples + 2.0
     middle = (more - less) / count

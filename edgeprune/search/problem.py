@@ -1,6 +1,6 @@
-"""The allocation problem as data: what may be chosen, what it is worth, what it costs.
+"""Allocation problem: decisions with their options' values, tables of costs, and limits on their sums.
 
-Pure: arrays and names. `elimination` bounds such a problem, `allocate` solves it.
+`elimination` bounds such a problem, `allocate` solves it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Table = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Decision:
-    """One thing to choose: a group's width, whether a branch stays, a layer's precision.
+    """Choice of one option: a group's width, keep or drop a branch, a layer's precision.
 
-    values: [options], worth of each, e.g. the importance kept by the best 8, 16, ... units of a group, or
-        minus the metric that INT8 in a layer costs. -inf forbids an option.
+    values: [options], e.g. the importance kept by the best 8, 16, ... units of a group, or minus the metric
+        that INT8 in a layer costs. -inf forbids an option.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Term:
-    """What a few decisions cost together: a layer by its producer's width, its own, its precision and branch.
+    """Cost of a few decisions together: a layer by its producer's width, its own, its precision and branch.
 
     decisions: names, one per axis of every table.
     costs: per resource, [options of the first decision, of the second, ...]; finite.
-    value: worth that depends on them together, e.g. a group's importance, which is lost with the branch
-        that it is in; -inf forbids a combination.
+    value: a value that depends on all of them, e.g. a group's importance, which is lost with the group's
+        branch; -inf forbids a combination.
     """
 
     decisions: tuple[str, ...]
@@ -59,10 +59,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Problem:
-    """Choose one option per decision: most value while every resource stays within its limit.
+    """Problem of the most valuable option per decision with every resource within its limit.
 
-    constant: per resource, what is spent whatever is chosen.
-    Raises `InputError` when a table does not match its decisions or holds what is not a number.
+    constant: per resource, the cost of every allocation.
+    Raises `InputError` when a table does not match its decisions or contains what is not a number.
     """
 
     decisions: tuple[Decision, ...]
@@ -89,7 +89,7 @@ class Problem:
         return tuple(decision.values.size for decision in self.decisions)
 
     def value(self, options: Mapping[str, int]) -> float:
-        """Worth of one allocation."""
+        """Objective value of one allocation."""
         total = sum(float(each.values[options[each.name]]) for each in self.decisions)
         for term in self.terms:
             if term.value is not None:
@@ -97,7 +97,7 @@ class Problem:
         return total
 
     def cost(self, options: Mapping[str, int], resource: str) -> float:
-        """What one allocation spends of a resource, the constant included."""
+        """Cost of one allocation in a resource, the constant included."""
         total = float(self.constant.get(resource, 0.0))
         for term in self.terms:
             if resource in term.costs:
@@ -106,7 +106,7 @@ class Problem:
 
 
 def factors(problem: Problem, resources: Sequence[str]) -> list[tuple[tuple[int, ...], Table]]:
-    """The problem as (positions of decisions, planes): plane 0 is the value, plane 1 + r the r-th cost."""
+    """Tables as (positions of decisions, planes): plane 0 is the value, plane 1 + r the r-th cost."""
     found: list[tuple[tuple[int, ...], Table]] = []
     for at, decision in enumerate(problem.decisions):
         planes = np.zeros((1 + len(resources), decision.values.size))

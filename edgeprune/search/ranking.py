@@ -1,7 +1,4 @@
-"""Which units to keep at a given share of the dense model's work: a global ranking.
-
-Pure: no torch, no device, no clock. `Allocator` is the door through which other allocations come.
-"""
+"""Global ranking of units: the least important units of all groups are dropped first."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ LEAST_ROUNDED_UNITS = 16  # the narrowest group whose widths are rounded to the 
 
 
 class Allocator(Protocol):
-    """Chooses units so that the work that is left is at most `share` of the dense model's."""
+    """Choice of units for at most `share` of the dense model's work."""
 
     def keep(self, share: float) -> Widths: ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One group as the allocation sees it.
+    """Group to choose a width for.
 
     scores: [units], higher is more important, comparable between groups.
     multiple: the target's channel multiple. step: what of it holds for this group (`width_step`).
@@ -55,7 +52,7 @@ def width_step(units: int, channel_multiple: int) -> int:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Drops the least important units of all groups together.
+    """Ranking of the units of all groups together.
 
     floor: no group keeps less than this share of its units, so that a ranking that is wrong about one
         layer cannot cut the network in two.
@@ -66,7 +63,7 @@ class Ranking:
     floor: float = 0.1
 
     def keep(self, share: float) -> Widths:
-        """The most units whose work is at most `share` of the dense work, or the fewest legal ones."""
+        """The most units whose work is at most `share` of the dense model's, or the fewest legal ones."""
         whole = self._widths(0)
         limit = share * self.work(whole)
         low, high = 0, self._droppable()  # ranks: the first `n` units of the global order are dropped
@@ -81,7 +78,7 @@ class Ranking:
         return self._widths(high)
 
     def smallest(self) -> Widths:
-        """The fewest units that the floor and the multiples allow."""
+        """Fewest units that the floor and the multiples allow."""
         return self._widths(self._droppable())
 
     def _droppable(self) -> int:
@@ -104,7 +101,7 @@ class Ranking:
 
     @cached_property
     def _order(self) -> NDArray[np.intp]:
-        """The group of every unit, from the least to the most important; ties by position: repeatable."""
+        """Group of every unit, from the least to the most important; ties by position."""
         scores = np.concatenate([choice.scores for choice in self.choices])
         groups = np.repeat(np.arange(len(self.choices)), [len(choice.scores) for choice in self.choices])
         return groups[np.argsort(scores, kind="stable")]

@@ -1,4 +1,4 @@
-"""All partial allocations that may still be the best, decision by decision; a beam when they are too many."""
+"""Sweep over partial allocations, decision by decision: all that may become the best, or a beam of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from edgeprune.search.elimination import Elimination, Maximum, Options, Table
 from edgeprune.search.moves import SLACK
 
 Index = NDArray[np.intp]
-FOUND = 4
-NEIGHBOURS = 16
+MOST_FOUND = 4
+MOST_COMPARED = 16
 
 
 @dataclass(frozen=True)
 class Swept:
-    """found: complete allocations, the most valuable first.
+    """Result of a sweep.
 
-    bound: the largest value that a partial allocation which was dropped unseen may lead to; -inf when none
-        was, so that nothing but `found` is better than what was known.
+    found: complete allocations, the most valuable first.
+    bound: on the value of the allocations that were dropped unfinished; -inf when none was, so that nothing
+        but `found` has more value than what was known.
     """
 
     found: list[Options]
@@ -32,29 +33,29 @@ def sweep(
     plan: Elimination,
     guide: Maximum,
     least: Sequence[Maximum],
-    prices: Table,
+    multipliers: Table,
     allowed: Table,
     known: float,
     beam: int,
 ) -> Swept:
-    """Extend partial allocations by every option, last eliminated first, and keep what may beat `known`.
+    """Allocations of more value than `known`: partial ones, extended by every option, last eliminated first.
 
-    guide: maximum of value - prices * costs; least: per resource, maximum of -cost. They bound from above
-        the value, from below the cost of whatever a partial allocation may become.
+    guide: maximum of value - multipliers * costs; least: per resource, maximum of -cost. They bound the value
+        of a partial allocation's completions from above, their costs from below.
     beam: partial allocations kept.
     """
     chosen: Options = np.zeros((len(plan.sizes), 1), np.int32)
-    tops = np.array([[guide.bound + float(prices @ allowed)]])  # [1, labels]
+    tops = np.array([[guide.bound + float(multipliers @ allowed)]])  # [1, labels]
     costs = np.array([[-each.bound] for each in least]).reshape(len(least), 1)  # [resources, labels]
     dropped = -np.inf
     contexts = _contexts(plan)
-    worth = known + 1e-12 * abs(known) if np.isfinite(known) else -np.inf
+    threshold = known + 1e-12 * abs(known) if np.isfinite(known) else -np.inf
     for v in reversed(plan.order):
         size, labels = plan.sizes[v], chosen.shape[1]
         top = (tops + guide.losses(v, chosen)).reshape(-1)
         cost = np.stack([now - each.losses(v, chosen) for now, each in zip(costs, least, strict=True)])
         cost = cost.reshape(len(least), size * labels)
-        keep = np.flatnonzero((top > worth) & (cost <= allowed[:, None] + SLACK).all(axis=0))
+        keep = np.flatnonzero((top > threshold) & (cost <= allowed[:, None] + SLACK).all(axis=0))
         if keep.size > 4 * beam:
             order = np.argsort(-top[keep], kind="stable")
             dropped = max(dropped, float(top[keep[order[4 * beam]]]))
@@ -65,19 +66,19 @@ def sweep(
         chosen[v] = keep // labels
         top, cost = top[keep], cost[:, keep]
         # With the same context what follows is the same, so these differ as value and costs do.
-        best = _undominated(_keys(chosen, contexts[v], plan.sizes), top + prices @ cost, cost)
+        best = _undominated(_keys(chosen, contexts[v], plan.sizes), top + multipliers @ cost, cost)
         best = best[np.argsort(-top[best], kind="stable")]
         if best.size > beam:
             dropped = max(dropped, float(top[best[beam]]))
             best = best[:beam]
         chosen, tops, costs = chosen[:, best], top[None, best], cost[:, best]
-    values = tops[0] + prices @ (costs - allowed[:, None])
-    order = np.argsort(-values, kind="stable")[:FOUND]
+    values = tops[0] + multipliers @ (costs - allowed[:, None])
+    order = np.argsort(-values, kind="stable")[:MOST_FOUND]
     return Swept([chosen[:, at].copy() for at in order], dropped)
 
 
 def _contexts(plan: Elimination) -> dict[int, list[int]]:
-    """Per decision, once it is chosen: the chosen ones that tables of the others still ask for."""
+    """Per decision, once it is chosen: the chosen decisions that the tables of the others depend on."""
     contexts: dict[int, list[int]] = {}
     needed: set[int] = set()
     for v in plan.order:
@@ -88,20 +89,20 @@ def _contexts(plan: Elimination) -> dict[int, list[int]]:
 
 
 def _keys(chosen: Options, context: Sequence[int], sizes: Sequence[int]) -> Index:
-    """[labels], equal where the options of the context are."""
+    """[labels], equal where the options of the context are equal."""
     keys = np.zeros(chosen.shape[1], np.int64)
-    room = 1
+    radix = 1
     for u in context:
-        if room * sizes[u] >= 1 << 62:
+        if radix * sizes[u] >= 1 << 62:
             keys = np.unique(keys, return_inverse=True)[1].astype(np.int64)
-            room = int(keys.max()) + 1
+            radix = int(keys.max()) + 1
         keys = keys * sizes[u] + chosen[u]
-        room *= sizes[u]
+        radix *= sizes[u]
     return keys
 
 
 def _undominated(keys: Index, values: Table, costs: Table) -> Index:
-    """Labels that no other of the same key beats: as valuable and in no resource dearer.
+    """Labels that no other of the same key dominates: as valuable, and no more costly in any resource.
 
     Exact for one resource; for several a label is compared with the few that are next in value.
     """
@@ -117,7 +118,7 @@ def _undominated(keys: Index, values: Table, costs: Table) -> Index:
     order = np.lexsort((costs[0], -values, keys))
     keys, costs = keys[order], costs[:, order]
     beaten = np.zeros(order.size, bool)
-    for step in range(1, min(NEIGHBOURS, order.size - 1) + 1):
+    for step in range(1, min(MOST_COMPARED, order.size - 1) + 1):
         same = keys[step:] == keys[:-step]
         beaten[step:] |= same & (costs[:, :-step] <= costs[:, step:]).all(axis=0)
     return np.asarray(order[~beaten], np.intp)

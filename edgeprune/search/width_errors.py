@@ -1,8 +1,8 @@
-"""What widths are worth: minus the error that the outputs have with one group cut, between those measured.
+"""Error of a model's outputs by the width of one group, interpolated between the widths that were measured.
 
-Pure. An error of outputs (a divergence, a squared distance) is quadratic in how far they moved, and small
-movements by different groups add up like independent errors: in squares. So errors are added, and what lies
-between two widths is interpolated in their roots.
+An error of outputs (a divergence, a squared distance) is quadratic in how far the outputs moved, and small
+movements by different groups add up like independent errors: in squares. So the errors of several groups are
+added, and those between two widths are interpolated in their roots.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 
 
 def width_errors(points: Sequence[tuple[int, float]], units: int, widths: Sequence[int]) -> Floats:
-    """The error at each of `widths`: 0 for all `units`, never less for fewer.
+    """Error at each of `widths`: 0 for all `units`, never less for fewer.
 
-    points: (width, error) as measured; noise that says a narrower group does better is evened out. Below the
-    narrowest one the curve goes on as steeply as it came.
+    points: (width, error) as measured; noise by which a narrower group does better is evened out. Below the
+    narrowest point the curve goes on with the slope between the last two.
     """
     known = {units: 0.0, **{width: max(0.0, error) for width, error in points if width < units}}
     wide_first = sorted(known, reverse=True)

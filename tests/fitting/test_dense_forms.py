@@ -23,7 +23,7 @@ from edgeprune.fitting.trials.runner import Trials
 from edgeprune.records.bundle import GOLDEN, REFERENCE
 from edgeprune.records.trial import FitResult
 from edgeprune.runtimes import ort
-from edgeprune.search.agreement import LIMIT, relative_error
+from edgeprune.search.agreement import LARGEST_ERROR, relative_error
 
 
 def planted(net: Any, channels: slice, factor: float) -> Any:
@@ -240,7 +240,7 @@ def test_a_model_of_matrix_products_may_take_its_ranges_from_each_query(
     assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8-dynamic")
     assert result.chosen.candidate.calibrator == "dynamic"
     assert (result.chosen.layers_int8, result.chosen.layers_float) == (2, 0)
-    assert proven(result) < LIMIT
+    assert proven(result) < LARGEST_ERROR
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_where_int8_is_too_large_the_weights_alone_take_four_bits(
     assert chosen.measurement.size_mib <= 0.28 < result.trials[1].measurement.size_mib
     assert result.verdict.kind == "fits"
     # OpenVINO's processor plug-in may keep activations float where ONNX Runtime rounds them, block by block.
-    assert proven(result) < LIMIT
+    assert proven(result) < LARGEST_ERROR
 
 
 def test_where_latency_alone_lacks_weights_that_are_used_often_are_not_tried_on_their_own(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.latency.cache import VERSION, Key, cached
+from edgeprune.latency.cache import TABLE_VERSION, Key, cached
 from edgeprune.latency.curves import LatencyTable, Row, Whole
 
 KEY = Key("local: Some CPU, Linux", "onnxruntime 1.0", "int8", 1, 1, "abc")
@@ -66,7 +66,7 @@ def test_a_damaged_table_is_measured_again_with_a_sentence(damage: bytes) -> Non
 def test_a_table_of_another_version_is_measured_again_with_a_sentence() -> None:
     _ask()
     KEY.path.write_bytes(
-        KEY.path.read_bytes().replace(b'"version":%d' % VERSION, b'"version":%d' % (VERSION + 1))
+        KEY.path.read_bytes().replace(b'"version":%d' % TABLE_VERSION, b'"version":%d' % (TABLE_VERSION + 1))
     )
     _, measured, told = _ask()
     assert measured == 1

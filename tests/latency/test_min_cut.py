@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.latency.min_cut import FLOAT, Times, Value, crossed, slower_in_int8, total_ms
+from edgeprune.latency.min_cut import ALWAYS_FLOAT, Times, Value, crossed, slower_in_int8, total_ms
 
 MS = st.floats(0.0, 10.0, allow_subnormal=False)
 Graph = tuple[dict[str, Times], list[Value]]
@@ -21,11 +21,11 @@ def graphs(draw: st.DrawFn, most: int = 7) -> Graph:
     names = [f"layer{at}" for at in range(count)]
     times = {name: Times(draw(MS), draw(MS)) for name in names}
     values = []
-    for at, maker in enumerate([FLOAT, *names]):
-        later = [*names[at:], FLOAT]
+    for at, maker in enumerate([ALWAYS_FLOAT, *names]):
+        later = [*names[at:], ALWAYS_FLOAT]
         readers = draw(st.lists(st.sampled_from(later), min_size=1, max_size=3, unique=True))
-        followers = draw(st.lists(st.sampled_from(readers), max_size=1)) if maker != FLOAT else []
-        followers = [name for name in followers if name != FLOAT]
+        followers = draw(st.lists(st.sampled_from(readers), max_size=1)) if maker != ALWAYS_FLOAT else []
+        followers = [name for name in followers if name != ALWAYS_FLOAT]
         values.append(Value(maker, tuple(readers), draw(MS), tuple(followers)))
     return times, values
 
@@ -66,7 +66,7 @@ def test_a_slow_layer_goes_back_when_the_conversions_around_it_cost_less_than_it
     times = {"a": Times(3.0, 1.0), "b": Times(1.0, 2.0), "c": Times(3.0, 1.0)}
 
     def chain(ms: float) -> list[Value]:
-        return [Value(FLOAT, ("a",), 0.0), Value("a", ("b",), ms), Value("b", ("c",), ms)]
+        return [Value(ALWAYS_FLOAT, ("a",), 0.0), Value("a", ("b",), ms), Value("b", ("c",), ms)]
 
     assert slower_in_int8(times, chain(0.4)) == {"b"}
     assert slower_in_int8(times, chain(0.6)) == frozenset()
@@ -75,8 +75,8 @@ def test_a_slow_layer_goes_back_when_the_conversions_around_it_cost_less_than_it
 def test_a_value_is_converted_once_for_all_who_read_it() -> None:
     """Each product alone does not pay for the conversion, three of them do."""
     times = {name: Times(1.0, 0.6) for name in ("q", "k", "v")}
-    assert slower_in_int8(times, [Value(FLOAT, ("q", "k", "v"), 1.0)]) == frozenset()
-    assert slower_in_int8(times, [Value(FLOAT, (name,), 1.0) for name in times]) == set(times)
+    assert slower_in_int8(times, [Value(ALWAYS_FLOAT, ("q", "k", "v"), 1.0)]) == frozenset()
+    assert slower_in_int8(times, [Value(ALWAYS_FLOAT, (name,), 1.0) for name in times]) == set(times)
 
 
 def test_an_addition_computes_on_integers_where_one_of_its_inputs_is_integer() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.search.shortlist import FAR, NEAR, shortlist
+from edgeprune.search.shortlist import FAR_FROM_BEST, NEAR_BEST, shortlist
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,5 @@ def test_the_best_is_always_tried_and_nothing_far_from_it(errors: list[float], s
     best = max(min(errors), 0.0)
     assert len(set(order)) == len(order)
     assert errors.index(min(errors)) in order
-    assert all(errors[at] <= FAR * (best + slack) or at == order[0] for at in order)
-    assert errors[order[0]] <= NEAR * best + slack
+    assert all(errors[at] <= FAR_FROM_BEST * (best + slack) or at == order[0] for at in order)
+    assert errors[order[0]] <= NEAR_BEST * best + slack

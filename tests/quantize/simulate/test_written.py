@@ -28,7 +28,7 @@ from edgeprune.quantize.simulate import written as module
 from edgeprune.quantize.simulate.bias_correction import correct_means
 from edgeprune.quantize.simulate.written import fake_quantised, proven_integers
 from edgeprune.runtimes import ort
-from edgeprune.search.agreement import LIMIT, relative_error
+from edgeprune.search.agreement import LARGEST_ERROR, relative_error
 
 # Each runtime with the dialects that it is served in, here or on another machine.
 PAIRS = (
@@ -157,7 +157,7 @@ def test_a_file_without_pairs_is_computed_as_its_operators_say(
             for at in range(0, len(data), size)
         ]
         found = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        assert relative_error(found, reference) < LIMIT / 4  # values on an edge fall to either side
+        assert relative_error(found, reference) < LARGEST_ERROR / 4  # values on an edge fall to either side
 
 
 def test_a_range_is_that_of_the_query_that_the_rows_came_in(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_runtime_computes_what_the_integers_of_the_file_say(
     # OpenVINO has no exact arithmetic; without VNNI 7-bit weights do not saturate in it.
     path = written(captured, data, dialect, tmp_path, reduce_range=runtime == "openvino")
     reference = fake_quantised(captured, path, (data,))
-    assert relative_error(served(runtime, path, captured, data), reference) < LIMIT
+    assert relative_error(served(runtime, path, captured, data), reference) < LARGEST_ERROR
     with torch.no_grad():
         exact = [output.numpy() for output in captured.run(data)]
     assert relative_error(reference, exact) > 1e-4, "nothing was rounded, so the comparison proves nothing"
@@ -217,7 +217,7 @@ def test_a_wrong_integer_shows(made: tuple[Captured, torch.Tensor], tmp_path: Pa
     weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith(".weight.int8"))
     weight.raw_data = bytes(reversed(weight.raw_data))
     onnx.save(model, str(path))
-    assert relative_error(served("onnxruntime", path, captured, data), reference) > LIMIT
+    assert relative_error(served("onnxruntime", path, captured, data), reference) > LARGEST_ERROR
 
 
 def test_a_runtime_that_computes_something_else_is_refused(
