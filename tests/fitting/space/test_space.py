@@ -12,12 +12,10 @@ import onnx
 import pytest
 
 import edgeprune
-from edgeprune.devices import Load, Operator
+from edgeprune.devices import Load
 from edgeprune.fitting.landing import limits
 from edgeprune.fitting.space.space import BYTES, LATENCY, Space
-from edgeprune.latency.curves import LatencyTable
-from edgeprune.latency.measured import designs, legal, measure_table, prediction
-from edgeprune.latency.operators import START, Nodes
+from edgeprune.latency.measured import designs, measure_table, prediction
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE as DIALECTS
 from edgeprune.search.ranking import Choice
@@ -26,17 +24,6 @@ from edgeprune.search.ranking import Choice
 @pytest.fixture(scope="module")
 def workshop(tiny: ModuleType) -> Workshop:
     return Workshop(tiny.task(), DIALECTS["onnxruntime-x86"])
-
-
-def table_of(workshop: Workshop, device: Any, dense: Path) -> LatencyTable:
-    return measure_table(
-        device,
-        Load("onnxruntime", dense, 1),
-        workshop.resizable,
-        lambda source, path: source,
-        {"x": np.zeros((1, 1, 8, 8), np.float32)},
-        designs(workshop.coupling, 1),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -49,76 +36,17 @@ def dense(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def space(workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path) -> Space:
     device = scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators)
-    table = table_of(workshop, device, dense)
+    model = workshop.resizable
+    table = measure_table(
+        device,
+        Load("onnxruntime", dense, 1),
+        model,
+        lambda source, path: source,
+        {"x": np.zeros((1, 1, 8, 8), np.float32)},
+        designs(workshop.coupling, 1),
+    )
     choices = tuple(Choice(group.name, workshop.scores[group.name], 1) for group in workshop.coupling.groups)
-    return Space(workshop.coupling, workshop.cost, choices, prediction(workshop.resizable, table))
-
-
-def test_every_millisecond_belongs_to_a_node(workshop: Workshop) -> None:
-    nodes = Nodes(workshop.resizable)
-    conv = next(node for node in workshop.resizable.model.graph.node if node.op_type == "Conv")
-    shares = nodes.shares(
-        [
-            Operator("copied_in", "Reorder", 0.5, (), (), ()),
-            Operator(f"{conv.output[0]}_nchwc", "Conv", 1.0, (), (), ()),
-            Operator("copied_out", "Reorder", 0.25, (), (), ()),
-            Operator("fused", "Convolution brg", 2.0, (), (), (f"{conv.name}/WithoutBiases",)),
-        ]
-    )
-    assert shares == {START: 0.5, conv.name: 3.25}
-
-
-def test_an_operator_named_after_an_activation_is_the_layer_in_front_of_it(workshop: Workshop) -> None:
-    graph = workshop.resizable.model.graph
-    relu = next(node for node in graph.node if node.op_type == "Relu")
-    (conv,) = (node for node in graph.node if relu.input[0] in node.output)
-    shares = Nodes(workshop.resizable).shares([Operator(f"{relu.output[0]}_nchwc", "Conv", 1.0, (), (), ())])
-    assert shares == {conv.name: 1.0}
-
-
-def test_widths_that_were_not_measured_are_predicted(space: Space, tiny: ModuleType) -> None:
-    numbers = np.random.default_rng(3)
-    for _ in range(20):
-        widths = {name: int(numbers.choice(options)) for name, options in space.options.items()}
-        export = space.prediction.nodes  # the model's layers, by name
-        assert export
-        stem, middle = widths["stem"], widths["conv1"]
-        layers = ((stem, 1, 3, 3), (middle, stem, 3, 3), (stem, middle, 3, 3), (10, stem))
-        truth = 1.1 * (0.02 + sum(tiny.weight_ms(shape, quantised=False) for shape in layers))
-        assert space.prediction.ms(widths) == pytest.approx(truth, rel=0.05)
-
-
-def test_a_machine_that_slows_down_between_two_sets_of_widths_changes_no_share_of_the_whole_model(
-    workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path, space: Space
-) -> None:
-    slower = scripted.ScriptedDevice(
-        tiny.summed_ms, operators=tiny.operators, speed=lambda block: 1.0 if block < 30 else 1.4
-    )
-    found = prediction(workshop.resizable, table_of(workshop, slower, dense))
-    whole = {name: options[-1] for name, options in space.options.items()}
-    numbers = np.random.default_rng(4)
-    for _ in range(20):
-        widths = {name: int(numbers.choice(options)) for name, options in space.options.items()}
-        share = space.prediction.ms(widths) / space.prediction.ms(whole)
-        assert found.ms(widths) / found.ms(whole) == pytest.approx(share, rel=0.05)
-
-
-def test_tables_that_were_measured_at_different_speeds_are_held_against_each_other_at_one(
-    workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path
-) -> None:
-    usual, slow = (
-        table_of(
-            workshop,
-            scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators, speed=lambda block, by=by: by),
-            dense,
-        )
-        for by in (1.0, 1.4)
-    )
-    assert slow.reference_ms == pytest.approx(1.4 * usual.reference_ms)
-    assert slow.wholes[0].ms == pytest.approx(1.4 * usual.wholes[0].ms)
-    at_one = slow.at(usual.reference_ms)
-    assert [row.ms for row in at_one.rows] == pytest.approx([row.ms for row in usual.rows])
-    assert [whole.ms for whole in at_one.wholes] == pytest.approx([whole.ms for whole in usual.wholes])
+    return Space(workshop.coupling, workshop.cost, choices, prediction(model, table))
 
 
 def test_the_problem_costs_what_the_prediction_and_the_parameters_say(space: Space) -> None:
@@ -148,22 +76,6 @@ def test_what_is_kept_is_within_the_limits_and_is_the_most_important(space: Spac
     assert {name: len(units) for name, units in least.kept.items()} == {
         name: widths[0] for name, widths in space.options.items()
     }
-
-
-def test_designs_visit_all_parts_of_every_range_and_are_repeatable(workshop: Workshop) -> None:
-    wanted = designs(workshop.coupling, 1, count=8)
-    assert wanted == designs(workshop.coupling, 1, count=8)
-    assert wanted[0] == {group.name: group.units for group in workshop.coupling.groups}
-    for group in workshop.coupling.groups:
-        seen = sorted(widths[group.name] for widths in wanted[1:])
-        assert seen[0] <= 0.3 * group.units
-        assert seen[-1] >= 0.8 * group.units
-
-
-@pytest.mark.parametrize(("wanted", "expected"), [(3.0, 8), (12.1, 16), (30.0, 32), (63.9, 64), (64.0, 64)])
-def test_a_legal_width_is_the_nearest_multiple(wanted: float, expected: int) -> None:
-    assert legal(wanted, 64, 8) == expected
-    assert legal(wanted / 16, 4, 8) == max(1, round(wanted / 16))
 
 
 def test_each_line_of_the_budget_is_used_to_the_aim() -> None:
