@@ -2,7 +2,7 @@
 
 Random weights, random images or words to calibrate on. Per architecture and runtime, INT8: candidates with a
 width and units drawn for every group alone, the last without a residual branch. Both files are made as a fit
-makes them, and take turns in one process until both were about as quick as ever a few times; their peak
+makes them, and take turns in one process until some rounds are near the fastest of both; their peak
 memory is that of fresh processes. Printed are the seconds that each took to make, in the mean, and of what a
 draft takes in times of the candidate the one furthest from 1.
 """

@@ -1,9 +1,9 @@
 """`python -m benchmarks.prediction`: latency predicted from the table against latency measured.
 
-Per architecture, runtime and precision: the table is measured once (`fitting.latency`), then random
+Per architecture, runtime and precision: the table is measured once (`latency.measured`), then random
 candidates, with a width drawn for every group alone, are measured end to end, batch 1, one thread. None of
-them is in the table. A candidate and the dense model take turns until both were about as quick as ever a few
-times, so that a busy machine does not pass for a wrong prediction; the quickest blocks of both are compared.
+them is in the table. A candidate and the dense model take turns until some rounds are near the fastest of
+both, so that a busy machine does not pass for a wrong prediction; the quickest blocks of both are compared.
 A prediction is held against the dense model's speed at the time, as a fit holds it.
 
 `--keep FOLDER` keeps what was measured there, and takes from there what is already measured: a change of how

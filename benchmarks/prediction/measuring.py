@@ -131,7 +131,7 @@ def in_turn(runtime: str, files: list[Path], feed: Mapping[str, Any]) -> list[fl
 
 
 def _quiet(rounds: Sequence[tuple[float, float]]) -> int:
-    """Rounds in which both were about as quick as ever."""
+    """Rounds that are near the fastest of both models."""
     quickest = [min(column) for column in zip(*rounds, strict=True)]
     return sum(all(ms <= QUIET * best for ms, best in zip(each, quickest, strict=True)) for each in rounds)
 

@@ -45,7 +45,7 @@ class Mixture:
     ms: float = 0.0
 
     def of(self, candidate: Candidate) -> Candidate:
-        """Candidate in this variant."""
+        """Candidate with the float layers and the products of this variant."""
         return replace(candidate, slow_layers=self.slow_layers, convolved=self.convolved)
 
 

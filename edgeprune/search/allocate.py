@@ -52,44 +52,15 @@ class Allocation:
         return max(0.0, self.bound - self.value) / max(abs(self.bound), 1e-300)
 
 
-def allocate(
-    problem: Problem, limits: Mapping[str, float], *, known: Sequence[Mapping[str, int]] = ()
-) -> Allocation:
+def allocate(problem: Problem, limits: Mapping[str, float]) -> Allocation:
     """Allocation of the most value with every resource at most at its limit.
 
     limits: per resource, in the tables' units; a resource without one is not limited.
-    known: allocations to do no worse than, e.g. those for smaller limits: then a larger limit never has a
-        worse answer, also where the gap is not closed.
     When nothing fits, the answer is the best for the smallest limits that something fits: with one resource
     the least it can cost, with several the least largest overrun that was found.
     Raises `InputError` for a limit that is not a positive number, and when every option is forbidden.
     """
-    search = _Search(problem, limits)
-    for options in known:
-        search.offer(np.array([options[each.name] for each in problem.decisions], np.int32))
-    return search.run()
-
-
-def allocate_tiers(problem: Problem, tiers: Sequence[Mapping[str, float]]) -> tuple[Allocation, ...]:
-    """Allocation for each tier's limits, at least as good as those of other tiers that fit within them."""
-    found = [allocate(problem, limits) for limits in tiers]
-    best = []
-    for own, limits in zip(found, tiers, strict=True):
-        fitting = [other for other in found if other.feasible and _fits(problem, other, limits)]
-        other = max((own, *fitting), key=lambda each: each.value) if own.feasible else own
-        best.append(
-            replace(
-                own,
-                options=other.options,
-                value=other.value,
-                costs={resource: problem.cost(other.options, resource) for resource in own.costs},
-            )
-        )
-    return tuple(best)
-
-
-def _fits(problem: Problem, allocation: Allocation, limits: Mapping[str, float]) -> bool:
-    return all(problem.cost(allocation.options, name) <= limit for name, limit in limits.items())
+    return _Search(problem, limits).run()
 
 
 class _Search:
