@@ -34,7 +34,7 @@ LONG = Effort(runs=256, seconds=1.0, interleaved=True)  # each
 
 @dataclass(frozen=True)
 class Uniform:
-    """An `Allocator` that takes groups down together, one legal step after another by the share it leaves."""
+    """Widths of all groups taken down together, one legal step after another by the share it leaves."""
 
     choices: tuple[Choice, ...]
     work: Work

@@ -144,7 +144,7 @@ class _Search:
         return {each.name: int(at) for each, at in zip(self.problem.decisions, options, strict=True)}
 
     def _cheapest(self, candidates: Sequence[Options]) -> Allocation:
-        """The best within the smallest limits that something fits."""
+        """Best allocation within the smallest limits that something fits."""
         spent = 1 - self.allowed
         candidates = [*candidates, *least_overrun(self.plan, spent, candidates)]
         cheapest = min(candidates, key=lambda options: overrun(self.plan, options, spent))

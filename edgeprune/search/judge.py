@@ -148,7 +148,7 @@ def _thirds(count: int) -> list[range]:
 
 
 def _parts(blocks: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
-    """The runs of each third of a session that is not empty."""
+    """Runs of each third of a session that is not empty."""
     return [
         np.concatenate([blocks[at] for at in third]).astype(np.float64)
         for third in _thirds(len(blocks))

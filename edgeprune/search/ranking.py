@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Widths = Mapping[str, tuple[int, ...]]  # group name -> indices of the units kept, ascending
 Work = Callable[[Widths], float]  # multiply-accumulates of a model with these widths
-
-
 LEAST_ROUNDED_UNITS = 16  # the narrowest group whose widths are rounded to the channel multiple
-
-
-class Allocator(Protocol):
-    """Choice of units for at most `share` of the dense model's work."""
-
-    def keep(self, share: float) -> Widths: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +19,7 @@ class Choice:
     """Group to choose a width for.
 
     scores: [units], higher is more important, comparable between groups.
-    multiple: the target's channel multiple. step: what of it holds for this group (`width_step`).
+    multiple: the target's channel multiple. step: of this group's widths (`width_step`).
     least: units that must stay.
     """
 
@@ -63,7 +54,7 @@ class Ranking:
     floor: float = 0.1
 
     def keep(self, share: float) -> Widths:
-        """The most units whose work is at most `share` of the dense model's, or the fewest legal ones."""
+        """Most units whose work is at most `share` of the dense model's, or the fewest legal ones."""
         whole = self._widths(0)
         limit = share * self.work(whole)
         low, high = 0, self._droppable()  # ranks: the first `n` units of the global order are dropped
