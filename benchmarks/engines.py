@@ -25,7 +25,7 @@ from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.emit import Quantised, quantise
 from edgeprune.quantize.simulate.bias_correction import correct_means
-from edgeprune.quantize.tensorrt.engines import MULTIPLYING, Engine, build_engine, settle
+from edgeprune.quantize.tensorrt.engines import MULTIPLYING, Engine, build_engine, write_for_engine
 
 CAPABILITIES = ("SM86", "SM89")
 
@@ -66,7 +66,7 @@ def _row(entry: Entry) -> list[str]:
         def write(kept: tuple[str, ...]) -> Quantised:
             return quantise(exported, ranges, "tensorrt", Path(folder) / "int8.onnx", float_layers=kept)
 
-        written, _ = settle(write, lost_in)
+        written, _ = write_for_engine(write, lost_in)
         sizes = [f"{path.stat().st_size / 1024:.0f}" for path in (exported, written.path)]
     given_back = ", ".join(written.layers_float) or "-"
     return [entry.name, str(len(written.layers_int8)), given_back, *sizes, *map(_types, engines.values())]

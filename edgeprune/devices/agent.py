@@ -37,7 +37,7 @@ BUILDERS = (
     "tensorrt-rtx",
 )  # they build an engine for a batch, within a memory, at the first load
 
-STEADY = 0.01  # warm-up ends when the rolling median moves less than this
+SETTLED_SHARE = 0.01  # warm-up ends when the rolling median moves less than this
 WINDOW_SECONDS = 0.1  # what the rolling median looks at, and never fewer than WINDOW_RUNS
 WINDOW_RUNS = 5
 WARM_UP_LIMIT = 20  # times the seconds asked for: a machine that never settles is measured, and shows it
@@ -192,7 +192,7 @@ class Agent:
             last = now
             if len(record) - window_from >= WINDOW_RUNS and now - window_begin >= WINDOW_SECONDS:
                 median = float(np.median(record.since(window_from)))
-                if now - begin >= min_seconds and abs(median - previous) < STEADY * median:
+                if now - begin >= min_seconds and abs(median - previous) < SETTLED_SHARE * median:
                     break
                 previous, window_from, window_begin = median, len(record), now
                 last = clock()

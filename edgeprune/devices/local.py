@@ -12,10 +12,8 @@ from pathlib import Path
 from edgeprune.devices import Load, Machine
 from edgeprune.devices import agent as agent_file
 from edgeprune.devices.artefact import artefact_files
-from edgeprune.devices.session import AgentSession, Channel, ask_machine
+from edgeprune.devices.session import REQUEST_TIMEOUT_S, AgentSession, Channel, ask_machine
 from edgeprune.errors import DeviceError
-
-TIMEOUT_S = 300.0
 
 
 class LocalDevice:
@@ -27,7 +25,7 @@ class LocalDevice:
 
     name = "local"
 
-    def __init__(self, python: str | Path = sys.executable, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, python: str | Path = sys.executable, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._python, self._timeout_s = str(python), timeout_s
 
     def machine(self) -> Machine:

@@ -23,6 +23,7 @@ from edgeprune.errors import DeviceError, DeviceLost, LostInt8
 from edgeprune.runtimes import find
 
 STDERR_LINES = 12  # of the agent's last words that an error repeats
+REQUEST_TIMEOUT_S = 300.0  # of one request, or of the copy of one file
 BUILD_SECONDS = 3600.0  # what the first load of an engine may take beyond a request's own time
 LOST = 255  # ssh's own exit code; the agent's pass through it
 QUIT_SECONDS = 5.0  # what an agent gets to leave before it is killed

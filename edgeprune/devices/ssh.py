@@ -24,11 +24,10 @@ from edgeprune.devices import Load, Machine
 from edgeprune.devices import agent as agent_file
 from edgeprune.devices.artefact import artefact_files, artefact_sha256
 from edgeprune.devices.lab import LabDevice, parse_ssh
-from edgeprune.devices.session import LOST, AgentSession, Channel, ask_machine
+from edgeprune.devices.session import LOST, REQUEST_TIMEOUT_S, AgentSession, Channel, ask_machine
 from edgeprune.errors import DeviceError, DeviceLost, MissingExtraError
 from edgeprune.files import sha256
 
-TIMEOUT_S = 300.0  # of one request, or of one file's copy
 SESSION_S = 6 * 3600  # after which `timeout` ends a session on the device, whatever happened to the host
 
 _log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class SshDevice:
     Raises `DeviceError` in ssh's words when the machine cannot be reached.
     """
 
-    def __init__(self, spec: LabDevice, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, spec: LabDevice, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         if shutil.which("ssh") is None:
             raise MissingExtraError(
                 "There is no ssh command on this machine.", "Install the OpenSSH client (openssh-client)."

@@ -1,7 +1,7 @@
-"""Which atoms each position of a tensor stands for, and what must live or die together.
+"""Blocks: the parameter indices behind each position of a tensor, and unions of those removed together.
 
 An *atom* is one index of one parameter dimension. A tensor in the graph carries *blocks*: a block
-covers one or more of its dimensions and holds, for every position along them, the atom that this
+covers one or more of the tensor's dimensions and gives, for every position along them, the atom that this
 position stands for. Dimensions without a block are not prunable (batch, time, space).
 
     conv.weight [8, 4, 3, 3]      blocks (0,): atoms 0..7     (1,): atoms 8..11
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Stands for the batch size, so that views can be factored with plain integers. Prime and larger than
-# any layer's factor, hence never confused with a width.
-BATCH = 1_000_003
+# The integer in place of the symbolic batch size, so that views can be factored. A prime larger than any
+# layer's factor is never confused with a width.
+SYMBOLIC_BATCH = 1_000_003
 
 Ids = NDArray[np.int64]
 Label = Any  # any hashable that names a dimension inside one `merge`
@@ -32,7 +32,10 @@ Label = Any  # any hashable that names a dimension inside one `merge`
 
 @dataclass(frozen=True)
 class Block:
-    """`ids[i, j, ...]` is the atom at position i of `dims[0]`, j of `dims[1]`, ...; dims ascend."""
+    """Atoms along some dimensions of a tensor.
+
+    `ids[i, j, ...]` is the atom at position i of `dims[0]`, j of `dims[1]`, ...; dims ascend.
+    """
 
     dims: tuple[int, ...]
     ids: Ids
@@ -43,7 +46,7 @@ Blocks = tuple[Block, ...]  # of one tensor; their dims are disjoint
 
 @dataclass(frozen=True)
 class Frozen:
-    """Atoms that may not be removed, and the operation that says so."""
+    """Atoms that may not be removed, with the operation that needs them all and the reason."""
 
     ids: Ids
     node: str
@@ -69,7 +72,7 @@ class Operand:
 
 
 class Book:
-    """Records atoms, unions and freezes while the graph is walked."""
+    """Record of the atoms, their unions and the frozen ones, filled while the graph is walked."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -84,7 +87,7 @@ class Book:
         return ids
 
     def unite(self, left: Ids, right: Ids) -> None:
-        """Position by position, the two must live or die together."""
+        """Record that atoms at equal positions of two arrays must be removed together."""
         self._left.append(np.ravel(left))
         self._right.append(np.ravel(np.broadcast_to(right, left.shape)))
 
@@ -92,7 +95,7 @@ class Book:
         self.frozen.append(Frozen(np.unique(ids), node, op, reason))
 
     def classes(self) -> Ids:
-        """For every atom, the number of the class that it belongs to."""
+        """[atoms]: the number of each atom's class; atoms of one class must be removed together."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -103,7 +106,7 @@ class Book:
         return np.asarray(labels, dtype=np.int64)
 
     def collapse(self, ids: Ids, axis: int) -> Ids:
-        """Unite all positions that share an index of `axis`; one atom for each such index."""
+        """Unite all positions that share an index of `axis`, and return one atom for each index."""
         rows = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
         self.unite(rows[:, 1:], rows[:, :1])
         return rows[:, 0].copy()
@@ -120,10 +123,11 @@ def merge(
 ) -> Mapping[tuple[Label, ...], Ids]:
     """Unite what operands have at equal labels (the einsum view of an operation).
 
-    Operands that agree on a joint block are united position by position. Where they do not, one label
-    that every operand which has it also tracks is kept (the outermost in `order`, or the innermost with
-    `inner`), and the others are given up: united where they are joint with the kept label, frozen where
-    they stand alone. Returns the blocks that result, by labels in `order`.
+    q [H, S, 64] and k [H, T, 64] meet in "h" and in "d": both labels are joint in q and in k, so the operands
+    are united position by position. Where operands differ in which labels are joint, one label is kept that
+    every operand with this label also has in a block: the outermost in `order`, or the innermost with
+    `inner`. The other labels are united where they are joint with the kept label, and frozen where they stand
+    alone. Returns the resulting blocks, by labels in `order`.
     """
     rank = {label: position for position, label in enumerate(order)}
     result: dict[tuple[Label, ...], Ids] = {}
@@ -162,7 +166,7 @@ def merge(
 
 
 def _overlapping(operands: Iterable[Operand], rank: Mapping[Label, int]) -> list[tuple[Label, ...]]:
-    """Labels that blocks tie together, each set in order."""
+    """Sets of labels that some block has in common, each in order."""
     sets: list[set[Label]] = []
     for operand in operands:
         for names, _ in operand.labelled():
@@ -183,7 +187,7 @@ def project(
     *,
     inner: bool = False,
 ) -> Blocks:
-    """The blocks of an operation's output: contracted labels leave.
+    """Blocks of an operation's output: labels that the operation sums over disappear.
 
     A block that is joint over kept and contracted labels (query times key: head and head dimension) is
     collapsed on to the kept ones, or with `inner` on to the contracted ones.
@@ -211,11 +215,11 @@ def project(
 def reshape(
     blocks: Blocks, old: Sequence[int], new: Sequence[int], *, inner: bool = False
 ) -> tuple[Blocks, tuple[Block, ...]]:
-    """Carry blocks through a view from shape `old` to `new`; also the blocks that could not be carried.
+    """Blocks after a view from shape `old` to `new`, and those that the view makes impossible to follow.
 
-    A dimension that holds the batch times a width, [B, C] -> [B*C], carries the atoms of one sample: its
-    positions repeat them. That needs the batch to be the outer factor; otherwise the block is lost.
-    Where two blocks meet in one dimension, the outer one stays (with `inner`, the inner one).
+    A dimension of batch times width, [B, C] -> [B*C], has the atoms of one sample, repeated for every sample.
+    Such a dimension needs the batch as its outer factor; otherwise the block is lost.
+    Where two blocks meet in one dimension, the outer block is followed (with `inner`, the inner block).
     """
     if 0 in old:
         return (), blocks
@@ -251,14 +255,14 @@ def reshape(
 
 
 def _per_sample(size: int) -> int:
-    return size // BATCH if size % BATCH == 0 else size
+    return size // SYMBOLIC_BATCH if size % SYMBOLIC_BATCH == 0 else size
 
 
 def _batch_leads(old: Sequence[int], new: Sequence[int], old_dims: list[int], new_dims: list[int]) -> bool:
-    """Whether the batch, where a chunk holds it, is the outermost factor before and after."""
+    """Whether the batch, where a chunk contains the batch, is the outermost factor before and after."""
     for sizes, dims in ((old, old_dims), (new, new_dims)):
         inner = [size for size in (sizes[dim] for dim in dims) if size != 1][1:]
-        if any(size % BATCH == 0 for size in inner):
+        if any(size % SYMBOLIC_BATCH == 0 for size in inner):
             return False
     return True
 
@@ -286,7 +290,7 @@ def _chunks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
 
 
 def _drop_constant(dims: tuple[int, ...], ids: Ids) -> Block | None:
-    """Without the axes along which the atom does not change; None when nothing varies."""
+    """Block without the axes along which the atom does not change; None when the atom never changes."""
     kept = []
     for axis, dim in enumerate(dims):
         first = np.take(ids, [0], axis=axis)

@@ -1,4 +1,4 @@
-"""What leaves with a residual branch: groups and parameters that nothing else reads, nodes of a file."""
+"""Contents of a residual branch: the nodes, parameters and groups that nothing else reads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.fx import GraphModule
 from edgeprune.graph import onnxfile
 from edgeprune.graph.coupling import Coupling
 from edgeprune.graph.depth import Branch, dead_nodes, stream_of
-from edgeprune.graph.fx import attribute
+from edgeprune.graph.fx import attribute, tensor_readers
 
 
 @dataclass(frozen=True)
-class Holding:
-    """Names of what is gone when this branch alone is.
+class BranchContents:
+    """Names of the nodes, parameters and groups that disappear when one branch is dropped.
 
-    nodes: of the captured graph. groups: those of which every parameter is gone.
+    nodes: of the captured graph. groups: those of which every parameter disappears.
     """
 
     nodes: frozenset[str]
@@ -26,37 +26,34 @@ class Holding:
     groups: frozenset[str]
 
 
-def holdings(module: GraphModule, coupling: Coupling) -> Mapping[str, Holding]:
-    """Branch name -> what it holds."""
-    return {branch.name: _holding(module, coupling, (branch,)) for branch in coupling.branches}
+def branch_contents(module: GraphModule, coupling: Coupling) -> Mapping[str, BranchContents]:
+    """Contents of every branch, by the branch's name."""
+    return {branch.name: _contents(module, coupling, (branch,)) for branch in coupling.branches}
 
 
 def groups_without_use(module: GraphModule, coupling: Coupling, dropped: Iterable[Branch]) -> frozenset[str]:
-    """Groups of which nothing is left when these branches are gone together."""
-    return _holding(module, coupling, tuple(dropped)).groups
+    """Groups of which every parameter disappears when these branches are dropped together."""
+    return _contents(module, coupling, tuple(dropped)).groups
 
 
-def _holding(module: GraphModule, coupling: Coupling, dropped: tuple[Branch, ...]) -> Holding:
+def _contents(module: GraphModule, coupling: Coupling, dropped: tuple[Branch, ...]) -> BranchContents:
     dead = dead_nodes(module.graph, dropped)
-    readers: dict[int, set[str]] = {}  # a tied parameter has several names
-    for node in module.graph.nodes:
-        if node.op == "get_attr":
-            readers.setdefault(id(attribute(module, str(node.target))), set()).add(node.name)
+    readers = tensor_readers(module)
     gone = frozenset(
         name for name in coupling.parameters if readers.get(id(attribute(module, name)), {""}) <= dead
     )
     groups = frozenset(
         group.name for group in coupling.groups if all(axis.parameter in gone for axis in group.axes)
     )
-    return Holding(dead, gone, groups)
+    return BranchContents(dead, gone, groups)
 
 
-def held_nodes(
+def branch_nodes(
     model: onnx.ModelProto, module: GraphModule, branches: Iterable[Branch]
 ) -> Mapping[str, frozenset[str]]:
-    """Branch name -> names of the ONNX nodes that feed no output once it is gone.
+    """Names of the ONNX nodes that feed no output once a branch is dropped, by the branch's name.
 
-    A branch whose addition is no node of its own in the file holds none: it would seem to cost nothing.
+    A branch whose addition is no node of its own in the file has none, so its latency counts as zero.
     """
     captured = onnxfile.captured_names(model)
     makers = {value: node for node in model.graph.node for value in node.output}
@@ -77,7 +74,10 @@ def held_nodes(
 def _live(
     model: onnx.ModelProto, makers: Mapping[str, onnx.NodeProto], instead: Mapping[str, str]
 ) -> frozenset[str]:
-    """Names of the nodes that the outputs need; `instead`: node -> the input that is read in its place."""
+    """Names of the ONNX nodes that the outputs need.
+
+    instead: node -> the one input of the node to follow, as if the node returned this input.
+    """
     live: set[str] = set()
     open_ = [value.name for value in model.graph.output]
     while open_:

@@ -1,4 +1,4 @@
-"""nn.Module -> exported graph: the single source of truth for everything that follows."""
+"""Capture of an nn.Module as one flat ATen graph, on which pruning, training and export then work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import InputError
 
 _STDLIB = sysconfig.get_path("stdlib")
-_LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # they report on their own internals
+_LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # these report on torch's internals
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Captured:
 
     module: trainable `GraphModule` that is called like the original model; parameters and buffers
         keep their qualified names; dynamic batch.
-    example: `(args, kwargs)` it is called with.
+    args, kwargs: the example inputs that `module` is called with.
     """
 
     module: GraphModule
@@ -38,7 +38,7 @@ class Captured:
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
-        """The example's tensors in the order of the graph's placeholders; dimension 0 is the batch."""
+        """Tensors of the example in the order of the graph's placeholders; dimension 0 is the batch."""
         return flatten((self.args, self.kwargs))
 
     @property
@@ -46,27 +46,27 @@ class Captured:
         return tuple(node.name for node in self.module.graph.nodes if node.op == "placeholder")
 
     def run(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run on flat inputs (placeholder order); the outputs' tensors, flattened."""
+        """Run on flat inputs (placeholder order) and return the outputs' tensors, flattened."""
         spec = pytree.tree_structure((self.args, self.kwargs))
         args, kwargs = pytree.tree_unflatten(list(tensors), spec)
         return flatten(self.module(*args, **kwargs))
 
     def with_module(self, module: GraphModule) -> Captured:
-        """The same calling convention around another graph."""
+        """Another graph with the same example, called in the same way."""
         return Captured(module, self.args, self.kwargs)
 
     def copy(self, borrowed: Iterable[torch.Tensor] = ()) -> Captured:
-        """A deep copy: own graph, own parameters but for the borrowed, which the caller will replace."""
+        """A deep copy; the tensors in `borrowed` are shared, for a caller that replaces them."""
         with quiet(*_LOGGERS):
             return self.with_module(copy.deepcopy(self.module, {id(tensor): tensor for tensor in borrowed}))
 
     def program(self) -> ExportedProgram:
-        """The graph as an `ExportedProgram`, in evaluation mode, for files and exporters."""
+        """`ExportedProgram` of the graph in evaluation mode, for files and exporters."""
         return _export(self.module, self.args, self.kwargs)
 
 
 def flatten(value: Any) -> tuple[torch.Tensor, ...]:
-    """The tensors in a nested structure, in pytree order (None and plain numbers are left out)."""
+    """Tensors of a nested structure, in pytree order; None and plain numbers are left out."""
     return tuple(leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
 
 
@@ -74,8 +74,8 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
     """Capture `model` with `torch.export`, the batch dynamic, in evaluation mode.
 
     example: a tensor, a tuple of tensors (positional) or a dict of tensors (keywords).
-    Raises `InputError` when the example does not fit `forward`, and with torch.export's words and the line
-    of the user's model when it does not export.
+    Raises `InputError` when the example does not fit `forward`, and, with torch.export's words and the line
+    of the user's model, when the model does not export.
     """
     args, kwargs = _as_call(example)
     for index, tensor in enumerate(flatten((args, kwargs))):
@@ -94,8 +94,10 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
 
 
 def module_of(program: ExportedProgram) -> GraphModule:
-    """A trainable module of the program, without torch.export's run-time guards (they hold the
-    example's sizes and would refuse a pruned graph)."""
+    """A trainable module of the program, without torch.export's run-time guards.
+
+    The guards compare sizes with the example's, so they would refuse a pruned graph.
+    """
     module = program.module(check_guards=False)
     graph = module.graph
     for node in list(graph.nodes):
@@ -153,8 +155,13 @@ def _export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     # torch specialises a dimension of size 1, so a batch of one is captured as a batch of two.
     args, kwargs = pytree.tree_map_only(torch.Tensor, _at_least_two, (args, kwargs))
     try:
-        with torch.no_grad(), quiet(*_LOGGERS), _attention_in_full(), _keywords_by_name(model, kwargs):
-            # By the names of forward's parameters: also those that `*args` gathers.
+        with (
+            torch.no_grad(),
+            quiet(*_LOGGERS),
+            _attention_in_full(),
+            _keywords_by_name(model, kwargs),
+        ):
+            # Shapes are given by the names of forward's parameters, those that `*args` gathers included.
             bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
             shapes = pytree.tree_map(
                 lambda leaf: {0: Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, dict(bound)
@@ -180,7 +187,7 @@ def _first_lines(text: str, count: int = 3) -> str:
 
 
 def _user_line(error: BaseException, model: torch.nn.Module) -> str:
-    """` (FILE, line N: CODE)` of the deepest frame that is not torch's own, else nothing."""
+    """` (FILE, line N: CODE)` of the deepest frame that is not torch's own, "" when all are."""
     import linecache
     import traceback
 
@@ -199,7 +206,7 @@ def _user_line(error: BaseException, model: torch.nn.Module) -> str:
 
 @contextmanager
 def _attention_in_full() -> Iterator[None]:
-    """nn.TransformerEncoderLayer calls one opaque inference kernel unless it is told not to."""
+    """Switch off the opaque inference kernel that nn.TransformerEncoderLayer calls otherwise."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -210,7 +217,7 @@ def _attention_in_full() -> Iterator[None]:
 
 @contextmanager
 def _keywords_by_name(model: torch.nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
-    """A `forward` whose signature names what its `**kwargs` gathers.
+    """Give `model.forward` a signature that names the keywords which its `**kwargs` gathers.
 
     torch (2.13, issue 150022) looks for the dynamic shapes of gathered keywords once below the name of
     `**kwargs` and once beside it: no specification satisfies both.
@@ -241,7 +248,7 @@ def _keywords_by_name(model: torch.nn.Module, kwargs: dict[str, Any]) -> Iterato
 
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Without warnings, and without what these loggers say below an error; errors still raise."""
+    """Suppress warnings, and messages below an error from these loggers; exceptions pass."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a graph under any set of removed units, without cutting it."""
+"""Cost model: parameters and multiply-accumulates of a graph with any units removed, without cutting it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import Graph, Node
 
-from edgeprune.graph.blocks import BATCH, Ids
+from edgeprune.graph.blocks import SYMBOLIC_BATCH, Ids
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import dead_nodes
-from edgeprune.graph.fx import argument, attribute, concrete, op_name
+from edgeprune.graph.fx import argument, attribute, op_name, shape_of, tensor_readers
 
 Factor = int | Ids  # a fixed size, or the classes along a dimension that can be cut
 
 
 @dataclass(frozen=True)
 class SizeProduct:
-    """A product of dimension sizes, for as long as one of the nodes is there.
+    """A product of dimension sizes that counts while at least one of `nodes` is in the graph.
 
-    parameter: whose size it is, where it is one's.
+    parameter: name of the parameter whose size the product is, "" for the work of an operation.
     """
 
     nodes: frozenset[str]
@@ -34,10 +34,10 @@ class SizeProduct:
 
 @dataclass(frozen=True)
 class Cost:
-    """Products of dimension sizes: one per parameter, one or two per compute operation.
+    """Parameters and multiply-accumulates of a graph as sums of products of dimension sizes.
 
-    macs counts the multiply-accumulates of convolutions, linear layers, matrix products and attention
-    for one sample, the convention of the field's MACs tables.
+    There is one product per parameter and one or more per operation. `macs` counts the multiply-accumulates
+    of convolutions, linear layers, matrix products and attention for one sample, as published MACs tables do.
     """
 
     graph: Graph
@@ -52,7 +52,7 @@ class Cost:
         return self._total(self.mac_terms, kept)
 
     def node_macs(self) -> Mapping[str, int]:
-        """Multiply-accumulates of every node of the dense graph that has any."""
+        """Multiply-accumulates of the dense graph, by node; nodes without any are left out."""
         found: dict[str, int] = {}
         removed = self.coupling.removed({})
         for term in self.mac_terms:
@@ -75,12 +75,9 @@ def _size(factor: Factor, removed: NDArray[np.bool_]) -> int:
 
 
 def count(captured: Captured, coupling: Coupling) -> Cost:
-    """The cost model of a captured graph."""
+    """Cost model of a captured graph."""
     module = captured.module
-    readers: dict[int, set[str]] = {}  # a tied parameter has several names
-    for node in module.graph.nodes:
-        if node.op == "get_attr":
-            readers.setdefault(id(attribute(module, str(node.target))), set()).add(node.name)
+    readers = tensor_readers(module)
     parameters = []
     for use in coupling.parameters.values():
         if use.trainable:
@@ -88,8 +85,8 @@ def count(captured: Captured, coupling: Coupling) -> Cost:
                 size if atoms is None else coupling.classes[atoms]
                 for size, atoms in zip(use.shape, use.atoms, strict=True)
             )
-            readers_of = frozenset(readers[id(attribute(module, use.name))])
-            parameters.append(SizeProduct(readers_of, factors, use.name))
+            nodes = readers[id(attribute(module, use.name))]
+            parameters.append(SizeProduct(nodes, factors, use.name))
     reader = _CostReader(captured, coupling)
     macs = [
         SizeProduct(frozenset({node.name}), factors)
@@ -128,12 +125,12 @@ class _CostReader:
         return []
 
     def _convolution(self, node: Node, transposed: bool) -> tuple[Factor, ...]:
-        """Every output (or, transposed, input) position meets one filter: [I/g, kernel] weights each."""
+        """Work of a convolution: every output (transposed: input) position times [I/g, kernel] weights."""
         weight = self._dims(node.args[1])
         return (*self._dims(argument(node, 0, "input") if transposed else node), *weight[1:])
 
     def _einsum(self, node: Node) -> list[tuple[Factor, ...]]:
-        """Two operands at a time from the left; an ellipsis stands for labels of its own, numbered."""
+        """Work of an einsum, two operands at a time from the left; an ellipsis stands for numbered labels."""
         left, arrow, right = str(node.args[0]).replace(" ", "").partition("->")
         sizes: dict[str, Factor] = {}
         operands = []
@@ -158,7 +155,7 @@ class _CostReader:
         return terms
 
     def _recurrent(self, node: Node) -> list[tuple[Factor, ...]]:
-        """Every step multiplies by every weight matrix once."""
+        """Work of a recurrent layer: every step multiplies by every weight matrix once."""
         values: Any = node.args[2]
         steps = self._dim(node.args[0], 1 if argument(node, 8, "batch_first") else 0)
         return [(steps, *self._dims(value)) for value in values if len(self._shape(value)) == 2]
@@ -171,8 +168,8 @@ class _CostReader:
         dim %= len(shape)
         for block in self._coupling.values.get(value.name, ()):
             if dim in block.dims:
-                # A joint block can lose units along one axis only (coupling keeps it rectangular):
-                # the one whose rows hold a single class each. Its other axes keep their size.
+                # A joint block loses units along one axis only: the axis whose rows have a single class
+                # each (`coupling._rectangular`). The block's other axes keep their size.
                 classes = self._coupling.classes[block.ids]
                 axis = block.dims.index(dim)
                 rows = np.moveaxis(classes, axis, 0).reshape(classes.shape[axis], -1)
@@ -180,16 +177,14 @@ class _CostReader:
                     first: Ids = rows[:, 0]
                     return first
         size = shape[dim]
-        return size // BATCH if size % BATCH == 0 and size else size
+        return size // SYMBOLIC_BATCH if size % SYMBOLIC_BATCH == 0 and size else size
 
     def _shape(self, value: Any) -> tuple[int, ...]:
-        if value.op == "get_attr":
-            return tuple(attribute(self._captured.module, str(value.target)).shape)
-        return tuple(concrete(size) for size in value.meta["val"].shape)
+        return shape_of(self._captured.module, value)
 
 
 def _labels(text: str, rank: int) -> list[str]:
-    """The labels of one einsum operand; the dimensions under an ellipsis are counted from the right."""
+    """Labels of one einsum operand; the dimensions under an ellipsis are counted from the right."""
     before, dots, after = text.partition("...")
     hidden = rank - len(before) - len(after) if dots else 0
     return [*before, *(str(place) for place in reversed(range(hidden))), *after]

@@ -1,4 +1,4 @@
-"""Groups: what must be removed together, found from the graph alone."""
+"""Coupling analysis: finds the groups of parameter indices that must be removed together."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Kept = Mapping[str, Sequence[int]]  # group name -> indices of the units kept; a
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of one parameter as a group sees it.
+    """One dimension of one parameter, with the indices that a group removes from the dimension.
 
-    positions: [units, k]: the indices of this dimension that leave with each unit.
+    positions: [units, k], the indices that are removed with each unit.
     role: "in" where an operation sums over the dimension, else "out".
     """
 
@@ -38,11 +38,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that can leave one by one, all of the same make.
+    """Units that can be removed one by one and that all remove as much of the same parameters.
 
-    classes: [units]: the number of each unit's class of atoms.
+    classes: [units], the number of each unit's class of atoms.
     normed: the number of units enters a statistic (layer norm, mean over channels, softmax).
-    least: units that must stay; more than one where the best k of them are taken.
+    least: units that must be kept; more than one where an operation takes the best k of them.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class FrozenParameter:
-    """A parameter of which nothing can be removed, and the operation that says so."""
+    """A parameter of which nothing can be removed, with the operation that needs it whole and the reason."""
 
     name: str
     op: str
@@ -69,7 +69,7 @@ class FrozenParameter:
 
 @dataclass(frozen=True)
 class Coupling:
-    """The analysis of one graph. `classes[atom]` is the class that an atom belongs to."""
+    """Result of the analysis of one graph; `classes[atom]` is the number of an atom's class."""
 
     groups: tuple[Group, ...]
     branches: tuple[Branch, ...]
@@ -84,7 +84,7 @@ class Coupling:
         return next(group for group in self.groups if group.name == name)
 
     def removed(self, kept: Kept) -> NDArray[np.bool_]:
-        """[classes]: True where a class leaves. A group that `kept` does not name stays whole."""
+        """[classes], True for a class that is removed; a group that `kept` does not name is kept whole."""
         gone = np.zeros(int(self.classes.max(initial=-1)) + 1, dtype=bool)
         by_name = {group.name: group for group in self.groups}
         branches = {branch.name for branch in self.branches}
@@ -112,14 +112,14 @@ class Coupling:
         return gone
 
     def dropped(self, kept: Kept) -> tuple[Branch, ...]:
-        """The branches that leave: those of which `kept` names no unit."""
+        """Branches that are dropped: `kept` has () for their names."""
         return tuple(branch for branch in self.branches if len(kept.get(branch.name, (0,))) == 0)
 
 
 def analyse(
     captured: Captured, *, inner: frozenset[str] = frozenset(), rules: Mapping[str, Rule] = RULES
 ) -> Coupling:
-    """Find the groups of a captured model.
+    """Groups, branches and frozen parameters of a captured model.
 
     inner: nodes at which a joint dimension keeps its inner part (the head dimension) instead of its
         outer part (whole heads).
@@ -144,7 +144,7 @@ def analyse(
 
 
 def _owners(walk: Walk, classes: Ids) -> NDArray[np.int64]:
-    """[classes]: index of the first freeze that holds a class, -1 where it is free."""
+    """[classes], index of the first freeze that contains a class, -1 for a class that can be removed."""
     owner = np.full(int(classes.max(initial=-1)) + 1, -1, dtype=np.int64)
     for index in reversed(range(len(walk.book.frozen))):
         owner[classes[walk.book.frozen[index].ids]] = index
@@ -152,10 +152,10 @@ def _owners(walk: Walk, classes: Ids) -> NDArray[np.int64]:
 
 
 def _rectangular(walk: Walk) -> Ids:
-    """Unite until every joint block can lose units without becoming ragged; the classes.
+    """Unite atoms until no joint block can become ragged, and return the classes.
 
-    A joint block is safe when its class changes along one axis only. Otherwise the axis that leaves the
-    most removable classes is kept and the others are united.
+    A joint block stays rectangular when the class changes along one axis only. In any other block the axis
+    that leaves the most removable classes is kept, and the other axes are united.
     """
     joint: dict[tuple[bytes, tuple[int, ...]], Block] = {}
     for value in walk.values.values():
@@ -184,7 +184,7 @@ def _safe_axis(values: Ids) -> int | None:
 
 
 def _free_rows(values: Ids, axis: int, owner: NDArray[np.int64]) -> int:
-    """How many removable classes are left when the rows of `axis` are each united."""
+    """Number of removable classes that are left when the rows of `axis` are each united."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -194,9 +194,9 @@ def _free_rows(values: Ids, axis: int, owner: NDArray[np.int64]) -> int:
     right = np.repeat(flat[:, 0], rows.shape[1])
     edges = coo_array((np.ones(flat.size, np.int8), (flat.ravel(), right)), shape=(len(names), len(names)))
     count, label = connected_components(edges, directed=False)
-    held = np.zeros(count, dtype=bool)
-    held[label[owner[names] >= 0]] = True
-    return int((~held).sum())
+    frozen = np.zeros(count, dtype=bool)
+    frozen[label[owner[names] >= 0]] = True
+    return int((~frozen).sum())
 
 
 def _groups(
@@ -245,13 +245,13 @@ def _groups(
 
 
 def _least(row: Ids, units: NDArray[np.int64], count: int) -> int:
-    """How many units must stay for `count` positions to be left in `row`."""
+    """Number of units that must be kept for `count` positions to be left in `row`."""
     positions = np.array([(row == unit).sum() for unit in units])
     return -(-count // int(positions.min())) if positions.min() > 0 else 1
 
 
 def _name(axes: Sequence[Axis], taken: set[str]) -> str:
-    """The first parameter that produces the group, without `.weight`; numbered when it makes several."""
+    """Name of a group: its first \"out\" parameter without `.weight`, numbered from the second group on."""
     first = next((axis for axis in axes if axis.role == "out"), axes[0])
     base = first.parameter.removesuffix(".weight")
     name, number = base, 1
@@ -266,19 +266,19 @@ def _frozen(walk: Walk, classes: Ids, owner: NDArray[np.int64]) -> tuple[FrozenP
     for use in walk.parameters.values():
         if not use.trainable:
             continue
-        held = [owner[classes[atoms]] for atoms in use.atoms if atoms is not None]
-        if all((owners >= 0).all() for owners in held):
+        freezes = [owner[classes[atoms]] for atoms in use.atoms if atoms is not None]
+        if all((found_by >= 0).all() for found_by in freezes):
             size = int(np.prod(use.shape))
-            if not held:
+            if not freezes:
                 found.append(FrozenParameter(use.name, "parameter", use.name, "has a single element", size))
                 continue
-            reason = walk.book.frozen[int(held[0][0])]
+            reason = walk.book.frozen[int(freezes[0][0])]
             found.append(FrozenParameter(use.name, reason.op, reason.node, reason.reason, size))
     return tuple(found)
 
 
 def mask(blocks: Blocks, dim: int, classes: Ids, removed: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """[size]: True at the positions of `dim` that stay; None where nothing leaves."""
+    """[size], True at the positions of `dim` that are kept; None where all are."""
     for block in blocks:
         if dim in block.dims:
             gone = removed[classes[block.ids]]

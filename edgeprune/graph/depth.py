@@ -1,12 +1,12 @@
-"""Residual branches that can leave whole: depth as a unit of its own.
+"""Residual branches that can be dropped whole: depth pruning.
 
-In `x + f(x)` the branch f can be dropped: what follows reads x. That is exact, the result is the dense
-model with f's output at zero, whatever f holds. A branch is found from the graph alone:
+In `x + f(x)` the branch f can be dropped: later operations read x. The result is exactly the dense model with
+f's output at zero, whatever f computes. A branch is found from the graph alone:
 
-- an addition of two tensors of the shape of its result
-- one side, the *skip*, is what the other side was computed from (or a sum that has it as a term, as in
+- an addition of two tensors of the shape of the sum
+- one operand, the *skip*, is the input of the other operand (or a sum with that input as a term, as in
   x + attention(x) + mlp(x))
-- some weight is read by nothing but that other side, the *branch*
+- some weight is read by nothing but the other operand, the *branch*
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from edgeprune.graph.fx import attribute, concrete, module_name, op_name
+from edgeprune.graph.fx import attribute, concrete, module_name, op_name, owner_of
 
 _ADDITIONS = ("aten.add", "aten.add_")
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One residual branch.
+    """A residual branch, identified by the addition that ends the branch.
 
-    add: node that joins it to the stream; skip: which of the node's two arguments is the stream.
-    parameters: qualified names of the weights that leave when this branch alone does.
+    add: name of the addition; skip: position of the skip among the addition's two arguments.
+    parameters: qualified names of the weights that are removed when this branch alone is dropped.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Branch:
 
 
 def find_branches(module: GraphModule) -> tuple[Branch, ...]:
-    """The branches of a captured graph, in its order."""
+    """Branches of a captured graph, in the order of their additions."""
     graph = module.graph
     ancestors = _ancestors(graph)
     found: list[Branch] = []
@@ -59,20 +59,20 @@ def find_branches(module: GraphModule) -> tuple[Branch, ...]:
 
 
 def dead_nodes(graph: Graph, dropped: Collection[Branch]) -> frozenset[str]:
-    """Names of the nodes that feed no output once the branches are gone, and did before."""
+    """Names of the nodes that feed an output only through the dropped branches."""
     if not dropped:
         return frozenset()
     return _live(graph, {}) - _live(graph, {branch.add: branch for branch in dropped})
 
 
 def drop_branches(module: GraphModule, dropped: Collection[Branch]) -> None:
-    """Let what follows each branch read its skip, and remove what nothing reads any more, in place."""
+    """Drop branches in place: later operations read the skips, and nodes that nothing reads are removed."""
     if not dropped:
         return
     graph = module.graph
     dead = dead_nodes(graph, dropped)
     nodes = {node.name: node for node in graph.nodes}
-    # An operation in place behind the branch would write into the skip, which others may read.
+    # An in-place operation behind the branch would write into the skip, which other nodes may read.
     guarded = any(_writes(node) for node in graph.nodes)
     for branch in dropped:
         node = nodes[branch.add]
@@ -88,12 +88,11 @@ def drop_branches(module: GraphModule, dropped: Collection[Branch]) -> None:
         if gone and not node.users:
             graph.erase_node(node)
     for name in before - _read(graph):
-        owner, _, leaf = name.rpartition(".")
-        delattr(attribute(module, owner) if owner else module, leaf)
+        delattr(*owner_of(module, name))
 
 
 def stream_of(add: Node, branch: Branch) -> Node:
-    """What takes the place of the branch's addition."""
+    """The skip of a branch, which takes the place of the branch's addition `add`."""
     stream = add.args[branch.skip]
     if not isinstance(stream, Node):
         raise TypeError(f"{add.name} adds {stream!r}, not the result of an operation")
@@ -101,7 +100,7 @@ def stream_of(add: Node, branch: Branch) -> Node:
 
 
 def _adds_alike(node: Node) -> bool:
-    """Whether a node adds two floating tensors of the result's own shape, neither of them scaled."""
+    """Whether a node adds two float tensors of the sum's shape, neither of them scaled by `alpha`."""
     if node.op != "call_function" or op_name(node) not in _ADDITIONS or len(node.args) != 2:
         return False
     if node.kwargs.get("alpha", 1) != 1:
@@ -113,7 +112,7 @@ def _adds_alike(node: Node) -> bool:
 
 
 def _ancestors(graph: Graph) -> Mapping[Node, int]:
-    """For every node a bit set of the nodes that it was computed from, itself included."""
+    """For every node a bit set of the nodes that the node was computed from, itself included."""
     found: dict[Node, int] = {}
     for place, node in enumerate(graph.nodes):
         bits = 1 << place
@@ -124,7 +123,7 @@ def _ancestors(graph: Graph) -> Mapping[Node, int]:
 
 
 def _terms(node: Node, ancestors: Mapping[Node, int]) -> list[int]:
-    """Places of a sum's terms, the partial sums included."""
+    """Places in the graph of a sum's terms, the partial sums included."""
     terms, open_ = [], [node]
     while open_:
         node = open_.pop()
@@ -135,7 +134,7 @@ def _terms(node: Node, ancestors: Mapping[Node, int]) -> list[int]:
 
 
 def _own_weights(module: GraphModule, graph: Graph, branch: Branch) -> tuple[str, ...]:
-    """Matrices and filters that only this branch reads, in the graph's order of use."""
+    """Names of the matrices and filters that only this branch reads, in the graph's order of use."""
     dead = dead_nodes(graph, [branch])
     found: dict[str, None] = {}
     for node in graph.nodes:

@@ -1,47 +1,87 @@
-"""Readers of `torch.fx` nodes: arguments, operation names, parameters, sizes."""
+"""Helpers to read `torch.fx` nodes: arguments, operation names, tensors, sizes."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from edgeprune.graph.blocks import BATCH
+from edgeprune.graph.blocks import SYMBOLIC_BATCH
 
 
 def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a node, wherever the call put it."""
+    """Argument of a node, given by position or by name."""
     return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
 
 
 def aten(names: str) -> list[str]:
+    """Operation names as `op_name` gives them, of a list separated by spaces."""
     return [f"aten.{name}" for name in names.split()]
 
 
 def module_name(parameter: str) -> str:
-    """The module that a weight belongs to, a parametrised one (weight_norm) too."""
+    """Name of the module that a weight belongs to, a parametrised module (weight_norm) too."""
     return parameter.partition(".parametrizations.")[0].removesuffix(".weight")
 
 
 def concrete(size: Any) -> int:
-    """A size as an integer; the symbolic batch is BATCH."""
+    """Size as an integer; the symbolic batch becomes SYMBOLIC_BATCH."""
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, BATCH)))
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, SYMBOLIC_BATCH)))
 
 
 def attribute(module: torch.nn.Module, name: str) -> Any:
+    """Attribute of a module by its qualified name, such as "layer1.0.weight"."""
     value: Any = module
     for part in name.split("."):
         value = getattr(value, part)
     return value
 
 
+def owner_of(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
+    """Submodule that a tensor of qualified name `name` is stored in, and the tensor's name there."""
+    path, _, leaf = name.rpartition(".")
+    return attribute(module, path) if path else module, leaf
+
+
 def op_name(node: Node) -> str:
-    """`aten.conv2d` for every overload; `getitem` for tuple access."""
+    """Name of a node's operation: `aten.conv2d` for every overload, `getitem` for tuple access."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         return str(target.overloadpacket)
     return getattr(target, "__name__", str(target))
+
+
+def shape_of(module: torch.nn.Module, value: Node) -> tuple[int, ...]:
+    """Concrete shape of a node's tensor; () for a value that is no tensor."""
+    if value.op == "get_attr":
+        return tuple(attribute(module, str(value.target)).shape)
+    meta = value.meta.get("val")
+    return tuple(concrete(size) for size in meta.shape) if isinstance(meta, torch.Tensor) else ()
+
+
+def tensor_readers(module: GraphModule) -> Mapping[int, frozenset[str]]:
+    """Names of the `get_attr` nodes that read a stored tensor, by the tensor's `id`.
+
+    A tied parameter has several names, and several nodes.
+    """
+    found: dict[int, set[str]] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            found.setdefault(id(attribute(module, str(node.target))), set()).add(node.name)
+    return {tensor: frozenset(names) for tensor, names in found.items()}
+
+
+def tensor_uses(module: GraphModule) -> Mapping[int, int]:
+    """Number of times that operations read a stored tensor, by the tensor's `id`."""
+    return Counter(
+        id(attribute(module, str(node.target)))
+        for node in module.graph.nodes
+        if node.op == "get_attr"
+        for _ in node.users
+    )

@@ -1,4 +1,4 @@
-"""Rules of convolutions, pooling, resizing and padding."""
+"""Coupling rules of convolutions, pooling, resizing and padding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeprune.graph.walk import Walk
 
 @rule(*aten("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"))
 def convolution(walk: Walk, node: Node) -> Blocks:
-    """x [B, I, ...], weight [O, I/g, ...], or [I, O/g, ...] when transposed."""
+    """Convolution: x [B, I, ...], weight [O, I/g, ...], or [I, O/g, ...] when transposed."""
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
     transposed = "transpose" in op_name(node)
     groups = int(argument(node, 6, "groups", 1))
@@ -36,7 +36,7 @@ def convolution(walk: Walk, node: Node) -> Blocks:
 
 
 def _channels(walk: Walk, node: Node, value: Any) -> Blocks:
-    """The blocks of the two dimensions of channels."""
+    """Blocks of the first two dimensions; kernel and image positions are closed."""
     blocks = walk.blocks(value)
     for dim in range(2, len(walk.shape(value))):
         blocks = walk.close(node, blocks, dim, "kernel and image positions are not prunable")
@@ -46,9 +46,10 @@ def _channels(walk: Walk, node: Node, value: Any) -> Blocks:
 def _grouped(
     walk: Walk, node: Node, groups: int, transposed: bool, channels: Blocks, filters: Blocks
 ) -> Blocks:
-    """A group of a grouped convolution lives or dies whole; a depthwise channel is such a group.
+    """Grouped convolution: a convolution group is removed whole; a depthwise channel is such a group.
 
-    With the node in `walk.inner`, position j of every group instead: all groups stay, each narrower.
+    For a node in `walk.inner`, position j of every convolution group is a unit: all groups are kept, each
+    narrower.
     """
     name, op = node.name, op_name(node)
     x_ids = dict(_single(walk, channels)).get(1)
@@ -85,7 +86,7 @@ def _grouped(
 
 
 def _single(walk: Walk, blocks: Blocks) -> list[tuple[int, Any]]:
-    """The blocks of one dimension each; joint ones are collapsed to their outermost."""
+    """Blocks as (dimension, atoms); joint blocks are collapsed on to their outermost dimension."""
     found = []
     for block in blocks:
         ids = block.ids if len(block.dims) == 1 else walk.book.collapse(block.ids, 0)
@@ -101,7 +102,7 @@ def _single(walk: Walk, blocks: Blocks) -> list[tuple[int, Any]]:
     )
 )
 def per_channel(walk: Walk, node: Node) -> Any:
-    """Works inside each [H, W] plane (or row); leading dimensions pass through."""
+    """Pooling and resizing inside each [H, W] plane (or row); leading dimensions pass through."""
     value = node.args[0]
     rank = len(walk.shape(value))
     space = 3 if "3d" in op_name(node) else 2 if "2d" in op_name(node) else 1
@@ -113,7 +114,7 @@ def per_channel(walk: Walk, node: Node) -> Any:
 
 @rule("aten.pad", "aten.constant_pad_nd")
 def pad(walk: Walk, node: Node) -> Blocks:
-    """Padding of a prunable dimension: the new positions are units of their own, without parameters."""
+    """Padding: new positions of a prunable dimension get atoms of their own, without parameters."""
     value, amounts = node.args[0], list(node.args[1])  # type: ignore[arg-type]
     mode = argument(node, 2, "mode", "constant") if op_name(node) == "aten.pad" else "constant"
     rank = len(walk.shape(value))

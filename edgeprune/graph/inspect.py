@@ -1,4 +1,4 @@
-"""What `edgeprune inspect` tells about a model."""
+"""Facts about a model's groups, branches and frozen parameters, for `edgeprune inspect`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from edgeprune.graph.coupling import FrozenParameter, Kept, analyse
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """unit_params, unit_macs: what leaves with one unit while all others stay."""
+    """A group's size, and what removing one of its units saves.
+
+    unit_params, unit_macs: parameters and multiply-accumulates saved by removing one unit alone.
+    """
 
     name: str
     units: int
     unit_params: int
     unit_macs: int
-    parameters: int  # tensors that a unit has a part of
+    parameters: int  # tensors that a unit is cut out of
 
 
 @dataclass(frozen=True)
 class BranchFacts:
-    """A residual branch that can be dropped whole; params, macs: what leaves with it."""
+    """A residual branch, with the parameters and multiply-accumulates that dropping it saves."""
 
     name: str
     params: int
@@ -34,6 +37,8 @@ class BranchFacts:
 
 @dataclass(frozen=True)
 class Inspection:
+    """Size of a model, and everything in it that can or cannot be pruned."""
+
     params: int
     frozen_params: int
     macs: int  # per sample
@@ -44,14 +49,17 @@ class Inspection:
 
 
 def inspect(model: torch.nn.Module, example: Any) -> Inspection:
-    """The groups and the frozen parameters of a model. Raises `InputError` when it does not export."""
+    """Groups, branches and frozen parameters of a model.
+
+    Raises `InputError` when the model does not export.
+    """
     captured = capture(model, example)
     coupling = analyse(captured)
     cost = count(captured, coupling)
     params, macs = cost.params({}), cost.macs({})
     groups = []
     for group in coupling.groups:
-        # A router that takes the best two of two experts can spare neither.
+        # Of two experts from which a router takes the best two, neither can be removed.
         without_one = {group.name: range(1, group.units)} if group.units > group.least else {}
         groups.append(
             GroupFacts(

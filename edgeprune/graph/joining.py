@@ -1,4 +1,4 @@
-"""Rules of the operations that join tensors, and of constants."""
+"""Coupling rules of operations that join tensors, and of constants."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cat(walk: Walk, node: Node) -> Blocks:
 
 
 def _concatenated(walk: Walk, node: Node, values: Any, along: Any, dim: int) -> Block:
-    """Parts that cannot be cut get atoms of their own that are frozen."""
+    """Block of the joined dimension; parts that cannot be cut get frozen atoms of their own."""
     dims = next(block.dims for block in along if block is not None)
     parts = []
     for value, block in zip(values, along, strict=True):
@@ -55,7 +55,7 @@ def _concatenated(walk: Walk, node: Node, values: Any, along: Any, dim: int) -> 
 
 
 def _merged(walk: Walk, node: Node, operands: Sequence[Blocks], rank: int, dim: int) -> Blocks:
-    """Unite the parts at every dimension but the joined one."""
+    """Blocks of every dimension but the joined one, at which the parts are united."""
     shapes = [shape for shape in map(walk.shape, argument(node, 0, "tensors")) if shape != (0,)]
     labels = [
         tuple(None if size == 1 or axis == dim else axis for axis, size in enumerate(shape))
@@ -80,7 +80,7 @@ def stack(walk: Walk, node: Node) -> Blocks:
 
 @rule("aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full")
 def filled(walk: Walk, node: Node) -> Blocks:
-    """A constant tensor can be made in any size: its dimensions follow whatever they meet."""
+    """Constant tensor: its dimensions can have any size, so they follow the tensors that they meet."""
     shape = node.meta["val"].shape
     return tuple(
         Block((dim,), walk.book.fresh(size))

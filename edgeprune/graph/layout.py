@@ -1,4 +1,4 @@
-"""Rules of the operations that only move and cut positions."""
+"""Coupling rules of operations that only move or select positions: views, permutations, slices, indexing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def squeeze(walk: Walk, node: Node) -> Blocks:
 
 
 def _moved(blocks: Blocks, order: Sequence[int]) -> Blocks:
-    """Output dimension i is input dimension order[i]."""
+    """Blocks after a permutation: output dimension i is input dimension order[i]."""
     moved = []
     for block in blocks:
         dims = [order.index(dim) for dim in block.dims]
@@ -42,7 +42,7 @@ def _moved(blocks: Blocks, order: Sequence[int]) -> Blocks:
 
 
 def permutation(node: Node, rank: int) -> list[int]:
-    """The order in which a permuting node puts its input's dimensions."""
+    """Order in which a permuting node puts its input's dimensions."""
     name = str(node.target)
     order = list(range(rank))
     if name.startswith("aten.permute"):
@@ -79,7 +79,7 @@ def expand(walk: Walk, node: Node) -> Blocks:
 
 @rule("aten.repeat")
 def repeat(walk: Walk, node: Node) -> Blocks:
-    """Tiling a prunable dimension repeats its atoms."""
+    """Tiling: a prunable dimension's atoms are repeated."""
     shape, times = walk.shape(node.args[0]), argument(node, 1, "repeats")
     shift = len(walk.shape(node)) - len(shape)
     blocks = []
@@ -106,11 +106,11 @@ def repeat_interleave(walk: Walk, node: Node) -> Blocks:
     )
 
 
-# Cutting -------------------------------------------------------------------------------------------
+# Selecting -----------------------------------------------------------------------------------------
 
 
-def cut(blocks: Blocks, dim: int, index: Any) -> Blocks:
-    """The blocks of value[..., index, ...] at `dim`; `index` is a slice or an array of positions."""
+def select_positions(blocks: Blocks, dim: int, index: Any) -> Blocks:
+    """Blocks of value[..., index, ...] at `dim`; `index` is a slice or an array of positions."""
     found = []
     for block in blocks:
         if dim in block.dims:
@@ -129,11 +129,11 @@ def slice_(walk: Walk, node: Node) -> Blocks:
         return walk.blocks(value)
     if start is None or step != 1:
         return walk.close(node, walk.blocks(value), dim, "cut at positions that are not one constant run")
-    return cut(walk.blocks(value), dim, slice(start, end, step))
+    return select_positions(walk.blocks(value), dim, slice(start, end, step))
 
 
 def slice_bounds(walk: Walk, node: Node) -> tuple[int | None, int, int]:
-    """Start, end and step as non-negative integers; start is None when one of them is symbolic."""
+    """Start, end and step of a slice as non-negative integers; start is None when one of them is symbolic."""
     value = node.args[0]
     size = walk.shape(value)[int(argument(node, 1, "dim", 0))]
     start, end = argument(node, 2, "start", 0), argument(node, 3, "end")
@@ -188,13 +188,13 @@ def split(walk: Walk, node: Node) -> list[Blocks]:
     start = 0
     for meta in node.meta["val"]:
         size = concrete(meta.shape[dim])
-        parts.append(cut(walk.blocks(value), dim, slice(start, start + size)))
+        parts.append(select_positions(walk.blocks(value), dim, slice(start, start + size)))
         start += size
     return parts
 
 
 def constant_positions(module: GraphModule, index: Any, size: int) -> Ids | None:
-    """The positions in `range(size)` that a vector of constants names; None for anything else."""
+    """Positions in `range(size)` that a constant vector contains; None for any other index."""
     copies = ("aten.lift_fresh_copy", "aten.clone", "aten.detach", "aten.detach_")
     while isinstance(index, Node) and index.op == "call_function" and op_name(index) in copies:
         index = index.args[0]
@@ -207,7 +207,7 @@ def constant_positions(module: GraphModule, index: Any, size: int) -> Ids | None
 
 
 def looked_up(node: Node) -> tuple[int, Any] | None:
-    """The dimension and the index of a node that looks up positions of one dimension only."""
+    """Dimension and index of a node that indexes one dimension only; None for any other node."""
     if op_name(node) == "aten.index_select":
         return int(argument(node, 1, "dim")), argument(node, 2, "index")
     indices = argument(node, 1, "indices")
@@ -216,14 +216,14 @@ def looked_up(node: Node) -> tuple[int, Any] | None:
 
 
 def _constant_rows(walk: Walk, node: Node) -> Blocks | None:
-    """What looking up constant positions leaves; None when the positions are not constants."""
+    """Blocks after indexing at constant positions; None when the positions are not constants."""
     one = looked_up(node)
     shape = walk.shape(node.args[0])
     if one is None:
         return None
     dim = one[0] % len(shape)
     positions = constant_positions(walk.module, one[1], shape[dim])
-    return None if positions is None else cut(walk.blocks(node.args[0]), dim, positions)
+    return None if positions is None else select_positions(walk.blocks(node.args[0]), dim, positions)
 
 
 @rule("aten.index_select")

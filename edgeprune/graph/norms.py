@@ -1,4 +1,4 @@
-"""Rules of norms, reductions and whatever else looks along a dimension."""
+"""Coupling rules of norms, softmax, reductions and other operations along a dimension."""
 
 from __future__ import annotations
 
@@ -35,16 +35,19 @@ def layer_norm(walk: Walk, node: Node) -> Blocks:
 
 @rule("aten._weight_norm")
 def weight_norm(walk: Walk, node: Node) -> Blocks:
-    """g * v / |v|, the norm over every dimension of v but one (Salimans and Kingma 2016).
+    """Weight norm g * v / |v|, the norm over every dimension of v but one (Salimans and Kingma 2016).
 
-    What leaves counts as zero in the norm, so the weights that stay grow as they do when it is zeroed.
+    Removed indices count as zero in the norm, so the kept weights grow as they do when the others are zeroed.
     """
     return walk.elementwise(node, node.args[:2])
 
 
 @rule("aten.group_norm")
 def group_norm(walk: Walk, node: Node) -> Blocks:
-    """Whole normalisation groups leave, which changes no statistic; a single group acts as a layer norm."""
+    """Group norm: a normalisation group is removed whole, which changes no statistic of the others.
+
+    With a single normalisation group the rule is that of a layer norm.
+    """
     rank = len(walk.shape(node))
     groups = int(argument(node, 1, "num_groups"))
     affine = [walk.operand(value, [1]) for value in node.args[2:4] if isinstance(value, Node)]
@@ -62,28 +65,31 @@ def group_norm(walk: Walk, node: Node) -> Blocks:
 
 @rule(*aten("softmax _softmax log_softmax _log_softmax _safe_softmax"))
 def softmax(walk: Walk, node: Node) -> Blocks:
-    """Units that a softmax runs over (experts, channels of an attention) leave as if at minus infinity."""
+    """Softmax over units (experts, channels of an attention): a removed unit counts as minus infinity."""
     dim = int(argument(node, 1, "dim", -1)) % len(walk.shape(node))
-    return _among_those_that_stay(walk, node, dim)
+    return _over_kept_units(walk, node, dim)
 
 
 @rule("aten.topk")
 def topk(walk: Walk, node: Node) -> list[Blocks]:
-    """The best k of a router's units: those that leave are never among them. Their numbers would change."""
+    """Best k of a router's units: removed units are never among them.
+
+    Where the graph reads the indices of the best units the dimension is closed: a cut would change them.
+    """
     value = node.args[0]
     dim = int(argument(node, 2, "dim", -1)) % len(walk.shape(value))
     numbers = any(argument(user, 1, "index") == 1 and user.users for user in node.users)
     if numbers or not argument(node, 3, "largest", True):
         blocks = walk.close(node, walk.blocks(value), dim, "depends on every position of this dimension")
         return [blocks, blocks]
-    blocks = _among_those_that_stay(walk, node, dim)
+    blocks = _over_kept_units(walk, node, dim)
     walk.taken.extend((block.ids, int(argument(node, 1, "k"))) for block in blocks if dim in block.dims)
     blocks = tuple(block for block in blocks if dim not in block.dims)
     return [blocks, blocks]
 
 
-def _among_those_that_stay(walk: Walk, node: Node, dim: int) -> Blocks:
-    """A dimension of its own enters a statistic; a joint one is united, as its parts would be ragged."""
+def _over_kept_units(walk: Walk, node: Node, dim: int) -> Blocks:
+    """Blocks of an operation over the kept units of `dim`; a joint `dim` is united, lest it become ragged."""
     blocks = walk.blocks(node.args[0])
     joint = tuple(block for block in blocks if dim in block.dims and len(block.dims) > 1)
     alone = tuple(block for block in blocks if block not in joint)
@@ -114,7 +120,7 @@ _EXTREMES = aten("amax amin any all argmax argmin prod logsumexp")
 
 @rule(*_STATISTICS, *_EXTREMES)
 def reduction(walk: Walk, node: Node) -> Any:
-    """Sums, means and norms over a prunable dimension run over the kept units; extremes freeze it."""
+    """Reduction: sums, means and norms run over the kept units; extremes freeze their dimension."""
     value = node.args[0]
     name = op_name(node)
     rank = len(walk.shape(value))

@@ -1,4 +1,4 @@
-"""Outputs that nothing can serve: NaN, infinity, sizes that depend on values; found where they begin."""
+"""Checks for outputs that no runtime can serve: NaN, infinity, and sizes that depend on values."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def check_finite(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]
 
 
 def check_sized(captured: Captured) -> None:
-    """Raise `InputError` naming an output whose size depends on the values that come in.
+    """Raise `InputError` naming an output whose size depends on the values of the inputs.
 
-    Rows of such outputs belong to no sample, and runtimes that plan their memory cannot take them.
+    Rows of such outputs belong to no sample, and runtimes that plan their memory refuse them.
     """
     last = next(node for node in captured.module.graph.nodes if node.op == "output")
     for node in last.all_input_nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and free_unbacked_symbols(value):
             raise InputError(
-                f"The size of the model's output {describe(node, node.name)} depends on the values given.",
+                f"The size of the model's output {in_module(node, node.name)} depends on the values given.",
                 "Return tensors of one size per sample, and select from them outside the model.",
             )
 
 
-def describe(node: Node, name: str) -> str:
-    """The module that a node belongs to, as the model calls it, and `name`."""
+def in_module(node: Node, name: str) -> str:
+    """`name` behind the module of the model that a node belongs to: `layer1.0 (relu_1)`."""
     modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
     return f"{modules[-1].removeprefix('L__self__.')} ({name})" if modules else name
 
@@ -54,7 +54,7 @@ def _finite(value: Any) -> bool:
 
 
 class _First(Interpreter):
-    """Runs the graph up to the first operation whose value is not finite."""
+    """Interpreter that remembers the first operation whose value is not finite."""
 
     def __init__(self, captured: Captured) -> None:
         super().__init__(captured.module)
@@ -62,7 +62,7 @@ class _First(Interpreter):
 
     def found(self, inputs: tuple[torch.Tensor, ...]) -> str:
         self.run(*inputs, enable_io_processing=False)
-        return "the output" if self._node is None else describe(self._node, self._node.name)
+        return "the output" if self._node is None else in_module(self._node, self._node.name)
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)

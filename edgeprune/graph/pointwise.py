@@ -1,4 +1,4 @@
-"""Products of integers written as 1x1 convolutions, for which a runtime may have a quicker kernel.
+"""Rewriting of INT8 matrix products as 1x1 convolutions, for which a runtime may have a quicker kernel.
 
 OpenVINO (2026.4) multiplies 8-bit matrices on AVX2 by `jit_gemm_I8`, slower than it multiplies floats, and
 convolves 8-bit images by `jit_avx2_1x1_I8`, twice as fast. A token is a pixel: [batch, tokens, channels]
@@ -43,10 +43,10 @@ _RANKS = (3, 4)  # [batch, tokens, channels] and [batch, height, width, channels
 
 
 def convolve_products(model: onnx.ModelProto) -> int:
-    """Rewrite the INT8 products of a Q/DQ model in place; how many there are.
+    """Rewrite the INT8 products of a Q/DQ model in place, and return the number of rewritten products.
 
-    Requires weights as `quantize.emit` writes them, ensures the same outputs. A product of matrices alone
-    (one row a sample) stays: there is nothing to gain.
+    Requires weights as `quantize.emit` writes them, ensures the same outputs. A product of a matrix (one row
+    per sample) is left alone: a convolution would gain nothing.
     """
     rewriter = _Rewriter(model)
     rewriter.run()
@@ -61,8 +61,8 @@ class _Rewriter:
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self._nodes: list[onnx.NodeProto] = []
-        self._first: dict[str, str] = {}  # value -> the same with channels first
-        self._last: set[str] = {value.name for value in model.graph.input}  # those that are as they were
+        self._first: dict[str, str] = {}  # value -> the same value with channels first
+        self._last: set[str] = {value.name for value in model.graph.input}  # values in their own layout
 
     def run(self) -> None:
         graph = self._model.graph
@@ -111,7 +111,7 @@ class _Rewriter:
         self.changed += 1
 
     def _stays_first(self, node: onnx.NodeProto) -> bool:
-        """Whether a node works value by value on what is there with channels first, and on constants."""
+        """Whether a node works value by value, on constants and on values that exist with channels first."""
         computed = [name for name in node.input if name and name not in self._stored]
         return (
             node.op_type in _VALUE_BY_VALUE
@@ -145,7 +145,7 @@ class _Rewriter:
         return (name for name in node.input if name in self._stored)
 
     def _spread(self, node: onnx.NodeProto, name: str, rank: int) -> NDArray[np.generic] | None:
-        """A constant as it is added to channels first: one number, or one per channel; None for any other."""
+        """Constant of one number, or of one per channel, for channels first; None for any other constant."""
         array: NDArray[np.generic] = numpy_helper.to_array(self._stored[name])
         if array.size == 1 and array.ndim <= 1:
             return array
@@ -166,7 +166,7 @@ class _Rewriter:
         return self._first[name]
 
     def _channels_last(self, name: str) -> None:
-        """Have a value in its own layout, too."""
+        """Add the nodes that give a value in its own layout."""
         if name in self._last or name not in self._first:
             return
         flat = self._ranks[name] == 3
@@ -202,7 +202,7 @@ class _Rewriter:
 
 
 def _read_inside(node: onnx.NodeProto) -> Iterable[str]:
-    """Names that the branches or the body of a node read, those of values around it among them."""
+    """Names that the inner graphs of a node (If, Loop) read."""
     for inner in onnxfile.inner_graphs(node):
         for graph in onnxfile.graphs(inner):
             yield from (name for each in graph.node for name in each.input)

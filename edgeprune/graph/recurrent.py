@@ -1,4 +1,4 @@
-"""Rules of the recurrent layers: a hidden unit leaves with its gates, its feedback and its consumers."""
+"""Coupling rules of recurrent layers; a hidden unit is removed with its gates and its feedback weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 
 @rule(*_GATES)
 def recurrent(walk: Walk, node: Node) -> list[Blocks]:
-    """x [.., I]; state [cells, B, H]; per cell, weights [gates * H, I], [gates * H, H] and their biases.
+    """LSTM, GRU, RNN: x [.., I]; state [cells, B, H]; cell weights [gates * H, I], [gates * H, H], biases.
 
-    The final states of all cells (layers, and directions within them) are stacked in one tensor, so all
-    of them have the same hidden units. A unit whose weights are zero stays at its initial zero.
+    The final states of all cells (layers, and directions within layers) are stacked in one tensor, so all
+    cells have the same hidden units. A unit whose weights are zero keeps its initial state of zero.
     """
     name = op_name(node)
     arguments: Any = node.args
@@ -55,7 +55,7 @@ def recurrent(walk: Walk, node: Node) -> list[Blocks]:
 
 
 def _width(walk: Walk, node: Node, x: Node, last: int) -> Ids | None:
-    """The atoms of the input's width; steps and batch stay whole."""
+    """Atoms of the input's width; steps and batch are closed."""
     blocks = walk.blocks(x)
     for dim in range(last):
         blocks = walk.close(node, blocks, dim, "the layer runs over this dimension")
@@ -67,7 +67,7 @@ def _side(walk: Walk, value: Node, dim: int) -> Ids:
 
 
 def _tracked(walk: Walk, value: Node) -> bool:
-    """Every dimension of a weight, and the width of a state, has a block of its own."""
+    """Whether every dimension of a weight, or the width of a state, has a block of its own."""
     rank = len(walk.shape(value))
     wanted = {2} if rank == 3 else set(range(rank))
     return wanted <= {block.dims[0] for block in walk.blocks(value) if len(block.dims) == 1}

@@ -1,9 +1,13 @@
-"""A model's ONNX file at other widths, without exporting it again: for timing, not for answers.
+"""Resizing of a model's ONNX file to other widths without a new export, for timing alone.
 
-How long an operator takes depends on its shapes and not on its weights. Exporting a model takes seconds,
-so it is exported at a few widths only, at which no two sizes that can differ are alike. What a dimension, a
-shape constant or an attribute was in each of them then says which groups it depends on, and the file can be
-written at any widths in milliseconds.
+    two exports, width of group g    12      9
+    a dimension                      24     18     = 2 * units of g
+    a constant of a Reshape         192    144     = 16 * units of g
+
+An operator's latency depends on the operator's shapes and not on its weights. An export takes seconds, so a
+model is exported at a few widths only, chosen so that sizes which depend on different groups differ. From the
+values of a dimension, a shape constant or an attribute in these exports follows the groups that it depends
+on, and the file can then be written at any widths in milliseconds.
 """
 
 from __future__ import annotations
@@ -26,13 +30,13 @@ from edgeprune.graph.coupling import Coupling
 Integers = NDArray[np.int64]
 Widths = Mapping[str, int]  # group name -> units kept; a group that is not named stays whole
 MOST_PROBES = 4
-TRIES = 64  # random widths that are drawn before a probe is taken as it is
-SHAPE_CONSTANT = 64  # integer tensors with more elements are data, not shapes
+PROBE_DRAWS = 64  # random widths among which a probe is chosen
+MOST_SHAPE_INTEGERS = 64  # an integer tensor with more elements is data, not a shape
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size that follows the widths: `fixed + sum of each * units kept`."""
+    """A size as a function of the widths: `fixed` plus, for each group, positions per unit * units kept."""
 
     fixed: int
     each: tuple[tuple[str, int], ...] = ()  # (group, positions per unit)
@@ -46,7 +50,7 @@ class Size:
 
 
 def at(size: Size | None, widths: Mapping[str, Integers]) -> Integers:
-    """A size at widths that broadcast; 0 for none."""
+    """Size at arrays of widths, which are broadcast; None has size 0."""
     if size is None:
         return np.zeros((), np.int64)
     found = np.asarray(size.fixed, np.int64)
@@ -56,7 +60,10 @@ def at(size: Size | None, widths: Mapping[str, Integers]) -> Integers:
 
 
 def size_of(coupling: Coupling, classes: Ids) -> Size:
-    """How many of these classes stay. Groups are whole here: each unit has equally many of them."""
+    """Number of kept classes among `classes`, as a function of the widths.
+
+    Every unit of a group has equally many of these classes.
+    """
     place = np.full(int(coupling.classes.max(initial=-1)) + 1, -1)
     for number, group in enumerate(coupling.groups):
         place[group.classes] = number
@@ -70,7 +77,7 @@ def size_of(coupling: Coupling, classes: Ids) -> Size:
 
 
 def sizes(coupling: Coupling) -> tuple[Size, ...]:
-    """Every size that a dimension of a parameter or of a value can have and that some group changes."""
+    """Sizes of all dimensions of parameters and values that depend on some group, each once."""
     found = dict.fromkeys(size_of(coupling, coupling.classes[atoms]) for atoms in _dimensions(coupling))
     return tuple(size for size in found if size.each)
 
@@ -90,11 +97,11 @@ def _dimensions(coupling: Coupling) -> Iterator[Ids]:
 
 @dataclass(frozen=True)
 class Resizable:
-    """One graph and how its shapes follow the widths.
+    """An ONNX model together with the sizes in it that depend on the widths.
 
-    dims: initialiser -> its dimensions. constants: initialiser of integers -> its elements, in order.
-    attributes: (node index, attribute) -> its integers, where some follow the widths.
-    shapes: value -> its shape at batch 1, of every value whose shape is known.
+    dims: dimensions by initialiser. constants: elements by initialiser of integers, in order.
+    attributes: integers by (node index, attribute), where some depend on the widths.
+    shapes: shape at batch 1 by value, for every value whose shape is known.
     """
 
     model: onnx.ModelProto
@@ -104,7 +111,7 @@ class Resizable:
     shapes: Mapping[str, tuple[Size, ...]]
 
     def at(self, widths: Widths) -> onnx.ModelProto:
-        """The file at these widths. Weights are the template's, repeated or cut short to the new shape."""
+        """ONNX model at these widths; weights are repeated or cut short to the new shapes."""
         made = onnx.ModelProto()
         made.CopyFrom(self.model)
         for index, tensor in enumerate(made.graph.initializer):
@@ -128,10 +135,10 @@ class Resizable:
 
 
 def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], seed: int = 0) -> Resizable:
-    """Learn from a few exports how the shapes of a model follow its widths.
+    """Learn from a few exports how the shapes of a model depend on the widths.
 
     export: the float ONNX model of the captured graph cut to the widths given.
-    Raises `EdgepruneError` when the exports differ in more than sizes, or a size follows no group.
+    Raises `EdgepruneError` when the exports differ in more than sizes, or a size depends on no group.
     """
     alone = tuple(Size(0, ((group.name, 1),)) for group in coupling.groups)
     known = tuple(dict.fromkeys((*alone, *sizes(coupling))))
@@ -148,10 +155,10 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
         tensors = [found[slot] for found in slots]
         shapes = [tuple(each.dims) for each in tensors]
         integers = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-        if integers and len(set(shapes)) == 1 and prod(shapes[0]) <= SHAPE_CONSTANT:
+        if integers and len(set(shapes)) == 1 and prod(shapes[0]) <= MOST_SHAPE_INTEGERS:
             values = [numpy_helper.to_array(each).reshape(-1).tolist() for each in tensors]
             if first.graph.node[slot[0]].op_type == "Pad" and slot[1] == 1:
-                values = _behind(values)
+                values = _padded_behind(values)
             if any(value != values[0] for value in values):
                 _put(constants, tensor.name, reader.read(values, f"constant {tensor.name}"))
         elif len(set(shapes)) > 1:
@@ -161,7 +168,7 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
         for name, values in _integers(nodes).items():
             attributes[index, name] = reader.read(values, f"attribute {name} of {nodes[0].name}")
     inferred = [_shapes(model) for model in models]
-    del first.graph.value_info[:]  # it speaks of the probe's widths; runtimes infer it again
+    del first.graph.value_info[:]  # shapes at the probe's widths; runtimes infer them again
     shapes_ = {
         name: reader.read([found[name] for found in inferred], f"value {name}")
         for name in inferred[0]
@@ -171,16 +178,18 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
 
 
 class _SizeReader:
-    """Says which size a dimension is, from what it was in each probe."""
+    """Finder of the `Size` that explains an integer's values in all probes."""
 
     def __init__(self, known: Sequence[Size], probes: Sequence[Widths]) -> None:
         self._probes = probes
         self._known: dict[tuple[int, ...], Size] = {}
         for size in sorted(known, key=lambda size: len(size.each), reverse=True):
-            self._known[tuple(size.at(widths) for widths in probes)] = size  # the simplest stays
+            self._known[tuple(size.at(widths) for widths in probes)] = (
+                size  # of equal ones the simplest is kept
+            )
 
     def read(self, values: Sequence[Sequence[int]], where: str) -> tuple[Size, ...]:
-        """values: per probe, the same numbers in the same order."""
+        """Sizes of several integers; `values` has, per probe, the same integers in the same order."""
         return tuple(self._size(tuple(seen), where) for seen in zip(*values, strict=True))
 
     def _size(self, seen: tuple[int, ...], where: str) -> Size:
@@ -203,10 +212,10 @@ class _SizeReader:
 
 
 def _probes(coupling: Coupling, known: Sequence[Size], rng: np.random.Generator) -> list[dict[str, int]]:
-    """Widths at which as few sizes as possible coincide; two sets of them, more while some still do."""
+    """Widths of 2 to MOST_PROBES exports, at which as few sizes as possible coincide."""
     probes: list[dict[str, int]] = []
     while len(probes) < 2 or (_coinciding(known, probes) and len(probes) < MOST_PROBES):
-        drawn = [_drawn(coupling, rng) for _ in range(TRIES)]
+        drawn = [_drawn(coupling, rng) for _ in range(PROBE_DRAWS)]
         if len(probes) == 1:  # every group must be seen at two widths
             drawn = [_moved(coupling, widths, probes[0]) for widths in drawn]
         probes.append(min(drawn, key=lambda widths: _coinciding(known, [*probes, widths])))
@@ -214,7 +223,7 @@ def _probes(coupling: Coupling, known: Sequence[Size], rng: np.random.Generator)
 
 
 def _coinciding(known: Sequence[Size], probes: Sequence[Widths]) -> int:
-    """How many sizes look like another one; or, from the second probe on, as if no width changed them."""
+    """Number of sizes that equal another in all probes or, from the second probe on, never change."""
     seen = [tuple(size.at(widths) for widths in probes) for size in known]
     still = sum(len(set(values)) == 1 for values in seen) if len(probes) > 1 else 0
     return len(known) - len(set(seen)) + still
@@ -263,7 +272,7 @@ def _same_structure(one: onnx.ModelProto, other: onnx.ModelProto) -> None:
 
 
 def _initialisers(model: onnx.ModelProto) -> dict[tuple[int, int], onnx.TensorProto]:
-    """(node index, input position) -> the tensor that is stored there: names differ between exports."""
+    """Stored tensors by (node index, input position), because names differ between exports."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     return {
         (index, at): stored[name]
@@ -273,10 +282,11 @@ def _initialisers(model: onnx.ModelProto) -> dict[tuple[int, int], onnx.TensorPr
     }
 
 
-def _behind(values: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Paddings per probe, with all of a dimension that the widths change behind it.
+def _padded_behind(values: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Paddings per probe; padding that depends on the widths is moved to the end of its dimension.
 
-    Which side gets how much depends on which units are kept, and not on how many; it takes the same time.
+    How the padding is shared between both sides depends on which units are kept and not on how many, and does
+    not change the latency.
     """
     moved = [list(pads) for pads in values]
     half = len(moved[0]) // 2
@@ -296,7 +306,7 @@ def _put(found: dict[str, tuple[Size, ...]], name: str, value: tuple[Size, ...])
 
 
 def _integers(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[list[int]]]:
-    """Attribute -> its integers in each probe, of those that differ."""
+    """Integers of each probe, by attribute, for the attributes that differ between probes."""
     found: dict[str, list[list[int]]] = {}
     for name in [entry.name for entry in nodes[0].attribute]:
         entries = [next((e for e in node.attribute if e.name == name), None) for node in nodes]
@@ -307,7 +317,7 @@ def _integers(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[list[int]]]:
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Value -> its shape at batch 1, of values whose every dimension is known."""
+    """Shapes at batch 1, by value, of the values whose every dimension is known."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in fixed.graph.input:

@@ -1,8 +1,8 @@
-"""What each ATen operation does to blocks.
+"""Coupling rules of ATen operations: how each carries blocks from its inputs to its outputs.
 
-A rule takes the walk and the node and returns the blocks of its output (a list of them for several
-outputs). It records unions and freezes through the walk. An operation that is not in the table freezes
-whatever it touches, so a missing rule costs compression and never correctness.
+A rule takes the walk and the node and returns the blocks of the node's output (a list of them for several
+outputs). Unions and freezes are recorded through the walk. An operation without a rule freezes whatever the
+operation touches, so a missing rule costs compression and never correctness.
 
 To teach edgeprune a new operation, write its rule and put it into RULES:
 
@@ -11,7 +11,7 @@ To teach edgeprune a new operation, write its rule and put it into RULES:
         return walk.elementwise(node, node.args)
 
 If the operation carries a size or an index that changes when a dimension is cut, add it to
-`rewrites.REWRITES` as well.
+`size_rewrites.REWRITES` as well.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Decorator that registers a function as the rule of these operations."""
+
     def register(function: Rule) -> Rule:
         for name in names:
             RULES[name] = function
@@ -148,7 +150,7 @@ def embedding(walk: Walk, node: Node) -> Blocks:
 
 @rule("aten.scaled_dot_product_attention")
 def attention(walk: Walk, node: Node) -> Blocks:
-    """q [.., H, S, D], k [.., K, T, D], v [.., K, T, E]; with enable_gqa a KV head serves H/K queries."""
+    """Attention: q [.., H, S, D], k [.., K, T, D], v [.., K, T, E]; with enable_gqa K divides H."""
     query, key, value = node.args[:3]
     mask = argument(node, 3, "attn_mask")
     batch = [("batch", axis) for axis in range(len(walk.shape(query)) - 2)]
@@ -168,7 +170,7 @@ def attention(walk: Walk, node: Node) -> Blocks:
 
 
 def _served(walk: Walk, query: Any, value: Any, labels: Sequence[Any]) -> Operand:
-    """Keys or values as each query head sees them: a KV head stands once for every head it serves."""
+    """Keys or values with each KV head repeated for every query head that reads the KV head."""
     operand = walk.operand(value, labels)
     head = len(labels) - 3
     if head < 0:

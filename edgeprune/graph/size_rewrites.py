@@ -1,7 +1,9 @@
-"""Sizes and indices that an operation carries, re-derived after a cut.
+"""Rewrites of an operation's size and index arguments after a cut.
 
-Only operations whose arguments depend on a width need an entry. A rewrite reads from the cutter which
-positions of a value stay (`cutter.mask(value, dim)`, None where all do) and changes the node in place.
+    view(x, [B, 64, 49]), 24 channels removed   ->   view(x, [B, 40, 49])
+
+Only operations whose arguments depend on a width need a rewrite. A rewrite reads from the cutter which
+positions of a value are kept (`cutter.mask(value, dim)`, None where all are) and changes the node in place.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ Mask = NDArray[np.bool_]
 
 
 class Cutter(Protocol):
+    """A cut, as rewrites see it: [size] masks of the kept positions, and shapes before the cut."""
+
     def mask(self, value: Any, dim: int) -> Mask | None: ...
     def part_mask(self, node: Node, part: int, dim: int) -> Mask | None: ...
     def shape(self, value: Any) -> tuple[int, ...]: ...
@@ -33,6 +37,8 @@ REWRITES: dict[str, Rewrite] = {}
 
 
 def rewrite(*names: str) -> Callable[[Rewrite], Rewrite]:
+    """Decorator that registers a function as the rewrite of these ATen operations."""
+
     def register(function: Rewrite) -> Rewrite:
         for name in names:
             REWRITES[f"aten.{name}"] = function
@@ -51,7 +57,7 @@ def _set(node: Node, position: int, name: str, value: Any) -> None:
 
 
 def _sizes(cutter: Cutter, node: Node, sizes: Sequence[Any], first: int = 0) -> list[Any]:
-    """`sizes[i]` belongs to dimension first + i of the node's output."""
+    """Sizes after the cut; `sizes[i]` is that of dimension first + i of the node's output."""
     found = list(sizes)
     for place, size in enumerate(found):
         keep = cutter.mask(node, first + place)
@@ -64,7 +70,7 @@ def _sizes(cutter: Cutter, node: Node, sizes: Sequence[Any], first: int = 0) -> 
                 f"{node.name} ({node.target}) mixes the batch with two cut dimensions.",
                 "Please report this model: its view should have been frozen.",
             )
-        else:  # batch times width in one dimension: the only one left to infer
+        else:  # batch times width in one dimension, which torch infers from the others
             found[place] = -1
     return found
 
@@ -123,7 +129,7 @@ def select(cutter: Cutter, node: Node) -> None:
 
 @rewrite("index", "index_select")
 def look_up(cutter: Cutter, node: Node) -> None:
-    """Constant positions move up by what left before them; those that left are looked up no more."""
+    """Constant indices: those of removed positions go, the others count kept positions only."""
     one = looked_up(node)
     module = node.graph.owning_module
     if one is None or module is None:
@@ -192,7 +198,7 @@ def group_norm(cutter: Cutter, node: Node) -> None:
 
 @rewrite("scaled_dot_product_attention")
 def attention(cutter: Cutter, node: Node) -> None:
-    """The default scale is 1 / sqrt(D): keep the original D when the head dimension is cut."""
+    """Attention scale: the default is 1 / sqrt(D), so the original D is written down when D is cut."""
     query = node.args[0]
     rank = len(cutter.shape(query))
     if cutter.mask(query, rank - 1) is not None and node.kwargs.get("scale") is None:

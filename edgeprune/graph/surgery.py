@@ -1,4 +1,4 @@
-"""Cut units out of a graph: smaller parameters, the constants that depended on their sizes, less depth."""
+"""Surgery on a captured graph: removal of units and branches, with all sizes that depend on them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.fx import GraphModule, Node
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept, mask
 from edgeprune.graph.depth import drop_branches
-from edgeprune.graph.fx import attribute, concrete, op_name
+from edgeprune.graph.fx import attribute, op_name, owner_of, shape_of
 from edgeprune.graph.size_rewrites import REWRITES, Mask
 
 
 def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
-    """A new, trainable model with only the kept units; the original is left as it was.
+    """A trainable copy of the model with only the kept units and branches.
 
-    Every result is an ordinary `GraphModule` whose parameters keep their names.
+    The copy's module is an ordinary `GraphModule` whose parameters keep their names.
     """
     cutter = _MaskedGraph(coupling, coupling.removed(kept), captured.module)
     masks = cutter.parameter_masks()
-    # What gets sliced is not copied before: a cut needs no more memory than what it leaves.
+    # Tensors that are sliced are not copied first: a cut needs no more memory than its result.
     result = captured.copy(borrowed=[attribute(captured.module, name) for name in masks])
     for node in result.module.graph.nodes:
         if node.op == "call_function" and op_name(node) in REWRITES:
             REWRITES[op_name(node)](cutter, node)
         if node.target is torch.ops.aten.view.default:
-            # A width of 1 changes strides: what was contiguous, so that a view was possible, may not be.
+            # A width of 1 changes strides, so a tensor that was contiguous, as a view needs, may not be.
             node.target = torch.ops.aten.reshape.default
     _slice_parameters(result.module, masks)
     drop_branches(result.module, coupling.dropped(kept))
@@ -40,7 +40,7 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
 
 
 class _MaskedGraph:
-    """Which positions of every value stay."""
+    """Masks of the kept positions of every value and parameter."""
 
     def __init__(self, coupling: Coupling, removed: NDArray[np.bool_], module: GraphModule) -> None:
         self._coupling = coupling
@@ -56,10 +56,7 @@ class _MaskedGraph:
         return mask(parts[part], dim, self._coupling.classes, self._removed)
 
     def shape(self, value: Any) -> tuple[int, ...]:
-        meta = value.meta.get("val")
-        if meta is None:
-            return tuple(attribute(self._module, str(value.target)).shape)
-        return tuple(concrete(size) for size in meta.shape)
+        return shape_of(self._module, value)
 
     def parameter_masks(self) -> dict[str, list[Mask | None]]:
         found = {}
@@ -75,7 +72,7 @@ class _MaskedGraph:
 
 
 def _slice_parameters(module: GraphModule, parameter_masks: Mapping[str, Sequence[Mask | None]]) -> None:
-    """Slice each tensor once and give the slice to all its names (tied weights stay tied)."""
+    """Slice each tensor once and give the slice to all the tensor's names, so that tied weights stay tied."""
     names: dict[int, list[str]] = {}
     for name, tensor in [
         *module.named_parameters(remove_duplicate=False),
@@ -92,29 +89,28 @@ def _slice_parameters(module: GraphModule, parameter_masks: Mapping[str, Sequenc
         if isinstance(old, torch.nn.Parameter):
             new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
         for alias in aliases:
-            owner, _, leaf = alias.rpartition(".")
-            holder = attribute(module, owner) if owner else module
+            owner, leaf = owner_of(module, alias)
             if isinstance(old, torch.nn.Parameter):
-                setattr(holder, leaf, new)
-            elif leaf in holder._buffers:
-                holder._buffers[leaf] = new
+                setattr(owner, leaf, new)
+            elif leaf in owner._buffers:
+                owner._buffers[leaf] = new
             else:
-                setattr(holder, leaf, new)
+                setattr(owner, leaf, new)
 
 
 def uncut(captured: Captured, coupling: Coupling, kept: Kept, smaller: Captured) -> Captured:
-    """A copy of the whole model that computes what `smaller` does, where all groups' units feed sums.
+    """Copy of the whole model that computes what `smaller` does, for groups whose units feed sums alone.
 
-    smaller: `cut(captured, coupling, kept)`, trained since. Units that it has lost keep their values of
-    before, but nothing reads them: cutting the same units again gives `smaller` back, and another choice
-    may take such a unit up again. Branches that it has lost are there as they were.
+    smaller: `cut(captured, coupling, kept)`, trained since. Removed units have the values of `captured`, and
+    the weights that read them are zero: cutting the same units again gives `smaller` back, and another choice
+    may keep such a unit. Dropped branches are those of `captured`.
     """
     masks = _MaskedGraph(coupling, coupling.removed(kept), captured.module).parameter_masks()
     trained = smaller.module.state_dict()
     result = captured.copy()
     with torch.no_grad():
         for name, whole in result.module.state_dict().items():
-            if name not in trained:  # it went with a branch
+            if name not in trained:  # part of a dropped branch
                 continue
             places = [
                 torch.arange(size) if keep is None else torch.from_numpy(np.flatnonzero(keep))

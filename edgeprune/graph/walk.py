@@ -1,4 +1,4 @@
-"""One pass over the graph, carrying blocks from parameters to outputs."""
+"""Walk over the graph that carries blocks from parameters to outputs, by the rule of every operation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgeprune.graph.blocks import Block, Blocks, Book, Ids, Operand, merge, project, reshape
-from edgeprune.graph.fx import attribute, concrete, op_name
+from edgeprune.graph.fx import attribute, concrete, op_name, shape_of
 
-# What may stand between a parameter and the operation that consumes it.
+# Operations that may lie between a parameter and the operation that multiplies with the parameter.
 _MOVING = (
     *("aten.t", "aten.transpose", "aten.permute", "aten.view", "aten.reshape", "aten.unsqueeze"),
     "aten._weight_norm",
@@ -23,7 +23,7 @@ Rule = Callable[["Walk", Node], Any]
 
 @dataclass(frozen=True)
 class ParameterUse:
-    """A parameter or buffer; one atom per index of every dimension longer than 1."""
+    """A parameter or buffer, with one atom per index of every dimension longer than 1."""
 
     name: str  # qualified name of the first alias
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class ParameterUse:
 
 
 class Walk:
-    """The state of one pass: rules read their arguments' blocks from it and record unions in it.
+    """State of one pass over a graph, from which rules read blocks and in which rules record unions.
 
     inner: names of nodes at which a joint block keeps its innermost dimension (head-dimension pruning)
         instead of its outermost (whole heads).
@@ -62,16 +62,11 @@ class Walk:
             elif node.op != "placeholder":
                 self._unknown(node)
 
-    # What rules read -------------------------------------------------------------------------------
+    # Read by rules -------------------------------------------------------------------------------
 
     def shape(self, value: Any) -> tuple[int, ...]:
-        """Concrete sizes; the batch is BATCH. Scalars have none."""
-        if not isinstance(value, Node):
-            return ()
-        if value.op == "get_attr":
-            return tuple(attribute(self.module, str(value.target)).shape)
-        meta = value.meta.get("val")
-        return tuple(concrete(size) for size in meta.shape) if isinstance(meta, torch.Tensor) else ()
+        """Concrete shape of an argument; the batch is SYMBOLIC_BATCH, and scalars have ()."""
+        return shape_of(self.module, value) if isinstance(value, Node) else ()
 
     def blocks(self, value: Any) -> Blocks:
         found = self.values.get(value, ()) if isinstance(value, Node) else ()
@@ -83,14 +78,14 @@ class Walk:
             return tuple(block for blocks in found for block in blocks)
         return found if isinstance(found, tuple) else ()
 
-    # What rules do ---------------------------------------------------------------------------------
+    # Called by rules --------------------------------------------------------------------------------
 
     def freeze(self, node: Node, op: str, reason: str, blocks: Blocks) -> None:
         for block in blocks:
             self.book.freeze(block.ids, node.name, op, reason)
 
     def close(self, node: Node, blocks: Blocks, dim: int, reason: str) -> Blocks:
-        """The blocks when `dim` may not be cut: frozen where it stands alone, united where it is joint."""
+        """Blocks once `dim` may not be cut: frozen where `dim` stands alone, united where `dim` is joint."""
         kept = []
         for block in blocks:
             if dim not in block.dims:
@@ -112,13 +107,16 @@ class Walk:
         return Operand(self.blocks(value) if blocks is None else blocks, named, self.is_weight(value))
 
     def is_weight(self, value: Any) -> bool:
-        """A parameter, or one that was only transposed or viewed."""
+        """Whether an argument is a parameter, possibly transposed or viewed."""
         while isinstance(value, Node) and value.op == "call_function" and op_name(value) in _MOVING:
             value = value.args[0]
         return isinstance(value, Node) and value.op == "get_attr"
 
     def contract(self, node: Node, operands: Sequence[Operand], output: Sequence[Any]) -> Blocks:
-        """The einsum view of an operation: unite at equal labels, drop the labels not in `output`."""
+        """Blocks of an operation written as an einsum: operands are united at equal labels.
+
+        Labels that are not in `output` are summed over.
+        """
         inner = node.name in self.inner
         order = list(dict.fromkeys([*output, *(label for o in operands for label in o.labels)]))
         for operand in operands:
@@ -129,7 +127,7 @@ class Walk:
         return project(self.book, merged, output, inner=inner)
 
     def elementwise(self, node: Node, arguments: Sequence[Any]) -> Blocks:
-        """Broadcasting position by position."""
+        """Blocks of an operation that works position by position, with broadcasting."""
         rank = len(self.shape(node))
         operands = []
         for value in arguments:
@@ -139,6 +137,7 @@ class Walk:
         return self.contract(node, operands, range(rank))
 
     def reshaped(self, node: Node, value: Any) -> Blocks:
+        """Blocks of a node that views `value` in another shape."""
         inner = node.name in self.inner
         carried, lost = reshape(self.blocks(value), self.shape(value), self.shape(node), inner=inner)
         self.freeze(node, op_name(node), "this view cannot be followed", lost)
@@ -157,7 +156,7 @@ class Walk:
         return self._tidy(node, result, self.shape(node))
 
     def _tidy(self, node: Node, blocks: Blocks, shape: tuple[int, ...]) -> Blocks:
-        """A dimension of size 1 would be broadcast by whatever follows: it may not be cut."""
+        """Close dimensions of size 1, which later operations would broadcast."""
         for dim, size in enumerate(shape):
             if size == 1:
                 blocks = self.close(node, blocks, dim, "a single position of this dimension is taken")

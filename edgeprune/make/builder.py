@@ -31,7 +31,7 @@ from edgeprune.quantize.rescale.smooth import smooth
 from edgeprune.quantize.simulate.bias_correction import correct_means
 from edgeprune.quantize.simulate.damage import damage, weight_damage
 from edgeprune.quantize.simulate.written import proven_integers
-from edgeprune.quantize.tensorrt.engines import settle
+from edgeprune.quantize.tensorrt.engines import write_for_engine
 from edgeprune.quantize.tensorrt.refusals import check_types
 from edgeprune.quantize.weight_only import TABLE as WEIGHT_FORMS
 from edgeprune.quantize.weight_only import compress_weights
@@ -141,7 +141,7 @@ class Builder:
             # Under its final name: a device that built its engine has the file already.
             return self.quantised(form, pruned, exported, folder / self.artefact)
 
-        return settle(write, self.lost_in)
+        return write_for_engine(write, self.lost_in)
 
     def quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
         narrow, left = candidate.reduce_range, candidate.in_float

@@ -25,7 +25,7 @@ from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
 from edgeprune.quantize.simulate.planned import layer_nodes
-from edgeprune.quantize.simulate.training import Aware
+from edgeprune.quantize.simulate.training import QuantisationAware
 from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.batchnorm import reestimate
@@ -255,7 +255,7 @@ class Workshop:
             return train_aware(
                 student,
                 self.dense,
-                lambda now: Aware(now, self.dialect, emit, reduce_range=candidate.reduce_range),
+                lambda now: QuantisationAware(now, self.dialect, emit, reduce_range=candidate.reduce_range),
                 self.split,
                 self.judge,
                 epochs=epochs,

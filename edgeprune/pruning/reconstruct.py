@@ -11,7 +11,6 @@ over the data serves every candidate of a search. With a bias, x gets a constant
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from torch.fx import Interpreter, Node
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import dead_nodes
-from edgeprune.graph.fx import argument, attribute, op_name
+from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
 
 MAX_FEATURES = 8192  # a Gram matrix of 8192 x 8192 doubles is 512 MiB
 # Rows sampled from all batches and from one: enough for a Gram matrix, little enough to be quick.
@@ -122,12 +121,7 @@ def _consumers(captured: Captured, coupling: Coupling) -> dict[str, tuple[Node, 
         (axis.parameter, axis.dim) for group in coupling.groups for axis in group.axes if axis.role == "in"
     }
     canonical = {id(attribute(module, name)): name for name in coupling.parameters}
-    uses = Counter(
-        id(attribute(module, str(node.target)))
-        for node in module.graph.nodes
-        if node.op == "get_attr"
-        for _ in node.users
-    )
+    uses = tensor_uses(module)
     found: dict[str, tuple[Node, str | None]] = {}
     for node in module.graph.nodes:
         if node.op != "call_function" or op_name(node) not in _SOLVABLE:

@@ -1,17 +1,17 @@
-"""INT8: calibration says what ranges activations have, a dialect says where a runtime wants integers.
+"""INT8 quantisation of an exported model: calibration of ranges, placement of Q/DQ pairs, emission.
 
     calibrate.py   captured graph + data -> `Ranges`, with neural-compressor's observers (TABLE: calibrators)
-    dialects.py    what each runtime turns into integer kernels (TABLE: dialects)
+    dialects.py    operators and types that each runtime turns into integer kernels (TABLE: dialects)
     plan.py        float ONNX + ranges + dialect -> which values become integers
     scales.py      ranges and weights -> scales, zero points, integers
     emit.py        writes the plan: `quantise(float_onnx, ranges, dialect, path) -> Quantised`
     dynamic.py     INT8 products whose activations get their range from each query
-    weight_only.py products whose weights alone are integers; weight_blocks.py rounds them
-    products.py    the products that these two can take
+    weight_only.py products whose weights alone are integers; weight_blocks.py rounds the weights
+    products.py    the products that dynamic.py and weight_only.py can rewrite
     half.py        float16 for TensorRT
-    rescale/       channels made alike before they are rounded
+    rescale/       rescaling of channels between layers, so that rounding costs less
     simulate/      the INT8 model in torch: for proofs, bias correction, training
-    tensorrt/      what TensorRT's parser refuses and what its engine keeps in INT8
+    tensorrt/      checks of TensorRT's own rules: refused nodes, layers that an engine runs in float
 
-To add a calibrator or a dialect, add a row to its table; the tests are parametrised over both.
+To add a calibrator or a dialect, add a row to its table; the tests are parametrised over both tables.
 """

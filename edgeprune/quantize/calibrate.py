@@ -1,8 +1,8 @@
-"""Calibration data -> the range of every activation, with neural-compressor's static PT2E path.
+"""Calibration of a range for every activation, with neural-compressor's static PT2E path.
 
-neural-compressor's own placement observes convolution inputs only, which is not what every runtime
-fuses (see `dialects`). So its quantiser prepares the graph with its own observers, but behind every
-float activation; emission then picks the ranges that the dialect needs.
+neural-compressor observes convolution inputs only, and runtimes fuse Q/DQ pairs at other places as well (see
+`dialects`). So neural-compressor's observers are placed behind every float activation here, and emission
+picks the ranges that the dialect needs.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from torch.fx import GraphModule, Node
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.outputs import describe
+from edgeprune.graph.outputs import in_module
 from edgeprune.quantize.histogram import Counts, percentile, squared_error
 from edgeprune.quantize.ranges import Ranges
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """How the range of an activation is chosen.
+    """Choice of an activation's range.
 
-    algorithm: neural-compressor's name of what observes. choose: from the histogram of "kl", where the
-    range is not neural-compressor's own.
+    algorithm: neural-compressor's name of the observer.
+    choose: function of the histogram that "kl" fills, (counts, low, high) -> (low, high); None for
+        neural-compressor's own choice.
     """
 
     algorithm: str
@@ -49,7 +50,7 @@ def calibrate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]], c
     """Run `batches` through the captured graph and choose a range for every float activation.
 
     batches: flat inputs in placeholder order, any batch size. BatchNorm is folded first, as the exporter
-    does. An activation that is infinite or NaN where the model's output is not (an attention mask) gets
+    folds it. An activation that is infinite or NaN where the model's output is not (an attention mask) gets
     no range and stays float. Raises `InputError` for an unknown calibrator, for no data, for shapes that
     are not the model's, and for NaN or infinity, naming the first layer that shows it.
     """
@@ -75,7 +76,7 @@ def calibrate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]], c
 
 
 class _Observer(torch.nn.Module):
-    """neural-compressor's observer of one activation, spared from values that it cannot bin."""
+    """neural-compressor's observer of one activation, without batches that contain NaN or infinity."""
 
     def __init__(self, inner: Any, name: str, node: str, calibrator: Calibrator) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class _Observer(torch.nn.Module):
         return activation
 
     def bounds(self) -> tuple[float, float]:
-        """(low, high) of the chosen range or of the chosen scale and zero point; zero is inside."""
+        """Chosen range (low, high), possibly by way of a scale and zero point; zero is inside."""
         if self.calibrator.choose is not None:
             counts = self.inner.histogram.double().numpy()
             return self.calibrator.choose(counts, float(self.inner.min_val), float(self.inner.max_val))
@@ -105,7 +106,7 @@ class _Observer(torch.nn.Module):
 
 
 def _prepare(captured: Captured, algorithm: str) -> GraphModule:
-    """A copy of the graph, BatchNorm folded, with neural-compressor's observers in it."""
+    """Copy of the graph, BatchNorm folded, with neural-compressor's observers in it."""
     with _quiet():
         try:
             from neural_compressor.torch.algorithms.pt2e_quant.core import W8A8PT2EQuantizer
@@ -126,7 +127,7 @@ def _prepare(captured: Captured, algorithm: str) -> GraphModule:
                 return model
 
             def validate(self, model: GraphModule) -> None:
-                """Every float activation may be observed."""
+                """Accept every model: any float activation may be observed."""
 
         class EveryActivationCalibrator(W8A8PT2EQuantizer):  # type: ignore[misc]
             @staticmethod
@@ -145,14 +146,14 @@ def _prepare(captured: Captured, algorithm: str) -> GraphModule:
 
 
 def _wrap_observers(prepared: GraphModule, folded: dict[str, str], calibrator: Calibrator) -> list[_Observer]:
-    """Put every observer behind an `_Observer`; in execution order."""
+    """Wrap every observer of the graph in an `_Observer`; returned in execution order."""
     found = []
     for node in prepared.graph.nodes:
         if node.op == "call_module" and isinstance(node.args[0], Node):
             source = node.args[0]
             name = folded.get(source.name, source.name)
             observer = _Observer(
-                prepared.get_submodule(node.target), name, describe(source, name), calibrator
+                prepared.get_submodule(node.target), name, in_module(source, name), calibrator
             )
             setattr(prepared, node.target, observer)
             found.append(observer)
@@ -160,7 +161,7 @@ def _wrap_observers(prepared: GraphModule, folded: dict[str, str], calibrator: C
 
 
 def _folded(captured: Captured, prepared: GraphModule) -> dict[str, str]:
-    """Convolution -> the BatchNorm that was folded into it, whose value it now computes."""
+    """Names of folded BatchNorms, by the convolution that now computes the BatchNorm's value."""
     left = {node.name for node in prepared.graph.nodes}
     return {
         node.args[0].name: node.name
@@ -201,13 +202,13 @@ def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    """A sum is finite only when all of it is, and takes much less time than a look at each element."""
+    """Whether all elements are finite; a finite sum proves it in much less time than a look at each."""
     return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """neural-compressor and torchao report on their import through loggers of many names."""
+    """Silence the loggers of many names through which neural-compressor and torchao report their import."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

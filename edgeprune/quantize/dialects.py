@@ -1,9 +1,8 @@
-"""How each runtime wants its INT8 graph written.
+"""INT8 dialects of runtimes: the places and types of Q/DQ pairs that become integer kernels.
 
-Calibration says which range a tensor has; the dialect says where quantisation is placed and in which
-types, because a runtime fuses only what it recognises: ONNX Runtime turns DequantizeLinear -> op ->
-QuantizeLinear into one integer kernel and runs everything else in float, between two conversions.
-A new runtime is one row here.
+A runtime fuses only patterns that it recognises: ONNX Runtime turns DequantizeLinear -> op -> QuantizeLinear
+into one integer kernel and runs everything else in float, between two conversions. So the ranges come from
+calibration, and the placement of Q/DQ pairs comes from the dialect. A new runtime is one row here.
 """
 
 from __future__ import annotations
@@ -18,22 +17,24 @@ IntegerType = Literal["uint8", "int8"]
 
 @dataclass(frozen=True)
 class Dialect:
-    """The types and the places of quantisation that one runtime turns into integer kernels.
+    """Types and places of quantisation that one runtime turns into integer kernels.
 
     layers: operators with weights that have an integer kernel.
-    integer_output: the layers among them whose kernel must also write integers; the others may write
-        float, which keeps the precision of logits.
-    float_output: those in `integer_output` may write float, too, and do where no layer reads it.
+    integer_output: the layers whose integer kernel must also write integers; the kernels of other layers may
+        write float, which keeps the precision of logits.
+    float_output: True when the kernels in `integer_output` may write float; they then do so where no layer
+        reads their output.
     joins: operators over several activations that run on integers when their inputs are integers.
     reductions: operators over one activation that run on integers and write another range.
-    followers: operators that only move or select values; their output has their input's scale.
-    integer_followers: followers to be written on the integers themselves, because the runtime would run
+    followers: operators that only move or select values; output and input have one scale.
+    integer_followers: followers that are placed on the integers themselves, because the runtime would run
         them in float between DequantizeLinear and QuantizeLinear.
-    fused: activations that disappear into the kernel that they follow.
-    dynamic: products with ranges from each query have a kernel, too (`dynamic.py`).
-    half: everything outside Q/DQ is written in float16, because the runtime takes each type from the file.
-    blocks: products with weights in blocks have a kernel (`weights.py`).
-    convolutions: integer products may be quicker as 1x1 convolutions (`graph.pointwise`): to be measured.
+    fused: activation functions that the runtime fuses into the kernel in front of them.
+    dynamic: True when products with ranges from each query have a kernel (`dynamic.py`).
+    half: True when everything outside Q/DQ is written in float16: the runtime takes all types from the file.
+    blocks: True when products with weights in blocks have a kernel (`weight_only.py`).
+    convolutions: True when integer products may be quicker as 1x1 convolutions (`graph.pointwise`), which a
+        measurement then decides.
     """
 
     name: str
@@ -102,8 +103,8 @@ _TENSORRT = Dialect(
 TABLE: dict[str, Dialect] = {
     "onnxruntime-x86": _onnxruntime("onnxruntime-x86", "uint8", dynamic=True),
     "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8", dynamic=True),
-    # OpenVINO's CPU plug-in reads the same Q/DQ graph and runs it on integers. Through a Concat they gain it
-    # nothing (docs/int8.md), and crash it in a DenseNet (2026.4).
+    # OpenVINO's CPU plug-in runs the same Q/DQ graph on integers. Integers through a Concat gain nothing
+    # (docs/int8.md), and crash the plug-in in a DenseNet (2026.4).
     "openvino": replace(
         _onnxruntime("openvino", "uint8"),
         joins=frozenset({"Add", "Mul"}),
@@ -117,7 +118,7 @@ AUTO = "auto"
 
 
 def dialect_for(name: str, architecture: str) -> Dialect:
-    """The dialect called `name`; "auto" is ONNX Runtime's for `architecture` (as `uname -m` prints it).
+    """Dialect called `name`; "auto" is ONNX Runtime's for `architecture` (as `uname -m` prints it).
 
     Raises `InputError` naming the known dialects or architectures.
     """

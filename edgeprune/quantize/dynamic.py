@@ -1,9 +1,9 @@
-"""Dynamic INT8: weights are integers in the file, activations get their range from each query.
+"""Dynamic INT8: weights are integers in the file, and activations get their range from each query.
 
-No calibration, so no range can be wrong: for models whose work is mostly matrix products, whose activations
-have outliers that no fixed range holds. It costs a pass over the activation at every product. ONNX Runtime
-fuses the chain that is written here, as its own `quantize_dynamic` writes it, into DynamicQuantizeMatMul, or
-MatMulIntegerToFloat where several products share an input.
+Without calibration no range can be wrong. This suits models whose work is mostly matrix products and whose
+activations have outliers that no fixed range contains; the price is a pass over the activation at every
+product. ONNX Runtime fuses the chain of operators that is written here (and by its own `quantize_dynamic`)
+into DynamicQuantizeMatMul, or into MatMulIntegerToFloat where several products share an input.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from edgeprune.quantize.emit import Quantised, check_known
 from edgeprune.quantize.products import Product, products
 from edgeprune.quantize.scales import Scale, quantise_weight
 
-DYNAMIC = "dynamic"  # how a candidate names it where others name their calibrator
-_ANY = Scale(np.float32(1), 0)  # the activation's scale is not known, and no bias depends on it
+DYNAMIC = "dynamic"  # the `calibrator` of a candidate in dynamic INT8
+_ANY = Scale(np.float32(1), 0)  # for an activation of unknown scale, when no bias depends on the scale
 
 
 def quantise_dynamic(
     float_onnx: Path, path: Path, *, reduce_range: bool = False, float_layers: Sequence[str] = ()
 ) -> Quantised:
-    """Write `float_onnx` (from `export_onnx`) with its matrix products on dynamically quantised integers.
+    """Write `float_onnx` (from `export_onnx`) with its matrix products in dynamic INT8.
 
     reduce_range, float_layers: as for `emit.quantise`. Convolutions stay float. Raises `InputError` for an
     unknown layer, and when no layer is a matrix product.
@@ -62,7 +62,7 @@ def quantise_dynamic(
 
 
 class _DynamicWriter:
-    """Keeps the weights that it stores, and one set of integers for every activation."""
+    """Writer of dynamic INT8 products; products that read one activation share its integers."""
 
     def __init__(self, reduce_range: bool) -> None:
         self._reduce_range = reduce_range
@@ -71,7 +71,7 @@ class _DynamicWriter:
         self.stored: list[onnx.TensorProto] = []
 
     def integers(self, node: onnx.NodeProto, product: Product, layer: str) -> list[onnx.NodeProto]:
-        """What replaces `node`: output = (integers of x @ integers of W) * scale of x * scales of W (+ b)."""
+        """Nodes in place of `node`: (integers of x @ integers of W) * scale of x * scales of W (+ b)."""
         x, result = str(node.input[0]), str(node.output[0])
         name = layer if layer not in self._named else f"{layer}#{result}"
         self._named.add(layer)

@@ -1,4 +1,4 @@
-"""Float ONNX + ranges -> Q/DQ ONNX in a runtime's dialect."""
+"""Emission of the Q/DQ ONNX file: a float ONNX file with ranges, in a runtime's dialect."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from edgeprune.quantize.plan import Graph, Plan, plan
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.scales import Scale, quantise_bias, quantise_weight
 
-RAW = ".raw"  # what a kernel computes, in front of the pair that makes it integer
+RAW = ".raw"  # ending of a kernel's output in front of the Q/DQ pair behind the kernel
 _ACTIVATIONS: dict[str, type[np.generic]] = {"uint8": np.uint8, "int8": np.int8}
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A Q/DQ file and what is INT8 in it; layers are named by their weight's module.
+    """A Q/DQ file, with its layers in INT8 and in float; a layer has the name of its weight's module.
 
-    wide: nodes that stay float32 in a dialect of float16, because they would overflow.
+    wide: nodes that stay float32 in a dialect of float16, where float16 would overflow.
     """
 
     path: Path
@@ -78,7 +78,7 @@ def quantise(
 
 
 class _QdqWriter:
-    """Carries out a plan: Q/DQ pairs around values, INT8 initialisers behind a DequantizeLinear."""
+    """Writer of a plan: Q/DQ pairs around values, INT8 initialisers in front of a DequantizeLinear."""
 
     def __init__(self, graph: Graph, planned: Plan, dialect: Dialect, reduce_range: bool) -> None:
         self.graph, self.planned, self.dialect, self.reduce_range = graph, planned, dialect, reduce_range
@@ -87,7 +87,7 @@ class _QdqWriter:
 
     def write(self, model: onnx.ModelProto) -> None:
         """Rewrite `model` in place."""
-        behind = self._pairs()  # value -> what follows its producer
+        behind = self._pairs()  # value -> nodes to place behind the value's producer
         ordered = [node for value in model.graph.input for node in behind.get(value.name, ())]
         for index, node in enumerate(self.graph.nodes):
             following = [extra for value in node.output for extra in behind.get(value, ())]
@@ -95,7 +95,7 @@ class _QdqWriter:
                 ordered += self._layer(index)
             if self._is_integer_follower(node):
                 self._move_integers(node)
-                ordered += [node, following[1]]  # what it writes is integer already
+                ordered += [node, following[1]]  # the node's output is integer already
                 continue
             node.output[:] = [
                 _raw(value) if value in self.planned.written else value for value in node.output
@@ -105,7 +105,7 @@ class _QdqWriter:
         model.graph.node.extend(ordered)
         model.graph.initializer.extend(self.stored.values())
         drop_unused(model)
-        del model.graph.value_info[:]  # it speaks of the float graph; runtimes infer it again
+        del model.graph.value_info[:]  # types of the float graph; runtimes infer them again
 
     def _pairs(self) -> dict[str, list[onnx.NodeProto]]:
         pairs = {
@@ -131,7 +131,7 @@ class _QdqWriter:
         ]
 
     def _layer(self, index: int) -> list[onnx.NodeProto]:
-        """Replace a layer's weight (and bias) by integers; the nodes that dequantise them."""
+        """Replace a layer's weight (and bias) by integers, and return the nodes that dequantise them."""
         node, graph = self.graph.nodes[index], self.graph
         value = str(node.input[0]).removesuffix(".int8.float")
         scale = self.planned.scale(value)
@@ -139,7 +139,7 @@ class _QdqWriter:
             raise ValueError(
                 f"layer {self.planned.layers[index]} reads {value}, which was not planned as integer"
             )
-        # A layer that is called twice is stored twice: the scale of its bias depends on its input's.
+        # A layer that is called twice is stored twice: the scale of the bias depends on that of the input.
         name = self.planned.layers[index]
         name = name if name not in self.named else f"{name}#{index}"
         self.named.add(name)
@@ -166,7 +166,7 @@ class _QdqWriter:
         return added
 
     def _bias(self, node: onnx.NodeProto, name: str) -> NDArray[np.float32] | None:
-        """A bias without what INT8 adds to the mean; a matrix product has it in the addition behind it."""
+        """Bias of a layer, less the mean error of INT8; that of a MatMul is in the Add behind the MatMul."""
         if node.op_type == "MatMul":
             self._correct_addition(str(node.output[0]), name)
             return None
@@ -191,7 +191,7 @@ class _QdqWriter:
         return node.op_type in self.dialect.integer_followers and node.output[0] in self.planned.written
 
     def _move_integers(self, node: onnx.NodeProto) -> None:
-        """Let a Pad read and write integers; it pads with the zero point, the integer for 0.0."""
+        """Let a Pad read and write integers, and pad with the zero point, the integer for 0.0."""
         source = _raw(node.input[0])
         padding = [f"{source}.int8.zero_point", *node.input[3:]]
         node.input[:] = [f"{source}.int8", node.input[1], *padding]
@@ -217,7 +217,7 @@ class _QdqWriter:
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
-    """The weight's dimension of output channels."""
+    """Dimension of the output channels in a layer's weight."""
     if node.op_type == "Conv":
         return 0
     transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
@@ -229,7 +229,7 @@ def _raw(value: str) -> str:
 
 
 def check_known(float_layers: Iterable[str], known: Collection[str]) -> None:
-    """Raise `InputError` for a layer that the model has not, naming its like."""
+    """Raise `InputError` for a name that is no layer of the model, with the most similar names."""
     for name in float_layers:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]

@@ -1,6 +1,6 @@
-"""Ranges out of a histogram of an activation, for calibrators that neural-compressor does not have.
+"""Ranges from the histogram of an activation, for calibrators that neural-compressor does not have.
 
-Pure: bin counts and the two ends of the histogram in, (low, high) out. Zero is inside every range.
+The functions take bin counts and the two ends of the histogram and return (low, high), with zero inside.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILE = 99.99  # of the values stay inside (Wu et al. 2020, "Integer Quantization", table 5)
-STEPS = 64  # clipping thresholds that are tried on each side
+CLIP_THRESHOLDS = 64  # number of thresholds that are tried on each side
 LEVELS = 255
 
 Counts = NDArray[np.float64]
 
 
 def percentile(counts: Counts, low: float, high: float) -> tuple[float, float]:
-    """The range that leaves out half of the rarest 0.01 % of the values at each end."""
+    """Range of the middle 99.99 % of the values; half of the others lie beyond each end."""
     share = np.cumsum(counts) / counts.sum()
     rest = (100 - PERCENTILE) / 200
     edges = np.linspace(low, high, len(counts) + 1)
@@ -26,23 +26,23 @@ def percentile(counts: Counts, low: float, high: float) -> tuple[float, float]:
 
 
 def squared_error(counts: Counts, low: float, high: float) -> tuple[float, float]:
-    """The range whose 8-bit values differ least from the original ones, clipping included.
+    """Range with the least squared error of 8-bit rounding, clipping included.
 
-    One end at a time, outer first, from the whole range inwards (as in Banner et al. 2019, "ACIQ", which
-    does it in closed form for known distributions).
+    One end is searched at a time, the outer end first, from the whole range inwards (Banner et al. 2019,
+    "ACIQ", have the closed form for known distributions).
     """
     edges = np.linspace(low, high, len(counts) + 1)
     values = (edges[:-1] + edges[1:]) / 2
     ends = list(_around_zero(low, high))
     for end in sorted((0, 1), key=lambda end: -abs(ends[end])):
-        shares = np.linspace(1, 1 / STEPS, STEPS) * ends[end]
+        shares = np.linspace(1, 1 / CLIP_THRESHOLDS, CLIP_THRESHOLDS) * ends[end]
         tried = [(share, ends[1]) if end == 0 else (ends[0], share) for share in shares.tolist()]
         ends = list(min(tried, key=lambda found: _error(counts, values, *found)))
     return ends[0], ends[1]
 
 
 def _error(counts: Counts, values: NDArray[np.float64], low: float, high: float) -> float:
-    """Sum of squared differences between values and their quantised form."""
+    """Sum of squared differences between values and quantised values."""
     step = (high - low) / LEVELS
     if step <= 0:
         return float((counts * values**2).sum())

@@ -1,8 +1,11 @@
-"""Which values of an ONNX graph become integers in a dialect: decided on paper, written by `emit`.
+"""Plan of the values of an ONNX graph that become integers in a dialect, which `emit` then writes.
 
-Integers flow from layer to layer, by way of joins and followers; a value that no layer reads in the end
-stays float. (A ViT's class token is far smaller than the patches that it is joined with, and lost in their
-scale.)
+    Conv -> Relu -> Conv       the value between the layers is written once, as integers
+    Conv -> Add(skip) -> Conv  both operands of the addition become integers
+
+Integers flow from layer to layer, by way of joins and followers; a value that reaches no other layer this way
+stays float. (The class token of a ViT is far smaller than the patches next to it, and would be rounded to
+zero at the scale of the patches.)
 """
 
 from __future__ import annotations
@@ -11,21 +14,22 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from edgeprune.graph import onnxfile
 from edgeprune.quantize.dialects import Dialect
+from edgeprune.quantize.products import is_plain
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.scales import Scale, activation_scale
 
 
 @dataclass
 class Plan:
-    """The integers of one graph, by value name and node index.
+    """Values and layers of one graph that become INT8.
 
-    layers: node index -> layer, those that become INT8.
-    written: values that their producer's kernel writes as integers; every consumer reads those.
-    read: values that stay float and are quantised for the (node, input position) pairs listed.
+    layers: names of the INT8 layers, by node index.
+    written: values that their producer's kernel writes as integers, for all consumers.
+    read: values that stay float and are quantised for the listed (node, input position) pairs.
     """
 
     layers: dict[int, str] = field(default_factory=dict)
@@ -33,14 +37,14 @@ class Plan:
     read: dict[str, tuple[Scale, list[tuple[int, int]]]] = field(default_factory=dict)
 
     def scale(self, value: str) -> Scale | None:
-        """The scale of an integer value, None while it is float."""
+        """Scale of an integer value; None for a float value."""
         if value in self.written:
             return self.written[value]
         return self.read[value][0] if value in self.read else None
 
 
 class Graph:
-    """An ONNX graph with the look-ups that planning needs; nodes are known by their index."""
+    """An ONNX graph with the look-ups that planning needs; a node is identified by its index."""
 
     def __init__(self, model: onnx.ModelProto, ranges: Ranges) -> None:
         self.nodes = list(model.graph.node)
@@ -58,15 +62,15 @@ class Graph:
             value: ranges.shifts[name] for value, name in captured.items() if name in ranges.shifts
         }
         for node in self.nodes:
-            if node.op_type == "Sigmoid":  # inside a SiLU it is no captured node, and needs no calibration
+            if node.op_type == "Sigmoid":  # one inside a SiLU is no captured node, and needs no calibration
                 self.bounds.setdefault(node.output[0], (0.0, 1.0))
 
     def computed(self, index: int) -> list[tuple[int, str]]:
-        """(position, value) of the inputs that are computed, not stored."""
+        """(position, value) of the inputs of a node that are computed, not stored."""
         return [(at, name) for at, name in enumerate(self.nodes[index].input) if name not in self.weights]
 
     def result(self, index: int, fused: frozenset[str]) -> str:
-        """What a kernel writes: the node's output, or that of the activation it swallows."""
+        """Value that a kernel writes: the output of the node, or of an activation function fused into it."""
         value = str(self.nodes[index].output[0])
         following = self.consumers[value]
         if len(following) == 1 and value not in self.outputs and self.nodes[following[0]].op_type in fused:
@@ -75,7 +79,7 @@ class Graph:
 
 
 def plan(graph: Graph, dialect: Dialect, layers: dict[int, str]) -> Plan:
-    """Decide, node by node in execution order, what runs on integers; `layers` are those that may."""
+    """Decide, node by node in execution order, which of `layers` and which values become integers."""
     found, wanted = Plan(), _wanted(graph, dialect, layers)
     for index, node in enumerate(graph.nodes):
         if index in layers:
@@ -90,7 +94,7 @@ def plan(graph: Graph, dialect: Dialect, layers: dict[int, str]) -> Plan:
 
 
 def _wanted(graph: Graph, dialect: Dialect, layers: dict[int, str]) -> set[str]:
-    """The values that a layer reads, itself or by way of what carries integers on."""
+    """Values that some layer reads directly, or by way of joins, reductions and followers."""
     found: set[str] = set()
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
@@ -108,7 +112,8 @@ def _layer(graph: Graph, dialect: Dialect, found: Plan, wanted: set[str], index:
     writes = node.op_type in dialect.integer_output and not (dialect.float_output and result not in wanted)
     if (
         node.op_type not in dialect.layers
-        or not _plain(node, graph)
+        or not is_plain(node, graph.weights[node.input[1]])
+        or not _has_stored_bias(node, graph)
         or (found.scale(value) is None and value not in graph.bounds)
         or (writes and result not in graph.bounds)
     ):
@@ -120,11 +125,11 @@ def _layer(graph: Graph, dialect: Dialect, found: Plan, wanted: set[str], index:
 
 
 def _join(graph: Graph, dialect: Dialect, found: Plan, wanted: set[str], index: int) -> None:
-    """Integers go through when one input already is integer and the others can be made so."""
+    """Plan a join or reduction on integers when one input is integer and the others have a range."""
     inputs, result = graph.computed(index), graph.result(index, dialect.fused)
     affine = graph.nodes[index].op_type in dialect.joins and len(inputs) < len(graph.nodes[index].input)
     if (
-        affine  # one operand is stored: such bias and scale additions stay float
+        affine  # one operand is stored: additions of a bias and products with a scale stay float
         or result not in wanted
         or not any(value in found.written for _, value in inputs)
         or any(found.scale(value) is None and value not in graph.bounds for _, value in inputs)
@@ -145,22 +150,14 @@ def _read(graph: Graph, dialect: Dialect, found: Plan, index: int, at: int) -> N
     found.read[value][1].append((index, at))
 
 
-def _plain(node: onnx.NodeProto, graph: Graph) -> bool:
-    """Integer kernels compute x @ W + b with a stored float32 W (and b), nothing more."""
-    weight = graph.weights[node.input[1]]
+def _has_stored_bias(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a layer has no bias, or a stored vector, as integer kernels need it."""
     bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    return bool(
-        weight.data_type == onnx.TensorProto.FLOAT
-        and (bias is None or (bias in graph.weights and len(graph.weights[bias].dims) == 1))
-        and (node.op_type != "MatMul" or len(weight.dims) == 2)
-        and not attributes.get("transA", 0)
-        and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
-    )
+    return bias is None or (bias in graph.weights and len(graph.weights[bias].dims) == 1)
 
 
 def _moves(node: onnx.NodeProto, graph: Graph) -> bool:
-    """Whether a follower's output holds nothing but its input's values (and zeros, which are exact)."""
+    """Whether a follower's output contains nothing but its input's values (and zeros, which are exact)."""
     if node.op_type == "Resize":
         return all(entry.s == b"nearest" for entry in node.attribute if entry.name == "mode")
     if node.op_type == "Pad" and len(node.input) > 2 and node.input[2]:

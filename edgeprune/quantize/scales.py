@@ -1,23 +1,24 @@
-"""Real range -> scale and zero point; weights -> integers."""
+"""Conversion of ranges to scales and zero points, and of weights and biases to integers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.quantize.dialects import Dialect
+from edgeprune.quantize.dialects import Dialect, IntegerType
 
-_LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
-_SMALLEST = float(np.finfo(np.float32).tiny)  # a range of zero width still needs a scale
+ACTIVATION_LIMITS: Mapping[IntegerType, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # a range of zero width still needs a scale
 _BIAS_LIMIT = 2.0**31 - 1
 
 
 def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The smallest float16 numbers that are not below `scale`, so that no range is cut; as float32.
+    """Scales rounded up to float16 numbers, so that no range is clipped; as float32.
 
-    Where float16 ends a scale stays as it is.
+    A scale beyond the largest float16 number is returned as it is.
     """
     with np.errstate(over="ignore"):
         near = scale.astype(np.float16)
@@ -27,31 +28,42 @@ def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Scale:
-    """real = scale * (integer - zero_point)."""
+    """Scale and zero point of an activation: real = scale * (integer - zero_point)."""
 
     scale: np.float32
     zero_point: int
 
 
 @dataclass(frozen=True)
-class Weight:
-    """A weight tensor as integers: real = scale * integer, one scale per channel of `axis` (or one)."""
+class IntegerWeight:
+    """A weight tensor as integers: real = scale * integer, one scale per output channel (or one for all)."""
 
     integers: NDArray[np.int8]
     scale: NDArray[np.float32]  # shape (channels,) or ()
 
 
 def activation_scale(low: float, high: float, dialect: Dialect) -> Scale:
-    """Scale and zero point of a range; zero is always exact, and the range never grows beyond its bounds
-    by more than rounding (a Clip is only fused when it does not)."""
+    """Scale and zero point of a range, which represent zero exactly.
+
+    The range grows by no more than rounding: a runtime fuses a Clip only if the range is inside the Clip's.
+    """
     low, high = min(low, 0.0), max(high, 0.0)
-    bottom, top = _LIMITS[dialect.activation]
+    bottom, top = ACTIVATION_LIMITS[dialect.activation]
     if dialect.symmetric:
-        wanted = np.asarray(max(-low, high, _SMALLEST) / top, np.float32)
+        wanted = np.asarray(max(-low, high, SMALLEST_SCALE) / top, np.float32)
         return Scale(np.float32(half_scale(wanted) if dialect.half else wanted), 0)
-    scale = max((high - low) / (top - bottom), _SMALLEST)
+    scale = max((high - low) / (top - bottom), SMALLEST_SCALE)
     zero_point = int(np.clip(round(bottom - low / scale), bottom, top))
     return Scale(np.float32(scale), zero_point)
+
+
+def weight_limit(reduce_range: bool) -> int:
+    """Largest magnitude of an INT8 weight: 127, or 64 with 7-bit weights.
+
+    With 7 bits the sum of two products with unsigned activations, 2 * 255 * 64, stays inside the 16 bits of
+    x86 machines without VNNI.
+    """
+    return 64 if reduce_range else 127
 
 
 def quantise_weight(
@@ -63,22 +75,20 @@ def quantise_weight(
     activation: Scale,
     *,
     half: bool = False,
-) -> Weight:
-    """Symmetric INT8 weights.
+) -> IntegerWeight:
+    """Round a weight to symmetric INT8, with one scale per channel along `axis` or one for all.
 
-    half: scales that float16 holds exactly.
-    reduce_range: 7 bits, [-64, 64]: the sum of two products with unsigned activations, 2 * 255 * 64,
-        stays inside the 16 bits of x86 machines without VNNI.
-    A channel whose bias would not fit in INT32 at its own scale (a pruned or dead channel has nearly
-    none) gets the scale that the bias needs.
+    half: scales are float16 numbers. reduce_range: 7 bits (`weight_limit`).
+    A channel whose bias would not fit in INT32 at the channel's own scale (nearly zero for a dead channel)
+    gets the scale that the bias needs.
     """
-    limit = 64 if reduce_range else 127
+    limit = weight_limit(reduce_range)
     channels = weight.shape[axis]
     flat = np.moveaxis(weight, axis, 0).reshape(channels, -1).astype(np.float64)
     largest = np.abs(flat).max(axis=1, initial=0.0)
     if not per_channel:
         largest = np.full(channels, largest.max(initial=0.0))
-    scale = np.maximum(largest / limit, _SMALLEST)
+    scale = np.maximum(largest / limit, SMALLEST_SCALE)
     if bias is not None:
         needed = np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * float(activation.scale))
         scale = np.maximum(scale, needed if per_channel else needed.max(initial=0.0))
@@ -86,10 +96,10 @@ def quantise_weight(
     shape = [1] * weight.ndim
     shape[axis] = channels
     integers = np.clip(np.rint(weight / scale.reshape(shape)), -limit, limit).astype(np.int8)
-    return Weight(integers, scale if per_channel else scale[0].reshape(()))
+    return IntegerWeight(integers, scale if per_channel else scale[0].reshape(()))
 
 
-def quantise_bias(bias: NDArray[np.float32], weight: Weight, activation: Scale) -> NDArray[np.int32]:
-    """INT32 bias at the scale of the accumulator, activation scale * weight scale."""
+def quantise_bias(bias: NDArray[np.float32], weight: IntegerWeight, activation: Scale) -> NDArray[np.int32]:
+    """Round a bias to INT32 at the scale of the accumulator, activation scale * weight scale."""
     accumulator = weight.scale.astype(np.float64) * float(activation.scale)
     return np.clip(np.rint(bias / accumulator), -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)

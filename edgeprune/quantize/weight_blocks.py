@@ -1,8 +1,8 @@
-"""Weights as 4- or 8-bit integers, one scale for every few of them: for memory and bandwidth.
+"""Rounding of weights to 4- or 8-bit integers in blocks that share a scale, for less memory and bandwidth.
 
-What a scale covers is clipped where that loses less than it gains: of several ranges the one with the least
-squared error is taken, block by block (the grid search of AWQ's clipping, Lin et al. 2023, "AWQ:
-Activation-aware Weight Quantization", on the weights alone: it needs no data).
+The range of a block is clipped where clipping lowers the error: of several ranges the one with the least
+squared error is taken, block by block. This is the grid search of AWQ's clipping (Lin et al. 2023, "AWQ:
+Activation-aware Weight Quantization") on the weights alone, so that no data is needed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.quantize.scales import SMALLEST_SCALE
+
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of a block's range that are tried
-_SMALLEST = float(np.finfo(np.float32).tiny)  # a block of zeros still needs a scale
-_ROWS = 1 << 22  # weights that are searched at once: the search needs several copies of them
+_WEIGHTS_AT_ONCE = 1 << 22  # the search for ranges needs several copies of these weights
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """[inputs, outputs] weights: real = scale * (integer - zero_point), along the inputs.
+    """A weight matrix as integers in blocks along the inputs: real = scale * (integer - zero_point).
 
     integers: [outputs, blocks, block], the last block filled up with zeros. scales: [outputs, blocks].
     zero_points: [outputs, blocks], None where all are the middle of the integers.
@@ -32,7 +33,7 @@ class Blocks:
     zero_points: NDArray[np.uint8] | None
 
     def restored(self) -> NDArray[np.float32]:
-        """The weights that these integers stand for, [inputs, outputs]."""
+        """Real weights of these integers, [inputs, outputs]."""
         middle = np.float32(2 ** (self.bits - 1))
         zeros = middle if self.zero_points is None else self.zero_points[..., None].astype(np.float32)
         weights = (self.integers.astype(np.float32) - zeros) * self.scales[..., None]
@@ -49,7 +50,7 @@ def to_blocks(weight: NDArray[np.float32], bits: int, block: int, *, symmetric: 
     padded = np.zeros((outputs, -(-inputs // block) * block), np.float32)
     padded[:, :inputs] = weight.T
     blocks = padded.reshape(outputs, -1, block)
-    rows = max(1, _ROWS // padded.shape[1])
+    rows = max(1, _WEIGHTS_AT_ONCE // padded.shape[1])
     parts = [
         _searched(blocks[at : at + rows], bits, CLIPS if bits < 8 else CLIPS[:1], symmetric)
         for at in range(0, outputs, rows)
@@ -68,10 +69,10 @@ def _searched(
     scales, zeros = np.zeros(low.shape, np.float32), np.zeros(low.shape, np.uint8)
     for clip in clips:
         if symmetric:
-            scale = np.maximum(np.maximum(-low, high) * clip / (2 ** (bits - 1) - 1), _SMALLEST)
+            scale = np.maximum(np.maximum(-low, high) * clip / (2 ** (bits - 1) - 1), SMALLEST_SCALE)
             zero = np.full(low.shape, 2 ** (bits - 1), np.float32)
         else:
-            scale = np.maximum((high - low) * clip / top, _SMALLEST)
+            scale = np.maximum((high - low) * clip / top, SMALLEST_SCALE)
             zero = np.clip(np.rint(-low * clip / scale), 0, top)
         scale = scale.astype(np.float32)
         found = np.clip(np.rint(blocks / scale[..., None]) + zero[..., None], 0, top)

@@ -1,9 +1,9 @@
-"""Weight-only forms: products keep float activations, and read weights of 4 or 8 bits in blocks.
+"""Weight-only quantisation: matrix products keep float activations and read weights of 4 or 8 bits in blocks.
 
-Both runtimes read the operator that is written here, com.microsoft's MatMulNBits: ONNX Runtime has a kernel
-for it; OpenVINO makes it a u4 or u8 constant behind Convert, Subtract and Multiply, which IR keeps, and which
-its CPU plug-in does not unpack before the product. ONNX Runtime's own writer (`matmul_nbits_quantizer`)
-rounds without a search for the range, so the weights are rounded here.
+Both ONNX Runtime and OpenVINO read the operator that is written here, com.microsoft's MatMulNBits. ONNX
+Runtime has a kernel for MatMulNBits. OpenVINO converts it to a u4 or u8 constant behind Convert, Subtract
+and Multiply, which IR files keep and the CPU plug-in does not unpack before the product. ONNX Runtime's own
+writer (`matmul_nbits_quantizer`) rounds without a search for the range, so the weights are rounded here.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from edgeprune.records.machine import Precision
 
 _DOMAIN = "com.microsoft"
 _UNBIASED = ".unbiased"
-_SHORTEST = 16  # block that MatMulNBits takes
-_LEAST = 2**14  # weights of a layer; fewer gain nothing
+_SHORTEST_BLOCK = 16  # of MatMulNBits
+_LEAST_WEIGHTS = 2**14  # a layer with fewer weights gains nothing
 
 
 @dataclass(frozen=True)
-class Form:
-    """How weights are stored: `block` of them share a scale, and unless symmetric a zero point.
+class WeightFormat:
+    """Storage of weights as integers: `block` weights share a scale and, unless symmetric, a zero point.
 
     Measured in docs/int8.md: 4 bits need short blocks and zero points, 8 bits neither.
     """
@@ -44,50 +44,50 @@ class Form:
     symmetric: bool
 
     def rounded(self, weight: NDArray[np.float32]) -> Blocks:
-        """[inputs, outputs] in blocks; in shorter ones where those divide the inputs and `block` does not.
+        """Weights [inputs, outputs] in blocks, shorter than `block` if these alone divide the inputs evenly.
 
-        OpenVINO unpacks weights whose last block is not full.
+        OpenVINO unpacks weights whose last block is not full before the product.
         """
-        shorter = [self.block >> step for step in range(4) if self.block >> step >= _SHORTEST]
+        shorter = [self.block >> step for step in range(4) if self.block >> step >= _SHORTEST_BLOCK]
         block = next((size for size in shorter if weight.shape[0] % size == 0), self.block)
         return to_blocks(weight, self.bits, block, symmetric=self.symmetric)
 
 
-TABLE: Mapping[Precision, Form] = {
-    "int8-weights": Form(bits=8, block=128, symmetric=True),
-    "int4-weights": Form(bits=4, block=32, symmetric=False),
+TABLE: Mapping[Precision, WeightFormat] = {
+    "int8-weights": WeightFormat(bits=8, block=128, symmetric=True),
+    "int4-weights": WeightFormat(bits=4, block=32, symmetric=False),
 }
-# Activations may be rounded to 8 bits, block by block, on their way into a product: two to four times as
-# fast as float in ONNX Runtime, and what OpenVINO does by itself.
-_ACCURACY = 4
+# The runtime may round activations to 8 bits, block by block, before a product: two to four times as fast as
+# float in ONNX Runtime. OpenVINO rounds them without being asked.
+_ROUNDED_ACTIVATIONS = 4
 
 
 def compress_weights(
     float_onnx: Path,
     path: Path,
-    form: Form | Precision,
+    weights: WeightFormat | Precision,
     *,
     float_layers: Sequence[str] = (),
-    accuracy_level: int = _ACCURACY,
+    accuracy_level: int = _ROUNDED_ACTIVATIONS,
 ) -> Quantised:
     """Write `float_onnx` (from `export_onnx`) with the weights of its large products in blocks.
 
-    form: or its name in TABLE. accuracy_level: of MatMulNBits; 1 keeps activations float.
+    weights: a weight format or its name in TABLE. accuracy_level: of MatMulNBits; 1 keeps activations float.
     float_layers: as for `emit.quantise`. `layers_int8` of the result are the compressed layers.
-    Raises `InputError` for an unknown form or layer, and when no product is large enough.
+    Raises `InputError` for an unknown format or layer, and when no product is large enough.
     """
-    form = form if isinstance(form, Form) else find_form(form)
+    stored_as = weights if isinstance(weights, WeightFormat) else find_weight_format(weights)
     model = onnxfile.load(float_onnx)
     layers = onnxfile.layers(model)
     check_known(float_layers, set(layers.values()))
     wanted = {
         at: product
         for at, product in products(model).items()
-        if layers[at] not in float_layers and large(product.weight.shape, form)
+        if layers[at] not in float_layers and _is_large(product.weight.shape, stored_as)
     }
     if not wanted:
         raise NothingToQuantise(
-            f"No layer of {float_onnx.name} is a matrix product with {_LEAST} weights or more.",
+            f"No layer of {float_onnx.name} is a matrix product with {_LEAST_WEIGHTS} weights or more.",
             "Weight-only precision is for large matrices; quantise this model to INT8.",
         )
     nodes, stored = [], []
@@ -96,7 +96,7 @@ def compress_weights(
             nodes.append(node)
             continue
         product = wanted[at]
-        blocks = form.rounded(product.weight)
+        blocks = stored_as.rounded(product.weight)
         added, tensors = _product(node, product, layers[at], at, blocks, accuracy_level)
         nodes += added
         stored += tensors
@@ -116,8 +116,8 @@ def compress_weights(
     )
 
 
-def find_form(precision: Precision) -> Form:
-    """The form of a weight-only precision. Raises `InputError` when it is none."""
+def find_weight_format(precision: Precision) -> WeightFormat:
+    """Weight format of a weight-only precision. Raises `InputError` for any other precision."""
     if precision not in TABLE:
         raise InputError(
             f"There is no weight-only precision {precision!r}.", f"Choose one of: {', '.join(TABLE)}."
@@ -125,15 +125,15 @@ def find_form(precision: Precision) -> Form:
     return TABLE[precision]
 
 
-def large(shape: Sequence[int], form: Form) -> bool:
-    """Whether a matrix [inputs, outputs] is worth a weight-only form."""
-    return shape[0] >= form.block and shape[0] * shape[1] >= _LEAST
+def _is_large(shape: Sequence[int], stored_as: WeightFormat) -> bool:
+    """Whether a matrix [inputs, outputs] is large enough to gain from weight-only precision."""
+    return shape[0] >= stored_as.block and shape[0] * shape[1] >= _LEAST_WEIGHTS
 
 
 def _product(
     node: onnx.NodeProto, product: Product, layer: str, at: int, blocks: Blocks, accuracy_level: int
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes that replace a product, and what they read."""
+    """Nodes that replace a product, and the tensors that these nodes read."""
     name = f"{layer}#{at}.weight.int{blocks.bits}"
     arrays: dict[str, NDArray[Any]] = {
         name: _packed(blocks.integers, blocks.bits),
@@ -162,7 +162,7 @@ def _product(
 
 
 def read_blocks(node: onnx.NodeProto, stored: Mapping[str, NDArray[Any]]) -> Blocks:
-    """The weights of a MatMulNBits node, as `compress_weights` wrote them; `stored`: tensors by name."""
+    """Weights of a MatMulNBits node that `compress_weights` wrote; `stored`: tensors by name."""
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
     bits, block = attributes["bits"], attributes["block_size"]
     inputs, outputs = attributes["K"], attributes["N"]
@@ -178,7 +178,7 @@ def read_blocks(node: onnx.NodeProto, stored: Mapping[str, NDArray[Any]]) -> Blo
 
 
 def _tell_shapes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Write down the shapes of what the new nodes make: ONNX infers none for another domain's operator."""
+    """Write down the shapes of the new nodes' outputs: ONNX infers none for operators of another domain."""
     inferred = shape_inference.infer_shapes(model).graph
     known = {value.name: value for value in (*inferred.value_info, *inferred.output)}
     told = {value.name for value in (*model.graph.value_info, *model.graph.output)}
@@ -206,4 +206,4 @@ def _unpacked(packed: NDArray[np.uint8], bits: int, size: int) -> NDArray[np.uin
     return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)[..., :size]
 
 
-__all__ = ["TABLE", "Form", "compress_weights", "find_form", "large", "read_blocks"]
+__all__ = ["TABLE", "WeightFormat", "compress_weights", "find_weight_format", "read_blocks"]

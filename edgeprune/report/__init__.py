@@ -1,4 +1,4 @@
-"""What a fit found, for people (a table, sentences) and for programs (one JSON document)."""
+"""Reports of a fit: tables and sentences for people, one JSON document for programs."""
 
 from __future__ import annotations
 

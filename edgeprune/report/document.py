@@ -1,4 +1,4 @@
-"""The `--json` document of a fit: its keys are a contract with the programs that read it."""
+"""JSON document of a fit, for `--json`; programs rely on its keys."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from edgeprune.search.feasible import Feasible, feasible
 
 
 def document(result: FitResult) -> dict[str, JSON]:
-    """Units are in the keys; sizes are MiB; `chosen` is the candidate that `verdict` is about.
+    """JSON document of a fit's result; units are in the keys, and `chosen` is the candidate of `verdict`.
 
-    `tiers` and `cascade` are there when several budgets were answered; the other keys are then about the
-    tier that decides the verdict (`records.trial.FitResult`), `frontier` and `trials` about all of them.
+    With several budgets there are `tiers` and `cascade`; the other keys are then those of the tier that
+    decides the verdict (`records.trial.FitResult`), while `frontier` and `trials` are those of all tiers.
     """
     return {
         "verdict": result.verdict.kind,
@@ -43,7 +43,7 @@ def _family(result: FitResult) -> dict[str, JSON]:
 
 
 def _tier(tier: TierResult) -> dict[str, JSON]:
-    """The keys of a fit that had this budget alone, but for those that all tiers share."""
+    """Document of one tier: the keys of a fit with this budget alone, without those that all tiers share."""
     return {
         "name": tier.name,
         "verdict": tier.verdict.kind,
@@ -58,7 +58,7 @@ def _tier(tier: TierResult) -> dict[str, JSON]:
 
 
 def _cascade(cascade: CascadeResult) -> dict[str, JSON]:
-    """`stages` in the order in which they are asked; `threshold` is null where a stage ends no request."""
+    """Document of a cascade, its stages in the order of asking; the last stage has no `threshold`."""
     return {
         "stages": [
             {"tier": name, "threshold": threshold, "share": share}
@@ -122,7 +122,7 @@ def _candidate(report: Report) -> dict[str, JSON]:
 
 
 def _given_back(candidate: Candidate) -> list[JSON]:
-    """Layers left out of INT8, and why: for the metric, for no gain in speed, or by their engine."""
+    """Layers given back to float, each with the reason: the metric, no gain in latency, or the engine."""
     reasons = (
         ("metric", candidate.float_layers),
         ("slower", candidate.slow_layers),
@@ -132,7 +132,7 @@ def _given_back(candidate: Candidate) -> list[JSON]:
 
 
 def _precision(report: Report) -> dict[str, JSON]:
-    """Layers by what they compute in; a weight-only precision has a key of its own."""
+    """Number of layers by precision; a weight-only precision has a key of its own."""
     precision = report.candidate.precision
     counted = "int8" if precision == "float32" else precision
     return {"int8": 0, "float": report.layers_float, counted: report.layers_int8}

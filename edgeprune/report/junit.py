@@ -1,4 +1,4 @@
-"""Validations as JUnit XML: one suite per device, one test case per numbered check."""
+"""JUnit XML of validations: one suite per device, one test case per numbered check."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 
 from edgeprune.records.bundle import Check, Outcome, Validation
 
-# XML 1.0 cannot hold them, not even escaped, and a device's last words may.
+# Characters that XML 1.0 cannot contain, not even escaped; a device's error message may.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENTS: dict[Outcome, str] = {"failed": "failure", "inconclusive": "error", "skipped": "skipped"}
 
 
 def junit(validations: Sequence[Validation]) -> bytes:
-    """The XML document, UTF-8. A failed check is a failure, an inconclusive one an error."""
+    """JUnit XML document in UTF-8; a failed check is a failure, an inconclusive check is an error."""
     root = ElementTree.Element("testsuites")
     for validation in validations:
         suite = ElementTree.SubElement(root, "testsuite", _counts(validation))

@@ -1,4 +1,4 @@
-"""The table and the sentences that `fit` and `report` end with."""
+"""Tables and sentences about a fit's result, which `edgeprune fit` and `edgeprune report` print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from edgeprune.records.trial import Breach, Drop, FitResult, Report
 from edgeprune.search.feasible import feasible
 
-DENSE_INT8 = "dense-int8"  # how fit's names of the dense model in INT8 begin
+DENSE_INT8 = "dense-int8"  # beginning of the names of trials of the dense model in INT8
 
 _LINES = {
     "latency_ms": ("latency", "ms"),
@@ -21,7 +21,7 @@ _LINES = {
 
 
 def table(result: FitResult) -> Table:
-    """One row each for dense, dense INT8 and what was chosen, per tier; latencies in ms, sizes in MiB."""
+    """Table with a row each for the dense model, the dense model in INT8 and every chosen candidate."""
     if not result.tiers:
         return _table(result, [(_role(result, report), report) for report in _leading(result)])
     rows = [] if _machines(result) else [(_role(result, one), one) for one in _leading(result, [])]
@@ -33,7 +33,7 @@ def table(result: FitResult) -> Table:
 
 
 def frontier_table(result: FitResult) -> Table:
-    """The non-dominated candidates; of one budget numbered as `bundle --tier N` counts them."""
+    """Table of the non-dominated candidates; for one budget numbered as `bundle --tier N` counts them."""
     titles = [
         one.name if result.tiers else f"tier {at}: {one.name}" for at, one in enumerate(result.frontier, 1)
     ]
@@ -41,12 +41,12 @@ def frontier_table(result: FitResult) -> Table:
 
 
 def trials_table(result: FitResult) -> Table:
-    """All that was tried, in order, each with its own verdict."""
+    """Table of all trials, in order, each with its own verdict."""
     return _table(result, [(f"{report.name}: {report.verdict.kind}", report) for report in result.trials])
 
 
 def verdict_lines(result: FitResult) -> list[str]:
-    """The verdict in words: what it says, which budget line broke and by how much, what came of it."""
+    """Sentences about the verdict: the broken budget lines and by how much, the gain, the bundle."""
     results = [result.of_tier(at) for at in range(1, len(result.tiers) + 1)]
     if not results:
         return [*_verdict(result), *_assumptions([result]), *_packed(result)]
@@ -58,7 +58,7 @@ def verdict_lines(result: FitResult) -> list[str]:
 
 
 def cascade_lines(result: FitResult) -> list[str]:
-    """What the tiers are worth together, or why they are not asked in turn."""
+    """Sentences about the cascade of the tiers, or about the reason for having none."""
     found = result.cascade
     if found is None:
         return [f"no cascade: {result.no_cascade}"] if result.no_cascade else []
@@ -129,7 +129,7 @@ def _verdict(result: FitResult) -> list[str]:
 
 
 def _assumptions(results: Sequence[FitResult]) -> list[str]:
-    """What predictions rest on, each once."""
+    """Lines about the assumptions of predictions, each once."""
     found = dict.fromkeys(line for one in results for line in one.chosen.measurement.assumptions)
     return ["assumptions:", *(f"  {line}" for line in found)] if found else []
 
@@ -142,12 +142,12 @@ def _packed(result: FitResult) -> list[str]:
 
 
 def _machines(result: FitResult) -> bool:
-    """Are the tiers predictions for several machines, so that each has a dense model of its own?"""
+    """Whether the tiers are predictions for several machines, so that each has a dense model of its own."""
     return result.chosen.measurement.predicted and len({tier.profile.name for tier in result.tiers}) > 1
 
 
 def _leading(result: FitResult, chosen: Sequence[Report] | None = None) -> list[Report]:
-    """Dense, dense INT8 (of several calibrations the last, where fit stopped) and chosen, each once."""
+    """Reports of the dense model, the last of the dense model in INT8, and the chosen candidates."""
     int8 = [trial for trial in result.trials if trial.name.startswith(DENSE_INT8)]
     found = [result.baseline, *int8[-1:], *([result.chosen] if chosen is None else chosen)]
     return list({report.name: report for report in found}.values())
@@ -204,7 +204,7 @@ def _gained(result: FitResult) -> str:
 
 
 def _within_reach(result: FitResult) -> list[str]:
-    """The budget that the smallest candidate would meet, when it is too large for this one."""
+    """Line about the budget that the smallest candidate would meet, when no candidate fits this one."""
     found = feasible(result.trials, result.budget)
     if found is None:
         return []

@@ -1,8 +1,8 @@
-"""MODEL, as users write it on the command line, becomes a checked `Task`.
+"""Loading of a `Task` from MODEL, the first argument on the command line.
 
 FILE.py[:NAME]              NAME (default `task`) is a function that returns a Task, or a Task
 package.module:NAME         the same, imported by its module name
-MODEL.pt2 --data DATA.npz   a `torch.export` file and named arrays; no Python of the user's runs
+MODEL.pt2 --data DATA.npz   a `torch.export` file and named arrays; no Python file is run
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from edgeprune.errors import InputError
 from edgeprune.records.task import Task
 from edgeprune.tasks.check import call_evaluate, call_evaluate_samples, check_task, flat_inputs
 
-_FORMS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
+_SPELLINGS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
 
 
 def load_task(model: str, data: Path | None = None, seed: int = 0) -> Task:
-    """The task that `model` names; `seed` draws the rows of `data` for calibration, training and evaluation.
+    """Task that `model` names; `seed` splits the rows of `data` into calibration, training and evaluation.
 
-    Raises `InputError` when there is no such task or it cannot be made.
+    Raises `InputError` when there is no such task or the task cannot be made.
     """
     if Path(model).suffix == ".pt2":
         from edgeprune.tasks.exported import task_from_export
@@ -41,7 +41,7 @@ def load_task(model: str, data: Path | None = None, seed: int = 0) -> Task:
         )
     name = found["name"] if found["name"] is not None else "task"
     if not name.isidentifier():
-        raise InputError(f"{name!r} in {model!r} is not a name that Python can hold.", _FORMS)
+        raise InputError(f"{name!r} in {model!r} is not a name that Python can hold.", _SPELLINGS)
     if file:
         return task_from_file(Path(file["path"]), name)
     return task_from_module(found["module"], name)
@@ -55,7 +55,7 @@ def _hint(model: str) -> str:
         )
     if Path(model).suffix == ".onnx":
         return "edgeprune prunes PyTorch models: give the model that the ONNX file was exported from."
-    return _FORMS
+    return _SPELLINGS
 
 
 __all__ = ["call_evaluate", "call_evaluate_samples", "check_task", "flat_inputs", "load_task"]

@@ -1,4 +1,4 @@
-"""Named arrays from a .npz file, checked against a model's inputs and split into three parts."""
+"""Named arrays of a .npz file, checked against a model's inputs and split into three parts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ FEWEST_ROWS = 8
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What an exported model says of one input; None is a size that may vary."""
+    """Name, sizes and number type of one input of an exported model; None is a size that may vary."""
 
     name: str
     sizes: tuple[int | None, ...]  # sizes[0] is the batch
     dtype: str  # as numpy and torch both call it, e.g. "float32"
 
     def shape(self) -> str:
+        """Sizes as text for messages: "[N, 3, any]"."""
         rest = ("any" if size is None else str(size) for size in self.sizes[1:])
         return f"[{', '.join(('N', *rest))}]"
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Rows of every input, in the model's order, and their labels: int64, float32 or None."""
+    """Rows of every input, in the model's order, with their labels: int64, float32 or None."""
 
     inputs: Mapping[str, NDArray[Any]]
     labels: NDArray[Any] | None
@@ -41,12 +42,13 @@ class Arrays:
         return len(next(iter(self.inputs.values())))
 
     def rows(self, which: slice | NDArray[np.int64]) -> Arrays:
+        """Some of the rows, of inputs and labels."""
         inputs = {name: array[which] for name, array in self.inputs.items()}
         return Arrays(inputs, None if self.labels is None else self.labels[which])
 
 
 def read_arrays(path: Path, specs: tuple[InputSpec, ...]) -> Arrays:
-    """The arrays of `path` for the inputs `specs`. Raises `InputError` naming the array that does not fit."""
+    """Read the arrays for the inputs `specs`. Raises `InputError` naming an array that does not fit."""
     arrays = _read(path)
     names = [spec.name for spec in specs]
     for spec in specs:
@@ -83,8 +85,8 @@ def read_arrays(path: Path, specs: tuple[InputSpec, ...]) -> Arrays:
     return Arrays(inputs, raw.astype(np.float32 if raw.dtype.kind == "f" else np.int64))
 
 
-def split(arrays: Arrays, seed: int) -> tuple[Arrays, Arrays, Arrays]:
-    """(calibration, training, evaluation): disjoint rows, shuffled by `seed`; half of them evaluate."""
+def split_rows(arrays: Arrays, seed: int) -> tuple[Arrays, Arrays, Arrays]:
+    """Split rows, shuffled by `seed`, into calibration, training and evaluation (half of the rows)."""
     order = np.random.default_rng(seed).permutation(len(arrays))
     evaluation = len(order) // 2
     calibration = evaluation + min(MOST_CALIBRATION_ROWS, max(1, len(order) // 8))

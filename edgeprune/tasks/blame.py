@@ -1,4 +1,4 @@
-"""Which line of the user's code raised."""
+"""Place in the user's code at which an exception was raised, for error messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from edgeprune.errors import InputError
 
 MOST_CHARACTERS = 300  # torch lists every key of a state_dict that does not load
-# Frames of Python, of installed libraries and of edgeprune itself are not the user's to correct.
-_NOT_THEIRS = tuple(
+# Frames of Python, of installed libraries and of edgeprune itself are not the user's code.
+_LIBRARIES = tuple(
     {str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")}
     | {str(Path(__file__).resolve().parents[1])}
 )
 
 
-def describe(error: BaseException) -> str:
-    """`ValueError: its message (FILE, line N)`, the line being the deepest one of the user's code."""
+def with_place(error: BaseException) -> str:
+    """Text of an error with its place in the user's code: `ValueError: its message (FILE, line N)`."""
     place = user_line(error)
     text = " ".join(str(error).split())
     if len(text) > MOST_CHARACTERS:
@@ -46,10 +46,10 @@ def exited(error: SystemExit) -> InputError:
 
 
 def user_line(error: BaseException) -> str | None:
-    """`FILE, line N` of the deepest frame in the user's code; None when none of it was on the stack."""
+    """`FILE, line N` of the deepest frame in the user's code; None when no frame is."""
     found = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
-        if not file.startswith("<") and not str(Path(file).resolve()).startswith(_NOT_THEIRS):
+        if not file.startswith("<") and not str(Path(file).resolve()).startswith(_LIBRARIES):
             found = f"{file}, line {line}"
     return found

@@ -1,4 +1,4 @@
-"""Check a task before anything expensive starts."""
+"""Checks of a task before anything expensive starts, and guarded calls of the user's evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.task import Predict, Task
-from edgeprune.tasks.blame import describe
+from edgeprune.tasks.blame import with_place
 
 _LIKE_EXAMPLE = "Every input must look like the example, in the same order; only the batch may differ."
 
@@ -48,7 +48,7 @@ def check_task(task: Task) -> None:
 
 
 def call_evaluate_samples(task: Task, predict: Predict) -> NDArray[np.float64]:
-    """[samples], `task.evaluate_samples(predict)`; raises `InputError` as `call_evaluate` does."""
+    """Scores of `task.evaluate_samples(predict)`, [samples]; raises `InputError` as `call_evaluate` does."""
     evaluate = task.evaluate_samples
     if evaluate is None:
         raise InputError("The task has no evaluate_samples.", "Give one score per sample.")
@@ -58,7 +58,7 @@ def call_evaluate_samples(task: Task, predict: Predict) -> NDArray[np.float64]:
         raise
     except Exception as error:
         raise InputError(
-            f"evaluate_samples raised {describe(error)}.", "Return one number per sample, as an array."
+            f"evaluate_samples raised {with_place(error)}.", "Return one number per sample, as an array."
         ) from error
     if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
         raise InputError(
@@ -69,10 +69,10 @@ def call_evaluate_samples(task: Task, predict: Predict) -> NDArray[np.float64]:
 
 
 def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> float:
-    """`task.evaluate(predict)` as a finite float; with `subset` that of `evaluate_subset`, if there is one.
+    """Metric `task.evaluate(predict)` as a finite float; with `subset` from `evaluate_subset` where defined.
 
-    Raises `InputError` with the exception and its line in the user's code, or with what was returned
-    instead of a number. An `EdgepruneError` of `predict` (a device that failed) passes unchanged.
+    Raises `InputError` with the exception and its line in the user's code, or with the value that was
+    returned instead of a number. An `EdgepruneError` of `predict` (a device that failed) passes unchanged.
     """
     evaluate, name = task.evaluate, "evaluate"
     if subset and task.evaluate_subset is not None:
@@ -83,7 +83,7 @@ def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> floa
         raise
     except Exception as error:
         raise InputError(
-            f"{name} raised {describe(error)}.",
+            f"{name} raised {with_place(error)}.",
             "Correct it: it gets predict, a function of numpy arrays (one for each input) "
             "that returns a numpy array.",
         ) from error
@@ -108,10 +108,10 @@ def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> floa
 
 
 def flat_inputs(example: Any, item: Any, where: str = "The input") -> tuple[torch.Tensor, ...]:
-    """One item of calibration or training inputs as tensors, in the example's order.
+    """Tensors of one item of calibration or training inputs, in the example's order.
 
-    item: laid out as `example` (a tensor, a tuple or list, a dict); numpy arrays do as well.
-    where: how an error calls the item. Raises `InputError` when the layout differs.
+    item: laid out as `example` (a tensor, a tuple or list, a dict), of tensors or numpy arrays.
+    where: the item's name in error messages. Raises `InputError` when the layout differs.
     """
     if isinstance(example, Mapping):
         if not isinstance(item, Mapping):
@@ -213,7 +213,7 @@ def _walk(data: Iterable[Any], field: str) -> Iterator[Any]:
         yield from data
     except Exception as error:
         raise InputError(
-            f"Reading the task's {field} data raised {describe(error)}.", "Correct the line that raised."
+            f"Reading the task's {field} data raised {with_place(error)}.", "Correct the line that raised."
         ) from error
 
 

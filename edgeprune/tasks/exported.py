@@ -1,4 +1,4 @@
-"""The form of MODEL without Python: a `torch.export` file and named arrays."""
+"""Tasks from files alone: a `torch.export` file and named arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import flatten, module_of
 from edgeprune.records.task import Task
-from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split
+from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split_rows
 from edgeprune.tasks.metrics import Batches, Metric, metric_for
 
 _DYNAMIC = (
@@ -28,11 +28,11 @@ _SAVE = "Write it with `torch.export.save(torch.export.export(model.eval(), (x,)
 
 
 def task_from_export(path: Path, data: Path | None, seed: int) -> Task:
-    """The task of a .pt2 file and a .npz file: inputs by name and, optionally, `labels`.
+    """Task of a .pt2 file and a .npz file with the inputs by name and, optionally, `labels`.
 
-    Integer labels make the metric "top-1", float labels "negative RMSE"; without labels it is the
-    "fidelity" to the file's own outputs. The rows are shuffled by `seed` and split: no evaluation row
-    calibrates or trains. Raises `InputError`.
+    The metric is "top-1" for integer labels, "negative RMSE" for float labels, and without labels the
+    "fidelity" to the outputs of the file's own model. The rows are shuffled by `seed` and split, so that no
+    evaluation row is used for calibration or training. Raises `InputError`.
     """
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
@@ -48,7 +48,7 @@ def task_from_export(path: Path, data: Path | None, seed: int) -> Task:
     keywords = _called_by_keyword(program, specs, path)
     _refuse_training_mode(program, path)
     arrays = read_arrays(data, specs)
-    calibration, train, evaluation = split(arrays, seed)
+    calibration, train, evaluation = split_rows(arrays, seed)
 
     module = _plain_module(program)
 
@@ -91,7 +91,7 @@ def _load(path: Path) -> ExportedProgram:
 
 @contextmanager
 def _without_pickle() -> Iterator[None]:
-    """Make torch.load refuse code inside the file; torch.export.load itself would fall back to running it."""
+    """Make torch.load refuse code inside the file, which torch.export.load alone falls back to running."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -106,7 +106,7 @@ def _without_pickle() -> Iterator[None]:
 
 @contextmanager
 def _silent(name: str) -> Iterator[None]:
-    """torch.export.load prints the traceback of what it raises."""
+    """Silence a logger, because torch.export.load prints the traceback of every error that it raises."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -140,7 +140,7 @@ def _input_specs(program: ExportedProgram, path: Path) -> tuple[InputSpec, ...]:
 
 
 def _called_by_keyword(program: ExportedProgram, specs: tuple[InputSpec, ...], path: Path) -> bool:
-    """False for positional inputs, True for inputs by keyword."""
+    """Whether the model takes its inputs by keyword, all of them, or by position, all of them."""
     args, kwargs = pytree.tree_unflatten([spec.name for spec in specs], program.call_spec.in_spec)
     if all(isinstance(leaf, str) for leaf in args) and not kwargs:
         return False
@@ -165,10 +165,10 @@ def _refuse_training_mode(program: ExportedProgram, path: Path) -> None:
 
 
 def _plain_module(program: ExportedProgram) -> GraphModule:
-    """A module that may be asked to train() and eval(), as any nn.Module.
+    """Module of a program whose train() and eval() may be called, as those of any nn.Module.
 
-    torch.export makes both raise, because the flag no longer changes the graph; nothing here relies
-    on the flag.
+    torch.export makes both methods raise, because the training flag does not change the graph. Nothing here
+    relies on the flag.
     """
     module = module_of(program)
     for method in ("train", "eval"):
@@ -177,5 +177,5 @@ def _plain_module(program: ExportedProgram) -> GraphModule:
 
 
 def _size(size: object) -> int | None:
-    """None for a symbolic size."""
+    """Size as an integer; None for a symbolic size."""
     return size if isinstance(size, int) else None

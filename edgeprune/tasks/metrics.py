@@ -1,4 +1,4 @@
-"""What "good" means for a model that comes as a file: top-1, negative RMSE, or fidelity to itself."""
+"""Metrics of a model that is given as a file: top-1, negative RMSE, or fidelity to the original model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from edgeprune.errors import InputError
 from edgeprune.records.task import Predict
 from edgeprune.tasks.arrays import Arrays
 
-BATCH = 32
-SUBSET = 256  # evaluation rows that INT8 forms are compared on before one is evaluated in full
+EVALUATION_BATCH = 32
+SUBSET = 256  # evaluation rows on which INT8 variants are compared before one is evaluated in full
 
 Forward = Callable[[Arrays], torch.Tensor]
 Score = Callable[[NDArray[Any], NDArray[Any]], float]  # (outputs, targets), all rows -> higher is better
@@ -25,7 +25,7 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows as a model's inputs, a batch at a time: a tuple of tensors, or a dict for keywords."""
+    """Iterable of batches of a model's inputs: a tuple of tensors, or a dict for keywords."""
 
     arrays: Arrays
     keywords: bool
@@ -38,7 +38,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows as (inputs, target), a batch at a time."""
+    """Iterable of batches of (inputs, target)."""
 
     batches: Batches
 
@@ -49,10 +49,10 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Metric:
-    """A score over the evaluation rows, and what recovery trains towards.
+    """A score over the evaluation rows, with the loss and the targets of recovery.
 
-    training and evaluation: their `labels` are what the model should give: the user's labels, or the
-    original model's outputs.
+    training, evaluation: rows whose `labels` are the targets: the user's labels, or the original model's
+    outputs.
     """
 
     name: str
@@ -62,25 +62,26 @@ class Metric:
     evaluation: Arrays
 
     def evaluate(self, predict: Predict) -> float:
-        """The score of `predict`: numpy arrays in the model's order -> its (first) output."""
+        """Score of `predict`: numpy arrays in the model's order -> the model's (first) output."""
         return self._score(predict, self.evaluation)
 
     @property
     def evaluate_subset(self) -> Callable[[Predict], float] | None:
-        """`evaluate` on the first rows, which were shuffled; None when there are hardly more."""
+        """Function as `evaluate` on SUBSET of the shuffled rows; None with fewer than twice as many rows."""
         if len(self.evaluation) < 2 * SUBSET:
             return None
         return lambda predict: self._score(predict, self.evaluation.rows(slice(0, SUBSET)))
 
     @property
     def evaluate_samples(self) -> Callable[[Predict], NDArray[np.float64]] | None:
-        """[samples], scores whose mean is `evaluate`; None for a score that is no mean over samples."""
+        """Function as `evaluate`, of a score per sample, [samples]; None for a score that is no mean."""
         marks = _MARKS.get(self.score)
         if marks is None:
             return None
         return lambda predict: marks(*self._outputs(predict, self.evaluation))
 
     def train(self, keywords: bool) -> Pairs:
+        """Training data of the task."""
         return Pairs(Batches(self.training, keywords))
 
     def _score(self, predict: Predict, rows: Arrays) -> float:
@@ -95,12 +96,12 @@ class Metric:
 
 
 def metric_for(forward: Forward, arrays: Arrays, training: Arrays, evaluation: Arrays, path: Path) -> Metric:
-    """The metric that the labels of `arrays` ask for. Raises `InputError` when the output cannot give it."""
+    """Metric for the labels of `arrays`. Raises `InputError` when labels and output do not fit together."""
     sample = forward(arrays.rows(slice(0, 2)))
     shape = tuple(sample.shape)
     labels = arrays.labels
     if labels is None:
-        training, evaluation = _taught(forward, training), _taught(forward, evaluation)
+        training, evaluation = _with_outputs(forward, training), _with_outputs(forward, evaluation)
         if len(shape) == 2 and shape[1] > 1:
             return Metric("fidelity", same_argmax, _soft_cross_entropy, training, evaluation)
         return Metric("fidelity", relative_closeness, _mean_square, training, evaluation)
@@ -126,12 +127,12 @@ def metric_for(forward: Forward, arrays: Arrays, training: Arrays, evaluation: A
 
 
 def top_1(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Share of labels that the largest output over dimension 1 gives."""
+    """Share of labels that equal the class with the largest output, over dimension 1."""
     return float(np.mean(outputs.argmax(axis=1) == labels))
 
 
 def top_1_marks(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
-    """[samples], `top_1` of each."""
+    """Top-1 score of each sample, [samples]."""
     return _per_sample(outputs.argmax(axis=1) == labels)
 
 
@@ -142,17 +143,17 @@ def negative_rmse(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def same_argmax(outputs: NDArray[Any], original: NDArray[Any]) -> float:
-    """Share of rows in which both put the same class first."""
+    """Share of rows in which the largest output is that of the same class as in the original model."""
     return float(np.mean(outputs.argmax(axis=1) == original.argmax(axis=1)))
 
 
 def same_argmax_marks(outputs: NDArray[Any], original: NDArray[Any]) -> NDArray[np.float64]:
-    """[samples], `same_argmax` of each."""
+    """`same_argmax` of each sample, [samples]."""
     return _per_sample(outputs.argmax(axis=1) == original.argmax(axis=1))
 
 
 def relative_closeness(outputs: NDArray[Any], original: NDArray[Any]) -> float:
-    """1 - |outputs - original| / |original| in the L2 norm."""
+    """Closeness 1 - |outputs - original| / |original| in the L2 norm."""
     reference = original.astype(np.float64)
     distance = float(np.linalg.norm(outputs.astype(np.float64) - reference))
     scale = float(np.linalg.norm(reference))
@@ -171,8 +172,8 @@ _MARKS: dict[Score, Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]]
 }
 
 
-def _taught(forward: Forward, arrays: Arrays) -> Arrays:
-    """`arrays` with the original model's outputs for labels."""
+def _with_outputs(forward: Forward, arrays: Arrays) -> Arrays:
+    """Rows with the original model's outputs as labels."""
     outputs = [forward(rows).numpy() for rows in _batches(arrays)]
     return Arrays(arrays.inputs, np.concatenate(outputs))
 
@@ -186,8 +187,8 @@ def _mean_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _batches(arrays: Arrays) -> Iterator[Arrays]:
-    for first in range(0, len(arrays), BATCH):
-        yield arrays.rows(slice(first, first + BATCH))
+    for first in range(0, len(arrays), EVALUATION_BATCH):
+        yield arrays.rows(slice(first, first + EVALUATION_BATCH))
 
 
 def _rest(shape: tuple[int, ...]) -> str:

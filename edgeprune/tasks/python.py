@@ -1,4 +1,4 @@
-"""The two Python forms of MODEL: a file, and a name in an importable module."""
+"""Tasks from Python code: from a file, or from an importable module."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.task import Task
-from edgeprune.tasks.blame import describe, user_line
+from edgeprune.tasks.blame import user_line, with_place
 
 
 def task_from_file(path: Path, name: str) -> Task:
-    """The task called `name` in the Python file `path`.
+    """Task called `name` in the Python file `path`.
 
-    The file's folder stays importable afterwards, as it does under `python FILE.py`: the task may
-    import its neighbours when it is evaluated. Raises `InputError`.
+    The file's folder remains importable, as under `python FILE.py`: the task's functions may import
+    neighbouring files when they are called. Raises `InputError`.
     """
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
@@ -43,7 +43,7 @@ def task_from_file(path: Path, name: str) -> Task:
 
 
 def task_from_module(module_name: str, name: str) -> Task:
-    """The task called `name` in an importable module, looked for in the working folder too.
+    """Task called `name` in an importable module, which may lie in the working folder.
 
     Raises `InputError`.
     """
@@ -95,7 +95,7 @@ def _task_in(module: ModuleType, name: str, where: str) -> Task:
 
 
 def _guarded(run: Callable[[], Any], where: str) -> Any:
-    """`run()`, with what the user's code raises translated to `InputError`."""
+    """Result of `run()`; errors of the user's code are translated to `InputError`."""
     try:
         return run()
     except SyntaxError as error:
@@ -111,16 +111,16 @@ def _guarded(run: Callable[[], Any], where: str) -> Any:
         raise
     except SystemExit as error:
         raise InputError(
-            f"{where} ended the program: {describe(error)}.",
+            f"{where} ended the program: {with_place(error)}.",
             'Put what runs as a script under `if __name__ == "__main__":`.',
         ) from error
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{where} raised {describe(error)}.",
+            f"{where} raised {with_place(error)}.",
             f"Install {error.name} in this environment, or put it beside the file.",
         ) from error
     except Exception as error:
-        raise InputError(f"{where} raised {describe(error)}.", "Correct the line that raised.") from error
+        raise InputError(f"{where} raised {with_place(error)}.", "Correct the line that raised.") from error
 
 
 def _make_importable(folder: Path) -> None:
@@ -133,7 +133,7 @@ def _is_parent(name: str | None, module: str) -> bool:
 
 
 def _own_names(module: ModuleType) -> list[str]:
-    """What a module defines itself: functions, classes and tasks, in the order of the file."""
+    """Names of the functions, classes and tasks that a module defines itself, in the order of the file."""
     return [
         name
         for name, value in vars(module).items()

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.graph.blocks import BATCH, Block, Book, Operand, merge, project, reshape
+from edgeprune.graph.blocks import SYMBOLIC_BATCH, Block, Book, Operand, merge, project, reshape
 
 
 def groups(book: Book) -> list[list[int]]:
@@ -105,15 +105,15 @@ def test_where_a_view_puts_two_prunable_dimensions_into_one_the_outer_stays_or_o
 
 def test_the_batch_may_be_merged_with_a_width_that_it_leads() -> None:
     block = Block((1,), np.arange(3))
-    (merged,), lost = reshape((block,), (BATCH, 3, 5), (3 * BATCH, 5))
+    (merged,), lost = reshape((block,), (SYMBOLIC_BATCH, 3, 5), (3 * SYMBOLIC_BATCH, 5))
     assert (merged.dims, merged.ids.tolist(), lost) == ((0,), [0, 1, 2], ())
-    (again,), _ = reshape((merged,), (3 * BATCH, 5), (BATCH, 3, 5))
+    (again,), _ = reshape((merged,), (3 * SYMBOLIC_BATCH, 5), (SYMBOLIC_BATCH, 3, 5))
     assert (again.dims, again.ids.tolist()) == ((1,), [0, 1, 2])
 
 
 def test_a_width_that_leads_the_batch_is_lost_when_they_merge() -> None:
     block = Block((0,), np.arange(3))
-    assert reshape((block,), (3, BATCH), (3 * BATCH,)) == ((), (block,))
+    assert reshape((block,), (3, SYMBOLIC_BATCH), (3 * SYMBOLIC_BATCH,)) == ((), (block,))
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())

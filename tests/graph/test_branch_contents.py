@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgeprune.export import export_onnx
-from edgeprune.graph.branch_contents import groups_without_use, held_nodes, holdings
+from edgeprune.graph.branch_contents import branch_contents, branch_nodes, groups_without_use
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.surgery import cut
@@ -43,7 +43,7 @@ def coupling(captured: Captured) -> Coupling:
 
 
 def test_a_branch_holds_the_groups_and_parameters_inside_it(captured: Captured, coupling: Coupling) -> None:
-    held = holdings(captured.module, coupling)
+    held = branch_contents(captured.module, coupling)
     assert {name: each.groups for name, each in held.items()} == {
         "branch:one.2": {"one.0"},
         "branch:two.2": {"two.0"},
@@ -57,7 +57,7 @@ def test_the_nodes_that_a_branch_holds_are_those_that_an_export_without_it_lacks
     captured: Captured, coupling: Coupling, tmp_path: Path
 ) -> None:
     whole = onnx.load(export_onnx(captured, tmp_path / "whole.onnx", prove=False))
-    held = held_nodes(whole, captured.module, coupling.branches)
+    held = branch_nodes(whole, captured.module, coupling.branches)
     for branch in coupling.branches:
         without = cut(captured, coupling, {branch.name: ()})
         shorter = onnx.load(export_onnx(without, tmp_path / "shorter.onnx", prove=False))

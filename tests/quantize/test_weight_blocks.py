@@ -73,6 +73,6 @@ def test_normal_weights_keep_their_relative_error(
 def test_large_matrices_are_rounded_in_parts_as_small_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = weights(96, 50)
     whole = to_blocks(weight, 4, 32, symmetric=False)
-    monkeypatch.setattr(module, "_ROWS", 96 * 7)
+    monkeypatch.setattr(module, "_WEIGHTS_AT_ONCE", 96 * 7)
     parts = to_blocks(weight, 4, 32, symmetric=False)
     np.testing.assert_array_equal(whole.restored(), parts.restored())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from edgeprune.fitting.space.space import Space, widths_of
-from edgeprune.graph.branch_contents import holdings
+from edgeprune.graph.branch_contents import branch_contents
 from edgeprune.graph.capture import Captured
 from edgeprune.make import Workshop
 from edgeprune.pruning.sensitivity import Sensitivity, sensitivity
@@ -58,7 +58,7 @@ def weighed_space(
         workshop.cost,
         tuple(choices),
         sensitivity=sensed,
-        holdings=holdings(workshop.dense.module, workshop.coupling),
+        holdings=branch_contents(workshop.dense.module, workshop.coupling),
         integer=frozenset(integer),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeprune.fitting.space.costs import CostOf, Floats, Item, Switches, cost_terms
 from edgeprune.fitting.space.precisions import PrecisionChoice, int8
-from edgeprune.graph.branch_contents import Holding
+from edgeprune.graph.branch_contents import BranchContents
 from edgeprune.graph.cost import Cost, Factor, SizeProduct
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.fx import module_name
@@ -69,7 +69,7 @@ class Space:
     choices: tuple[Choice, ...]
     prediction: Prediction | None = None
     sensitivity: Sensitivity | None = None
-    holdings: Mapping[str, Holding] | None = None
+    holdings: Mapping[str, BranchContents] | None = None
     held_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     precisions: PrecisionChoice | None = None
     integer: frozenset[str] = frozenset()

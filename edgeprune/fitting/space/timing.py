@@ -17,7 +17,7 @@ from edgeprune.files import scratch
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.space.precisions import mixed_designs, precision_choice, quicker_in_float
 from edgeprune.fitting.space.space import Space
-from edgeprune.graph.branch_contents import held_nodes
+from edgeprune.graph.branch_contents import branch_nodes
 from edgeprune.graph.resize import Resizable, Widths
 from edgeprune.latency.cache import Key, cached
 from edgeprune.latency.curves import LatencyTable, Row, Whole
@@ -122,7 +122,7 @@ class Timing:
         table = once(f"table-{recipe.precision}", lambda: self.table(model, recipe))
         if not table.rows:
             return base
-        held = held_nodes(model.model, self.workshop.dense.module, self.workshop.coupling.branches)
+        held = branch_nodes(model.model, self.workshop.dense.module, self.workshop.coupling.branches)
         integer = prediction(model, table)
         space = replace(base, prediction=integer, held_nodes=held)
         if recipe.precision != "int8" or not layers:

@@ -1,13 +1,15 @@
-"""Channels that may be rescaled: which layers write each, which read it, and what lies in between.
+"""Channels that may be rescaled, each with the layers that write the channel and the layers that read it.
 
-A channel is followed from the layer that makes it through operations f(s x) = s f(x) (ReLU, pools, residual
-sums, concatenations, padding with zeros) to every layer that reads it. What a sum joins is one channel: all
-of a residual stream's writers and readers belong together. Whatever else reads a channel fixes its size.
+    conv1 -> ReLU -> conv2     row i of conv1 may be divided by s where column i of conv2 is multiplied by s
+
+A channel is followed from the layer that computes it through operations f(s x) = s f(x) (ReLU, pools,
+residual sums, concatenations, padding with zeros) to every layer that reads it. Channels that are added are
+one class: all writers and readers of a residual stream are rescaled together. Any other operation that reads
+a channel fixes the channel's scale.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +21,18 @@ from torch.fx import Node
 
 from edgeprune.graph.blocks import Book, Ids
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.fx import argument, attribute, op_name
+from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
 
 _CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
-_LAYERS = (*_CONVOLUTIONS, "aten.linear")
+_SCALABLE = (*_CONVOLUTIONS, "aten.linear")  # layers whose weights take the factors
 
 
 @dataclass(frozen=True)
 class WritingLayer:
-    """A layer's output channels, dimension 0 of its weight. classes: [channels].
+    """A layer that writes channels, dimension 0 of its weight. classes: [channels].
 
-    rows: tensors that take the factor, the channels their dimension 0. norm: the layer's BatchNorm, whose
-    affine parameters then are the rows.
+    rows: tensors that are divided by the factors along dimension 0: weight and bias, or the scale and shift
+    of `norm`, the BatchNorm behind the layer.
     """
 
     weight: str
@@ -41,7 +43,7 @@ class WritingLayer:
 
 @dataclass(frozen=True)
 class ReadingLayer:
-    """The channels along dimension `dim` of the weight of a layer that reads them. classes: [channels]."""
+    """A layer that reads channels, dimension `dim` of its weight. classes: [channels]."""
 
     weight: str
     dim: int
@@ -50,7 +52,10 @@ class ReadingLayer:
 
 @dataclass(frozen=True)
 class Channels:
-    """free: [classes], True where nothing fixes the size of a class of channels."""
+    """Layers that write and read channels; channels of one class have one factor.
+
+    free: [classes], True where no operation fixes the scale.
+    """
 
     writers: tuple[WritingLayer, ...]
     readers: tuple[ReadingLayer, ...]
@@ -59,14 +64,14 @@ class Channels:
 
 @dataclass(frozen=True)
 class _Lane:
-    """The channels of a value: dimension `dim`, one atom each."""
+    """Channels of a value: the dimension that they lie along, and one atom for each."""
 
     dim: int
     ids: Ids
 
 
 def channels(captured: Captured) -> Channels:
-    """Follow every channel of a graph."""
+    """Channels of a graph, followed from the layers that write them to the layers that read them."""
     walk = _ChannelWalk(captured)
     for node in captured.module.graph.nodes:
         if node.op == "call_function":
@@ -75,8 +80,8 @@ def channels(captured: Captured) -> Channels:
             walk.fix(node)
     classes = walk.book.classes()
     free = np.ones(int(classes.max(initial=-1)) + 1, dtype=np.bool_)
-    for held in walk.book.frozen:
-        free[classes[held.ids]] = False
+    for frozen in walk.book.frozen:
+        free[classes[frozen.ids]] = False
     return Channels(
         tuple(WritingLayer(w.weight, w.rows, w.norm, classes[w.classes]) for w in walk.writers),
         tuple(ReadingLayer(r.weight, r.dim, classes[r.classes]) for r in walk.readers),
@@ -85,7 +90,10 @@ def channels(captured: Captured) -> Channels:
 
 
 class _ChannelWalk:
-    """lanes: of every value passed so far; None where channels are not followed."""
+    """Walk over a graph with a rule per operation; `lanes` are of every value passed so far.
+
+    A value whose channels are not followed has the lane None.
+    """
 
     def __init__(self, captured: Captured) -> None:
         self.module = captured.module
@@ -93,22 +101,17 @@ class _ChannelWalk:
         self.lanes: dict[Node, _Lane | None] = {}
         self.writers: list[WritingLayer] = []
         self.readers: list[ReadingLayer] = []
-        self._uses = Counter(
-            id(attribute(self.module, str(node.target)))
-            for node in self.module.graph.nodes
-            if node.op == "get_attr"
-            for _ in node.users
-        )
+        self._uses = tensor_uses(self.module)
 
     def follow(self, node: Node) -> _Lane | None:
         rule = _RULES.get(op_name(node))
         lane = rule(self, node) if rule is not None else None
-        if lane is None and op_name(node) not in _LAYERS:
+        if lane is None and op_name(node) not in _SCALABLE:
             self.fix(node)
         return lane
 
     def fix(self, node: Node) -> None:
-        """What `node` reads keeps its size."""
+        """Fix the scale of all channels that `node` reads."""
         for value in node.all_input_nodes:
             self.fix_lane(node, self.lanes.get(value))
 
@@ -123,7 +126,7 @@ class _ChannelWalk:
         return self._uses[id(attribute(self.module, str(value.target)))] == 1
 
     def layer(self, node: Node) -> _Lane | None:
-        """A layer ends the channels that it reads and begins others."""
+        """Record a layer as reader of its input's channels, and as writer of new channels."""
         weight, bias = argument(node, 1, "weight"), argument(node, 2, "bias")
         lane, dim = self.lanes.get(node.args[0]), self._read_dim(node)  # type: ignore[arg-type]
         if lane is not None:
@@ -148,7 +151,7 @@ class _ChannelWalk:
         return _Lane(_channel_dim(node), ids)
 
     def _read_dim(self, node: Node) -> int | None:
-        """The dimension of a layer's weight along which its input channels lie; None where it has none."""
+        """Dimension of the input channels in a layer's weight; None where groups split the channels."""
         if op_name(node) == "aten.linear":
             return 1
         groups = int(argument(node, 6, "groups", 1))
@@ -158,10 +161,11 @@ class _ChannelWalk:
         return 0 if groups == weight.shape[0] and weight.shape[1] == 1 else None
 
     def normed(self, node: Node) -> _Lane | None:
-        """The BatchNorm of the layer in front of it."""
+        """Lane of a BatchNorm, which is followed only behind a layer of its own."""
         return self.passed(node) if any(writer.norm is node for writer in self.writers) else None
 
     def passed(self, node: Node) -> _Lane | None:
+        """Lane of an operation f(s x) = s f(x)."""
         return self.lanes.get(node.args[0])  # type: ignore[arg-type]
 
     def pooled(self, node: Node) -> _Lane | None:
@@ -169,7 +173,7 @@ class _ChannelWalk:
         return lane if lane is not None and lane.dim == 1 and len(_shape(node)) > 2 else None
 
     def reshaped(self, node: Node) -> _Lane | None:
-        """To a vector of the same channels, or with the places behind them taken together."""
+        """Lane of a view that keeps [batch, channels] and joins or drops the dimensions behind."""
         lane, before, after = self.passed(node), _shape(node.args[0]), _shape(node)
         same = len(before) > 1 and before[:2] == after[:2]
         return lane if lane is not None and lane.dim == 1 and same else None
@@ -181,7 +185,7 @@ class _ChannelWalk:
         return lane if lane is not None and lane.dim == 1 and places and min(places) > 1 else None
 
     def summed(self, node: Node) -> _Lane | None:
-        """A sum of values of one shape: position by position one channel."""
+        """Lane of a sum of values of one shape; channels that are added are united."""
         lanes = [self.lanes.get(value) for value in node.args[:2] if isinstance(value, Node)]
         if len(lanes) != 2 or len({_shape(value) for value in node.args[:2]}) != 1:
             return None
@@ -203,7 +207,7 @@ class _ChannelWalk:
         return _Lane(dim, np.concatenate(parts))
 
     def _fixed(self, node: Node, size: int) -> Ids:
-        """Channels of a value that is not followed."""
+        """Fixed channels in place of a value that is not followed."""
         ids = self.book.fresh(size)
         self.fix_lane(node, _Lane(0, ids))
         return ids
@@ -217,7 +221,7 @@ class _ChannelWalk:
         return first
 
     def padded(self, node: Node) -> _Lane | None:
-        """Zeros are zeros in every scale: around the places, or as channels of their own."""
+        """Lane of a padding: zeros are zeros at any scale, around an image or as new channels."""
         lane, pads = self.passed(node), argument(node, 1, "pad")
         mode = argument(node, 2, "mode", "constant") if op_name(node) == "aten.pad" else "constant"
         value = argument(node, 3 if op_name(node) == "aten.pad" else 2, "value", 0)
@@ -247,7 +251,7 @@ def _channel_dim(layer: Node) -> int:
 
 
 def _shape(value: Any) -> tuple[Any, ...]:
-    """Sizes that can be compared: a symbolic one is its name."""
+    """Shape for comparisons; a symbolic size is given by its name."""
     meta = value.meta.get("val") if isinstance(value, Node) else None
     sizes = meta.shape if isinstance(meta, torch.Tensor) else ()
     return tuple(size if isinstance(size, int) else str(size) for size in sizes)
@@ -255,7 +259,7 @@ def _shape(value: Any) -> tuple[Any, ...]:
 
 _Rule = Callable[[_ChannelWalk, Node], "_Lane | None"]
 _RULES: Mapping[str, _Rule] = {
-    **dict.fromkeys(_LAYERS, _ChannelWalk.layer),
+    **dict.fromkeys(_SCALABLE, _ChannelWalk.layer),
     "aten.batch_norm": _ChannelWalk.normed,
     **dict.fromkeys(
         (

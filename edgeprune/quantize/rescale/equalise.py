@@ -1,10 +1,10 @@
-"""Cross-layer equalisation (Nagel et al. 2019, "Data-Free Quantization"): channels of like size.
+"""Cross-layer equalisation (Nagel et al. 2019, "Data-Free Quantization"): gives channels similar ranges.
 
-Between layers with nothing but operations f(s x) = s f(x) in between, channel i of those that write it may be
-divided by s_i and of those that read it multiplied: the function stays, and one channel a thousand times
-larger than its neighbours no longer takes all 256 values for itself. With r1 and r2 the largest weights of
-channel i on either side, s_i = sqrt(r1_i / r2_i) makes them equal. The paper has one writer and one reader;
-here they are all of a residual stream (`channels`).
+Where only operations f(s x) = s f(x) lie between two layers, channel i may be divided by s_i in the layer
+that writes the channel and multiplied by s_i in the layer that reads it: the model computes the same, and a
+channel a thousand times larger than its neighbours no longer takes all 256 values for itself. With r1 and r2
+the largest weights of channel i in the two layers, s_i = sqrt(r1_i / r2_i) makes them equal. The paper has
+one writer and one reader; here all layers of a residual stream are rescaled together (`channels`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from edgeprune.graph.capture import Captured
 from edgeprune.graph.fx import argument, attribute
 from edgeprune.quantize.rescale.channels import Channels, ReadingLayer, WritingLayer, channels
 
-_SMALLEST, _LARGEST = 1e-6, 1e6  # a channel of zeros has no size to equalise
+_LEAST_FACTOR, _LARGEST_FACTOR = 1e-6, 1e6
 
 
 def equalise(captured: Captured, rounds: int = 2) -> Captured:
-    """A copy that computes the same with channels of like size; what cannot be rescaled stays as it is.
+    """Copy of the model that computes the same, with channels rescaled to similar ranges where possible.
 
-    rounds: over all layers; a layer between two others takes part in both.
+    rounds: passes over all layers; more than one, because a layer both reads and writes channels.
     """
     result = captured.copy()
     found = channels(result)
@@ -36,7 +36,7 @@ def equalise(captured: Captured, rounds: int = 2) -> Captured:
 
 
 def _balance(captured: Captured, found: Channels, wanted: Ids) -> None:
-    """Rescale the classes `wanted`, in every layer that has them."""
+    """Rescale the classes `wanted` in every layer that writes or reads their channels."""
     written, read = np.zeros(len(found.free)), np.zeros(len(found.free))
     chosen = np.zeros(len(found.free), dtype=np.bool_)
     chosen[wanted] = found.free[wanted]
@@ -46,9 +46,9 @@ def _balance(captured: Captured, found: Channels, wanted: Ids) -> None:
         np.maximum.at(written, writer.classes, _row_sizes(captured, writer))
     for reader in readers:
         np.maximum.at(read, reader.classes, _column_sizes(captured, reader))
-    known = chosen & (written > 0) & (read > 0)
+    known = chosen & (written > 0) & (read > 0)  # a channel of zeros has no range to equalise
     factor = np.ones(len(found.free))
-    factor[known] = np.clip(np.sqrt(written[known] / read[known]), _SMALLEST, _LARGEST)
+    factor[known] = np.clip(np.sqrt(written[known] / read[known]), _LEAST_FACTOR, _LARGEST_FACTOR)
     for writer in writers:
         for name in writer.rows:
             _multiply(attribute(captured.module, name), 0, 1 / factor[writer.classes])

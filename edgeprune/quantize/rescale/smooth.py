@@ -1,16 +1,15 @@
-"""SmoothQuant (Xiao et al. 2023): move outliers of activations behind a norm into the weights that read them.
+"""SmoothQuant (Xiao et al. 2023): moves outliers of a norm's output into the weights of the next layers.
 
-    s_j = max|X_j|^ALPHA / max|W_j|^(1 - ALPHA),   norm's scale and shift / s,   columns of W * s
+    s_j = max|X_j|^a / max|W_j|^(1 - a),   norm's scale and shift / s,   columns of W * s
 
-X_j is channel j of the norm's output on calibration data, W_j column j of all layers that read it. The
-function stays; a few channels a hundred times larger than the others no longer cost all of them their
-resolution. Works where a norm's affine output (LayerNorm, or the product with a weight that ends an
-RMSNorm) is read by linear layers alone.
+X_j is channel j of the norm's output on calibration data, W_j is column j of all layers that read this
+output. The model computes the same; a few channels a hundred times larger than the others no longer cost all
+channels their resolution. A norm (LayerNorm, or the product with a weight that ends an RMSNorm) is smoothed
+where linear layers alone read its output.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +18,18 @@ import torch
 from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.fx import argument, attribute, op_name
+from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
 
-ALPHA = 0.5  # the paper's, for all but the most extreme models
-_SMALLEST = 1e-5
+MIGRATION_STRENGTH = 0.5  # `a` above; the paper's, for all but the most extreme models
+_LEAST_MAGNITUDE = 1e-5
 
 
 @dataclass(frozen=True)
 class Norm:
-    """affine: names of the norm's scale and shift; readers: of the weights that multiply its output."""
+    """A norm that can be smoothed.
+
+    affine: names of the norm's scale and shift; readers: names of the weights that multiply its output.
+    """
 
     node: str
     affine: tuple[str, ...]
@@ -35,7 +37,7 @@ class Norm:
 
 
 def smooth(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) -> Captured:
-    """A copy that computes the same, its norms scaled down where their channels are large.
+    """Copy of the model that computes the same, with norms scaled down in channels with outliers.
 
     batches: calibration inputs in placeholder order.
     """
@@ -53,14 +55,9 @@ def smooth(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) -> C
 
 
 def norms(captured: Captured) -> list[Norm]:
-    """The norms of a graph that can be smoothed, in its order."""
+    """Norms of a graph that can be smoothed, in execution order."""
     module = captured.module
-    uses = Counter(
-        id(attribute(module, str(node.target)))
-        for node in module.graph.nodes
-        if node.op == "get_attr"
-        for _ in node.users
-    )
+    uses = tensor_uses(module)
 
     def own(node: Any) -> bool:
         return (
@@ -80,7 +77,7 @@ def norms(captured: Captured) -> list[Norm]:
 
 
 def _affine(captured: Captured, node: Node) -> tuple[Node | None, ...]:
-    """The scale and shift that a node applies last to its channels, which are the last dimension."""
+    """Nodes of the scale and shift that a norm applies to its last dimension; () for any other node."""
     if node.op != "call_function":
         return ()
     if op_name(node) == "aten.layer_norm" and argument(node, 2, "weight") is not None:
@@ -96,7 +93,7 @@ def _affine(captured: Captured, node: Node) -> tuple[Node | None, ...]:
 
 
 def _reader(user: Node, norm: Node) -> Node | None:
-    """The weight of a linear layer that reads the norm."""
+    """Weight of a linear layer that reads the norm; None for any other reader."""
     if op_name(user) != "aten.linear" or user.args[0] is not norm:
         return None
     weight = user.args[1]
@@ -106,8 +103,9 @@ def _reader(user: Node, norm: Node) -> Node | None:
 def _scale(captured: Captured, norm: Norm, activations: torch.Tensor) -> None:
     weights = [attribute(captured.module, name) for name in norm.readers]
     columns = torch.stack([weight.abs().amax(0).double() for weight in weights]).amax(0)
-    factor = activations.clamp(min=_SMALLEST) ** ALPHA / columns.clamp(min=_SMALLEST) ** (1 - ALPHA)
-    factor = factor.clamp(min=_SMALLEST).to(weights[0].dtype)
+    activations, columns = activations.clamp(min=_LEAST_MAGNITUDE), columns.clamp(min=_LEAST_MAGNITUDE)
+    factor = activations**MIGRATION_STRENGTH / columns ** (1 - MIGRATION_STRENGTH)
+    factor = factor.clamp(min=_LEAST_MAGNITUDE).to(weights[0].dtype)
     for name in norm.affine:
         attribute(captured.module, name).div_(factor)
     for weight in weights:
@@ -115,7 +113,7 @@ def _scale(captured: Captured, norm: Norm, activations: torch.Tensor) -> None:
 
 
 class _Largest(Interpreter):
-    """Runs the graph and keeps the largest absolute value of every channel of some nodes."""
+    """Interpreter that keeps the largest absolute value of every channel of some nodes."""
 
     def __init__(self, captured: Captured, nodes: set[str]) -> None:
         super().__init__(captured.module)

@@ -1,1 +1,1 @@
-"""INT8 models in torch, with the roundings of the artefact."""
+"""Simulation of INT8 models in torch, with the roundings of the artefact."""

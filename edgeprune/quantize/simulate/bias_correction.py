@@ -1,9 +1,10 @@
-"""Bias correction: the mean of every output channel is what it is in float.
+"""Bias correction: gives every output channel of an INT8 layer the mean that it has in float.
 
-Rounding errors do not cancel behind a ReLU: weights see inputs of positive mean, and noise moves the mean of
-what the ReLU lets through. So each layer's bias gives back what INT8 adds on average (Nagel et al. 2019,
-"Data-Free Quantization through Weight Equalization and Bias Correction", section 4.2, measured instead of
-derived). Layers are corrected in the graph's order, each behind those before it, in one pass.
+Rounding errors do not cancel behind a ReLU: inputs of a positive mean turn errors of weights into a shift of
+the output's mean, and noise shifts the mean of the ReLU's output. So the mean error of INT8 is subtracted
+from each layer's bias (Nagel et al. 2019, "Data-Free Quantization through Weight Equalization and Bias
+Correction", section 4.2; the mean is measured here, and derived there). Layers are corrected in execution
+order in one pass, each with all layers in front of it corrected.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate.planned import Simulation, layer_nodes
 
-ROWS = 64  # of calibration data: means of channels need no more
+CORRECTION_ROWS = 64  # of calibration data; means of channels need no more
 
 
 def correct_means(
@@ -33,14 +34,14 @@ def correct_means(
     reduce_range: bool = False,
     float_layers: Sequence[str] = (),
 ) -> Ranges:
-    """The same ranges, with the shift that each layer's bias has to take back.
+    """Ranges with the mean error of each layer as `shifts`, to be subtracted from the layer's bias.
 
-    batches: calibration inputs; the first ROWS rows are used. A layer that is called twice has one bias
-    and two means, and stays as it is.
+    batches: calibration inputs; the first CORRECTION_ROWS rows are used. A layer that is called twice has one
+    bias and two means, and is not corrected.
     """
     inputs = _first_rows(batches)
     layers = {
-        nodes[0]: _end(nodes[0])
+        nodes[0]: _with_norm(nodes[0])
         for layer, nodes in layer_nodes(captured).items()
         if len(nodes) == 1 and layer not in float_layers
     }
@@ -58,14 +59,14 @@ def correct_means(
 def _first_rows(batches: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
     taken: list[tuple[torch.Tensor, ...]] = []
     for batch in batches:
-        if sum(len(inputs[0]) for inputs in taken) >= ROWS:
+        if sum(len(inputs[0]) for inputs in taken) >= CORRECTION_ROWS:
             break
         taken.append(batch)
-    return tuple(torch.cat(parts)[:ROWS] for parts in zip(*taken, strict=True))
+    return tuple(torch.cat(parts)[:CORRECTION_ROWS] for parts in zip(*taken, strict=True))
 
 
-def _end(node: Node) -> Node:
-    """The BatchNorm behind a convolution, which the exporter folds into it; else the node itself."""
+def _with_norm(node: Node) -> Node:
+    """BatchNorm behind a convolution, which the exporter folds into the convolution; else the node itself."""
     users = list(node.users)
     return users[0] if len(users) == 1 and op_name(users[0]) == "aten.batch_norm" else node
 
@@ -79,7 +80,7 @@ def _image(node: Node) -> bool:
 
 
 class _Means(Interpreter):
-    """Runs the float graph and keeps the channel means of some nodes."""
+    """Interpreter of the float graph that keeps the channel means of some nodes."""
 
     def __init__(self, captured: Captured, nodes: Any) -> None:
         super().__init__(captured.module)
@@ -94,7 +95,7 @@ class _Means(Interpreter):
 
 
 class _Corrected(Simulation):
-    """Runs the graph in INT8; every layer's mean is put right before the next layer sees it."""
+    """Interpreter of the graph in INT8 that corrects every layer's mean before the next layer runs."""
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class _Corrected(Simulation):
         self.shifts: dict[str, torch.Tensor] = {}
 
     def written(self, node: Node, result: Any) -> Any:
-        """As computed: a kernel that swallows its ReLU writes no negative values, which are in the mean."""
+        """Output of a layer without rounding, which would clip negative values at a fused ReLU."""
         return result
 
     def run_node(self, n: Node) -> Any:

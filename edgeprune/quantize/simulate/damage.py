@@ -1,7 +1,7 @@
-"""Which layers rounding hurts: the error of the output when a single layer is quantised.
+"""Damage of quantisation per layer: the error of the model's outputs when one layer alone is quantised.
 
-Simulated, so that no artefact has to be built for each. It only ranks; whether giving a layer back is enough
-is measured in the runtime.
+The damage is simulated, so that no artefact has to be built for each layer. It ranks layers only: the metric
+with some layers given back to float is measured in the runtime.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgeprune.graph.fx import op_name
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate.planned import Simulation, layer_nodes
-from edgeprune.quantize.weight_only import Form
+from edgeprune.quantize.weight_only import WeightFormat
 
 
 def damage(
@@ -29,7 +29,7 @@ def damage(
 ) -> Mapping[str, float]:
     """Relative squared error of the outputs with one of `layers` in INT8, by layer.
 
-    layers: as `Quantised.layers_int8` names them; those that the simulation does not know get 0.
+    layers: names as in `Quantised.layers_int8`; a layer that is not in the graph gets 0.
     inputs: one batch, in placeholder order.
     """
     nodes = layer_nodes(captured)
@@ -43,11 +43,11 @@ def damage(
 
 
 def weight_damage(
-    captured: Captured, form: Form, layers: Sequence[str], inputs: tuple[torch.Tensor, ...]
+    captured: Captured, stored_as: WeightFormat, layers: Sequence[str], inputs: tuple[torch.Tensor, ...]
 ) -> Mapping[str, float]:
     """Relative squared error of the outputs with the weights of one of `layers` in blocks, by layer.
 
-    As for `damage`, a layer that is not known gets 0.
+    As for `damage`, a layer that is not in the graph gets 0.
     """
     copied = captured.copy()
     weights = dict(copied.module.named_parameters(remove_duplicate=False))
@@ -58,10 +58,10 @@ def weight_damage(
         for layer in (name for name in layers if name in nodes and f"{name}.weight" in weights):
             weight = weights[f"{layer}.weight"]
             kept = weight.detach().clone()
-            # A linear layer has its weight as [outputs, inputs]; a product as it multiplies.
+            # The weight of a linear layer is [outputs, inputs], that of a matrix product [inputs, outputs].
             transposed = op_name(nodes[layer][0]) == "aten.linear"
             matrix = (kept.T if transposed else kept).numpy(force=True)
-            rounded = torch.from_numpy(form.rounded(matrix).restored())
+            rounded = torch.from_numpy(stored_as.rounded(matrix).restored())
             weight.copy_(rounded.T if transposed else rounded)
             found[layer] = _distance(copied.run(*inputs), exact)
             weight.copy_(kept)

@@ -1,4 +1,4 @@
-"""INT8 simulated in torch on the captured graph: values rounded to what integers of a dialect can hold."""
+"""Simulation of INT8 layers on the captured graph, by rounding as a dialect would, without a Q/DQ file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeprune.graph.capture import Captured, flatten
 from edgeprune.graph.fx import argument, module_name, op_name
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.ranges import Ranges
-from edgeprune.quantize.scales import Scale, activation_scale, quantise_weight
+from edgeprune.quantize.scales import ACTIVATION_LIMITS, Scale, activation_scale, quantise_weight
 
 # Operation -> (position of the input, position of the weight, dimension of its output channels).
 LAYERS: Mapping[str, tuple[int, int, int]] = {
@@ -21,12 +21,13 @@ LAYERS: Mapping[str, tuple[int, int, int]] = {
     **dict.fromkeys(("aten.matmul", "aten.mm"), (0, 1, -1)),
     "aten.addmm": (1, 2, -1),
 }
-# A range that starts at zero does the work of the activation; a norm changes the scale, and is left out.
+# Clipping to a range that starts at zero replaces the activation function. A norm is not among them: a norm
+# changes the scale.
 _FUSED = ("aten.relu", "aten.relu_", "aten.hardtanh", "aten.hardtanh_", "aten.relu6", "aten.clamp")
 
 
 def layer_nodes(captured: Captured) -> Mapping[str, list[Node]]:
-    """The nodes that multiply with a layer's weight, by the layer's name; more than one when it is shared."""
+    """Nodes that multiply with a layer's weight, by the layer's name; several for a shared weight."""
     found: dict[str, list[Node]] = {}
     for node in captured.module.graph.nodes:
         weight = _weight(node)
@@ -36,7 +37,7 @@ def layer_nodes(captured: Captured) -> Mapping[str, list[Node]]:
 
 
 def _weight(node: Node) -> str | None:
-    """The qualified name of the weight that a layer's node multiplies with."""
+    """Qualified name of the weight that a node multiplies with; None for a node that is no layer."""
     if node.op != "call_function" or op_name(node) not in LAYERS:
         return None
     weight = argument(node, LAYERS[op_name(node)][1], "weight")
@@ -44,7 +45,7 @@ def _weight(node: Node) -> str | None:
 
 
 class Simulation(Interpreter):
-    """Runs the float graph with some nodes' inputs and weights rounded to what INT8 can hold."""
+    """Interpreter of the float graph that rounds the inputs and weights of some nodes to INT8."""
 
     def __init__(self, captured: Captured, ranges: Ranges, dialect: Dialect, reduce_range: bool) -> None:
         super().__init__(captured.module)
@@ -53,6 +54,7 @@ class Simulation(Interpreter):
         self._quantised: frozenset[Node] = frozenset()
 
     def outputs(self, inputs: tuple[torch.Tensor, ...], nodes: Sequence[Node]) -> tuple[torch.Tensor, ...]:
+        """Outputs of the model with `nodes` in INT8."""
         self._quantised = frozenset(nodes)
         # The graph's own outputs, flat: the model may return a dict of them.
         return flatten(self.run(*inputs, enable_io_processing=False))
@@ -63,7 +65,7 @@ class Simulation(Interpreter):
         return self.in_int8(n)
 
     def in_int8(self, n: Node) -> Any:
-        """The value of a layer whose input and weight, and where the dialect has it output, are rounded."""
+        """Value of a layer with its input and weight rounded, and its output where the dialect needs it."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         changed = list(args)
         x_at, weight_at, channels = LAYERS[op_name(n)]
@@ -74,17 +76,17 @@ class Simulation(Interpreter):
         weight = args[weight_at].detach().float().numpy(force=True)
         axis = channels % weight.ndim
         dialect = self._dialect
-        held = quantise_weight(
+        integer = quantise_weight(
             *(weight, axis, dialect.per_channel, self._reduce_range, None, scale), half=dialect.half
         )
         shape = [1] * weight.ndim
         shape[axis] = -1
-        restored = held.integers.astype(np.float32) * held.scale.reshape(shape if held.scale.ndim else ())
-        changed[weight_at] = torch.from_numpy(restored)
+        scales = integer.scale.reshape(shape if integer.scale.ndim else ())
+        changed[weight_at] = torch.from_numpy(integer.integers.astype(np.float32) * scales)
         return self.written(n, self.call_function(n.target, tuple(changed), kwargs))
 
     def written(self, node: Node, result: Any) -> Any:
-        """A convolution's kernel also writes integers, of the range behind its norm and activation."""
+        """Layer output, rounded in the range behind a fused activation if the kernel writes integers."""
         if not op_name(node).startswith("aten.conv") or "Conv" not in self._dialect.integer_output:
             return result
         end, users = node, list(node.users)
@@ -97,5 +99,5 @@ class Simulation(Interpreter):
 
 
 def _rounded(x: torch.Tensor, scale: Scale, dialect: Dialect) -> torch.Tensor:
-    low, high = (0, 255) if dialect.activation == "uint8" else (-128, 127)
+    low, high = ACTIVATION_LIMITS[dialect.activation]
     return torch.fake_quantize_per_tensor_affine(x, float(scale.scale), scale.zero_point, low, high)

@@ -1,11 +1,12 @@
-"""Quantisation-aware training: the graph runs with the integers of its artefact, and gradients pass through.
+"""Quantisation-aware training: the graph runs with the artefact's roundings, which gradients pass through.
 
-Rounding has the gradient of the identity inside its range and none outside (Jacob et al. 2018, "Quantization
-and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Values are rounded where a
-Q/DQ file of the graph rounds them (see `fake`), and every layer's weight as it is just then. A convolution's
-weight is rounded with its BatchNorm folded into it, as torchao's `prepare_qat_pt2e` does (which takes the
-epsilon of every BatchNorm for 1e-5, 0.18). Statistics stay as they are from the first step: following the
-batches cost a converged network more than INT8 did. docs/int8.md has the figures.
+Rounding has the gradient of the identity inside its range and zero outside (Jacob et al. 2018, "Quantization
+and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). Activations are rounded
+where the graph's Q/DQ file rounds them (see `written`), and every layer's current weight is rounded. A
+convolution's weight is rounded with the following BatchNorm folded into the weight, as by torchao's
+`prepare_qat_pt2e` (which assumes an epsilon of 1e-5 for every BatchNorm, in 0.18). BatchNorm statistics are
+fixed from the first step: updating them with the batches cost a converged network more than INT8 did.
+docs/int8.md has the figures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch.fx import Node
 
@@ -22,18 +22,17 @@ from edgeprune.graph.capture import Captured, flatten
 from edgeprune.graph.fx import argument, attribute, op_name
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
+from edgeprune.quantize.scales import SMALLEST_SCALE, weight_limit
 from edgeprune.quantize.simulate.planned import LAYERS, layer_nodes
 from edgeprune.quantize.simulate.written import FakeQuantised
-
-_SMALLEST = float(np.finfo(np.float32).tiny)
 
 Emit = Callable[[Captured], Quantised]  # calibrates a graph and writes its Q/DQ file
 
 
-class Aware:
-    """The way to run a graph while it is trained for INT8.
+class QuantisationAware:
+    """Runner of a graph in INT8 for training.
 
-    emit: calibrates the graph as it is and writes its Q/DQ file, so that ranges follow the weights.
+    emit: calibrates the graph with its current weights and writes its Q/DQ file.
     """
 
     def __init__(self, captured: Captured, dialect: Dialect, emit: Emit, *, reduce_range: bool) -> None:
@@ -42,32 +41,34 @@ class Aware:
         self.refresh()
 
     def refresh(self) -> None:
-        """Calibrate the weights as they are."""
+        """Calibrate again, with the current weights."""
         written = self._emit(self._captured)
         self._graph = _Trained(self._captured, written, self._dialect, self._reduce_range)
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As `Captured.run`, in INT8."""
+        """Outputs for flat inputs, as by `Captured.run`, in INT8."""
         return flatten(self._graph.run(*inputs, enable_io_processing=False))
 
 
 class _Trained(FakeQuantised):
+    """Interpreter with the file's roundings of activations, and with the current weights rounded."""
+
     def __init__(self, captured: Captured, written: Quantised, dialect: Dialect, reduce_range: bool) -> None:
         super().__init__(captured, onnxfile.load(written.path))
         self._captured = captured
         nodes = layer_nodes(captured)
         self._integer = {node for layer in written.layers_int8 for node in nodes.get(layer, ())}
         self._per_channel = dialect.per_channel
-        self._limit = 64 if reduce_range else 127
+        self._limit = weight_limit(reduce_range)
 
     def _value(self, n: Node) -> Any:
         if n not in self._folded:
             return super()._value(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)  # its own work, on what the layer leaves to it
+        args, kwargs = self.fetch_args_kwargs_from_env(n)  # the BatchNorm, on the layer's output
         return self.call_function(n.target, args, kwargs)
 
-    def _layer(self, n: Node, held: Any) -> Any:
-        """The layer with its weight as it is now, instead of what the file holds."""
+    def _layer(self, n: Node, stored: Any) -> Any:
+        """Value of a layer with its current weight instead of the file's."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n not in self._integer:
             return self.call_function(n.target, args, kwargs)
@@ -83,7 +84,7 @@ class _Trained(FakeQuantised):
         return self.call_function(n.target, (*args[:at], rounded, *args[at + 1 :]), kwargs)
 
     def _folded_factor(self, n: Node) -> torch.Tensor | None:
-        """[channels], what the exporter multiplies a convolution's weight with."""
+        """[channels], factor of the exporter on a convolution's weight; None without a folded BatchNorm."""
         norm = next((user for user in n.users if user in self._folded), None)
         if norm is None:
             return None
@@ -93,13 +94,13 @@ class _Trained(FakeQuantised):
         return factor if scale is None else factor * attribute(self._captured.module, str(scale.target))
 
     def _rounded(self, weight: torch.Tensor, axis: int) -> torch.Tensor:
-        """As `scales.quantise_weight` rounds it."""
+        """Weight rounded as by `scales.quantise_weight`, with gradients."""
         largest = weight.detach().abs()
         if not self._per_channel:
-            scale = (largest.amax() / self._limit).clamp(min=_SMALLEST)
+            scale = (largest.amax() / self._limit).clamp(min=SMALLEST_SCALE)
             zero = torch.zeros((), dtype=torch.int32)
             return torch.fake_quantize_per_tensor_affine(weight, scale, zero, -self._limit, self._limit)
         others = [dim for dim in range(weight.dim()) if dim != axis]
-        scale = (largest.amax(others) / self._limit).clamp(min=_SMALLEST)
+        scale = (largest.amax(others) / self._limit).clamp(min=SMALLEST_SCALE)
         zeros = torch.zeros_like(scale, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scale, zeros, axis, -self._limit, self._limit)

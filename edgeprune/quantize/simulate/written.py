@@ -1,10 +1,10 @@
-"""The artefact's integers put back into the captured graph: what the runtime has to compute, in torch.
+"""Fake quantisation from a written file: the captured graph with the integers of an artefact, run in torch.
 
-Every Q/DQ pair of the file rounds the captured value that it stands at, and every layer has the weight and
-the bias that the file holds. Where the file has ranges of each query, or blocks of weights, the layer's input
-is rounded as the operator defines it (`queries`). A runtime in exact arithmetic differs from this by the
-order of its sums and by values that lie on the edge between two integers; a runtime that fuses wrongly, or
-saturates, by far more.
+Every Q/DQ pair of the file rounds the captured value at the same place, and every layer has the weight and
+the bias of the file. Where the file has ranges of each query, or weights in blocks, the layer's input is
+rounded as ONNX defines the operator (`inputs`). A runtime in exact arithmetic differs from these outputs by
+the order of its sums and by values on the edge between two integers; a runtime that fuses wrongly, or that
+saturates, differs by far more.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Arrays = Sequence[NDArray[Any]]
 def fake_quantised(
     captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...], batch: int | None = None
 ) -> Arrays:
-    """The outputs of `captured` with the integers of `artefact`, an ONNX file that was made of it.
+    """Outputs of `captured` with the integers of `artefact`, an ONNX file that was emitted from `captured`.
 
-    inputs: flat, in placeholder order. batch: rows of a query, on which ranges of each query depend; all of
-    them are one query when None.
+    inputs: flat, in placeholder order. batch: rows of a query, on which ranges of each query depend; None for
+    all rows in one query.
     """
     graph = FakeQuantised(captured, onnxfile.load(artefact))
     with torch.no_grad():
@@ -53,10 +53,10 @@ def fake_quantised(
 def proven_integers(
     captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...], batch: int | None = None
 ) -> Arrays:
-    """`fake_quantised`, after ONNX Runtime in exact arithmetic computed the same of the file.
+    """Outputs of `fake_quantised`, proven equal to those of ONNX Runtime in exact arithmetic.
 
-    Raises `EdgepruneError` when it did not: a runtime that fuses wrongly, or a file that says something else
-    than was calibrated, would make every measured metric one of another model.
+    Raises `EdgepruneError` where the two differ by more than rounding: if a runtime fuses wrongly, or a file
+    is not what was calibrated, every measured metric would be that of another model.
     """
     reference = fake_quantised(captured, artefact, inputs, batch)
     with torch.no_grad():
@@ -79,7 +79,7 @@ def proven_integers(
 
 
 def _queries(inputs: tuple[torch.Tensor, ...], batch: int | None) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The rows, `batch` at a time."""
+    """Rows of the inputs, `batch` at a time."""
     rows = len(inputs[0])
     size = batch or rows
     for start in range(0, rows, size):
@@ -88,7 +88,7 @@ def _queries(inputs: tuple[torch.Tensor, ...], batch: int | None) -> Iterator[tu
 
 @dataclass(frozen=True)
 class _Rounding:
-    """One Q/DQ pair."""
+    """Rounding of one Q/DQ pair."""
 
     scale: float
     zero_point: int
@@ -101,9 +101,9 @@ class _Rounding:
 
 @dataclass(frozen=True)
 class _RealWeight:
-    """What a layer multiplies with and adds, as real numbers; transposed: stored [inputs, outputs].
+    """Weight and bias of a layer as real numbers; transposed: stored as [inputs, outputs].
 
-    rounded: what the operator does to its input before it multiplies, where no Q/DQ pair does it.
+    rounded: rounding of the operator's input from query to query; None where a Q/DQ pair rounds it.
     """
 
     weight: torch.Tensor
@@ -113,12 +113,12 @@ class _RealWeight:
 
 
 class _WrittenGraph:
-    """What a Q/DQ file says, by the names of the captured graph.
+    """Roundings and weights of a Q/DQ file, by the names of the captured graph.
 
-    always: captured node -> the rounding of its value, for all who read it.
-    once: reader -> captured node -> the rounding for that reader alone.
-    sigmoids: captured nodes that multiply with a rounded sigmoid of their input (SiLU).
-    layers: captured node -> weights; where a BatchNorm is folded into them, it is the BatchNorm.
+    always: captured node -> rounding of its value for all readers.
+    once: reader -> captured node -> rounding of the node's value for this reader alone.
+    sigmoids: captured node of a SiLU -> rounding of the sigmoid that it multiplies its input with.
+    layers: captured node -> weights; for a layer with a folded BatchNorm, by the node of the BatchNorm.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -142,8 +142,8 @@ class _WrittenGraph:
             elif onnxfile.metadata(node, onnxfile.LAYER) is not None:
                 self._layer(node)
 
-    def is_what_stands_for(self, node: Node, name: str) -> bool:
-        """Whether a node is `name`, or what the exporter left out behind it: dropout, a Pad inside a Conv."""
+    def is_same_value(self, node: Node, name: str) -> bool:
+        """Whether a node is `name`, or follows `name` through nodes that the exporter removes (dropout)."""
         while node.name != name:
             if node.name in self._known or len(node.all_input_nodes) != 1:
                 return False
@@ -164,7 +164,7 @@ class _WrittenGraph:
                 self.sigmoids[self._reader(reader)] = rounding
 
     def _reader(self, node: onnx.NodeProto) -> str:
-        """The captured node that an ONNX node, or a matrix product and the addition behind it, computes."""
+        """Captured node that an ONNX node (or a MatMul together with the addition behind it) computes."""
         value = node.output[0]
         if node.op_type == "MatMul" and value not in self._names:
             value = self._readers[value][0].output[0]
@@ -186,7 +186,7 @@ class _WrittenGraph:
         self.layers[self._reader(node)] = _RealWeight(weight, bias, not straight)
 
     def _product(self, node: onnx.NodeProto) -> None:
-        """A layer of `dynamic` or `weights`: operators of their own, the bias added behind them."""
+        """Read a layer in dynamic INT8 or with weights in blocks, whose bias is added behind the product."""
         value, bias = node.output[0], None
         while value not in self._names:
             follower = self._readers[value][0]
@@ -195,14 +195,14 @@ class _WrittenGraph:
             value = follower.output[0]
         if node.op_type == "MatMulInteger":
             integers, scale = (self._stored[node.input[1] + end] for end in ("", ".scale"))
-            held = _RealWeight(torch.from_numpy(integers * scale), bias, True, range_of_query)
+            real = _RealWeight(torch.from_numpy(integers * scale), bias, True, range_of_query)
         else:
             blocks = read_blocks(node, self._stored)
-            held = _RealWeight(torch.from_numpy(blocks.restored()), bias, True, rounded_input(node))
-        self.layers[self._names[value]] = held
+            real = _RealWeight(torch.from_numpy(blocks.restored()), bias, True, rounded_input(node))
+        self.layers[self._names[value]] = real
 
     def _added(self, product: str) -> torch.Tensor | None:
-        """The stored vector that the only reader of a product adds to it."""
+        """Stored vector that the only reader of a product adds to the product; None without one."""
         readers = self._readers[product]
         if len(readers) != 1 or readers[0].op_type != "Add":
             return None
@@ -210,7 +210,7 @@ class _WrittenGraph:
         return found[0] if found[0] is not None and found[0].dim() == 1 else None
 
     def _real(self, name: str) -> torch.Tensor | None:
-        """A stored tensor, or one behind a DequantizeLinear, as float32; None for a computed value."""
+        """Stored tensor, or the DequantizeLinear of a stored one, as float32; None for a computed value."""
         if name in self._stored:
             return torch.from_numpy(self._stored[name].astype(np.float32))
         node = self._made.get(name)
@@ -226,7 +226,7 @@ class _WrittenGraph:
 
 
 class FakeQuantised(Interpreter):
-    """Runs the captured graph with the roundings, the weights and the biases of a Q/DQ file."""
+    """Interpreter of the captured graph with the roundings, weights and biases of a Q/DQ file."""
 
     def __init__(self, captured: Captured, model: onnx.ModelProto) -> None:
         super().__init__(captured.module)
@@ -252,7 +252,7 @@ class FakeQuantised(Interpreter):
             source: rounding(self.env[source])
             for name, rounding in self._file.once.get(reader, {}).items()
             for source in n.all_input_nodes
-            if self._file.is_what_stands_for(source, name)
+            if self._file.is_same_value(source, name)
         }
         before = {source: self.env[source] for source in rounded}
         self.env.update(rounded)
@@ -266,17 +266,17 @@ class FakeQuantised(Interpreter):
         finally:
             self.env.update(before)
 
-    def _layer(self, n: Node, held: _RealWeight) -> Any:
-        """The layer with the file's weight and bias; behind it the bias is added, whatever the operation."""
+    def _layer(self, n: Node, stored: _RealWeight) -> Any:
+        """Value of a layer with the file's weight and bias."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         x_at, weight_at, _ = LAYERS[op_name(n)]
-        x = args[x_at] if held.rounded is None else held.rounded(args[x_at])
+        x = args[x_at] if stored.rounded is None else stored.rounded(args[x_at])
         if op_name(n).startswith("aten.conv"):
-            unbiased = (*args[:weight_at], held.weight, None, *args[weight_at + 2 :])
+            unbiased = (*args[:weight_at], stored.weight, None, *args[weight_at + 2 :])
             named = {name: value for name, value in kwargs.items() if name != "bias"}
             value = self.call_function(n.target, unbiased, named)
             shape = (-1, *[1] * (value.dim() - 2))
         else:
-            value = x @ (held.weight if held.transposed else held.weight.T)
+            value = x @ (stored.weight if stored.transposed else stored.weight.T)
             shape = (-1,)
-        return value if held.bias is None else value + held.bias.reshape(shape)
+        return value if stored.bias is None else value + stored.bias.reshape(shape)

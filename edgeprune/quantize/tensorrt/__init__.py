@@ -1,1 +1,1 @@
-"""TensorRT's own rules for INT8: what its parser refuses, what its engine keeps."""
+"""Checks of INT8 for TensorRT: nodes that the parser refuses, layers that the engine runs in float."""

@@ -1,9 +1,9 @@
-"""What TensorRT makes of a Q/DQ file, proven by building it: also on a host without a GPU.
+"""TensorRT engines of a Q/DQ file, built to prove that INT8 layers run in INT8; no GPU is needed.
 
-TensorRT for RTX builds engines for a named compute capability anywhere. Such an engine is thrown away;
-what counts is that the file parses and builds, and that every layer that edgeprune wanted in INT8 runs on
-integers in it, layer by layer. A Jetson (SM87) is not among the capabilities: for it this proves parsing,
-type rules and the placement of Q/DQ, and the engine is built and checked on the Jetson.
+TensorRT for RTX builds engines for a given compute capability on any host. Such an engine is thrown away: the
+build proves that the file parses and builds, and the engine's own account says, layer by layer, which layers
+run on integers. A Jetson (SM87) is not among the capabilities: for a Jetson the build here proves parsing,
+type rules and the placement of Q/DQ pairs, and the engine is built and checked on the Jetson.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from edgeprune.runtimes import trt_build
 
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 MULTIPLYING = ("correlation", "deconv", "gemm")  # engine layers that convolve or multiply matrices
-TIMEOUT_SECONDS = 600.0
-MOST_BUILDS = 6  # of one file, each with the layers in float that the engine before it ran in float
+ENGINE_TIMEOUT_SECONDS = 600.0
+MOST_ENGINES = 6  # builds of one file, each with the layers in float that the engine before ran in float
 
 
 def capability_of(version: float) -> str:
-    """The capability to build for, to prove what a GPU of compute capability `version` (8.7) will take.
+    """Capability to build engines for, as a proof for a GPU of compute capability `version` (8.7).
 
-    The GPU's own where TensorRT for RTX knows it, else the last one before it: Orin's 8.7 is not among them.
+    The GPU's own capability where TensorRT for RTX builds for it, else the last one before: SM86 for Orin's
+    8.7.
     """
     known = {each: int(each.removeprefix("SM")) for each in CAPABILITIES}
     older = [each for each in CAPABILITIES if known[each] <= round(version * 10)]
@@ -40,7 +41,11 @@ def capability_of(version: float) -> str:
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One layer of a built engine; onnx: the nodes that it was made of; types: of data, then of weights."""
+    """One layer of a built engine.
+
+    onnx: names of the ONNX nodes that the layer computes; inputs, constants: number types of activations and
+    of weights.
+    """
 
     name: str
     kind: str
@@ -49,7 +54,7 @@ class EngineLayer:
     constants: tuple[str, ...]
 
     def multiplies_int8(self, weight: str) -> bool:
-        """Whether this layer takes integers and the integers of this weight, and computes with them."""
+        """Whether this layer multiplies integer activations with the integers of this weight."""
         return (
             self.kind in MULTIPLYING
             and f"{weight}.dequantize" in self.onnx
@@ -60,7 +65,7 @@ class EngineLayer:
 
 @dataclass(frozen=True)
 class Engine:
-    """A build that succeeded. int8, not_int8: the layers that were wanted in INT8, by what they became."""
+    """A built engine; int8, not_int8: the INT8 layers of the file that run in INT8, and those in float."""
 
     version: str
     capability: str
@@ -72,11 +77,11 @@ class Engine:
 
 
 def build_engine(path: Path, capability: str, *, batch: int = 1) -> Engine:
-    """Build `path` (a Q/DQ ONNX file in the TensorRT dialect) for a GPU of `capability` and read it.
+    """Build an engine of `path` (a Q/DQ ONNX file in the TensorRT dialect) for a GPU of `capability`.
 
     Raises `InputError` for an unknown capability and for a file that TensorRT refuses, naming the node;
-    `MissingExtraError` without TensorRT for RTX; `EdgepruneError` when the build fails or its account
-    cannot be read: an engine of unknown types is never taken for an INT8 one.
+    `MissingExtraError` without TensorRT for RTX; `EdgepruneError` when the build fails or the engine's
+    account of its layers cannot be read: an engine of unknown types never counts as INT8.
     """
     if capability not in CAPABILITIES:
         raise InputError(
@@ -107,38 +112,39 @@ def build_engine(path: Path, capability: str, *, batch: int = 1) -> Engine:
     )
 
 
-def settle(
+def write_for_engine(
     write: Callable[[tuple[str, ...]], Quantised], lost_in: Callable[[Path], Iterable[str]]
 ) -> tuple[Quantised, tuple[str, ...]]:
-    """Write a file and have it built; layers that its engine runs in float all the same go back to float.
+    """Write a file whose INT8 layers all run in INT8 in its engine, with other layers given back to float.
 
-    write: takes the layers that stay float and writes the file.
-    lost_in: builds a file, here or on the device, and names the layers that are INT8 in it alone.
-    Returns the file of which every engine keeps its promise, layer by layer, and the layers that went back:
-    INT8 that is not computed as INT8 costs accuracy and conversions for nothing. Raises what `lost_in`
-    raises, `NothingToQuantise` when no layer is left, and `EdgepruneError` when MOST_BUILDS were not enough.
+    write: takes the layers to leave in float and writes the file.
+    lost_in: builds a file, here or on the device, and names the layers that are INT8 in the file but not in
+        the engine.
+    Returns the file and the layers given back: INT8 that is not computed as INT8 costs accuracy and
+    conversions for nothing. Raises the errors of `lost_in`, `NothingToQuantise` when no layer is left, and
+    `EdgepruneError` when MOST_ENGINES builds were not enough.
     """
     given: tuple[str, ...] = ()
-    for _ in range(MOST_BUILDS):
+    for _ in range(MOST_ENGINES):
         written = write(given)
         lost = {layer.partition("#")[0] for layer in lost_in(written.path)}
         if not lost:
             return written, given
         given = tuple(sorted({*given, *lost}))
     raise EdgepruneError(
-        f"After {MOST_BUILDS} builds of {written.path.name} the engine still runs INT8 layers in float: "
+        f"After {MOST_ENGINES} builds of {written.path.name} the engine still runs INT8 layers in float: "
         f"{', '.join(sorted(lost)[:5])}; in float by then: {len(given)} layers.",
         ELSEWHERE,
     )
 
 
 def lost_in_engine(capability: str, batch: int) -> Callable[[Path], Iterable[str]]:
-    """For `settle`: which INT8 layers an engine for a GPU of `capability` runs in float, without that GPU."""
+    """Function for `write_for_engine` that builds for a GPU of `capability` on a host without that GPU."""
     return lambda path: build_engine(path, capability, batch=batch).not_int8
 
 
 def require_int8(engine: Engine) -> None:
-    """Raise `EdgepruneError` naming the layers that were wanted in INT8 and are not."""
+    """Raise `EdgepruneError` naming the INT8 layers of the file that the engine runs in float."""
     if engine.not_int8:
         wanted = len(engine.int8) + len(engine.not_int8)
         raise EdgepruneError(
@@ -149,7 +155,7 @@ def require_int8(engine: Engine) -> None:
 
 
 def _build(path: Path, capability: str, batch: int) -> Mapping[str, Any]:
-    """Run trt_build.py in a process of its own: a build that fails spoils those after it."""
+    """Run trt_build.py in a process of its own, because a failed build makes later builds fail."""
     with scratch() as folder:
         command: Sequence[str] = (
             *(sys.executable, trt_build.__file__, "--artefact", str(path)),
@@ -158,11 +164,11 @@ def _build(path: Path, capability: str, batch: int) -> Mapping[str, Any]:
         )
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+                command, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise EdgepruneError(
-                f"TensorRT did not build {path.name} for {capability} in {TIMEOUT_SECONDS:.0f} s.",
+                f"TensorRT did not build {path.name} for {capability} in {ENGINE_TIMEOUT_SECONDS:.0f} s.",
                 "Try again on a machine that does nothing else.",
             ) from error
     lines = done.stdout.splitlines()

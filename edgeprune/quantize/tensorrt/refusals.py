@@ -1,8 +1,8 @@
-"""What TensorRT would refuse of an ONNX file, found before it sees the file, by the name of the node.
+"""Check of an ONNX file for nodes and types that TensorRT refuses, before a build.
 
-TensorRT says such things too, but late: on the device, after minutes, at times by a crash. The rules are
-what the parser of TensorRT for RTX 1.7 was seen to refuse; tests/quantize/tensorrt/test_refusals.py asks it
-again.
+TensorRT itself reports them late: on the device, after minutes, at times by a crash. The rules are those that
+the parser of TensorRT for RTX 1.7 showed; tests/quantize/tensorrt/test_refusals.py compares them with the
+parser.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ REFUSED = frozenset(
     | {"RegexFullMatch", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase"}
     | {"SequenceInsert", "SequenceLength", "SequenceMap", "SoftmaxCrossEntropyLoss", "SplitToSequence"}
     | {"StringConcat", "StringNormalizer", "StringSplit", "SwiGLU", "TfIdfVectorizer", "Unique"}
-    # It has importers of these that want a plugin which it lacks, or that end in a crash.
+    # The parser's importers of these want a plugin that is missing, or crash.
     | {"Attention", "NonZero", "RoiAlign"}
 )
 _NAMES = ("FLOAT", "FLOAT16", "INT8", "INT32", "INT64", "BOOL")
-_PORTS = frozenset({*_NAMES, "UINT8"})  # what an input and an output may be
-_CASTS = frozenset({*_NAMES, "BFLOAT16", "DOUBLE"})  # what a value may be cast to; UINT8 as an output only
-_STORED = frozenset({*_CASTS, "UINT8"})  # what a constant may be
+_PORTS = frozenset({*_NAMES, "UINT8"})  # types of inputs and outputs
+_CASTS = frozenset({*_NAMES, "BFLOAT16", "DOUBLE"})  # types to cast to; UINT8 as an output only
+_STORED = frozenset({*_CASTS, "UINT8"})  # types of constants
 ELSEWHERE = "Serve this model with ONNX Runtime or OpenVINO, or write the operation in another way."
 _FLOAT32 = "Make the model float32 (model.float()) before it is captured."
 _QUANTISE = "Quantise with the dialect tensorrt."
 
 
 def check_types(path: Path) -> Mapping[str, str]:
-    """The INT8 weights of a file, each with its layer, after a look for what TensorRT refuses.
+    """Check a file for nodes that TensorRT refuses, and return its layers in INT8 by the weight's name.
 
-    Raises `InputError` naming the node: an operator without an importer, a type that TensorRT has not or has
-    not there, zero points other than 0, integers other than INT8, a quantised bias; naming the input: a type
-    that an engine does not take, sizes other than the batch left open.
+    Raises `InputError` naming the node: an operator without an importer, a type that TensorRT does not have
+    at this place, zero points other than 0, integers other than INT8, a quantised bias; or naming the input:
+    a type that an engine does not take, a variable size other than the batch.
     """
     model = onnxfile.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -79,7 +79,7 @@ def _check_port(path: Path, value: ValueInfoProto) -> None:
 
 
 def _check_shape(path: Path, value: ValueInfoProto) -> None:
-    """An engine is built for one batch; nothing says for which of the other sizes it should be."""
+    """Raise `InputError` for an input with a variable size other than the batch, which no profile fixes."""
     sizes = value.type.tensor_type.shape.dim
     if any(not size.HasField("dim_value") for size in sizes[1:]):
         shown = [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in sizes]
@@ -100,8 +100,7 @@ def _check_operator(path: Path, node: NodeProto) -> None:
 
 
 def _check_constants(path: Path, node: NodeProto, stored: Mapping[str, TensorProto]) -> None:
-    held = [stored[name] for name in node.input if name in stored]
-    kinds = {_kind(tensor.data_type) for tensor in held}
+    kinds = {_kind(stored[name].data_type) for name in node.input if name in stored}
     if "DOUBLE" in kinds:
         raise InputError(
             f"{path.name}: node {_name(node)} computes in float64, which TensorRT has not.", _FLOAT32
@@ -122,7 +121,7 @@ def _check_constants(path: Path, node: NodeProto, stored: Mapping[str, TensorPro
 
 
 def _check_bytes(path: Path, node: NodeProto, inputs: set[str], outputs: set[str]) -> None:
-    """TensorRT has uint8 at the edges of an engine alone."""
+    """Raise `InputError` for a node that computes with uint8, a type of inputs and outputs alone."""
     casts = node.op_type == "Cast"
     to_bytes = casts and any(entry.name == "to" and _kind(entry.i) == "UINT8" for entry in node.attribute)
     if (inputs & set(node.input) and not casts) or (to_bytes and node.output[0] not in outputs):

@@ -20,7 +20,7 @@ from edgeprune.fitting.space.precisions import (
     quicker_in_float,
 )
 from edgeprune.fitting.space.space import BYTES, LATENCY, Space
-from edgeprune.graph.branch_contents import held_nodes, holdings
+from edgeprune.graph.branch_contents import branch_contents, branch_nodes
 from edgeprune.latency.curves import LatencyTable, Row, Whole
 from edgeprune.latency.measured import Prediction
 from edgeprune.latency.operators import START, Nodes
@@ -114,8 +114,8 @@ def space(workshop: Workshop, choice: PrecisionChoice) -> Space:
         choices,
         prediction=choice.integer,
         sensitivity=Sensitivity(errors, ((branch.name, 0.3),)),
-        holdings=holdings(workshop.dense.module, workshop.coupling),
-        held_nodes=held_nodes(workshop.resizable.model, workshop.dense.module, workshop.coupling.branches),
+        holdings=branch_contents(workshop.dense.module, workshop.coupling),
+        held_nodes=branch_nodes(workshop.resizable.model, workshop.dense.module, workshop.coupling.branches),
         precisions=choice,
     )
 

@@ -13,7 +13,7 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.quantize.emit import quantise
-from edgeprune.quantize.simulate.training import Aware, Emit
+from edgeprune.quantize.simulate.training import Emit, QuantisationAware
 from edgeprune.quantize.simulate.written import fake_quantised, relative_error
 
 
@@ -59,7 +59,7 @@ def test_the_graph_in_training_computes_what_its_artefact_says(
     float_layers: tuple[str, ...],
 ) -> None:
     emit = emitter(captured, calibration, tmp_path, dialect, reduce_range, float_layers)
-    aware = Aware(captured, TABLE[dialect], emit, reduce_range=reduce_range)
+    aware = QuantisationAware(captured, TABLE[dialect], emit, reduce_range=reduce_range)
     inputs = calibration[0]
     with torch.no_grad():
         found = [tensor.numpy() for tensor in aware.run(*inputs)]
@@ -74,7 +74,7 @@ def test_every_weight_gets_a_gradient(
     captured: Captured, calibration: list[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:
     dialect = "onnxruntime-x86"
-    aware = Aware(
+    aware = QuantisationAware(
         captured, TABLE[dialect], emitter(captured, calibration, tmp_path, dialect), reduce_range=False
     )
     for parameter in captured.module.parameters():
@@ -90,7 +90,7 @@ def test_ranges_follow_the_weights(
 ) -> None:
     """A layer that writes values ten times as large is not clipped at its old range."""
     dialect = "onnxruntime-x86"
-    aware = Aware(
+    aware = QuantisationAware(
         captured, TABLE[dialect], emitter(captured, calibration, tmp_path, dialect), reduce_range=False
     )
     with torch.no_grad():

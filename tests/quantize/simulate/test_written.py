@@ -105,7 +105,7 @@ class Form:
 
 
 def in_blocks(bits: int, block: int, level: int) -> Form:
-    form = weight_only.Form(bits, block, symmetric=bits == 8)
+    form = weight_only.WeightFormat(bits, block, symmetric=bits == 8)
     return Form(
         f"{bits} bits in blocks of {block}, level {level}",
         lambda source, path: weight_only.compress_weights(source, path, form, accuracy_level=level),

@@ -119,7 +119,7 @@ def test_layers_that_an_engine_loses_go_back_to_float_until_it_keeps_the_rest(tm
     def lost_in(path: Path) -> tuple[str, ...]:
         return {(): ("body",), ("body",): ("shared#7",)}.get(given[-1], ())
 
-    written, back = engines.settle(write, lost_in)
+    written, back = engines.write_for_engine(write, lost_in)
     assert given == [(), ("body",), ("body", "shared")]
     assert back == written.layers_float == ("body", "shared")
 
@@ -132,8 +132,8 @@ def test_an_engine_that_loses_another_layer_every_time_is_given_up_with_a_senten
         return builds[-1:]
 
     with pytest.raises(EdgepruneError, match=r"After 6 builds of m\.onnx .* in float: layer5; .*: 6 layers"):
-        engines.settle(lambda kept: Quantised(tmp_path / "m.onnx", (), kept), lost_in)
-    assert len(builds) == engines.MOST_BUILDS
+        engines.write_for_engine(lambda kept: Quantised(tmp_path / "m.onnx", (), kept), lost_in)
+    assert len(builds) == engines.MOST_ENGINES
 
 
 def test_an_engine_with_layers_in_float_names_them() -> None:
