@@ -1,4 +1,4 @@
-"""This machine as a device: every session is a fresh Python process that runs the agent."""
+"""The host itself as a device, on which every session is a fresh Python process that runs the agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgeprune.errors import DeviceError
 
 
 class LocalDevice:
-    """This machine as a device.
+    """Device that runs artefacts on the host itself.
 
     python: the interpreter that runs the agent; it needs numpy and the runtime, nothing else.
     timeout_s: how long one request may take.

@@ -14,7 +14,7 @@ from edgeprune.errors import InputError
 
 LABELS = "labels"
 MOST_CALIBRATION_ROWS = 256  # INT8 ranges hardly move beyond a few hundred samples
-FEWEST_ROWS = 8
+FEWEST_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def read_arrays(path: Path, specs: tuple[InputSpec, ...]) -> Arrays:
         shown = ", ".join(f"{count} in {name!r}" for name, count in counts.items())
         raise InputError(f"{path} has unequal numbers of rows: {shown}.", "Row i of every array is sample i.")
     rows = counts[names[0]]
-    if rows < FEWEST_ROWS:
+    if rows < FEWEST_SAMPLES:
         raise InputError(
-            f"{path} holds {rows} rows; at least {FEWEST_ROWS} are needed.",
+            f"{path} holds {rows} rows; at least {FEWEST_SAMPLES} are needed.",
             "The rows are shared out to calibration, training and evaluation: give a few hundred or more.",
         )
     if raw is None:
