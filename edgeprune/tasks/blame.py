@@ -40,7 +40,7 @@ def exits_refused() -> Iterator[None]:
 def exited(error: SystemExit) -> InputError:
     """Error of a task whose code called `sys.exit`."""
     return InputError(
-        f"Code of the task ended the program: {describe(error)}.",
+        f"Code of the task ended the program: {with_place(error)}.",
         "Return a value or raise an exception there, instead of calling sys.exit.",
     )
 
