@@ -54,7 +54,7 @@ PROOF = Effort(runs=662, seconds=10.0, interleaved=True)
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a session is done, told to `listen` after each block of the artefact."""
+    """Runs and seconds of a session so far, told to `listen` after each block of the artefact."""
 
     runs: int
     seconds: float

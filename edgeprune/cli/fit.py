@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeprune.cli import INTERRUPTED
 from edgeprune.cli.logs import log_options
 from edgeprune.cli.numbers import Numbers
 from edgeprune.options import FitOptions
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edgeprune.records.trial import FitResult
 
 EXIT = {"fits": 0, "predicted": 0, "inconclusive": 1, "misses": 3}
-INTERRUPTED = 130
 DEFAULTS = FitOptions()
 
 

@@ -25,12 +25,12 @@ from edgeprune.runtimes import Runtime, find, version
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FLOAT, UINT8, INT8, INT32 = 1, 2, 3, 6  # TensorProto.DataType
-DEPTH, WIDTH = 64, 16  # of the INT8 product
-EXACT = DEPTH * 255 * 127  # what it must come to
+ONNX_FLOAT, ONNX_UINT8, ONNX_INT8, ONNX_INT32 = 1, 2, 3, 6  # TensorProto.DataType
+PRODUCT_DEPTH, PRODUCT_WIDTH = 64, 16
+EXACT = PRODUCT_DEPTH * 255 * 127  # of the INT8 product
 
 FIT = "fit"  # name of the probe that is of no runtime
-LIBRARIES = (  # module, package
+HOST_LIBRARIES = (  # module, package
     ("torch", "torch"),
     ("torchao", "torchao"),
     ("onnx", "onnx"),
@@ -61,7 +61,7 @@ def probe_runtime(name: str) -> Finding:
         return Finding("imports", release, "imports; needs a GPU to run")
     session = load_module(row.file)
     x = np.array([[-1, 0, 1, 2]], np.float32)
-    y = _run(session, onnx_model("Relu", (("x", FLOAT, (1, 4)),), ("y", FLOAT, (1, 4))), x=x)
+    y = _run(session, onnx_model("Relu", (("x", ONNX_FLOAT, (1, 4)),), ("y", ONNX_FLOAT, (1, 4))), x=x)
     if not np.array_equal(y, np.maximum(x, 0)):
         return Finding("fails", release, f"Relu of {x} came out as {y}")
     return Finding("works", release, "; ".join(("runs", *_remarks(row, session))))
@@ -85,21 +85,21 @@ def _remarks(row: Runtime, session: Any) -> tuple[str, ...]:
 
 def _largest_product(session: Any) -> int:
     """INT8 product of the largest factors, whose partial sums overflow 16 bits."""
-    factors = (("a", UINT8, (1, DEPTH)), ("b", INT8, (DEPTH, WIDTH)))
+    factors = (("a", ONNX_UINT8, (1, PRODUCT_DEPTH)), ("b", ONNX_INT8, (PRODUCT_DEPTH, PRODUCT_WIDTH)))
     product = _run(
         session,
-        onnx_model("MatMulInteger", factors, ("y", INT32, (1, WIDTH))),
-        a=np.full((1, DEPTH), 255, np.uint8),
-        b=np.full((DEPTH, WIDTH), 127, np.int8),
+        onnx_model("MatMulInteger", factors, ("y", ONNX_INT32, (1, PRODUCT_WIDTH))),
+        a=np.full((1, PRODUCT_DEPTH), 255, np.uint8),
+        b=np.full((PRODUCT_DEPTH, PRODUCT_WIDTH), 127, np.int8),
     )
     return int(product.min())
 
 
 def probe_fit() -> Finding:
     """Import the libraries that `edgeprune fit` needs on a workstation, each after those that it needs."""
-    for module, _ in LIBRARIES:
+    for module, _ in HOST_LIBRARIES:
         importlib.import_module(module)
-    versions = {package: metadata.version(package) for _, package in LIBRARIES}
+    versions = {package: metadata.version(package) for _, package in HOST_LIBRARIES}
     return Finding("works", versions["torch"], ", ".join(f"{name} {of}" for name, of in versions.items()))
 
 

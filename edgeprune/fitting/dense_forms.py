@@ -20,12 +20,11 @@ from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.latency.float_layers import Mixture
 from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.machine import Precision
-from edgeprune.records.trial import Candidate, limited_lines
+from edgeprune.records.trial import DENSE_INT8, Candidate, limited_lines
 from edgeprune.recover.ladder import QAT
 from edgeprune.recover.ways import find_way
 from edgeprune.search.shortlist import shortlist
 
-INT8 = "dense-int8"
 # Suffix of a variant's name, its calibrator, whether channels are equalised first.
 VARIANTS = (
     ("", "minmax", False),
@@ -94,14 +93,14 @@ def _variants(trials: Trials, mixture: Mixture) -> Iterator[tuple[str, Candidate
     workshop = trials.workshop
     narrow = (False, True) if saturates(trials.order.profile.isa) else (False,)
     dynamic = workshop.dialect.dynamic and workshop.share_of_products >= PRODUCTS
-    mixed = INT8 + "-mixed" * bool(mixture.slow_layers)
+    mixed = DENSE_INT8 + "-mixed" * bool(mixture.slow_layers)
     for words, calibrator, equalised in VARIANTS:
         for reduce_range in narrow:
             variant = Candidate((), "int8", calibrator, reduce_range=reduce_range, equalised=equalised)
             yield mixed + words + "-7bit" * reduce_range, mixture.of(variant)
     for reduce_range in narrow * dynamic:  # other kernels: what was timed says nothing of them
         yield (
-            INT8 + "-dynamic" + "-7bit" * reduce_range,
+            DENSE_INT8 + "-dynamic" + "-7bit" * reduce_range,
             Candidate((), "int8", DYNAMIC, reduce_range=reduce_range),
         )
 

@@ -26,6 +26,7 @@ from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_fo
 from edgeprune.fitting.landing import Landing, confirmed, earlier_probes
 from edgeprune.fitting.order import Order, resolve_orders, resume_key
 from edgeprune.fitting.space.survey import Survey
+from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
 from edgeprune.fitting.trials.runner import Trials
 from edgeprune.fitting.trials.sessions import DENSE
@@ -36,14 +37,13 @@ from edgeprune.options import FitOptions, takes
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.progress import Event
 from edgeprune.records.task import Task
-from edgeprune.records.trial import Candidate, FitResult, compared_ms
+from edgeprune.records.trial import FitResult, compared_ms
 from edgeprune.recover.ways import before_training, find_way
 from edgeprune.results import save_result
 from edgeprune.search.bracketing import Probe
 from edgeprune.tasks import call_evaluate, check_task
 from edgeprune.tasks.blame import exits_refused
 
-FLOAT = Candidate((), "float32")
 AT_A_STEP = "by the latency table, nothing that keeps more is within it"
 
 

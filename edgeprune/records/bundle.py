@@ -34,6 +34,8 @@ class Port:
 
 @dataclass(frozen=True)
 class PackedFile:
+    """File of a bundle, as its manifest lists it."""
+
     path: str  # below the bundle, with "/" between folders
     size: int  # bytes
     sha256: str

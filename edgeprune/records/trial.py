@@ -7,6 +7,8 @@ from typing import Literal
 
 from edgeprune.records.machine import Budget, Precision, Profile, Target
 
+DENSE_INT8 = "dense-int8"  # beginning of the names of trials of the dense model in INT8
+
 VerdictKind = Literal["fits", "predicted", "misses", "inconclusive"]
 
 
@@ -103,7 +105,7 @@ class Breach:
 
     @property
     def excess(self) -> float:
-        """How far beyond the limit, in the line's own unit, as a positive number."""
+        """Distance from the limit, in the line's own unit, as a positive number."""
         return abs(self.value - self.limit)
 
 

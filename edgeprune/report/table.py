@@ -8,10 +8,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edgeprune.records.trial import Breach, Drop, FitResult, Report
+from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report
 from edgeprune.search.feasible import feasible
-
-DENSE_INT8 = "dense-int8"  # beginning of the names of trials of the dense model in INT8
 
 _LINES = {
     "latency_ms": ("latency", "ms"),

@@ -136,8 +136,8 @@ def test_saturated_products_are_told_from_exact_ones() -> None:
 
 def test_the_models_written_by_hand_are_valid_onnx() -> None:
     onnx = pytest.importorskip("onnx")
-    factors = (("a", runtime_probe.UINT8, (1, 300)), ("b", runtime_probe.INT8, (300, 16)))
-    content = runtime_probe.onnx_model("MatMulInteger", factors, ("y", runtime_probe.INT32, (1, 16)))
+    factors = (("a", runtime_probe.ONNX_UINT8, (1, 300)), ("b", runtime_probe.ONNX_INT8, (300, 16)))
+    content = runtime_probe.onnx_model("MatMulInteger", factors, ("y", runtime_probe.ONNX_INT32, (1, 16)))
     onnx.checker.check_model(content, full_check=True)
     model = onnx.load_from_string(content)
     assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [1, 300]
