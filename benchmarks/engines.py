@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.zoo import ENTRIES, Entry
 from edgeprune.errors import EdgepruneError
-from edgeprune.export import export_onnx
+from edgeprune.export import to_onnx
 from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
@@ -54,7 +54,7 @@ def _row(entry: Entry) -> list[str]:
     model, example = entry.made()
     captured = capture(model, example)
     with tempfile.TemporaryDirectory() as folder:
-        exported = export_onnx(captured, Path(folder) / "float.onnx")
+        exported = to_onnx(captured)
         ranges = calibrate(captured, [captured.inputs], "minmax")
         ranges = correct_means(captured, ranges, TABLE["tensorrt"], [captured.inputs])
         engines: dict[str, Engine] = {}
@@ -63,11 +63,11 @@ def _row(entry: Entry) -> list[str]:
             engines.update((each, build_engine(path, each)) for each in CAPABILITIES)
             return {layer for engine in engines.values() for layer in engine.not_int8}
 
-        def write(kept: tuple[str, ...]) -> Quantised:
-            return quantise(exported, ranges, "tensorrt", Path(folder) / "int8.onnx", float_layers=kept)
+        def without(kept: tuple[str, ...]) -> Quantised:
+            return quantise(exported, ranges, "tensorrt", float_layers=kept)
 
-        written, _ = write_for_engine(write, lost_in)
-        sizes = [f"{path.stat().st_size / 1024:.0f}" for path in (exported, written.path)]
+        written, _ = write_for_engine(without, Path(folder) / "int8.onnx", lost_in)
+        sizes = [f"{model.ByteSize() / 1024:.0f}" for model in (exported, written.model)]
     given_back = ", ".join(written.layers_float) or "-"
     return [entry.name, str(len(written.layers_int8)), given_back, *sizes, *map(_types, engines.values())]
 

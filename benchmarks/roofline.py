@@ -27,7 +27,8 @@ from benchmarks.zoo import ENTRIES
 from edgeprune import shelf
 from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
-from edgeprune.export import export_onnx
+from edgeprune.export import export_onnx, to_onnx
+from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.latency.kernel import Workload
 from edgeprune.latency.roofline import roofline
@@ -135,10 +136,12 @@ def cases(words: list[str]) -> Iterator[Case]:
 def print_case(
     case: Case, machine: Profile, folder: Path, seconds: float, errors: dict[str, list[float]]
 ) -> None:
-    floating = export_onnx(case.captured, folder / "float.onnx")
+    exported = to_onnx(case.captured)
+    floating = onnxfile.save(exported, folder / "float.onnx")
     ranges = calibrate(case.captured, [case.inputs], "minmax")
     for runtime, dialect in (("onnxruntime", "onnxruntime-x86"), ("openvino", "openvino")):
-        integer = quantise(floating, ranges, TABLE[dialect], folder / f"{runtime}.onnx").path
+        model = quantise(exported, ranges, TABLE[dialect]).model
+        integer = onnxfile.save(model, folder / f"{runtime}.onnx")
         for title, path in ((case.name, floating), (f"{case.name}, INT8", integer)):
             roof, workload = roofline(machine, find(runtime), "CPU"), read_workload(path, 1)
             with LocalDevice().start(Load(runtime, path, 1)) as session:
@@ -158,9 +161,9 @@ def print_orin() -> None:
     model, data = MODELS["ResNet-50, 224x224"]()
     captured = capture(model, data[0])
     with tempfile.TemporaryDirectory() as folder:
-        floating = export_onnx(captured, Path(folder) / "float.onnx")
         ranges = calibrate(captured, [(each,) for each in data[:2]], "minmax")
-        integer = quantise(floating, ranges, TABLE["tensorrt"], Path(folder) / "int8.onnx").path
+        model = quantise(to_onnx(captured), ranges, TABLE["tensorrt"]).model
+        integer = onnxfile.save(model, Path(folder) / "int8.onnx")
         workloads = {"ResNet-50": (read_workload(integer, 1), 1), "BERT-large": (bert_large(Path(folder)), 6)}
     for (name, machine), ms in ORIN.items():
         workload, times = workloads[name]

@@ -1,4 +1,4 @@
-"""Captured graph -> one ONNX file, proven equal before anything else may use it."""
+"""ONNX export: a captured graph becomes an ONNX model that is proven equal before anything else uses it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.graph import onnx_repairs, onnxfile
-from edgeprune.graph.capture import Captured, quiet
+from edgeprune.graph import onnxfile
+from edgeprune.graph.capture import Captured
 from edgeprune.graph.fx import argument
+from edgeprune.graph.onnx_repairs import repair
+from edgeprune.quiet import quiet
 
-TOLERANCE = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
+EQUAL_WITHIN = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they report on themselves
-_MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
+_UNTRANSLATED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 _TAG = "edgeprune"  # in node.meta["custom"], which torch.export carries through tracing and decomposition
 
 
 def export_onnx(captured: Captured, path: Path, *, prove: bool = True) -> Path:
-    """Write `captured` as ONNX and prove in ONNX Runtime that it computes the same.
+    """Write the ONNX file of a captured graph, as `to_onnx` makes it."""
+    return onnxfile.save(to_onnx(captured, prove=prove), path)
 
-    prove: False only for a file whose shapes are wanted and whose answers are not.
+
+def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
+    """Translate a captured graph to ONNX, and prove in ONNX Runtime that the model computes the same.
+
+    prove: False only for a model whose shapes are wanted and whose answers are not.
     The batch stays dynamic (dimension "batch"), inputs keep the placeholders' names, outputs are
-    `output`, `output_1`, ...; BatchNorm is folded into the convolutions. The file carries what
+    `output`, `output_1`, ...; BatchNorm is folded into the convolutions. The model carries what
     `graph.onnxfile` reads: the captured node of each value, the layer of each weight.
     Raises `InputError` naming the operator that has no ONNX form or that the runtime lacks, `EdgepruneError`
     naming the output that differs.
@@ -56,27 +64,23 @@ def export_onnx(captured: Captured, path: Path, *, prove: bool = True) -> Path:
         for node in exported.exported_program.graph.nodes
         if _TAG in node.meta.get("custom", {}) and isinstance(node.meta.get("val"), torch.Tensor)
     }
+    _annotate(exported.model, sources, _layers(captured))
+    repair(exported.model)
     model = exported.model_proto
-    _annotate(model, sources, _layers(captured))
-    onnx_repairs.repair_gru(model)
-    onnx_repairs.pool_means(model)
-    onnx_repairs.pool_whole_images(model)
-    onnx_repairs.fix_reshapes(model)
-    onnx_repairs.join_clips(model)
-    onnx_repairs.drop_unused(model)
     onnxfile.name_ends(model, captured.input_names)
     onnxfile.name_batch(model)
-    check = (lambda written: prove_equal(captured, written)) if prove else None
-    return onnxfile.save(model, path, check)
+    if prove:
+        prove_equal(captured, model)
+    return model
 
 
-def prove_equal(captured: Captured, path: Path) -> None:
-    """Run the file and the captured graph on the example and on one more row.
+def prove_equal(captured: Captured, model: onnx.ModelProto) -> None:
+    """Prove an ONNX model equal to a captured graph on the example and on one more row.
 
     Raises `EdgepruneError` when an output differs by more than 1e-4 of its largest absolute value,
     has another shape, or is not finite where the captured graph is.
     """
-    session = _session(path)
+    session = _session(onnxfile.content(model))
     names = [value.name for value in session.get_outputs()]
     inputs = captured.inputs
     for tensors in (inputs, tuple(torch.cat([tensor, tensor[:1]]) for tensor in inputs)):
@@ -107,21 +111,21 @@ def _compare(name: str, expected: torch.Tensor, found: torch.Tensor) -> None:
     difference = torch.where(same, 0.0, difference)  # infinities agree with themselves
     scale = float(reference[reference.isfinite()].abs().max()) if reference.isfinite().any() else 0.0
     error = float(difference.nan_to_num(nan=torch.inf).max()) if difference.numel() else 0.0
-    if error > TOLERANCE * max(scale, torch.finfo(torch.float32).tiny):
+    if error > EQUAL_WITHIN * max(scale, torch.finfo(torch.float32).tiny):
         raise EdgepruneError(
             f"Output {name} of the ONNX file differs from the model by {error:.3g} where its largest value "
-            f"is {scale:.3g} (allowed: {TOLERANCE:g} of that).",
+            f"is {scale:.3g} (allowed: {EQUAL_WITHIN:g} of that).",
             "The exporter or the runtime computes this model wrongly: try other versions of onnxscript and "
             "onnxruntime, and report the model.",
         )
 
 
-def _session(path: Path) -> Any:
+def _session(content: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base but Exception
         raise InputError(
             f"ONNX Runtime does not load the exported model: {error}",
@@ -156,39 +160,39 @@ def _attribute(node: Node) -> str | None:
     return str(node.target) if node.op == "get_attr" else None
 
 
-def _annotate(model: onnx.ModelProto, sources: dict[str, str], layers: dict[str, str]) -> None:
+def _annotate(model: ir.Model, sources: dict[str, str], layers: dict[str, str]) -> None:
     """Replace the exporter's metadata by edgeprune's; `sources` maps the exporter's names to captured ones.
 
     A decomposed operator leaves several exporter's nodes with one source; the last one is its result.
     """
+    scopes = {node: node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]") for node in model.graph}
+    _forget(model)
     last = {source: name for name, source in sources.items()}
     used: set[str] = set()
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        scopes = ast.literal_eval(onnxfile.metadata(node, "pkg.torch.onnx.name_scopes") or "[]")
-        origin = sources.get(scopes[-1]) if scopes else None
-        _forget(node)
-        values = [
-            sources[name] if name in sources and last[sources[name]] == name else "" for name in node.output
-        ]
+    for node in model.graph:
+        names = [value.name or "" for value in node.outputs]
+        values = [sources[name] if name in sources and last[sources[name]] == name else "" for name in names]
         if any(values):
-            node.metadata_props.add(key=onnxfile.VALUES, value=",".join(values))
-        if node.op_type in onnxfile.WEIGHTED and len(node.input) > 1 and node.input[1] in weights:
-            named = node.input[1].removesuffix(".weight")
-            layer = named if node.input[1].endswith(".weight") else layers.get(origin or "", named)
-            node.metadata_props.add(key=onnxfile.LAYER, value=layer)
+            node.metadata_props[onnxfile.VALUES] = ",".join(values)
+        weight = node.inputs[1] if node.op_type in onnxfile.WEIGHTED and len(node.inputs) > 1 else None
+        if weight is not None and weight.name and weight.is_initializer():
+            named = weight.name.removesuffix(".weight")
+            origin = sources.get((ast.literal_eval(scopes[node]) or [""])[-1], "")
+            layer = named if weight.name.endswith(".weight") else layers.get(origin, named)
+            node.metadata_props[onnxfile.LAYER] = layer
             node.name = layer if layer not in used else f"{layer}#{len(used)}"  # a module called twice
             used.add(node.name)
-    top, *inner = onnxfile.graphs(model.graph)
-    for graph in (top, *inner):
-        _forget(graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    _forget(model, *(node for graph in inner for node in graph.node))
 
 
-def _forget(*parts: Any) -> None:
+def _forget(model: ir.Model) -> None:
+    """Clear the metadata and documentation of a model and of everything in it."""
+    parts: list[Any] = [model]
+    for graph in (model.graph, *model.graph.subgraphs()):
+        parts += [graph, *graph.inputs, *graph.initializers.values(), *graph]
+        parts += [value for node in graph for value in node.outputs]
     for part in parts:
-        del part.metadata_props[:]
-        part.doc_string = ""
+        part.metadata_props.clear()
+        part.doc_string = None
 
 
 def _mean_pools(program: ExportedProgram) -> None:
@@ -280,7 +284,7 @@ def _failure(error: BaseException, captured: Captured) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     reason = " ".join(str(causes[-1]).split())[:300].removesuffix(".")
-    if missing := _MISSING.search(reason):
+    if missing := _UNTRANSLATED.search(reason):
         reason = f"onnxscript has no form of {missing[1]}.{missing[2]}"
     failed = next(filter(None, map(_failed_node, reversed(causes))), None)
     if failed is None:

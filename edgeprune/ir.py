@@ -1,4 +1,4 @@
-"""ONNX -> OpenVINO IR: INT8 weights stay INT8 constants, float weights become FP16 where that is proven.
+"""OpenVINO IR of an ONNX model: INT8 weights stay INT8, float weights become FP16 where that is proven.
 
 What is stored in FP16 is still computed in float32, as the session's INFERENCE_PRECISION_HINT asks.
 OpenVINO's own compression clips what FP16 cannot hold, and leaves a model that has any INT8 as it is.
@@ -14,50 +14,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeprune.errors import InputError, MissingExtraError
 from edgeprune.files import TEMPORARY, replacing, writing
 from edgeprune.graph import onnxfile
-from edgeprune.graph.onnx_repairs import drop_unused
 
 # Largest |FP16 storage - float32 storage| of an output, as a share of its largest value: half of what INT8 is
 # granted between two machines. FP16 rounds a weight by at most 0.05 %; random ResNet-18 moves by 0.11 %.
-TOLERANCE = 0.01
-HALF_MAX = 65504.0
+HALF_TOLERANCE = 0.01
+HALF_MAX = float(np.finfo(np.float16).max)  # 65504
 HALF_ROUNDING = 2.0**-10  # relative, of a whole tensor: twice FP16's own; more means that values vanished
 _LACKS = re.compile(r"No conversion rule found for operations: (.+?)(?: To facilitate|$)")
 
 
 def write_ir(
-    onnx_path: Path, path: Path, feeds: Mapping[str, NDArray[Any]], *, float_onnx: Path | None = None
+    model: onnx.ModelProto,
+    path: Path,
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    float_model: onnx.ModelProto | None = None,
 ) -> Path:
-    """Write `path` (.xml) and its .bin from an ONNX file; both appear whole or not at all, .xml last.
+    """Write `path` (.xml) and its .bin from an ONNX model; both appear whole or not at all, .xml last.
 
-    feeds: one batch of inputs by name, for the proof: with FP16 storage the outputs keep within TOLERANCE of
-    those of the ONNX file in OpenVINO, else everything stays float32.
-    float_onnx: of an INT8 file, the float file that it was made of: the proof is on that one, because behind
+    feeds: one batch of inputs by name, for the proof: with FP16 storage the outputs keep within
+    HALF_TOLERANCE of those of the ONNX model in OpenVINO, else everything stays float32.
+    float_model: of an INT8 model, the float one that it was made of: the proof is on that one, because behind
     INT8 the smallest change of a value may fall to another integer, which says nothing about storage.
     Raises `MissingExtraError` without OpenVINO, `InputError` when it does not take the model.
     """
     core = _core()
-    source = _plain(onnx_path)
-    halved = _read(core, source, onnx_path)
-    if _halve(halved) and _proven(core, float_onnx or onnx_path, feeds):
+    source = _plain(model)
+    halved = _read(core, source)
+    if _halve(halved) and _proven(core, source if float_model is None else _plain(float_model), feeds):
         _save(halved, path)
     else:
-        _save(_read(core, source, onnx_path), path)
+        _save(_read(core, source), path)
     return path
 
 
-def _proven(core: Any, onnx_path: Path, feeds: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether FP16 storage keeps the outputs of a float file."""
-    source = _plain(onnx_path)
-    exact = _outputs(core, _read(core, source, onnx_path), feeds)
-    halved = _read(core, source, onnx_path)
+def _proven(core: Any, source: bytes, feeds: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether FP16 storage keeps the outputs of a float model."""
+    exact = _outputs(core, _read(core, source), feeds)
+    halved = _read(core, source)
     _halve(halved)
-    return difference(_outputs(core, halved, feeds), exact) <= TOLERANCE
+    return difference(_outputs(core, halved, feeds), exact) <= HALF_TOLERANCE
 
 
 def difference(found: list[NDArray[Any]], exact: list[NDArray[Any]]) -> float:
@@ -89,12 +92,12 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _plain(onnx_path: Path) -> bytes:
-    """The ONNX file without what costs the IR nodes of XML and tells it nothing.
+def _plain(model: onnx.ModelProto) -> bytes:
+    """The content of the ONNX file without what costs the IR nodes of XML and tells it nothing.
 
     Zero points of weights, which are zeros, and INT32 biases, which OpenVINO adds as floats anyway.
     """
-    model = onnxfile.load(onnx_path)
+    model = onnxfile.copied(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     kept = []
     for node in model.graph.node:
@@ -108,18 +111,18 @@ def _plain(onnx_path: Path) -> bytes:
         kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    drop_unused(model)
-    return bytes(model.SerializeToString())
+    onnxfile.drop_unused(model)
+    return onnxfile.content(model)
 
 
-def _read(core: Any, source: bytes, onnx_path: Path) -> Any:
+def _read(core: Any, source: bytes) -> Any:
     try:
         return core.read_model(io.BytesIO(source))
     except Exception as error:  # openvino raises RuntimeError and its own kinds
         told = " ".join(str(error).split())
         lacks = _LACKS.search(told)
         raise InputError(
-            f"OpenVINO does not take {onnx_path.name}: "
+            "OpenVINO does not take the ONNX model: "
             + (f"it has no operator for {lacks.group(1)}." if lacks is not None else told[:500]),
             "Write the operator it names with other operators, or serve with another runtime.",
         ) from error
@@ -197,4 +200,4 @@ def _save(model: Any, path: Path) -> None:
                 written.with_suffix(suffix).replace(temporary)
 
 
-__all__ = ["TOLERANCE", "difference", "write_ir"]
+__all__ = ["HALF_TOLERANCE", "difference", "write_ir"]

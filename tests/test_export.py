@@ -17,8 +17,9 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
+from edgeprune import export
 from edgeprune.errors import EdgepruneError
-from edgeprune.export import export_onnx, prove_equal
+from edgeprune.export import export_onnx, prove_equal, to_onnx
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from tests.support import exports
@@ -324,24 +325,25 @@ class Damage:
 def test_the_proof_refuses(damage: Damage, nets: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
     captured = capture(nn.Linear(4, 2), torch.randn(1, 4))
-    path = export_onnx(captured, tmp_path / "model.onnx")
-    model = onnxfile.load(path)
+    model = to_onnx(captured)
     tensor = next(t for t in model.graph.initializer if t.name == "bias")
     tensor.CopyFrom(numpy_helper.from_array(np.array([damage.value, 0.0], np.float32), "bias"))
-    path.write_bytes(model.SerializeToString())
     with pytest.raises(EdgepruneError, match=damage.expected):
-        prove_equal(captured, path)
+        prove_equal(captured, model)
 
 
-def test_a_file_that_fails_its_proof_does_not_replace_the_one_before(tmp_path: Path) -> None:
+def test_a_model_that_fails_its_proof_does_not_replace_the_file_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"before")
 
-    def refuse(written: Path) -> None:
-        raise EdgepruneError(f"no: {written.stat().st_size}", "none")
+    def refuse(captured: Captured, model: onnx.ModelProto) -> None:
+        raise EdgepruneError(f"no: {len(model.graph.node)} nodes", "none")
 
-    with pytest.raises(EdgepruneError, match="no: "):
-        onnxfile.save(onnx.ModelProto(ir_version=10), path, refuse)
+    monkeypatch.setattr(export, "prove_equal", refuse)
+    with pytest.raises(EdgepruneError, match="no: 1 nodes"):
+        export_onnx(capture(nn.Linear(4, 2), torch.randn(1, 4)), path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -21,6 +21,7 @@ FLOORS = {
     "records": 1,
     "files": 1,
     "toml": 1,
+    "quiet": 1,
     "detect": 2,
     "graph": 2,
     "runtimes": 2,

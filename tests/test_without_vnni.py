@@ -24,7 +24,8 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import torch
 from torch import nn
-from edgeprune.export import export_onnx
+from edgeprune.export import to_onnx
+from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.emit import quantise
@@ -40,14 +41,15 @@ with torch.no_grad():
 data = torch.rand(8, 16, 10, 10) + 1
 captured = capture(net, data[:1])
 folder = Path(sys.argv[1])
-exported = export_onnx(captured, folder / "float.onnx")
+exported = to_onnx(captured)
 ranges = calibrate(captured, [(data,)], "minmax")
 found = {}
 for bits, narrow in (("8", False), ("7", True)):
-    path = quantise(exported, ranges, "onnxruntime-x86", folder / f"{bits}.onnx", reduce_range=narrow).path
-    reference = fake_quantised(captured, path, (data,))
+    model = quantise(exported, ranges, "onnxruntime-x86", reduce_range=narrow).model
+    reference = fake_quantised(captured, model, (data,))
     for word, exact in (("served", False), ("exact", True)):
-        answers = ort.Runner(str(path), 1, exact=exact).run({captured.input_names[0]: data.numpy()})
+        runner = ort.Runner(onnxfile.content(model), 1, exact=exact)
+        answers = runner.run({captured.input_names[0]: data.numpy()})
         found[f"{bits} {word}"] = relative_error(answers, reference)
 print(json.dumps(found))
 """

@@ -27,11 +27,13 @@ import torch
 from benchmarks.int8.models import MODELS
 from edgeprune.devices import Load, agent
 from edgeprune.devices.local import LocalDevice
-from edgeprune.export import export_onnx
+from edgeprune.export import export_onnx, to_onnx
 from edgeprune.fitting.dense_forms import PLAIN
+from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
+from edgeprune.graph.pointwise import convolve_products
 from edgeprune.latency.float_layers import Mixing
-from edgeprune.make.builder import Builder, convolve
+from edgeprune.make.builder import Builder
 from edgeprune.quantize.dialects import TABLE
 
 SECONDS = 8.0  # of each session's queries
@@ -97,20 +99,21 @@ def _ours(
     given = [(batch,) for batch in batches]
     feeds = [{captured.input_names[0]: batch.numpy()} for batch in batches]
     builder = Builder(captured, given, TABLE[dialect], runtime)
-    exported = folder / "float.onnx"
-    served = Load(runtime, exported, 1)
-    mixing = Mixing(LocalDevice(), served, TABLE[dialect], builder.emitter, exported, feeds[0])
+    served = Load(runtime, folder / "float.onnx", 1)
+    mixing = Mixing(
+        LocalDevice(), served, TABLE[dialect], builder.emitter, builder.exported(captured), feeds[0]
+    )
     mixture = mixing.quickest(PLAIN)
     found = []
     for equalised, form in ((False, captured), (True, builder.equalised(captured))):
-        source = export_onnx(form, folder / "form.onnx")
-        exact = _answers(short, source, feeds)
+        source = to_onnx(form)
+        exact = _answers(short, onnxfile.save(source, folder / "form.onnx"), feeds)
         for narrow in (False, True):
             candidate = mixture.of(replace(PLAIN, equalised=equalised, reduce_range=narrow))
-            path = folder / f"{short}.{equalised}.{narrow}.onnx"
-            written = builder.quantised(candidate, form, source, path)
+            written = builder.quantised(candidate, form, source)
             if candidate.convolved:
-                convolve(path, path)
+                convolve_products(written.model)
+            path = onnxfile.save(written.model, folder / f"{short}.{equalised}.{narrow}.onnx")
             layers = f"{len(written.layers_float)}/{len(written.layers_float + written.layers_int8)}"
             found.append((_error(_answers(short, path, feeds), exact), path, layers))
     return min(found)[1:]

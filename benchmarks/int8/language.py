@@ -24,6 +24,7 @@ from benchmarks.int8.__main__ import in_turn, session
 from benchmarks.int8.models import MODELS
 from edgeprune.devices.artefact import artefact_size_mib
 from edgeprune.export import export_onnx
+from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.ir import write_ir
 from edgeprune.quantize.calibrate import calibrate
@@ -120,20 +121,21 @@ def artefacts(
     """One file of each form, in the runtime's format; dynamic ranges are ONNX Runtime's."""
     given, dialect = [(batch,) for batch in batches], TABLE[DIALECTS[runtime]]
     ranges = correct_means(captured, calibrate(captured, given, "minmax"), dialect, given)
-    made: dict[str, Path] = {
-        "float": exported,
-        "static": quantise(exported, ranges, dialect, folder / f"{runtime}.static.onnx").path,
-        "int8-weights": compress_weights(exported, folder / "int8-weights.onnx", "int8-weights").path,
-        "int4-weights": compress_weights(exported, folder / "int4-weights.onnx", "int4-weights").path,
+    model = onnxfile.load(exported)
+    made = {
+        "static": quantise(model, ranges, dialect).model,
+        "int8-weights": compress_weights(model, "int8-weights").model,
+        "int4-weights": compress_weights(model, "int4-weights").model,
     }
     if dialect.dynamic:
-        made["dynamic"] = quantise_dynamic(exported, folder / "dynamic.onnx").path
+        made["dynamic"] = quantise_dynamic(model).model
     if runtime == "ort":
-        return made
+        files = {form: onnxfile.save(each, folder / f"{form}.onnx") for form, each in made.items()}
+        return {"float": exported, **files}
     feeds: dict[str, Any] = {captured.input_names[0]: batches[0].numpy()}
     return {
-        form: write_ir(path, folder / f"{form}.xml", feeds, float_onnx=exported)
-        for form, path in made.items()
+        form: write_ir(each, folder / f"{form}.xml", feeds, float_model=model)
+        for form, each in {"float": model, **made}.items()
     }
 
 

@@ -10,7 +10,8 @@ import torch
 
 from benchmarks.int8.models import image_model
 from edgeprune.devices.artefact import artefact_size_mib
-from edgeprune.export import export_onnx
+from edgeprune.export import to_onnx
+from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import capture
 from edgeprune.ir import write_ir
 from edgeprune.quantize.calibrate import calibrate
@@ -35,14 +36,15 @@ def main() -> None:
     print("| dialect | file | float, MiB | INT8, MiB | INT8 / FP32 ONNX |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        exported = export_onnx(captured, folder / "float.onnx")
-        whole = artefact_size_mib(exported)
+        exported = to_onnx(captured)
+        float_file = onnxfile.save(exported, folder / "float.onnx")
+        whole = artefact_size_mib(float_file)
         for dialect in DIALECTS:
-            made = quantise(exported, ranges, dialect, folder / f"{dialect}.onnx").path
-            floating = exported
+            model = quantise(exported, ranges, dialect).model
+            made, floating = onnxfile.save(model, folder / f"{dialect}.onnx"), float_file
             if dialect == "openvino":
                 feeds = {captured.input_names[0]: batches[0].numpy()}
-                made = write_ir(made, folder / "int8.xml", feeds, float_onnx=exported)
+                made = write_ir(model, folder / "int8.xml", feeds, float_model=exported)
                 floating = write_ir(exported, folder / "float.xml", feeds)
             before, after = artefact_size_mib(floating), artefact_size_mib(made)
             kind = made.suffix.lstrip(".").replace("xml", "xml + bin")

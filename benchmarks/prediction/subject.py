@@ -15,7 +15,8 @@ from torch import nn
 
 from benchmarks.int8 import models
 from benchmarks.int8.models import CALIBRATION, Logits, image_model
-from edgeprune.export import export_onnx
+from edgeprune.export import to_onnx
+from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.resize import Resizable, Widths, resizable
@@ -82,7 +83,7 @@ class Subject:
     @cached_property
     def _learnt(self) -> tuple[Resizable, float]:
         started = time.monotonic()
-        found = resizable(self.coupling, lambda widths: onnx.load(self._exported(widths, "probe")))
+        found = resizable(self.coupling, self._exported)
         return found, time.monotonic() - started
 
     def drawn(self, seed: int) -> dict[str, int]:
@@ -96,21 +97,15 @@ class Subject:
         return found
 
     def emitter(self, runtime: str, precision: str) -> Emit:
-        """(float ONNX, where to write) -> the artefact."""
+        """A way from the float model to the one that is served."""
         if precision == "float32":
-            return lambda source, path: source
-        return lambda source, path: quantise(source, self._ranges, DIALECTS[runtime], path).path
+            return lambda exported: exported
+        return lambda exported: quantise(exported, self._ranges, DIALECTS[runtime]).model
 
     def artefact(self, widths: Widths, name: str, emit: Emit) -> Path:
-        plain = self._folder / f"{name}.float.onnx"
-        if self._exporting:
-            self._exported(widths, plain.stem)
-        else:
-            onnx.save(self.resizable.at(widths), str(plain))
-        return emit(plain, self._folder / f"{name}.onnx")
+        exported = self._exported(widths) if self._exporting else self.resizable.at(widths)
+        return onnxfile.save(emit(exported), self._folder / f"{name}.onnx")
 
-    def _exported(self, widths: Widths, name: str) -> Path:
+    def _exported(self, widths: Widths) -> onnx.ModelProto:
         kept = {group: range(units) for group, units in widths.items()}
-        return export_onnx(
-            cut(self._captured, self.coupling, kept), self._folder / f"{name}.onnx", prove=False
-        )
+        return to_onnx(cut(self._captured, self.coupling, kept), prove=False)

@@ -58,7 +58,7 @@ def branch_nodes(
     captured = onnxfile.captured_names(model)
     makers = {value: node for node in model.graph.node for value in node.output}
     additions = {node.name: node for node in module.graph.nodes}
-    whole = _live(model, makers, {})
+    whole = {node.name for node in onnxfile.live_nodes(model.graph)}
     found = {}
     for branch in branches:
         add = next((makers[v] for v, name in captured.items() if name == branch.add and v in makers), None)
@@ -67,24 +67,6 @@ def branch_nodes(
             continue
         stream = stream_of(additions[branch.add], branch).name
         skip = next((value for value in add.input if captured.get(value) == stream), add.input[branch.skip])
-        found[branch.name] = whole - _live(model, makers, {add.name: skip})
+        left = {node.name for node in onnxfile.live_nodes(model.graph, {add.name: skip})}
+        found[branch.name] = frozenset(whole - left | {add.name})
     return found
-
-
-def _live(
-    model: onnx.ModelProto, makers: Mapping[str, onnx.NodeProto], instead: Mapping[str, str]
-) -> frozenset[str]:
-    """Names of the ONNX nodes that the outputs need.
-
-    instead: node -> the one input of the node to follow, as if the node returned this input.
-    """
-    live: set[str] = set()
-    open_ = [value.name for value in model.graph.output]
-    while open_:
-        node = makers.get(open_.pop())
-        if node is None or node.name in live:
-            continue
-        live.add(node.name)
-        inner = [name for graph in onnxfile.inner_graphs(node) for each in graph.node for name in each.input]
-        open_ += [instead[node.name]] if node.name in instead else [*node.input, *inner]
-    return frozenset(live - instead.keys())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 import sysconfig
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
+from edgeprune.quiet import quiet
 
 _STDLIB = sysconfig.get_path("stdlib")
 _LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # these report on torch's internals
@@ -244,19 +243,3 @@ def _keywords_by_name(model: torch.nn.Module, kwargs: dict[str, Any]) -> Iterato
             del model.forward
         else:
             model.forward = own
-
-
-@contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Suppress warnings, and messages below an error from these loggers; exceptions pass."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,201 +1,160 @@
-"""Repairs of what the exporter writes wrongly, and equivalent forms for which runtimes have better kernels.
+"""ONNX rewrites behind the export: repairs of the exporter's errors, and forms with better kernels.
 
-Each rewrite requires value_info of the exporter, ensures the same outputs for every batch (a repair: the
-captured graph's outputs), keeps the metadata of `onnxfile`, and returns how many places it changed.
+They work on the exporter's own model (onnx-ir), where a value knows its producer and its shape, before it
+becomes an `onnx.ModelProto`; docs/decisions/011-onnx-passes.md says why the steps behind it are no passes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import PassResult
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from edgeprune.graph import onnxfile
+
+def repair(model: ir.Model) -> PassResult:
+    """Apply every rewrite of `REPAIRS` in place, then drop what no output depends on.
+
+    Requires the shapes that the exporter tells. Ensures the same outputs for every batch (behind a repair:
+    the captured graph's outputs), and that a node that replaces another has its metadata.
+    """
+    wanted = [node for node in model.graph if node.op_type in REPAIRS]
+    changed = sum(REPAIRS[node.op_type](model.graph, node) for node in wanted)
+    unused = RemoveUnusedNodesPass()(model)
+    return PassResult(model, modified=bool(changed) or unused.modified)
 
 
-def repair_gru(model: onnx.ModelProto) -> int:
+def repair_gru(graph: ir.Graph, node: ir.Node) -> bool:
     """Let the reset gate act after the recurrent product, its bias included, as in `torch.nn.GRU`.
 
     onnxscript 0.7 leaves `linear_before_reset` at ONNX's default, which is the other formula.
     """
-    changed = 0
-    for node in model.graph.node:
-        if node.op_type != "GRU":
-            continue
-        given = next((entry for entry in node.attribute if entry.name == "linear_before_reset"), None)
-        if given is not None and given.i == 1:
-            continue
-        if given is not None:
-            node.attribute.remove(given)
-        node.attribute.append(helper.make_attribute("linear_before_reset", 1))
-        changed += 1
-    return changed
+    if node.attributes.get_int("linear_before_reset", 0) == 1:
+        return False
+    node.attributes.add(ir.AttrInt64("linear_before_reset", 1))
+    return True
 
 
-def pool_means(model: onnx.ModelProto) -> int:
+def pool_mean(graph: ir.Graph, node: ir.Node) -> bool:
     """ReduceMean over all spatial dimensions of images -> GlobalAveragePool, which has an integer kernel."""
-    ranks = _ranks(model)
-    stored = _stored(model)
-    nodes, changed = [], 0
-    for node in model.graph.node:
-        rank = ranks.get(node.input[0], 0) if node.input else 0
-        axes = stored.get(node.input[1]) if node.op_type == "ReduceMean" and len(node.input) > 1 else None
-        if axes is None or rank < 4 or sorted(axis % rank for axis in axes.tolist()) != list(range(2, rank)):
-            nodes.append(node)
-            continue
-        changed += 1
-        keep = next((entry.i for entry in node.attribute if entry.name == "keepdims"), 1)
-        pooled = node.output[0] if keep else f"{node.output[0]}.pooled"
-        added = [helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], node.name)]
-        if not keep:
-            added.append(
-                helper.make_node("Flatten", [pooled], [node.output[0]], f"{node.name}.flatten", axis=1)
+    image, mean = node.inputs[0], node.outputs[0]
+    axes = _integers(node.inputs[1]) if len(node.inputs) > 1 else None
+    rank = len(_sizes(image))
+    if axes is None or rank < 4 or sorted(axis % rank for axis in axes) != list(range(2, rank)):
+        return False
+    pool = ir.node("GlobalAveragePool", [image], name=node.name, metadata_props=dict(node.metadata_props))
+    made = [pool]
+    if not node.attributes.get_int("keepdims", 1):
+        pool.outputs[0].name = f"{mean.name}.pooled"
+        metadata = dict(node.metadata_props)  # both hold the mean's values
+        made.append(
+            ir.node(
+                "Flatten", pool.outputs, {"axis": 1}, name=f"{node.name}.flatten", metadata_props=metadata
             )
-        for made in added:  # both hold the mean's values
-            made.metadata_props.extend(node.metadata_props)
-        nodes += added
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return changed
+        )
+    ir.convenience.replace_nodes_and_values(graph, node, [node], made, [mean], made[-1].outputs)
+    return True
 
 
-def pool_whole_images(model: onnx.ModelProto) -> int:
+def pool_whole_image(graph: ir.Graph, node: ir.Node) -> bool:
     """AveragePool with a window that covers the image -> GlobalAveragePool.
 
     Windows far larger than the image (EfficientNet) are written by users and refused by TensorRT.
     """
-    static = _static_shapes(model)
-    changed = 0
-    for node in model.graph.node:
-        if node.op_type != "AveragePool":
-            continue
-        found = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        sizes = static.get(node.input[0], [])[2:]
-        covered = sizes and all(
-            0 < size <= reach for size, reach in zip(sizes, found["kernel_shape"], strict=True)
-        )
-        if (
-            not covered
-            or any(found.get("pads", ()))
-            or found.get("auto_pad", b"NOTSET") not in (b"", b"NOTSET")
-        ):
-            continue
-        node.op_type = "GlobalAveragePool"
-        del node.attribute[:]
-        changed += 1
-    return changed
+    sizes, window = _sizes(node.inputs[0])[2:], node.attributes.get_ints("kernel_shape") or ()
+    covered = sizes and all(0 < size <= reach for size, reach in zip(sizes, window, strict=True))
+    padded = any(node.attributes.get_ints("pads") or ())
+    if not covered or padded or node.attributes.get_string("auto_pad", "NOTSET") not in ("", "NOTSET"):
+        return False
+    node.op_type = "GlobalAveragePool"
+    node.attributes.clear()
+    return True
 
 
-def fix_reshapes(model: onnx.ModelProto) -> int:
+def fix_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     """Reshape to [size of the batch, constants] -> Reshape to [-1, constants]: no shape arithmetic."""
-    stored = _stored(model)
-    producers = {name: node for node in model.graph.node for name in node.output}
-    static = _static_shapes(model)
-    changed = 0
-    for node in model.graph.node:
-        shape = producers.get(node.input[1]) if node.op_type == "Reshape" else None
-        if shape is None or shape.op_type != "Concat":
-            continue
-        parts = [stored.get(name) for name in shape.input]
-        unknown = [at for at, part in enumerate(parts) if part is None]
-        if len(unknown) != 1 or not _one_size(producers, shape, unknown[0]):
-            continue
-        sizes = [size for part in parts for size in (part.tolist() if part is not None else [0])]
-        found = static.get(node.output[0], [])
-        if len(found) == len(sizes):  # a -1 of the user's own whose size is known
-            sizes = [
-                known if size == -1 and known > 0 else size for size, known in zip(sizes, found, strict=True)
-            ]
-        if sorted(sizes)[0] != 0 or sizes.count(0) != 1:
-            continue
-        sizes[sizes.index(0)] = -1
-        name = f"{node.output[0]}.shape"
-        model.graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), name))
-        node.input[1] = name
-        changed += 1
-    return changed
+    shape = _producer(node.inputs[1])
+    if shape is None or shape.op_type != "Concat":
+        return False
+    parts = [_integers(value) for value in shape.inputs]
+    if parts.count(None) != 1 or not _is_one_size(shape.inputs[parts.index(None)]):
+        return False
+    sizes = [size for part in parts for size in ([0] if part is None else part)]
+    found = _sizes(node.outputs[0])
+    if len(found) == len(sizes):  # a -1 of the user's own whose size is known
+        sizes = [
+            known if size == -1 and known > 0 else size for size, known in zip(sizes, found, strict=True)
+        ]
+    if min(sizes) != 0 or sizes.count(0) != 1:
+        return False
+    sizes[sizes.index(0)] = -1
+    stored = _stored(graph, f"{node.outputs[0].name}.shape", np.array(sizes, np.int64))
+    node.replace_input_with(1, stored)
+    return True
 
 
-def join_clips(model: onnx.ModelProto) -> int:
+def join_clip(graph: ir.Graph, node: ir.Node) -> bool:
     """Min(Relu(x), limit), as the exporter writes relu6 -> Clip(x, 0, limit), which kernels swallow."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    changed = 0
-    for node in model.graph.node:
-        if node.op_type != "Min" or len(node.input) != 2:
-            continue
-        relu, limit = producers.get(node.input[0]), stored.get(node.input[1])
-        if (
-            relu is None
-            or relu.op_type != "Relu"
-            or limit is None
-            or limit.data_type != onnx.TensorProto.FLOAT
-        ):
-            continue
-        highest = numpy_helper.to_array(limit)
-        if highest.size != 1 or highest.item() <= 0:
-            continue
-        bounds = (f"{node.output[0]}.lowest", f"{node.output[0]}.highest")
-        for name, value in zip(bounds, (0.0, highest.item()), strict=True):
-            model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
-        node.op_type = "Clip"
-        node.input[:] = [relu.input[0], *bounds]
-        changed += 1
-    return changed
+    relu = _producer(node.inputs[0])
+    limit = node.inputs[1].const_value if len(node.inputs) == 2 and node.inputs[1] is not None else None
+    if relu is None or relu.op_type != "Relu" or limit is None or limit.dtype != ir.DataType.FLOAT:
+        return False
+    highest = limit.numpy()
+    if highest.size != 1 or highest.item() <= 0:
+        return False
+    node.op_type = "Clip"
+    node.resize_inputs(3)
+    node.replace_input_with(0, relu.inputs[0])
+    for at, (end, bound) in enumerate({"lowest": 0.0, "highest": highest.item()}.items(), start=1):
+        name = f"{node.outputs[0].name}.{end}"
+        node.replace_input_with(at, _stored(graph, name, np.array(bound, np.float32)))
+    return True
 
 
-def drop_unused(model: onnx.ModelProto) -> int:
-    """Remove nodes and initialisers that no output depends on."""
-    needed = {value.name for value in model.graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(model.graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= _reads(node)
-    removed = len(model.graph.node) - len(kept)
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    removed += len(model.graph.initializer) - len(tensors)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(tensors)
-    return removed
+REPAIRS: Mapping[str, Callable[[ir.Graph, ir.Node], bool]] = {
+    "GRU": repair_gru,
+    "ReduceMean": pool_mean,
+    "AveragePool": pool_whole_image,
+    "Reshape": fix_reshape,
+    "Min": join_clip,
+}
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """The values that the node takes, also inside its branches or its loop body."""
-    inner = (each for graph in onnxfile.inner_graphs(node) for each in graph.node)
-    return set(node.input).union(*map(_reads, inner))
-
-
-def _one_size(producers: dict[str, onnx.NodeProto], shape: onnx.NodeProto, at: int) -> bool:
-    """Whether the part is one number taken from a shape: -1 stands for exactly one."""
-    source = producers.get(shape.input[at])
+def _is_one_size(value: ir.Value | None) -> bool:
+    """Whether the value is one number taken from a shape: -1 stands for exactly one."""
+    source = _producer(value)
     if source is None or source.op_type != "Shape":
         return False
-    attributes = {entry.name: entry.i for entry in source.attribute}
-    start = attributes.get("start", 0)
-    return bool(start >= 0 and attributes.get("end", -1) == start + 1)
+    start = source.attributes.get_int("start", 0) or 0
+    return start >= 0 and source.attributes.get_int("end", -1) == start + 1
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
 
 
-def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Sizes by value; 0 where one varies."""
-    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+def _integers(value: ir.Value | None) -> list[int] | None:
+    """A stored vector of integers: axes or a shape."""
+    tensor = None if value is None else value.const_value
+    return tensor.numpy().tolist() if tensor is not None and tensor.dtype == ir.DataType.INT64 else None
 
 
-def _stored(model: onnx.ModelProto) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
-    """The integer tensors among the initialisers: axes and shapes."""
-    return {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.INT64
-    }
+def _sizes(value: ir.Value | None) -> list[int]:
+    """Sizes; 0 where one varies."""
+    shape = None if value is None else value.shape
+    return [size if isinstance(size, int) else 0 for size in shape or ()]
 
 
-__all__ = ["drop_unused", "fix_reshapes", "join_clips", "pool_means", "repair_gru"]
+def _stored(graph: ir.Graph, name: str, array: NDArray[np.float32] | NDArray[np.int64]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+    )
+    graph.initializers.add(value)
+    return value
+
+
+__all__ = ["REPAIRS", "repair"]

@@ -1,4 +1,4 @@
-"""What every ONNX file of edgeprune carries: where each value and each layer came from.
+"""ONNX files and their metadata: the captured node of each value, the layer of each weight.
 
 Inputs have the placeholders' names, outputs are `output`, `output_1`, ..., the batch is `batch`.
 Ranges are calibrated on the captured graph and used on the ONNX graph, so each ONNX node says in its
@@ -9,15 +9,16 @@ exporter's own metadata (source lines, stack traces of the user's machine) does 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.files import replacing
+from edgeprune.files import write
 
-BATCH = "batch"  # the first dimension of every input
+BATCH_NAME = "batch"  # the first dimension of every input
 VALUES = "edgeprune.values"  # captured node of each output, comma-separated, empty where there is none
 LAYER = "edgeprune.layer"  # the parameter's module: "layer1.0.conv1"
 TYPES = "edgeprune.types"  # of the file: "float16" when it computes in float16 outside Q/DQ
@@ -34,28 +35,36 @@ def load(path: Path) -> onnx.ModelProto:
         ) from error
 
 
-def save(model: onnx.ModelProto, path: Path, check: Callable[[Path], None] | None = None) -> Path:
-    """Write under a temporary name, let `check` look at it, then rename: nothing half-written is seen.
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    """Write an ONNX file whole or not at all.
 
     Raises `EdgepruneError` when the model does not fit one protobuf file (2 GB), `InputError` when the
     place cannot be written.
     """
-    with replacing(path) as temporary:
-        try:
-            content = model.SerializeToString()
-        except Exception as error:  # protobuf's EncodeError, above 2 GB, has no stable import path
-            raise EdgepruneError(
-                f"{path} cannot be written: {error}",
-                "One ONNX file holds at most 2 GB: deploy a smaller model.",
-            ) from error
-        temporary.write_bytes(content)
-        if check is not None:
-            check(temporary)
+    write(path, content(model))
     return path
 
 
+def content(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model's file. Raises `EdgepruneError` when they do not fit one protobuf file (2 GB)."""
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's EncodeError, above 2 GB, has no stable import path
+        raise EdgepruneError(
+            f"The ONNX model cannot be written: {error}",
+            "One ONNX file holds at most 2 GB: deploy a smaller model.",
+        ) from error
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for a step that rewrites in place, where the model itself is needed again."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    return other
+
+
 def mark_half(model: onnx.ModelProto) -> None:
-    """Say in the file that it computes in float16: sessions and checks on the host go by it."""
+    """Mark a model as one that computes in float16, for sessions and checks on the host."""
     onnx.helper.set_model_props(model, {TYPES: "float16"})
 
 
@@ -65,7 +74,7 @@ def metadata(node: onnx.NodeProto, key: str) -> str | None:
 
 
 def keep_values(node: onnx.NodeProto, successor: onnx.NodeProto) -> None:
-    """Say of the node that now makes a node's outputs which captured nodes they are."""
+    """Copy the captured nodes of a node's outputs to the node that makes these outputs from now on."""
     values = metadata(node, VALUES)
     if values is not None:
         successor.metadata_props.add(key=VALUES, value=values)
@@ -87,8 +96,46 @@ def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The values that a node takes, those that its branches or its loop body take among them."""
+    return [*node.input, *reads_inside(node)]
+
+
+def reads_inside(node: onnx.NodeProto) -> list[str]:
+    """The values that the branches or the loop body of a node take, their own among them."""
+    inside = [graph for inner in inner_graphs(node) for graph in graphs(inner)]
+    nodes = [name for graph in inside for each in graph.node for name in each.input]
+    return [*nodes, *(value.name for graph in inside for value in graph.output)]
+
+
+def live_nodes(
+    graph: onnx.GraphProto, instead: Mapping[str, str] = MappingProxyType({})
+) -> list[onnx.NodeProto]:
+    """The nodes that an output depends on, in order; instead: node -> the only value that is read there."""
+    needed, found = {value.name for value in graph.output}, list[onnx.NodeProto]()
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            found.append(node)
+            needed.update([instead[node.name]] if node.name in instead else reads(node))
+    return found[::-1]
+
+
+def drop_unused(model: onnx.ModelProto) -> int:
+    """Remove nodes and initialisers that no output depends on."""
+    graph = model.graph
+    nodes = live_nodes(graph)
+    needed = {value.name for value in graph.output}.union(*map(reads, nodes))
+    unused = [at for at, tensor in enumerate(graph.initializer) if tensor.name not in needed]
+    for at in reversed(unused):  # one by one: to write the others anew copies every weight
+        del graph.initializer[at]
+    removed = len(unused) + len(graph.node) - len(nodes)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return removed
+
+
 def name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
-    """The placeholders' names for the inputs; "output", "output_1", ... for the outputs."""
+    """Name the inputs as the placeholders, and the outputs "output", "output_1", ..."""
     if len(model.graph.input) != len(inputs):
         raise EdgepruneError(
             f"The ONNX model has {len(model.graph.input)} inputs where the model has {len(inputs)}.",
@@ -112,7 +159,7 @@ def name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
 
 
 def name_batch(model: onnx.ModelProto) -> None:
-    """torch calls the batch `s77`; every symbol that is an input's dimension 0 becomes "batch"."""
+    """Name the batch "batch" in every shape: torch has a symbol such as `s77` for an input's dimension 0."""
     symbols = {
         dims[0].dim_param
         for value in model.graph.input
@@ -125,7 +172,7 @@ def name_batch(model: onnx.ModelProto) -> None:
         for value in (*graph.input, *graph.output, *graph.value_info):
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param:
-                    dim.dim_param = pattern.sub(BATCH, dim.dim_param)
+                    dim.dim_param = pattern.sub(BATCH_NAME, dim.dim_param)
 
 
 def captured_names(model: onnx.ModelProto) -> dict[str, str]:

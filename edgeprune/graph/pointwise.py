@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.graph import onnxfile
-from edgeprune.graph.onnx_repairs import drop_unused
 
 # Operators whose output at a place depends on their inputs at that place alone.
 _VALUE_BY_VALUE = frozenset(
@@ -72,7 +71,7 @@ class _Rewriter:
             elif self._stays_first(node):
                 self._value_by_value(node)
             else:
-                for name in (*node.input, *_read_inside(node)):
+                for name in onnxfile.reads(node):
                     self._channels_last(name)
                 self._nodes.append(node)
                 self._last.update(node.output)
@@ -81,7 +80,7 @@ class _Rewriter:
         del graph.node[:]
         graph.node.extend(self._nodes)
         del graph.value_info[:]
-        drop_unused(self._model)
+        onnxfile.drop_unused(self._model)
 
     def _is_product(self, node: onnx.NodeProto) -> bool:
         if node.op_type != "MatMul" or self._ranks.get(node.input[0]) not in _RANKS:
@@ -199,14 +198,6 @@ class _Rewriter:
         made.attribute.extend(attributes)
         made.metadata_props.extend(node.metadata_props)
         return made
-
-
-def _read_inside(node: onnx.NodeProto) -> Iterable[str]:
-    """Names that the inner graphs of a node (If, Loop) read."""
-    for inner in onnxfile.inner_graphs(node):
-        for graph in onnxfile.graphs(inner):
-            yield from (name for each in graph.node for name in each.input)
-            yield from (output.name for output in graph.output)
 
 
 def _ranks(model: onnx.ModelProto) -> Mapping[str, int]:

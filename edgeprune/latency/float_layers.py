@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from edgeprune.devices import Device, Feeds, Load
 from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
 from edgeprune.latency.layers import Parts, Shares
-from edgeprune.latency.measured import PROFILE_RUNS, QUICK_PERCENTILE
+from edgeprune.latency.measured import PROFILE_RUNS, QUICK_PERCENTILE, Emit
 from edgeprune.latency.min_cut import ALWAYS_FLOAT, crossed, slower_in_int8, total_ms
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.records.trial import Candidate
@@ -28,7 +29,7 @@ TURNS, TURN_SECONDS = 4, 0.4  # of a variant end to end, as many of the float mo
 LEAST_SAVING = 0.002  # share of a query's time that a layer must save in float: in INT8 it is smaller
 ALIKE = 0.01  # share of the time below which two variants count as equally quick
 
-Emitter = Callable[[Candidate], Callable[[Path, Path], Path]]  # as `Builder.emitter`
+Emitter = Callable[[Candidate], Emit]  # as `Builder.emitter`
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Mixture:
 class Mixing:
     """Search for the quickest mixture of precisions on a device.
 
-    load: how artefacts will be served; its own artefact is not used. float_onnx: the model as exported.
+    load: how artefacts will be served; its own artefact is not used. exported: the float ONNX model.
     feeds: one query's inputs.
     """
 
@@ -61,7 +62,7 @@ class Mixing:
     load: Load
     dialect: Dialect
     emitter: Emitter
-    float_onnx: Path
+    exported: onnx.ModelProto
     feeds: Feeds
 
     def quickest(self, recipe: Candidate, listen: Callable[[float], None] = lambda share: None) -> Mixture:
@@ -70,7 +71,7 @@ class Mixing:
         Raises `DeviceError` when the device fails or its runtime has no profile, `NothingToQuantise` when
         nothing can be INT8.
         """
-        parts = Parts(onnxfile.load(self.float_onnx), self.dialect)
+        parts = Parts(self.exported, self.dialect)
         with scratch() as place:
             in_float = self._profile(None, parts, place)
             ms: dict[Candidate, tuple[float, float]] = {}
@@ -140,8 +141,8 @@ class Mixing:
 
     def _artefact(self, variant: Candidate | None, place: Path) -> Path:
         if variant is None:
-            return self.float_onnx
-        return self.emitter(variant)(self.float_onnx, place / "model.onnx")
+            return onnxfile.save(self.exported, place / "float.onnx")
+        return onnxfile.save(self.emitter(variant)(self.exported), place / "model.onnx")
 
 
 def _quickest(ms: dict[Candidate, tuple[float, float]]) -> Candidate:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgeprune.devices import Device, Feeds, Load, Session
 from edgeprune.files import scratch
+from edgeprune.graph import onnxfile
 from edgeprune.graph.coupling import Coupling
 from edgeprune.graph.resize import Resizable, Widths, at
 from edgeprune.latency.curves import LatencyTable, Row, Whole
@@ -41,7 +41,7 @@ SPOILT = 0.15  # distance from the usual at which a measurement is repeated
 QUICK_PERCENTILE = 25  # percentile of an end-to-end time: other load on the machine only adds
 NARROWEST = 0.1  # share of a group's units that the designs go down to
 
-Emit = Callable[[Path, Path], Path]  # (float ONNX, where to write) -> the artefact that is served
+Emit = Callable[[onnx.ModelProto], onnx.ModelProto]  # exported model -> the one that is served
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,8 @@ def measure_table(
     with scratch() as folder, device.start(load) as reference:
 
         def timed(widths: Widths) -> _ProfiledTimes:
-            plain = folder / "float.onnx"
-            onnx.save(model.at(widths), str(plain))
-            served = replace(load, artefact=emit(plain, folder / "model.onnx"))
+            artefact = onnxfile.save(emit(model.at(widths)), folder / "model.onnx")
+            served = replace(load, artefact=artefact)
             with device.start(replace(served, profile=True)) as session:
                 shares = nodes.shares(session.operators(feeds, runs=PROFILE_RUNS))
             with device.start(served) as session:

@@ -129,7 +129,7 @@ def _fold(path: Path, batch: int, folded: Path) -> None:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.add_free_dimension_override_by_name(onnxfile.BATCH, batch)
+    options.add_free_dimension_override_by_name(onnxfile.BATCH_NAME, batch)
     options.optimized_model_filepath = str(folded)
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -174,7 +174,7 @@ def _typed(model: onnx.ModelProto, batch: int) -> Mapping[str, Typed]:
     model.graph.value_info.extend(told)
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param == onnxfile.BATCH:
+            if dim.dim_param == onnxfile.BATCH_NAME:
                 dim.dim_value = batch
             elif dim.dim_param:
                 dim.ClearField("dim_param")

@@ -1,4 +1,4 @@
-"""From a candidate to what a runtime loads: pruned, trained, exported, quantised."""
+"""Artefacts of candidates: pruned, trained, exported and quantised for one runtime."""
 
 from edgeprune.make.builder import Built
 from edgeprune.make.workshop import Workshop, as_candidate_kept, recovered

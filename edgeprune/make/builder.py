@@ -1,24 +1,22 @@
-"""Candidate -> artefact: export, calibrate, emit in the runtime's dialect and format."""
+"""Artefact builder: a candidate is exported, calibrated, quantised and written for its runtime."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.export import export_onnx
-from edgeprune.files import scratch, write
+from edgeprune.export import to_onnx
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.pointwise import convolve_products
-from edgeprune.ir import TOLERANCE, difference, write_ir
+from edgeprune.ir import HALF_TOLERANCE, difference, write_ir
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
@@ -38,7 +36,7 @@ from edgeprune.quantize.weight_only import compress_weights
 from edgeprune.records.trial import Candidate
 from edgeprune.runtimes import find
 
-MODEL = "model"  # the artefact's name, before the suffix of its runtime
+ARTEFACT_STEM = "model"  # the suffix is the runtime's
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,10 @@ class Builder:
         keep_onnx: bool = False,
     ) -> None:
         self.dense, self.calibration, self.dialect = dense, calibration, dialect
-        self.artefact = f"{MODEL}{find(runtime).suffix}"
+        self.artefact = f"{ARTEFACT_STEM}{find(runtime).suffix}"
         self.lost_in = lost_in
         self.keep_onnx = keep_onnx
         self._dense_ranges: dict[str, Ranges] = {}  # by calibrator: forms that share one, share its ranges
-        self._held = ExitStack()  # the scratch folder of what is exported once
-        weakref.finalize(self, self._held.close)
 
     def build(
         self,
@@ -91,7 +87,7 @@ class Builder:
         probe: tuple[torch.Tensor, ...],
         batch: int | None = None,
     ) -> Built:
-        """Write the artefact of `pruned` into `folder`, in the format of the runtime.
+        """Write the artefact of a pruned graph, in the candidate's precision and the runtime's format.
 
         probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
         batch: rows of a query, where its range depends on them; None when all are one.
@@ -100,87 +96,85 @@ class Builder:
         folder.mkdir(parents=True, exist_ok=True)
         if candidate.equalised and not candidate.qat:
             pruned = self.equalised(pruned)
-        exported = self.exported(pruned, folder / "float.onnx")
+        exported = self.exported(pruned)
         if self.lost_in is not None:
-            check_types(exported)
+            check_types(exported, self.artefact)
         if candidate.precision == "float32":
-            layers = tuple(onnxfile.layers(onnxfile.load(exported)).values())
-            if self.dialect.half:
-                self._halve(pruned, exported)
+            layers = tuple(onnxfile.layers(exported).values())
+            model = self._halved(pruned, exported) if self.dialect.half else exported
             with torch.no_grad():
                 reference = [output.numpy(force=True) for output in pruned.run(*probe)]
-            return Built(self._stored(exported, folder, exported), (), layers, reference)
-        written, lost = self._settled(candidate, pruned, exported, folder)
-        proven = proven_integers(
-            pruned, written.path, probe, batch if candidate.calibrator == DYNAMIC else None
-        )
-        artefact = self._stored(written.path, folder, exported, convolved=candidate.convolved)
-        return Built(artefact, written.layers_int8, written.layers_float, proven, lost)
+            return Built(self._write(model, folder, exported), (), layers, reference)
+        made, lost = self._settled(candidate, pruned, exported, folder / self.artefact)
+        rows = batch if candidate.calibrator == DYNAMIC else None
+        proven = proven_integers(pruned, made.model, probe, rows)
+        artefact = self._write(made.model, folder, exported, convolved=candidate.convolved)
+        return Built(artefact, made.layers_int8, made.layers_float, proven, lost)
 
-    def exported(self, captured: Captured, path: Path) -> Path:
-        """Write the float ONNX file. That of the dense model, of which most forms are, is exported once."""
-        if captured is not self.dense:
-            return export_onnx(captured, path)
-        write(path, self._dense_onnx.read_bytes())
-        return path
+    def exported(self, captured: Captured) -> onnx.ModelProto:
+        """The float ONNX model; that of the dense network, which most variants share, is exported once."""
+        return self._dense_onnx if captured is self.dense else to_onnx(captured)
 
     @cached_property
-    def _dense_onnx(self) -> Path:
-        return export_onnx(self.dense, self._held.enter_context(scratch()) / "dense.onnx")
+    def _dense_onnx(self) -> onnx.ModelProto:
+        return to_onnx(self.dense)
 
     def _settled(
-        self, candidate: Candidate, pruned: Captured, exported: Path, folder: Path
+        self, candidate: Candidate, pruned: Captured, exported: onnx.ModelProto, path: Path
     ) -> tuple[Quantised, tuple[str, ...]]:
-        """The file as its engine runs it, and the layers that are in float for the engine's sake."""
+        """The model as its engine runs it, and the layers that are in float for the engine's sake.
+
+        path: the artefact's own. Engines are built of it: a device that built one has the file already.
+        """
         if self.lost_in is None:
-            return self.quantised(candidate, pruned, exported, folder / "int8.onnx"), ()
+            return self.quantised(candidate, pruned, exported), ()
 
-        def write(lost: tuple[str, ...]) -> Quantised:
+        def quantised(lost: tuple[str, ...]) -> Quantised:
             known = tuple(sorted({*candidate.engine_layers, *lost}))
-            form = replace(candidate, engine_layers=known)
-            # Under its final name: a device that built its engine has the file already.
-            return self.quantised(form, pruned, exported, folder / self.artefact)
+            return self.quantised(replace(candidate, engine_layers=known), pruned, exported)
 
-        return write_for_engine(write, self.lost_in)
+        return write_for_engine(quantised, path, self.lost_in)
 
-    def quantised(self, candidate: Candidate, pruned: Captured, exported: Path, path: Path) -> Quantised:
+    def quantised(self, candidate: Candidate, pruned: Captured, exported: onnx.ModelProto) -> Quantised:
+        """Quantise an exported model, which stays as it is, as the candidate says."""
         narrow, left = candidate.reduce_range, candidate.in_float
         if candidate.precision in WEIGHT_FORMS:
-            return compress_weights(exported, path, candidate.precision, float_layers=left)
+            return compress_weights(exported, candidate.precision, float_layers=left)
         if candidate.calibrator == DYNAMIC:
-            return quantise_dynamic(exported, path, reduce_range=narrow, float_layers=left)
+            return quantise_dynamic(exported, reduce_range=narrow, float_layers=left)
         ranges = self._ranges(candidate, pruned)
         if not candidate.qat:  # training has moved every bias to where INT8 needs it
             ranges = correct_means(
                 pruned, ranges, self.dialect, self.calibration, reduce_range=narrow, float_layers=left
             )
-        return quantise(exported, ranges, self.dialect, path, reduce_range=narrow, float_layers=left)
+        return quantise(exported, ranges, self.dialect, reduce_range=narrow, float_layers=left)
 
-    def emitter(self, candidate: Candidate) -> Callable[[Path, Path], Path]:
-        """(float ONNX of other widths, where to write) -> an artefact in the candidate's precision.
+    def emitter(self, candidate: Candidate) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
+        """A way from exported models of any widths to models in the candidate's precision.
 
-        For timing only: ranges are those of the dense model.
+        For timing only: ranges are those of the dense network.
         """
         if candidate.precision == "float32":
-            return lambda source, path: source
+            return lambda exported: exported
         left = candidate.in_float
         if candidate.calibrator == DYNAMIC:
-            return lambda source, path: quantise_dynamic(source, path, float_layers=left).path
+            return lambda exported: quantise_dynamic(exported, float_layers=left).model
         ranges = self._ranges(candidate, self.dense)
 
-        def emit(source: Path, path: Path) -> Path:
-            written = quantise(source, ranges, self.dialect, path, float_layers=left).path
-            return convolve(written, written) if candidate.convolved else written
+        def emit(exported: onnx.ModelProto) -> onnx.ModelProto:
+            model = quantise(exported, ranges, self.dialect, float_layers=left).model
+            if candidate.convolved:
+                convolve_products(model)
+            return model
 
         return emit
 
-    def draft(self, candidate: Candidate, exported: Path) -> Path:
-        """The artefact, for timing only, of a float ONNX file of the candidate's shapes; beside that file."""
-        written = self.emitter(candidate)(exported, exported.with_name("int8.onnx"))
-        return self._stored(written, exported.parent, exported)
+    def draft(self, candidate: Candidate, exported: onnx.ModelProto, folder: Path) -> Path:
+        """Write an artefact, for timing only, of an exported model that has the candidate's shapes."""
+        return self._write(self.emitter(candidate)(exported), folder, exported)
 
     def damage(self, candidate: Candidate, layers: Sequence[str]) -> Mapping[str, float]:
-        """What the candidate's precision does to the dense model's output, one layer at a time."""
+        """Error of the dense network's output by layer, that layer alone in the candidate's precision."""
         dense = self.equalised(self.dense) if candidate.equalised else self.dense
         if candidate.precision in WEIGHT_FORMS:
             return weight_damage(dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0])
@@ -197,7 +191,7 @@ class Builder:
         return smooth(equalise(captured), self.calibration)
 
     def _ranges(self, candidate: Candidate, captured: Captured) -> Ranges:
-        """Of the candidate's calibrator; to rank layers of one without, the extremes stand for its ranges."""
+        """Ranges of the candidate's calibrator; the extremes where it has none and layers are ranked."""
         calibrator = candidate.calibrator or DYNAMIC
         name = "minmax" if calibrator == DYNAMIC else calibrator
         if captured is not self.dense:
@@ -206,40 +200,34 @@ class Builder:
             self._dense_ranges[name] = calibrate(captured, self.calibration, name)
         return self._dense_ranges[name]
 
-    def _stored(self, made: Path, folder: Path, exported: Path, *, convolved: bool = False) -> Path:
-        """The artefact out of the ONNX file that was made, which goes, as does the float one behind it."""
+    def _write(
+        self, model: onnx.ModelProto, folder: Path, exported: onnx.ModelProto, *, convolved: bool = False
+    ) -> Path:
+        """Write the artefact of an ONNX model in the runtime's format.
+
+        exported: the float model behind it. convolved: with its integer products as 1x1 convolutions.
+        """
         artefact = folder / self.artefact
-        if artefact.suffix == ".xml":
-            source = convolve(made, folder / "convolved.onnx") if convolved else made
-            write_ir(source, artefact, self._feeds(), float_onnx=exported)
-            if source != made:
-                source.unlink()
         if artefact.suffix == ".onnx" or self.keep_onnx:
-            made.replace(artefact.with_suffix(".onnx"))
-        for spent in {made, exported} - {artefact}:
-            spent.unlink(missing_ok=True)
+            onnxfile.save(model, artefact.with_suffix(".onnx"))
+        if artefact.suffix == ".xml":
+            if convolved:
+                model = onnxfile.copied(model)
+                convolve_products(model)
+            write_ir(model, artefact, self._feeds(), float_model=exported)
         return artefact
 
-    def _halve(self, pruned: Captured, exported: Path) -> None:
-        """Float16 in place of a float file, where that moves no output by more than TOLERANCE."""
+    def _halved(self, pruned: Captured, exported: onnx.ModelProto) -> onnx.ModelProto:
+        """The model in float16, where that moves no output by more than HALF_TOLERANCE, else as it is."""
         from edgeprune.runtimes.ort import Runner  # imports onnxruntime
 
-        model, feeds = onnxfile.load(exported), self._feeds()
-        exact = Runner(str(exported), 1).run(feeds)
+        model, feeds = onnxfile.copied(exported), self._feeds()
         halve(model, Graph(model, calibrate(pruned, self.calibration, "minmax")).bounds)
-        path = onnxfile.save(model, exported.with_name("half.onnx"))
-        if difference(Runner(str(path), 1, exact=True).run(feeds), exact) <= TOLERANCE:
-            path.replace(exported)
-        path.unlink(missing_ok=True)
+        exact = Runner(onnxfile.content(exported), 1).run(feeds)
+        found = Runner(onnxfile.content(model), 1, exact=True).run(feeds)
+        return model if difference(found, exact) <= HALF_TOLERANCE else exported
 
     def _feeds(self) -> dict[str, Any]:
         """The example, by input name."""
         inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
         return {name: tensor.numpy(force=True) for name, tensor in inputs}
-
-
-def convolve(source: Path, path: Path) -> Path:
-    """Write a Q/DQ file with its integer products as 1x1 convolutions."""
-    model = onnxfile.load(source)
-    convolve_products(model)
-    return onnxfile.save(model, path)

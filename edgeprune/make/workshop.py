@@ -1,4 +1,4 @@
-"""What all candidates of a fit share, and how one is pruned and trained."""
+"""Workshop of a fit: everything that its candidates share, and how one is pruned and trained."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
-from edgeprune.export import export_onnx
-from edgeprune.files import scratch
-from edgeprune.graph import onnxfile
+from edgeprune.export import to_onnx
 from edgeprune.graph.branch_contents import groups_without_use
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
@@ -40,7 +39,7 @@ from edgeprune.tasks import flat_inputs
 
 
 class Workshop:
-    """What all candidates of a fit share: the dense graph, its groups, the data, and what was learnt."""
+    """The dense graph, its groups, the data and the scores that all candidates of a fit share."""
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class Workshop:
         )
 
     def ranking(self, channel_multiple: int) -> Ranking:
-        """The allocator: a global ranking of all units by importance."""
+        """Global ranking of all units by importance, from which widths are allocated."""
         choices = tuple(
             Choice(group.name, self.scores[group.name], channel_multiple, group.least)
             for group in self.coupling.groups
@@ -107,14 +106,13 @@ class Workshop:
 
     @cached_property
     def resizable(self) -> Resizable:
-        """The model's ONNX file at any widths. Raises `EdgepruneError` when it has none."""
-        with scratch() as folder:
+        """The ONNX model at any widths, without another export. Raises `EdgepruneError` when it has none."""
 
-            def export(widths: Mapping[str, int]) -> Any:
-                pruned = cut(self.dense, self.coupling, {name: range(n) for name, n in widths.items()})
-                return onnxfile.load(export_onnx(pruned, folder / "probe.onnx", prove=False))
+        def export(widths: Mapping[str, int]) -> onnx.ModelProto:
+            pruned = cut(self.dense, self.coupling, {name: range(n) for name, n in widths.items()})
+            return to_onnx(pruned, prove=False)
 
-            return resizable(self.coupling, export, self.seed)
+        return resizable(self.coupling, export, self.seed)
 
     def draft(self, candidate: Candidate, folder: Path) -> Path:
         """Write an artefact of the candidate's shapes and precision, with weights that mean nothing.
@@ -122,17 +120,17 @@ class Workshop:
         Raises `EdgepruneError` when the model's file has no other widths.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        exported, kept = folder / "float.onnx", dict(candidate.kept)
+        kept = dict(candidate.kept)
         if self.coupling.dropped(kept):  # another graph
-            export_onnx(cut(self.dense, self.coupling, kept), exported, prove=False)
+            exported = to_onnx(cut(self.dense, self.coupling, kept), prove=False)
         else:
-            onnxfile.save(self.resizable.at(dict(self.widths(kept))), exported)
-        return self.builder.draft(candidate, exported)
+            exported = self.resizable.at(dict(self.widths(kept)))
+        return self.builder.draft(candidate, exported, folder)
 
     def fragile_layers(self, candidate: Candidate, layers: Sequence[str]) -> tuple[str, ...]:
-        """`layers`, those first that are worth giving back to float.
+        """Layers in the order in which giving them back to float gains most.
 
-        Worth: the damage that INT8 does to the dense model's output there, for the work that it saves.
+        The gain is the error that INT8 makes of the dense network's output there, by the work that it saves.
         """
         found = self.builder.damage(candidate, layers)
         macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
@@ -141,12 +139,12 @@ class Workshop:
 
     @cached_property
     def share_of_products(self) -> float:
-        """How much of the work is products with stored matrices: what dynamic ranges and blocks are for."""
+        """Share of the work that is products with stored matrices, which dynamic ranges and blocks serve."""
         return self._product_macs / max(sum(self.cost.node_macs().values()), 1)
 
     @cached_property
     def uses_of_weights(self) -> float:
-        """How often a query multiplies with each weight of a product: once for one token."""
+        """Multiplications of a query with each weight of a product: 1 where it is one token."""
         return self._product_macs / max(self.cost.params({}), 1)
 
     @cached_property
@@ -243,27 +241,26 @@ class Workshop:
         epochs: int,
         listen: Callable[[str, int, int], None] | None,
     ) -> tuple[Captured, tuple[Rung, ...]]:
-        """The rung "qat": train `student` for the INT8 form that `candidate` says."""
+        """Train a graph for the candidate's INT8 variant: the recovery rung "qat"."""
         if candidate.equalised:
             student = self.builder.equalised(student)
-        with scratch() as folder:
-            exported = export_onnx(student, folder / "float.onnx")
+        exported = to_onnx(student)
 
-            def emit(now: Captured) -> Quantised:
-                return self.builder.quantised(candidate, now, exported, folder / "int8.onnx")
+        def emit(now: Captured) -> Quantised:
+            return self.builder.quantised(candidate, now, exported)
 
-            return train_aware(
-                student,
-                self.dense,
-                lambda now: QuantisationAware(now, self.dialect, emit, reduce_range=candidate.reduce_range),
-                self.split,
-                self.judge,
-                epochs=epochs,
-                seed=self.seed,
-                supervised=find_way(candidate.recover).labels != "unused",
-                loss=self.task.loss,
-                listen=listen,
-            )
+        return train_aware(
+            student,
+            self.dense,
+            lambda now: QuantisationAware(now, self.dialect, emit, reduce_range=candidate.reduce_range),
+            self.split,
+            self.judge,
+            epochs=epochs,
+            seed=self.seed,
+            supervised=find_way(candidate.recover).labels != "unused",
+            loss=self.task.loss,
+            listen=listen,
+        )
 
     def highest_rung(self, wished: str | None) -> str:
         """The recovery way that was asked for, or the highest that the task's data allows.

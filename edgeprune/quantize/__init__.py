@@ -4,7 +4,7 @@
     dialects.py    operators and types that each runtime turns into integer kernels (TABLE: dialects)
     plan.py        float ONNX + ranges + dialect -> which values become integers
     scales.py      ranges and weights -> scales, zero points, integers
-    emit.py        writes the plan: `quantise(float_onnx, ranges, dialect, path) -> Quantised`
+    emit.py        carries out the plan: `quantise(exported, ranges, dialect) -> Quantised`
     dynamic.py     INT8 products whose activations get their range from each query
     weight_only.py products whose weights alone are integers; weight_blocks.py rounds the weights
     products.py    the products that dynamic.py and weight_only.py can rewrite

@@ -8,10 +8,7 @@ picks the ranges that the dialect needs.
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +20,9 @@ from edgeprune.graph.capture import Captured
 from edgeprune.graph.outputs import in_module
 from edgeprune.quantize.histogram import Counts, percentile, squared_error
 from edgeprune.quantize.ranges import Ranges
+from edgeprune.quiet import quiet
+
+_LOGGERS = ("neural_compressor", "torchao", "torch.utils._pytree")  # they report on their own import
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Observer(torch.nn.Module):
 
 def _prepare(captured: Captured, algorithm: str) -> GraphModule:
     """Copy of the graph, BatchNorm folded, with neural-compressor's observers in it."""
-    with _quiet():
+    with quiet(*_LOGGERS):
         try:
             from neural_compressor.torch.algorithms.pt2e_quant.core import W8A8PT2EQuantizer
             from neural_compressor.torch.algorithms.pt2e_quant.utility import create_quant_spec_from_config
@@ -204,16 +204,3 @@ def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]
 def _finite(tensor: torch.Tensor) -> bool:
     """Whether all elements are finite; a finite sum proves it in much less time than a look at each."""
     return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the loggers of many names through which neural-compressor and torchao report their import."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

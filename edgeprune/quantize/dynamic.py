@@ -9,7 +9,6 @@ into DynamicQuantizeMatMul, or into MatMulIntegerToFloat where several products 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import NothingToQuantise
 from edgeprune.graph import onnxfile
-from edgeprune.graph.onnx_repairs import drop_unused
 from edgeprune.quantize.emit import Quantised, check_known
 from edgeprune.quantize.products import Product, products
 from edgeprune.quantize.scales import Scale, quantise_weight
@@ -28,20 +26,21 @@ _ANY = Scale(np.float32(1), 0)  # for an activation of unknown scale, when no bi
 
 
 def quantise_dynamic(
-    float_onnx: Path, path: Path, *, reduce_range: bool = False, float_layers: Sequence[str] = ()
+    exported: onnx.ModelProto, *, reduce_range: bool = False, float_layers: Sequence[str] = ()
 ) -> Quantised:
-    """Write `float_onnx` (from `export_onnx`) with its matrix products in dynamic INT8.
+    """Make a model whose matrix products quantise their activation anew for each query.
 
-    reduce_range, float_layers: as for `emit.quantise`. Convolutions stay float. Raises `InputError` for an
-    unknown layer, and when no layer is a matrix product.
+    exported: from `to_onnx`; it stays as it is. reduce_range, float_layers: as for `emit.quantise`.
+    Convolutions stay float. Raises `InputError` for an unknown layer, `NothingToQuantise` when no layer is a
+    matrix product.
     """
-    model = onnxfile.load(float_onnx)
+    model = onnxfile.copied(exported)
     layers = onnxfile.layers(model)
     check_known(float_layers, set(layers.values()))
     wanted = {at: product for at, product in products(model).items() if layers[at] not in float_layers}
     if not wanted:
         raise NothingToQuantise(
-            f"No layer of {float_onnx.name} is a matrix product that can become INT8.",
+            "No layer of the model is a matrix product that can become INT8.",
             "Convolutions need calibrated ranges: choose a calibrator.",
         )
     writer = _DynamicWriter(reduce_range)
@@ -51,11 +50,10 @@ def quantise_dynamic(
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(writer.stored)
-    drop_unused(model)
+    onnxfile.drop_unused(model)
     onnx.checker.check_model(model)
-    onnxfile.save(model, path)
     return Quantised(
-        path,
+        model,
         tuple(name for at, name in layers.items() if at in wanted),
         tuple(name for at, name in layers.items() if at not in wanted),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from onnx import helper, numpy_helper
 
 from edgeprune.errors import InputError, NothingToQuantise
 from edgeprune.graph import onnxfile
-from edgeprune.graph.onnx_repairs import drop_unused
 from edgeprune.quantize.dialects import Dialect, dialect_for
 from edgeprune.quantize.half import halve
 from edgeprune.quantize.plan import Graph, Plan, plan
@@ -28,49 +26,48 @@ _ACTIVATIONS: dict[str, type[np.generic]] = {"uint8": np.uint8, "int8": np.int8}
 
 @dataclass(frozen=True)
 class Quantised:
-    """A Q/DQ file, with its layers in INT8 and in float; a layer has the name of its weight's module.
+    """A Q/DQ model, with its layers in INT8 and in float; a layer has the name of its weight's module.
 
     wide: nodes that stay float32 in a dialect of float16, where float16 would overflow.
     """
 
-    path: Path
+    model: onnx.ModelProto
     layers_int8: tuple[str, ...]
     layers_float: tuple[str, ...]
     wide: tuple[str, ...] = ()
 
 
 def quantise(
-    float_onnx: Path,
+    exported: onnx.ModelProto,
     ranges: Ranges,
     dialect: Dialect | str,
-    path: Path,
     *,
     reduce_range: bool = False,
     float_layers: Sequence[str] = (),
 ) -> Quantised:
-    """Write `float_onnx` (from `export_onnx`) as an INT8 Q/DQ file in `dialect`.
+    """Make an INT8 Q/DQ model of an exported one, which stays as it is, in a runtime's dialect.
 
-    dialect: a row of `dialects.TABLE` or its name. reduce_range: 7-bit weights, exact on x86 machines
-    without VNNI. float_layers: layers that stay float, by their weight's module ("layer1.0.conv1").
-    A tensor without a range stays float. Raises `InputError` for an unknown dialect or layer, and when
-    no layer can become INT8.
+    exported: from `to_onnx`. dialect: a row of `dialects.TABLE` or its name.
+    reduce_range: 7-bit weights, exact on x86 machines without VNNI.
+    float_layers: layers that stay float, by their weight's module ("layer1.0.conv1").
+    A tensor without a range stays float. Raises `InputError` for an unknown dialect or layer,
+    `NothingToQuantise` when no layer can become INT8.
     """
     spoken = dialect_for(dialect, "") if isinstance(dialect, str) else dialect
-    model = onnxfile.load(float_onnx)
+    model = onnxfile.copied(exported)
     graph, layers = Graph(model, ranges), onnxfile.layers(model)
     check_known(float_layers, set(layers.values()))
     planned = plan(graph, spoken, {at: name for at, name in layers.items() if name not in float_layers})
     if not planned.layers:
         raise NothingToQuantise(
-            f"No layer of {float_onnx.name} can become INT8 in the dialect {spoken.name}.",
+            f"No layer of the model can become INT8 in the dialect {spoken.name}.",
             "Calibrate the captured model that was exported, and leave some layers out of float_layers.",
         )
     _QdqWriter(graph, planned, spoken, reduce_range).write(model)
     onnx.checker.check_model(model)
     wide = halve(model, graph.bounds) if spoken.half else ()
-    onnxfile.save(model, path)
     return Quantised(
-        path,
+        model,
         tuple(name for at, name in layers.items() if at in planned.layers),
         tuple(name for at, name in layers.items() if at not in planned.layers),
         wide,
@@ -104,7 +101,7 @@ class _QdqWriter:
         del model.graph.node[:]
         model.graph.node.extend(ordered)
         model.graph.initializer.extend(self.stored.values())
-        drop_unused(model)
+        onnxfile.drop_unused(model)
         del model.graph.value_info[:]  # types of the float graph; runtimes infer them again
 
     def _pairs(self) -> dict[str, list[onnx.NodeProto]]:

@@ -1,4 +1,4 @@
-"""Float32 -> float16 for everything outside Q/DQ, for runtimes that take each type from the file.
+"""Float16 conversion of an ONNX model outside Q/DQ, for runtimes that take each type from the file.
 
 TensorRT 11 and TensorRT for RTX know no "fastest of FP16 and FP32": a network is strongly typed, and what
 the file calls float32 runs as float32. docs/decisions/007-float16.md says why no library does this.
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from edgeprune.graph import onnxfile
-from edgeprune.graph.onnx_repairs import drop_unused
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 HEADROOM = 2.0  # how far an unseen input may go beyond a calibrated range
@@ -33,7 +32,7 @@ _WITHIN_ONE = frozenset({"Cos", "Erf", "HardSigmoid", "Sigmoid", "Sin", "Softmax
 
 
 def halve(model: onnx.ModelProto, bounds: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
-    """Rewrite `model` in place: float16 between its float32 inputs and outputs.
+    """Convert a model in place to float16 between its inputs and outputs, which stay float32.
 
     bounds: calibrated (low, high) by the name that a value had before Q/DQ. What would overflow, and the
     operators in `KEPT`, stay float32 between casts; below opset 19 so does every Q/DQ.
@@ -75,9 +74,7 @@ class _TypedGraph:
             self.producer.update(dict.fromkeys(node.output, index))
             for name in node.input:
                 self.consumers[name].append(index)
-            for inner in onnxfile.inner_graphs(node):
-                parts = [part for each in onnxfile.graphs(inner) for part in each.node]
-                self.outside.update(name for part in parts for name in part.input)
+            self.outside.update(onnxfile.reads_inside(node))
 
     def reads(self, index: int) -> list[str]:
         """The computed float32 values that a node takes."""
@@ -211,7 +208,7 @@ class _CastWriter:
         del model.graph.initializer[:]
         model.graph.initializer.extend([*kept, *self.stored.values()])
         del model.graph.value_info[:]  # it speaks of float32; runtimes infer it again
-        drop_unused(model)
+        onnxfile.drop_unused(model)
         onnx.checker.check_model(model, full_check=True)
 
     def _half(self, index: int, slot: str, at: int, name: str) -> bool:

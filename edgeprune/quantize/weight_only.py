@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from onnx import helper, numpy_helper, shape_inference
 
 from edgeprune.errors import InputError, NothingToQuantise
 from edgeprune.graph import onnxfile
-from edgeprune.graph.onnx_repairs import drop_unused
 from edgeprune.quantize.emit import Quantised, check_known
 from edgeprune.quantize.products import Product, products
 from edgeprune.quantize.weight_blocks import Blocks, to_blocks
@@ -63,21 +61,21 @@ _ROUNDED_ACTIVATIONS = 4
 
 
 def compress_weights(
-    float_onnx: Path,
-    path: Path,
+    exported: onnx.ModelProto,
     weights: WeightFormat | Precision,
     *,
     float_layers: Sequence[str] = (),
     accuracy_level: int = _ROUNDED_ACTIVATIONS,
 ) -> Quantised:
-    """Write `float_onnx` (from `export_onnx`) with the weights of its large products in blocks.
+    """Make a model that holds the weights of its large products as integers in blocks.
 
-    weights: a weight format or its name in TABLE. accuracy_level: of MatMulNBits; 1 keeps activations float.
+    exported: from `to_onnx`; it stays as it is. weights: a weight format or its name in TABLE.
+    accuracy_level: of MatMulNBits; 1 keeps activations float.
     float_layers: as for `emit.quantise`. `layers_int8` of the result are the compressed layers.
     Raises `InputError` for an unknown format or layer, and when no product is large enough.
     """
     stored_as = weights if isinstance(weights, WeightFormat) else find_weight_format(weights)
-    model = onnxfile.load(float_onnx)
+    model = onnxfile.copied(exported)
     layers = onnxfile.layers(model)
     check_known(float_layers, set(layers.values()))
     wanted = {
@@ -87,7 +85,7 @@ def compress_weights(
     }
     if not wanted:
         raise NothingToQuantise(
-            f"No layer of {float_onnx.name} is a matrix product with {_LEAST_WEIGHTS} weights or more.",
+            f"No layer of the model is a matrix product with {_LEAST_WEIGHTS} weights or more.",
             "Weight-only precision is for large matrices; quantise this model to INT8.",
         )
     nodes, stored = [], []
@@ -106,11 +104,10 @@ def compress_weights(
     model.graph.initializer.extend(stored)
     if _DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
-    drop_unused(model)
+    onnxfile.drop_unused(model)
     onnx.checker.check_model(model)
-    onnxfile.save(model, path)
     return Quantised(
-        path,
+        model,
         tuple(name for at, name in layers.items() if at in wanted),
         tuple(name for at, name in layers.items() if at not in wanted),
     )

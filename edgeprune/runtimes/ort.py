@@ -24,6 +24,7 @@ def version() -> str:
 class Runner:
     """Model in one session, served by single synchronous queries on the CPU.
 
+    path: of the file, or its content.
     threads: of the intra-op pool, the calling thread included.
     exact: compute u8*s8 without the 16-bit saturation of x86 machines that lack VNNI, and Q/DQ of float16
         as they are written.
@@ -31,7 +32,7 @@ class Runner:
     """
 
     def __init__(
-        self, path: str, threads: int, exact: bool = False, device: str = "CPU", profile: bool = False
+        self, path: str | bytes, threads: int, exact: bool = False, device: str = "CPU", profile: bool = False
     ) -> None:
         provider = device + "ExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
@@ -101,7 +102,7 @@ class Runner:
         return dict(self._settings)
 
 
-def _in_float16(path: str) -> bool:
+def _in_float16(path: str | bytes) -> bool:
     """Whether edgeprune wrote the file in float16, for TensorRT.
 
     onnxruntime (1.32) fuses such Q/DQ into kernels for float32 scales: it refuses its own graph, or computes

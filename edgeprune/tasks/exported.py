@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import flatten, module_of
+from edgeprune.quiet import quiet
 from edgeprune.records.task import Task
 from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split_rows
 from edgeprune.tasks.metrics import Batches, Metric, metric_for
@@ -83,7 +84,8 @@ def _task(module: GraphModule, keywords: bool, metric: Metric, calibration: Arra
 
 def _load(path: Path) -> ExportedProgram:
     try:
-        with _without_pickle(), _silent("torch.export"):
+        # torch.export.load prints the traceback of what it raises.
+        with _without_pickle(), quiet("torch.export", below=logging.CRITICAL + 1):
             return torch.export.load(path)
     except Exception as error:
         raise InputError(f"{path} is not a file that torch.export.load can read.", _SAVE) from error
@@ -102,18 +104,6 @@ def _without_pickle() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Silence a logger, because torch.export.load prints the traceback of every error that it raises."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _input_specs(program: ExportedProgram, path: Path) -> tuple[InputSpec, ...]:

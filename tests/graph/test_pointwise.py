@@ -15,8 +15,8 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import capture
 from edgeprune.graph.pointwise import convolve_products
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.emit import quantise
 from edgeprune.runtimes.ort import Runner
+from tests.support.int8_files import quantise
 
 
 class Block(nn.Module):

@@ -125,7 +125,7 @@ def mixture(
     device = scripted.ScriptedDevice(lambda path: sum(each.ms for each in timed(path)), operators=timed)
     feeds = {captured.input_names[0]: task.example.numpy()}
     served = Load("onnxruntime", exported, 1)
-    return Mixing(device, served, dialect, builder.emitter, exported, feeds).quickest(PLAIN)
+    return Mixing(device, served, dialect, builder.emitter, onnxfile.load(exported), feeds).quickest(PLAIN)
 
 
 def test_conversions_are_learnt_from_the_mixture_that_has_them(
@@ -147,8 +147,9 @@ def test_milliseconds_of_layers_are_those_of_both_profiles(tiny: ModuleType, tmp
     captured = capture(task.model, task.example)
     exported = export_onnx(captured, tmp_path / "float.onnx", prove=False)
     builder = Builder(captured, [(rows,) for rows in task.calibration], TABLE["openvino"], "openvino")
-    in_int8 = builder.emitter(PLAIN)(exported, tmp_path / "int8.onnx")
-    parts = Parts(onnxfile.load(exported), TABLE["openvino"])
+    model = onnxfile.load(exported)
+    in_int8 = onnxfile.save(builder.emitter(PLAIN)(model), tmp_path / "int8.onnx")
+    parts = Parts(model, TABLE["openvino"])
     assert parts.layers == ("stem", "conv1", "conv2", "head")
     shares = [parts.shares(operators(path)) for path in (exported, in_int8)]
     times = parts.times(*shares)

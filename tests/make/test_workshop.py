@@ -142,10 +142,8 @@ def test_all_forms_of_the_dense_model_come_from_one_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exports: list[Any] = []
-    exported = builder.export_onnx
-    monkeypatch.setattr(
-        builder, "export_onnx", lambda captured, path: exports.append(captured) or exported(captured, path)
-    )
+    exported = builder.to_onnx
+    monkeypatch.setattr(builder, "to_onnx", lambda captured: exports.append(captured) or exported(captured))
     shop = workshop()
     probe = tuple(shop.calibration[0])
     found = [

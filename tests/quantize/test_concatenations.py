@@ -14,7 +14,7 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.export import export_onnx
 from edgeprune.graph.capture import capture
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.emit import quantise
+from tests.support.int8_files import quantise
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from edgeprune.export import export_onnx
 from edgeprune.graph import onnxfile
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.emit import quantise
 from edgeprune.quantize.half import fits_half, halve
 from edgeprune.quantize.scales import half_scale
 from edgeprune.quantize.tensorrt.engines import build_engine, check_types
+from tests.support.int8_files import quantise
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 needs_rtx = pytest.mark.skipif(
@@ -205,7 +205,7 @@ def test_an_engine_runs_its_int8_layers_on_integers_and_the_rest_as_half(
     engine = build_engine(half.path, capability)
     assert set(engine.int8) == set(half.layers_int8)
     assert engine.not_int8 == ()
-    assert set(check_types(half.path).values()) == set(half.layers_int8)
+    assert set(check_types(half.model, "half.onnx").values()) == set(half.layers_int8)
 
 
 @needs_rtx

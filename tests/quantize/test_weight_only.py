@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,7 +18,8 @@ from edgeprune.export import export_onnx
 from edgeprune.graph.capture import capture
 from edgeprune.ir import write_ir
 from edgeprune.latency.workload import read_workload
-from edgeprune.quantize.weight_only import TABLE, compress_weights
+from edgeprune.quantize.weight_only import TABLE
+from tests.support.int8_files import compress_weights
 from tests.support.kernels import integer_nodes
 
 
@@ -101,7 +103,7 @@ def test_openvino_stores_the_integers_and_serves_them(
     x = feeds(2, 5)
     exported = export_onnx(capture(net, torch.from_numpy(x)), tmp_path / "float.onnx")
     found = compress_weights(exported, tmp_path / "w.onnx", form)
-    path = write_ir(found.path, tmp_path / "model.xml", {"x": x}, float_onnx=exported)
+    path = write_ir(found.model, tmp_path / "model.xml", {"x": x}, float_model=onnx.load(exported))
     model = openvino.Core().read_model(str(path))
     stored = Counter(
         node.get_element_type().get_type_name()

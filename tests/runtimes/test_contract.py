@@ -233,7 +233,7 @@ def calibrated(nets: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> An
 def test_every_runtime_takes_int8_in_its_dialect(
     runtime: str, dialect: str, calibrated: Any, tmp_path: Path
 ) -> None:
-    from edgeprune.quantize.emit import quantise
+    from tests.support.int8_files import quantise
 
     if runtimes.version(runtime) is None:
         pytest.skip(f"{runtime} is not installed")

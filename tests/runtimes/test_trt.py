@@ -202,7 +202,7 @@ def int8(nets: ModuleType, tmp_path: Path) -> Any:
     pytest.importorskip("torch")
     from edgeprune.export import export_onnx
     from edgeprune.quantize.calibrate import calibrate
-    from edgeprune.quantize.emit import quantise
+    from tests.support.int8_files import quantise
 
     net, batches = nets.residual(), nets.images(2, 4)
     path = export_onnx(net, tmp_path / "float.onnx")

@@ -13,7 +13,6 @@ from functools import cached_property
 
 from edgeprune.devices import Feeds, Load
 from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
-from edgeprune.files import scratch
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.space.precisions import mixed_designs, precision_choice, quicker_in_float
 from edgeprune.fitting.space.space import Space
@@ -69,20 +68,16 @@ class Timing:
             return Mixture()
         self.tell(MIXING, 0.0)
         try:
-            with scratch() as folder:
-                workshop = self.workshop
-                exported = workshop.builder.exported(workshop.dense, folder / "float.onnx")
-                mixing = Mixing(
-                    *(
-                        self.order.device,
-                        self.load,
-                        workshop.dialect,
-                        workshop.builder.emitter,
-                        exported,
-                        self.feeds,
-                    )
-                )
-                return mixing.quickest(recipe, lambda share: self.tell(MIXING, share))
+            workshop = self.workshop
+            mixing = Mixing(
+                self.order.device,
+                self.load,
+                workshop.dialect,
+                workshop.builder.emitter,
+                workshop.builder.exported(workshop.dense),
+                self.feeds,
+            )
+            return mixing.quickest(recipe, lambda share: self.tell(MIXING, share))
         except (DeviceLost, NothingToQuantise):
             raise
         except EdgepruneError as error:

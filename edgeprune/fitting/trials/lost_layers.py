@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeprune.errors import LostInt8
 from edgeprune.fitting.order import Order, served
+from edgeprune.graph import onnxfile
 from edgeprune.quantize.tensorrt.engines import lost_in_engine
 from edgeprune.quantize.tensorrt.refusals import check_types
 from edgeprune.runtimes import find
@@ -25,7 +26,7 @@ def lost_in(order: Order) -> Callable[[Path], Iterable[str]] | None:
         return None
 
     def ask(artefact: Path) -> tuple[str, ...]:
-        check_types(artefact)
+        check_types(onnxfile.load(artefact), artefact.name)
         try:
             with order.device.start(served(order, artefact)):
                 return ()

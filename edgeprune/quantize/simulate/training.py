@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, flatten
 from edgeprune.graph.fx import argument, attribute, op_name
 from edgeprune.quantize.dialects import Dialect
@@ -26,7 +25,7 @@ from edgeprune.quantize.scales import SMALLEST_SCALE, weight_limit
 from edgeprune.quantize.simulate.planned import LAYERS, layer_nodes
 from edgeprune.quantize.simulate.written import FakeQuantised
 
-Emit = Callable[[Captured], Quantised]  # calibrates a graph and writes its Q/DQ file
+Emit = Callable[[Captured], Quantised]  # calibrates a graph and makes its Q/DQ model
 
 
 class QuantisationAware:
@@ -54,7 +53,7 @@ class _Trained(FakeQuantised):
     """Interpreter with the file's roundings of activations, and with the current weights rounded."""
 
     def __init__(self, captured: Captured, written: Quantised, dialect: Dialect, reduce_range: bool) -> None:
-        super().__init__(captured, onnxfile.load(written.path))
+        super().__init__(captured, written.model)
         self._captured = captured
         nodes = layer_nodes(captured)
         self._integer = {node for layer in written.layers_int8 for node in nodes.get(layer, ())}

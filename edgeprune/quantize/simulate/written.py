@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,31 +36,31 @@ Arrays = Sequence[NDArray[Any]]
 
 
 def fake_quantised(
-    captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...], batch: int | None = None
+    captured: Captured, model: onnx.ModelProto, inputs: tuple[torch.Tensor, ...], batch: int | None = None
 ) -> Arrays:
-    """Outputs of `captured` with the integers of `artefact`, an ONNX file that was emitted from `captured`.
+    """Outputs of a captured graph with the integers of the ONNX model that was emitted from it.
 
     inputs: flat, in placeholder order. batch: rows of a query, on which ranges of each query depend; None for
     all rows in one query.
     """
-    graph = FakeQuantised(captured, onnxfile.load(artefact))
+    graph = FakeQuantised(captured, model)
     with torch.no_grad():
         found = [flatten(graph.run(*query, enable_io_processing=False)) for query in _queries(inputs, batch)]
     return [torch.cat(parts).numpy(force=True) for parts in zip(*found, strict=True)]
 
 
 def proven_integers(
-    captured: Captured, artefact: Path, inputs: tuple[torch.Tensor, ...], batch: int | None = None
+    captured: Captured, model: onnx.ModelProto, inputs: tuple[torch.Tensor, ...], batch: int | None = None
 ) -> Arrays:
     """Outputs of `fake_quantised`, proven equal to those of ONNX Runtime in exact arithmetic.
 
     Raises `EdgepruneError` where the two differ by more than rounding: if a runtime fuses wrongly, or a file
     is not what was calibrated, every measured metric would be that of another model.
     """
-    reference = fake_quantised(captured, artefact, inputs, batch)
+    reference = fake_quantised(captured, model, inputs, batch)
     with torch.no_grad():
         unrounded = [output.numpy(force=True) for output in captured.run(*inputs)]
-    runner = ort.Runner(str(artefact), torch.get_num_threads(), exact=True)
+    runner = ort.Runner(onnxfile.content(model), torch.get_num_threads(), exact=True)
     names = captured.input_names
     answers = [
         runner.run({name: x.numpy(force=True) for name, x in zip(names, query, strict=True)})
@@ -71,8 +70,8 @@ def proven_integers(
     error, rounding = relative_error(served, reference), relative_error(reference, unrounded)
     if not agrees(error, rounding):
         raise EdgepruneError(
-            f"ONNX Runtime {ort.version()} computes {artefact.name} with a relative error of {error:.2%} to "
-            f"its own integers in exact arithmetic, where INT8 itself accounts for {rounding:.2%}.",
+            f"ONNX Runtime {ort.version()} computes the INT8 model with a relative error of {error:.2%} "
+            f"to its own integers in exact arithmetic, where INT8 itself accounts for {rounding:.2%}.",
             "Deploy in float32 (or with another version of the runtime), and report the model.",
         )
     return reference

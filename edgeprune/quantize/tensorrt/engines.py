@@ -18,6 +18,7 @@ from typing import Any
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.files import scratch
+from edgeprune.graph import onnxfile
 from edgeprune.quantize.emit import Quantised
 from edgeprune.quantize.tensorrt.refusals import ELSEWHERE, check_types
 from edgeprune.runtimes import trt_build
@@ -88,7 +89,7 @@ def build_engine(path: Path, capability: str, *, batch: int = 1) -> Engine:
             f"There is no compute capability {capability!r} to build for.",
             f"Choose one of: {', '.join(CAPABILITIES)}.",
         )
-    wanted = check_types(path)
+    wanted = check_types(onnxfile.load(path), path.name)
     answer = _build(path, capability, batch)
     layers = tuple(
         EngineLayer(
@@ -113,11 +114,13 @@ def build_engine(path: Path, capability: str, *, batch: int = 1) -> Engine:
 
 
 def write_for_engine(
-    write: Callable[[tuple[str, ...]], Quantised], lost_in: Callable[[Path], Iterable[str]]
+    quantised: Callable[[tuple[str, ...]], Quantised],
+    path: Path,
+    lost_in: Callable[[Path], Iterable[str]],
 ) -> tuple[Quantised, tuple[str, ...]]:
     """Write a file whose INT8 layers all run in INT8 in its engine, with other layers given back to float.
 
-    write: takes the layers to leave in float and writes the file.
+    quantised: makes the model, given the layers to leave in float. path: where its file is written.
     lost_in: builds a file, here or on the device, and names the layers that are INT8 in the file but not in
         the engine.
     Returns the file and the layers given back: INT8 that is not computed as INT8 costs accuracy and
@@ -126,13 +129,13 @@ def write_for_engine(
     """
     given: tuple[str, ...] = ()
     for _ in range(MOST_ENGINES):
-        written = write(given)
-        lost = {layer.partition("#")[0] for layer in lost_in(written.path)}
+        made = quantised(given)
+        lost = {layer.partition("#")[0] for layer in lost_in(onnxfile.save(made.model, path))}
         if not lost:
-            return written, given
+            return made, given
         given = tuple(sorted({*given, *lost}))
     raise EdgepruneError(
-        f"After {MOST_ENGINES} builds of {written.path.name} the engine still runs INT8 layers in float: "
+        f"After {MOST_ENGINES} builds of {path.name} the engine still runs INT8 layers in float: "
         f"{', '.join(sorted(lost)[:5])}; in float by then: {len(given)} layers.",
         ELSEWHERE,
     )

@@ -8,7 +8,6 @@ parser.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError
@@ -39,28 +38,28 @@ _FLOAT32 = "Make the model float32 (model.float()) before it is captured."
 _QUANTISE = "Quantise with the dialect tensorrt."
 
 
-def check_types(path: Path) -> Mapping[str, str]:
-    """Check a file for nodes that TensorRT refuses, and return its layers in INT8 by the weight's name.
+def check_types(model: ModelProto, file: str) -> Mapping[str, str]:
+    """Check a model for nodes that TensorRT refuses, and return its layers in INT8 by the weight's name.
 
+    file: its name, for the message.
     Raises `InputError` naming the node: an operator without an importer, a type that TensorRT does not have
     at this place, zero points other than 0, integers other than INT8, a quantised bias; or naming the input:
     a type that an engine does not take, a variable size other than the batch.
     """
-    model = onnxfile.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
     bytes_in = {value.name for value in model.graph.input if _element(value) == "UINT8"}
     for value in (*model.graph.input, *model.graph.output):
-        _check_port(path, value)
+        _check_port(file, value)
     for value in model.graph.input:
-        _check_shape(path, value)
+        _check_shape(file, value)
     wanted = {}
     for node in _nodes(model):
-        _check_operator(path, node)
-        _check_constants(path, node, stored)
-        _check_bytes(path, node, bytes_in, outputs)
+        _check_operator(file, node)
+        _check_constants(file, node, stored)
+        _check_bytes(file, node, bytes_in, outputs)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            _check_integers(path, node, stored)
+            _check_integers(file, node, stored)
             if node.op_type == "DequantizeLinear" and node.input[0] in stored:
                 weight = node.name.removesuffix(".dequantize")
                 wanted[weight] = weight.removesuffix(".weight")
@@ -71,81 +70,78 @@ def _nodes(model: ModelProto) -> Iterable[NodeProto]:
     return (node for graph in onnxfile.graphs(model.graph) for node in graph.node)
 
 
-def _check_port(path: Path, value: ValueInfoProto) -> None:
+def _check_port(file: str, value: ValueInfoProto) -> None:
     kind = _element(value)
     if kind not in _PORTS:
         hint = _FLOAT32 if kind in ("DOUBLE", "BFLOAT16") else f"Take one of {', '.join(sorted(_PORTS))}."
-        raise InputError(f"{path.name}: {value.name} is {kind}, which a TensorRT engine does not take.", hint)
+        raise InputError(f"{file}: {value.name} is {kind}, which a TensorRT engine does not take.", hint)
 
 
-def _check_shape(path: Path, value: ValueInfoProto) -> None:
+def _check_shape(file: str, value: ValueInfoProto) -> None:
     """Raise `InputError` for an input with a variable size other than the batch, which no profile fixes."""
     sizes = value.type.tensor_type.shape.dim
     if any(not size.HasField("dim_value") for size in sizes[1:]):
         shown = [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in sizes]
         raise InputError(
-            f"{path.name}: input {value.name} leaves more open than its batch: {shown}.",
+            f"{file}: input {value.name} leaves more open than its batch: {shown}.",
             "Capture the model with an example of the size it is served with.",
         )
 
 
-def _check_operator(path: Path, node: NodeProto) -> None:
+def _check_operator(file: str, node: NodeProto) -> None:
     name = _name(node)
     if node.op_type in REFUSED or node.domain not in ("", "ai.onnx"):
-        raise InputError(f"{path.name}: node {name} is a {node.op_type}, which TensorRT has not.", ELSEWHERE)
+        raise InputError(f"{file}: node {name} is a {node.op_type}, which TensorRT has not.", ELSEWHERE)
     if node.op_type == "MaxPool" and len(node.output) > 1 and node.output[1]:
         raise InputError(
-            f"{path.name}: node {name} asks for the indices of a MaxPool, which TensorRT has not.", ELSEWHERE
+            f"{file}: node {name} asks for the indices of a MaxPool, which TensorRT has not.", ELSEWHERE
         )
 
 
-def _check_constants(path: Path, node: NodeProto, stored: Mapping[str, TensorProto]) -> None:
+def _check_constants(file: str, node: NodeProto, stored: Mapping[str, TensorProto]) -> None:
     kinds = {_kind(stored[name].data_type) for name in node.input if name in stored}
     if "DOUBLE" in kinds:
-        raise InputError(
-            f"{path.name}: node {_name(node)} computes in float64, which TensorRT has not.", _FLOAT32
-        )
+        raise InputError(f"{file}: node {_name(node)} computes in float64, which TensorRT has not.", _FLOAT32)
     strange = sorted(kinds - _STORED)
     if strange and node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
         raise InputError(
-            f"{path.name}: node {_name(node)} reads constants of type {', '.join(strange)}, "
+            f"{file}: node {_name(node)} reads constants of type {', '.join(strange)}, "
             "which TensorRT has not.",
             "Keep such constants in int64 or float32.",
         )
     to = next((entry.i for entry in node.attribute if entry.name == "to"), None)
     if node.op_type == "Cast" and to is not None and _kind(to) not in {*_CASTS, "UINT8"}:
         raise InputError(
-            f"{path.name}: node {_name(node)} casts to {_kind(to)}, which TensorRT has not.",
+            f"{file}: node {_name(node)} casts to {_kind(to)}, which TensorRT has not.",
             "Cast to int64, int32, bool or float32.",
         )
 
 
-def _check_bytes(path: Path, node: NodeProto, inputs: set[str], outputs: set[str]) -> None:
+def _check_bytes(file: str, node: NodeProto, inputs: set[str], outputs: set[str]) -> None:
     """Raise `InputError` for a node that computes with uint8, a type of inputs and outputs alone."""
     casts = node.op_type == "Cast"
     to_bytes = casts and any(entry.name == "to" and _kind(entry.i) == "UINT8" for entry in node.attribute)
     if (inputs & set(node.input) and not casts) or (to_bytes and node.output[0] not in outputs):
         raise InputError(
-            f"{path.name}: node {_name(node)} computes with uint8, which TensorRT takes at an engine's edge "
+            f"{file}: node {_name(node)} computes with uint8, which TensorRT takes at an engine's edge "
             "alone.",
             "Make an input of type uint8 float first of all (x.float()), and use int32 or bool inside.",
         )
 
 
-def _check_integers(path: Path, node: NodeProto, stored: Mapping[str, TensorProto]) -> None:
+def _check_integers(file: str, node: NodeProto, stored: Mapping[str, TensorProto]) -> None:
     from onnx import numpy_helper
 
     kinds = {_kind(stored[name].data_type) for name in node.input if name in stored} - {"FLOAT", "FLOAT16"}
     if kinds - {"INT8"}:
         raise InputError(
-            f"{path.name}: node {node.name} is quantised as {', '.join(sorted(kinds))}; "
-            "TensorRT takes INT8 only.",
+            f"{file}: node {node.name} is quantised as {', '.join(sorted(kinds))}; TensorRT takes INT8 only.",
             _QUANTISE,
         )
     point = stored.get(node.input[2]) if len(node.input) > 2 else None
     if point is not None and numpy_helper.to_array(point).any():
         raise InputError(
-            f"{path.name}: node {node.name} has a zero point other than 0, which TensorRT refuses.", _QUANTISE
+            f"{file}: node {node.name} has a zero point other than 0, which TensorRT refuses.", _QUANTISE
         )
 
 

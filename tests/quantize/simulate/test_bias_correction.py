@@ -17,9 +17,9 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.emit import quantise
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate.bias_correction import correct_means
+from tests.support.int8_files import quantise
 from tests.support.kernels import integer_nodes
 
 

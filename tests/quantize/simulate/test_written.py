@@ -22,13 +22,12 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize import weight_only
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
-from edgeprune.quantize.dynamic import quantise_dynamic
-from edgeprune.quantize.emit import Quantised, quantise
 from edgeprune.quantize.simulate import written as module
 from edgeprune.quantize.simulate.bias_correction import correct_means
 from edgeprune.quantize.simulate.written import fake_quantised, proven_integers
 from edgeprune.runtimes import ort
 from edgeprune.search.agreement import LARGEST_ERROR, relative_error
+from tests.support.int8_files import Written, compress_weights, quantise, quantise_dynamic
 
 # Each runtime with the dialects that it is served in, here or on another machine.
 PAIRS = (
@@ -100,7 +99,7 @@ class Form:
     """A file without Q/DQ pairs. least: how far its rounding moves outputs, at the least."""
 
     name: str
-    write: Callable[[Path, Path], Quantised]
+    write: Callable[[Path, Path], Written]
     least: float
 
 
@@ -108,7 +107,7 @@ def in_blocks(bits: int, block: int, level: int) -> Form:
     form = weight_only.WeightFormat(bits, block, symmetric=bits == 8)
     return Form(
         f"{bits} bits in blocks of {block}, level {level}",
-        lambda source, path: weight_only.compress_weights(source, path, form, accuracy_level=level),
+        lambda source, path: compress_weights(source, path, form, accuracy_level=level),
         1e-4,
     )
 
@@ -148,7 +147,7 @@ def test_a_file_without_pairs_is_computed_as_its_operators_say(
     with torch.no_grad():
         exact = [output.numpy() for output in captured.run(data)]
     for batch in (None, 4):
-        reference = proven_integers(captured, written.path, (data,), batch)
+        reference = proven_integers(captured, written.model, (data,), batch)
         assert relative_error(reference, exact) > form.least, "nothing was rounded"
         runner = ort.Runner(str(written.path), 1, exact=True)
         size = batch or len(data)
@@ -167,7 +166,7 @@ def test_a_range_is_that_of_the_query_that_the_rows_came_in(tmp_path: Path) -> N
     path = quantise_dynamic(export_onnx(captured, tmp_path / "float.onnx"), tmp_path / "int.onnx").path
     with torch.no_grad():
         exact = [output.numpy()[:2] for output in captured.run(data)]
-    together, apart = (fake_quantised(captured, path, (data,), batch) for batch in (None, 2))
+    together, apart = (fake_quantised(captured, onnx.load(path), (data,), batch) for batch in (None, 2))
     assert relative_error([a[:2] for a in apart], exact) < 0.1
     assert relative_error([a[:2] for a in together], exact) > 0.3
 
@@ -183,11 +182,10 @@ def test_a_wrong_block_of_weights_is_refused(tmp_path: Path, monkeypatch: pytest
         if tensor.name in blocks:
             turned = numpy_helper.to_array(tensor)[..., ::-1].copy()
             tensor.CopyFrom(numpy_helper.from_array(turned, tensor.name))
-    onnx.save(model, tmp_path / "turned.onnx")
-    reference = fake_quantised(captured, path, (data,))
+    reference = fake_quantised(captured, onnx.load(path), (data,))
     monkeypatch.setattr(module, "fake_quantised", lambda *given: reference)
     with pytest.raises(EdgepruneError, match="its own integers in exact arithmetic"):
-        proven_integers(captured, tmp_path / "turned.onnx", (data,))
+        proven_integers(captured, model, (data,))
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -200,19 +198,19 @@ def test_a_runtime_computes_what_the_integers_of_the_file_say(
     captured, data = made
     # OpenVINO has no exact arithmetic; without VNNI 7-bit weights do not saturate in it.
     path = written(captured, data, dialect, tmp_path, reduce_range=runtime == "openvino")
-    reference = fake_quantised(captured, path, (data,))
+    reference = fake_quantised(captured, onnx.load(path), (data,))
     assert relative_error(served(runtime, path, captured, data), reference) < LARGEST_ERROR
     with torch.no_grad():
         exact = [output.numpy() for output in captured.run(data)]
     assert relative_error(reference, exact) > 1e-4, "nothing was rounded, so the comparison proves nothing"
-    for proven, simulated in zip(proven_integers(captured, path, (data,)), reference, strict=True):
+    for proven, simulated in zip(proven_integers(captured, onnx.load(path), (data,)), reference, strict=True):
         np.testing.assert_array_equal(proven, simulated)
 
 
 def test_a_wrong_integer_shows(made: tuple[Captured, torch.Tensor], tmp_path: Path) -> None:
     captured, data = made
     path = written(captured, data, "onnxruntime-x86", tmp_path)
-    reference = fake_quantised(captured, path, (data,))
+    reference = fake_quantised(captured, onnx.load(path), (data,))
     model = onnx.load(str(path))
     weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith(".weight.int8"))
     weight.raw_data = bytes(reversed(weight.raw_data))
@@ -229,8 +227,8 @@ def test_a_runtime_that_computes_something_else_is_refused(
     monkeypatch.setattr(
         ort.Runner, "run", lambda runner, feeds: [0.8 * output for output in honest(runner, feeds)]
     )
-    with pytest.raises(EdgepruneError, match=r"int8\.onnx with a relative error of [12]\d") as refused:
-        proven_integers(captured, path, (data,))
+    with pytest.raises(EdgepruneError, match=r"the INT8 model with a relative error of [12]\d") as refused:
+        proven_integers(captured, onnx.load(path), (data,))
     assert refused.value.hint
 
 
@@ -241,7 +239,7 @@ def test_a_layer_left_in_float_is_computed_in_float_between_integers(tmp_path: P
         net.depthwise.weight[0] *= 100
     captured, data = capture(net, torch.randn(2, 3, 12, 12)), torch.randn(32, 3, 12, 12)
     path = written(captured, data, "onnxruntime-x86", tmp_path, float_layers=("depthwise",))
-    reference = fake_quantised(captured, path, (data,))
+    reference = fake_quantised(captured, onnx.load(path), (data,))
     assert relative_error(served("onnxruntime", path, captured, data), reference) < 1e-3
 
 
@@ -259,5 +257,5 @@ def test_a_layer_that_is_called_twice_and_a_tied_weight_are_followed(tmp_path: P
     ids = torch.randint(0, 20, (8, 6))
     captured = capture(Tied().eval(), ids[:2])
     path = written(captured, ids, "onnxruntime-x86", tmp_path)
-    reference = fake_quantised(captured, path, (ids,))
+    reference = fake_quantised(captured, onnx.load(path), (ids,))
     assert relative_error(served("onnxruntime", path, captured, ids), reference) < 1e-3

@@ -17,10 +17,11 @@ from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.export import export_onnx
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.emit import Quantised, quantise
+from edgeprune.quantize.emit import Quantised
 from edgeprune.quantize.tensorrt import engines
 from edgeprune.quantize.tensorrt.engines import Engine, build_engine, require_int8
 from edgeprune.runtimes import trt_layers
+from tests.support.int8_files import Written, quantise
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
@@ -29,7 +30,7 @@ needs_rtx = pytest.mark.skipif(
 
 def quantised(
     captured: Captured, batches: list[tuple[torch.Tensor, ...]], folder: Path, dialect: str
-) -> Quantised:
+) -> Written:
     path = export_onnx(captured, folder / "float.onnx")
     return quantise(path, calibrate(captured, batches, "minmax"), dialect, folder / "int8.onnx")
 
@@ -112,14 +113,14 @@ def test_layers_that_an_engine_loses_go_back_to_float_until_it_keeps_the_rest(tm
     wanted = ("stem", "body", "shared", "shared#7")
     given: list[tuple[str, ...]] = []
 
-    def write(kept: tuple[str, ...]) -> Quantised:
+    def without(kept: tuple[str, ...]) -> Quantised:
         given.append(kept)
-        return Quantised(tmp_path / "m.onnx", tuple(name for name in wanted if name not in kept), kept)
+        return Quantised(onnx.ModelProto(), tuple(name for name in wanted if name not in kept), kept)
 
     def lost_in(path: Path) -> tuple[str, ...]:
         return {(): ("body",), ("body",): ("shared#7",)}.get(given[-1], ())
 
-    written, back = engines.write_for_engine(write, lost_in)
+    written, back = engines.write_for_engine(without, tmp_path / "m.onnx", lost_in)
     assert given == [(), ("body",), ("body", "shared")]
     assert back == written.layers_float == ("body", "shared")
 
@@ -132,7 +133,9 @@ def test_an_engine_that_loses_another_layer_every_time_is_given_up_with_a_senten
         return builds[-1:]
 
     with pytest.raises(EdgepruneError, match=r"After 6 builds of m\.onnx .* in float: layer5; .*: 6 layers"):
-        engines.write_for_engine(lambda kept: Quantised(tmp_path / "m.onnx", (), kept), lost_in)
+        engines.write_for_engine(
+            lambda kept: Quantised(onnx.ModelProto(), (), kept), tmp_path / "m.onnx", lost_in
+        )
     assert len(builds) == engines.MOST_ENGINES
 
 

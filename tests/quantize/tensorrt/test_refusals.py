@@ -15,9 +15,9 @@ from onnx import helper, numpy_helper, parser
 from edgeprune.errors import InputError
 from edgeprune.export import export_onnx
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.emit import quantise
 from edgeprune.quantize.tensorrt import engines
 from edgeprune.quantize.tensorrt.refusals import check_types
+from tests.support.int8_files import quantise
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
@@ -101,16 +101,19 @@ TAKEN = {
 }
 
 
+def parsed(graph: str) -> onnx.ModelProto:
+    return parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]>\n{graph}')
+
+
 def written(graph: str, folder: Path) -> Path:
-    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]>\n{graph}')
-    onnx.save(model, str(folder / "m.onnx"))
+    onnx.save(parsed(graph), str(folder / "m.onnx"))
     return folder / "m.onnx"
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_what_tensorrt_has_not_is_refused_before_a_build_with_its_name(case: Refused, tmp_path: Path) -> None:
+def test_what_tensorrt_has_not_is_refused_before_a_build_with_its_name(case: Refused) -> None:
     with pytest.raises(InputError, match=rf"m\.onnx: {case.says}") as refused:
-        check_types(written(case.graph, tmp_path))
+        check_types(parsed(case.graph), "m.onnx")
     assert refused.value.hint
 
 
@@ -119,14 +122,14 @@ def test_what_tensorrt_has_not_is_refused_before_a_build_with_its_name(case: Ref
 def test_tensorrt_itself_refuses_it_too(
     case: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "check_types", lambda path: {})
+    monkeypatch.setattr(engines, "check_types", lambda model, file: {})
     with pytest.raises(engines.EdgepruneError, match=r"TensorRT (refuses|does not build) m\.onnx"):
         engines.build_engine(written(case.graph, tmp_path), "SM86")
 
 
 @pytest.mark.parametrize("case", TAKEN)
-def test_what_tensorrt_takes_is_not_refused(case: str, tmp_path: Path) -> None:
-    assert check_types(written(TAKEN[case], tmp_path)) == {}
+def test_what_tensorrt_takes_is_not_refused(case: str) -> None:
+    assert check_types(parsed(TAKEN[case]), "m.onnx") == {}
 
 
 @needs_rtx
@@ -174,8 +177,8 @@ def test_integers_that_tensorrt_refuses_are_refused_first(
     path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), str(path))
     with pytest.raises(InputError, match=f"node head.weight.dequantize {stored.says}"):
-        check_types(path)
-    monkeypatch.setattr(engines, "check_types", lambda path: {})
+        check_types(onnx.load(path), "m.onnx")
+    monkeypatch.setattr(engines, "check_types", lambda model, file: {})
     with pytest.raises(InputError, match=r"TensorRT refuses m\.onnx .* node 'head\.weight\.dequantize'"):
         engines.build_engine(path, "SM86")
 
@@ -187,4 +190,4 @@ def test_another_dialect_is_refused_before_tensorrt_sees_it(
     exported = export_onnx(nets.residual(), tmp_path / "float.onnx")
     ranges = calibrate(nets.residual(), nets.images(4, 4), "minmax")
     with pytest.raises(InputError, match=r"node .* (UINT8|INT32|zero point)"):
-        check_types(quantise(exported, ranges, dialect, tmp_path / "int8.onnx").path)
+        check_types(quantise(exported, ranges, dialect, tmp_path / "int8.onnx").model, "int8.onnx")
