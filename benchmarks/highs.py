@@ -35,8 +35,9 @@ Cells = tuple[tuple[int, ...], Table]  # positions of decisions; [value and cost
 
 @dataclass(frozen=True)
 class Solved:
-    """options: of every decision, None when the time ended without any. bound: on the value.
+    """Answer of HiGHS.
 
+    options: of every decision, None when the time ended without any. bound: on the value.
     limits: those that were asked for, or the least that something was found to fit when nothing fits them.
     """
 
@@ -47,7 +48,7 @@ class Solved:
 
 
 def solve(problem: Problem, limits: Mapping[str, float], *, seconds: float, gap: float) -> Solved:
-    """The most valuable allocation within every limit, as `search.allocate` is asked for it.
+    """Most valuable allocation within every limit, as `search.allocate` is asked for it.
 
     seconds: HiGHS's time limit for each program; gap: the relative gap at which it may stop.
     When nothing fits, a second program finds the least largest overrun, and a third the best within it.
@@ -67,7 +68,7 @@ def solve(problem: Problem, limits: Mapping[str, float], *, seconds: float, gap:
 
 
 class Program:
-    """Variables: the options of all decisions in a row, then the cells of every table."""
+    """Mixed-integer program: a variable per option of every decision, then per cell of every table."""
 
     def __init__(self, problem: Problem, limits: Mapping[str, float]) -> None:
         self.problem = problem
@@ -105,7 +106,7 @@ class Program:
         )
 
     def least_overrun(self, seconds: float, gap: float) -> OptimizeResult:
-        """With one more variable, the largest use of any limit."""
+        """Least of one more variable, the largest overrun of any limit."""
         width = self.planes.shape[1]
         uses = np.column_stack([self.planes[1:], -np.ones(self.allowed.size)])
         limits = LinearConstraint(csr_array(uses), -np.inf, self.allowed - 1.0)
@@ -135,7 +136,7 @@ class Program:
 
 
 def _merged(tables: list[Cells]) -> list[Cells]:
-    """Tables whose decisions are all in a larger one are added to it."""
+    """Tables, each added to a larger one that has all of its decisions."""
     found: list[Cells] = []
     for scope, table in sorted(tables, key=lambda each: -len(each[0])):
         home = next((at for at, (other, _) in enumerate(found) if set(scope) <= set(other)), None)
@@ -152,7 +153,7 @@ def _merged(tables: list[Cells]) -> list[Cells]:
 
 @dataclass(frozen=True)
 class Instance:
-    """built_s: seconds that making the problem takes in a fit."""
+    """Problem and limits; built_s: seconds that making the problem takes in a fit."""
 
     problem: Problem
     limits: Mapping[str, float]
@@ -161,7 +162,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Answer:
-    """value: None where nothing within the limits was found. bound: on every value within them."""
+    """Value (None where nothing within the limits was found), bound on all values, and processor seconds."""
 
     value: float | None
     bound: float
@@ -213,7 +214,7 @@ def _from_fits(most: int) -> Iterator[tuple[str, Iterator[Instance]]]:
 
 
 def _print(name: str, instances: Sequence[Instance], time_limits: Sequence[float]) -> None:
-    """A row per solver."""
+    """Print a row per solver."""
     if not instances:
         print(f"({name}: nothing to allocate, both budgets are met without pruning)", flush=True)
         return

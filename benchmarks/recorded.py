@@ -1,6 +1,6 @@
-"""Allocations of real models: what fits ask for, with the latency tables that they measure on this machine.
+"""Allocations of real models: those of fits, with the latency tables that they measure on this machine.
 
-Of networks whose fits take long, the allocations of a search without a table: by multiply-accumulates.
+Where a fit would take long: the allocations of a search without a table, by multiply-accumulates.
 """
 
 from __future__ import annotations
