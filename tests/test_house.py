@@ -49,6 +49,20 @@ TO_DO = (
     *("graph/onnxfile.py:", "make/"),
     *("TOLERANCE:",),
 )
+# Tests of what crosses files, by folder; every other tests/ROOM/test_X.py is about edgeprune/ROOM/X.
+BEHAVIOURS = {
+    ".": ("docs", "floors", "house", "readme", "surface", "without_vnni", "words", "zoo"),
+    "cli": ("fit_over_ssh", "main"),
+    "devices": ("python38",),
+    "examples": ("digits",),
+    "fitting": ("choices", "criterion", "killed", "old_runs", "predicted", "recover", "tiers"),
+    "pruning": ("doors",),
+    "quantize": ("concatenations",),
+    "records": ("old_records",),
+    "recover": ("doors",),
+    "runtimes": ("contract", "doors"),
+    "search": ("proofs",),
+}
 LONGEST_FUNCTION = 60  # lines, its signature and docstring included
 LONGEST_LOOP = 200  # lines of fitting/loop.py, which reads as the recipe
 
@@ -211,6 +225,17 @@ RULES = (impure, in_two_rooms, two_meanings, constants_with_two_meanings, told_b
 def test_the_house_keeps(rule: Callable[[Path], list[str]]) -> None:
     awaited = TO_DO if rule in (told_badly, constants_with_two_meanings) else ()
     assert [sentence for sentence in rule(PACKAGE) if not sentence.startswith(awaited)] == []
+
+
+def test_tests_mirror_the_package() -> None:
+    tests = Path(__file__).parent
+    strangers: dict[str, tuple[str, ...]] = {}
+    for path in sorted(tests.rglob("test_*.py")):
+        room, subject = path.relative_to(tests).parent, path.stem.removeprefix("test_")
+        files = (PACKAGE / room / f"{subject}.py", PACKAGE / room / subject / "__init__.py")
+        if not any(file.exists() for file in files):
+            strangers[str(room)] = (*strangers.get(str(room), ()), subject)
+    assert strangers == BEHAVIOURS
 
 
 def test_the_main_loop_is_one_sitting() -> None:

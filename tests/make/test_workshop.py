@@ -20,6 +20,8 @@ from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.ways import TABLE as WAYS
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 EPOCHS = 120  # rewinding trains the second half again, at a smaller rate
 
 

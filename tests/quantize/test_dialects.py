@@ -25,6 +25,8 @@ from edgeprune.quantize.ranges import Ranges
 from tests.support.int8_files import quantise
 from tests.support.kernels import integer_nodes
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 
 @dataclass(frozen=True)
 class Calibrated:

@@ -15,6 +15,8 @@ import pytest
 from edgeprune.devices import agent
 from edgeprune.runtimes import trt_layers
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 FAKE = Path(__file__).parents[1] / "support" / "fake_tensorrt"
 SESSION = agent.load_module("trt.py")
 

@@ -12,6 +12,7 @@ device, a file that is opened to be written, one that is renamed, one of which h
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -140,6 +141,7 @@ def main() -> None:
     tiny.task()  # trained here, once
     first = json.loads(sys.stdin.readline())
     print(json.dumps({"ended": 0, **fit(first)}), flush=True)
+    gc.freeze()  # children need not look through it
     for line in sys.stdin:
         print(json.dumps(forked(json.loads(line))), flush=True)
 

@@ -17,6 +17,8 @@ from edgeprune.quantize.simulate.training import Emit, QuantisationAware
 from edgeprune.quantize.simulate.written import fake_quantised, relative_error
 from tests.support.int8_files import quantise
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 
 def emitter(
     captured: Captured,

@@ -29,6 +29,8 @@ from edgeprune.runtimes import ort
 from edgeprune.search.agreement import LARGEST_ERROR, relative_error
 from tests.support.int8_files import Written, compress_weights, quantise, quantise_dynamic
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 # Each runtime with the dialects that it is served in, here or on another machine.
 PAIRS = (
     ("onnxruntime", "onnxruntime-x86"),

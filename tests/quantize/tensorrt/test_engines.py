@@ -23,6 +23,8 @@ from edgeprune.quantize.tensorrt.engines import Engine, build_engine, require_in
 from edgeprune.runtimes import trt_layers
 from tests.support.int8_files import Written, quantise
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
 )

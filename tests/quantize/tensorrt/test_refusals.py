@@ -19,6 +19,8 @@ from edgeprune.quantize.tensorrt import engines
 from edgeprune.quantize.tensorrt.refusals import check_types
 from tests.support.int8_files import quantise
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
 )
