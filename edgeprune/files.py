@@ -25,7 +25,7 @@ _HINTS = {
     errno.EEXIST: "A file stands where a folder is needed: choose another path.",
     errno.EISDIR: "A folder stands where a file is needed: choose another path.",
 }
-TEMPORARY = ".tmp"  # a name with a dot in front and this behind is not finished, and nobody reads it
+TEMPORARY = ".edgeprune-tmp"  # ends the name of a file that is not finished, which nobody else has
 SCRATCH = "edgeprune-scratch-"
 HELD = "held"  # in a scratch folder: locked as long as its process lives
 # What no code above this room can cause: the place itself takes no more.
@@ -79,7 +79,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the unfinished files of killed processes below `folder`.
+    """Remove the unfinished files of killed processes below `folder`, which edgeprune alone names so.
 
     Only for a process that holds the folder alone: unfinished files of others would go, too.
     """

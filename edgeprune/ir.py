@@ -191,7 +191,7 @@ def _save(model: Any, path: Path) -> None:
             node.set_friendly_name(f"{kind}.{at}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    beside = tempfile.TemporaryDirectory(dir=path.parent, prefix=".ir-", suffix=TEMPORARY)
+    beside = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     with beside as folder, writing(path):
         written = Path(folder) / path.name
         openvino.save_model(model, str(written), compress_to_fp16=False)

@@ -7,8 +7,9 @@ next step starts, so a run that is resumed finds its finished steps and gives th
     with Ledger.open(out, {"task": fingerprint, "seed": 0}, resume=False) as ledger:
         dense = ledger.once("dense", lambda: measure(...), Report, files=[out / "dense" / "model.onnx"])
 
-One run at a time: the folder is held by a lock that the system drops when the process ends, however it
-ends.
+One run at a time: the folder is held by a lock that the system drops when the process ends, however it ends.
+A run folder is new or empty when its run starts, and holds nothing but the run: a folder with other content
+is refused, and only names that the run wrote are ever removed from it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import errno
 import fcntl
 import logging
 import os
-import shutil
+import stat
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from edgeprune.errors import InputError
+from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import FULL, sha256, sweep, sync, writing
 from edgeprune.records.codec import JSON, check_schema, dumps, from_json, is_required, loads, to_json
 
@@ -62,10 +63,10 @@ class Ledger:
     """Finished steps of one run, on disk; a context manager that holds the run folder. Use `Ledger.open`."""
 
     def __init__(
-        self, folder: Path, lock: int, listen: Callable[[str], None], before: frozenset[str] | None = None
+        self, folder: Path, lock: int, listen: Callable[[str], None], made: Sequence[Path] = ()
     ) -> None:
-        """before: what lay in the folder when it was opened, None when there was no folder."""
-        self._before = before
+        """Ledger of a folder that is locked. made: folders that were made for it, the outermost first."""
+        self._made = list(made)  # all that this run wrote before its first step was recorded
         self.folder = folder
         self.path = folder / NAME
         self._lock = lock
@@ -89,15 +90,18 @@ class Ledger:
         order: all that the answer depends on, JSON values and records; a run is resumed only with an equal
             order. A recorded order is read by the codec's rules: a field that it lacks counts as its default,
             and so does a record whose fields all have one. So what is added to an order goes into a record.
-        listen: gets a sentence when something recorded cannot be used and is done again.
-        Raises `InputError` when another run holds the folder, when a run is there and `resume` is False,
-        when it had another order, when the ledger is damaged, or when the folder cannot be written.
+        listen: gets a sentence when something recorded cannot be used and is done again. Raises `InputError`
+        when the folder holds anything but a run, when another run holds the folder, when a run is there and
+        `resume` is False, when it had another order, when the ledger is damaged, or when the folder cannot be
+        written.
         """
         with writing(folder):
-            before = frozenset(os.listdir(folder)) if folder.is_dir() else None
+            made = [] if folder.is_dir() else [folder]
             folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        ledger = cls(folder, lock, listen or (lambda sentence: None), before)
+            _check_own(folder)
+            made += [folder / name for name in (LOCK, NAME) if not (folder / name).exists()]
+            lock = _open_lock(folder / LOCK)
+        ledger = cls(folder, lock, listen or (lambda sentence: None), made)
         try:
             ledger._hold()
             ledger._load(dict(order), resume)
@@ -126,6 +130,8 @@ class Ledger:
                 return self._decode(entry, cls)
             self._listen(f"{changed}, so {key!r} is done again.")
         started = time.monotonic()
+        if not self._entries:
+            self._made += [path for file in files for path in (file.parent, file) if not path.exists()]
         with writing(self.folder, only=FULL):
             record = to_json(work())
         with writing(self.folder):
@@ -154,17 +160,17 @@ class Ledger:
         self.close()
 
     def _discard(self) -> None:
-        """Remove all that this run wrote: input that is refused before the first step leaves nothing."""
-        for path in self.folder.iterdir():
-            if path.name in (self._before or ()):
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        if self._before is None:
-            with suppress(OSError):  # something else was put there meanwhile
-                self.folder.rmdir()
+        """Remove all that this run wrote: input that is refused before the first step leaves nothing.
+
+        A folder in which something else has appeared meanwhile stays.
+        """
+        for path in reversed(self._made):
+            with suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    sweep(path)
+                    path.rmdir()
+                else:
+                    path.unlink(missing_ok=True)
 
     def _hold(self) -> None:
         try:
@@ -176,9 +182,23 @@ class Ledger:
             raise InputError(
                 f"{self.folder} is in use by {who}.", "Wait for it to end, or choose another --out."
             ) from error
+        self._check_lock()
         with writing(self.folder / LOCK):
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _check_lock(self) -> None:
+        """Raise `EdgepruneError` when the lock is no longer the file of its name: another run could hold
+        that."""
+        try:
+            same = os.path.samestat(os.lstat(self.folder / LOCK), os.fstat(self._lock))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise EdgepruneError(
+                f"{self.folder / LOCK} was removed or replaced while this run held it.",
+                "Leave the run folder alone while a run goes on; add --resume to go on with this one.",
+            )
 
     def _load(self, order: Mapping[str, object], resume: bool) -> None:
         with writing(self.path):
@@ -199,8 +219,9 @@ class Ledger:
         if len(whole) < len(text):
             self._listen(f"The last line of {self.path} was cut off while being written, so it is dropped.")
             self._cut(len(whole))
-        with writing(self.folder):
-            sweep(self.folder)
+        if lines:
+            with writing(self.folder):
+                sweep(self.folder)
         if not lines:
             self._append(to_json(_Header(LEDGER_SCHEMA, order)))
 
@@ -222,8 +243,9 @@ class Ledger:
 
     def _append(self, value: JSON) -> None:
         line = dumps(value).encode("ascii") + b"\n"
+        self._check_lock()
         with writing(self.path):
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             try:
                 before = os.fstat(handle).st_size
                 try:
@@ -258,6 +280,31 @@ class Ledger:
 
     def _decode(self, entry: _Entry, cls: type[T]) -> T:
         return from_json(cls, entry.record, f"{self.path}, {entry.key}: ")
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder that holds anything and is no run folder."""
+    names = sorted(os.listdir(folder))
+    if NAME in names or not set(names) - {LOCK}:
+        return
+    raise InputError(
+        f"{folder} is no run folder: it holds {names[0]!r}" + (" and more." if len(names) > 1 else "."),
+        "Choose an --out that is new or empty.",
+    )
+
+
+def _open_lock(path: Path) -> int:
+    """Descriptor of the lock file, which is a regular file and no link."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(f"{path} is a link.", "Remove it, or choose another --out.") from error
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        os.close(lock)
+        raise InputError(f"{path} is no regular file.", "Remove it, or choose another --out.")
+    return lock
 
 
 def _closer(ledger: weakref.ref[Ledger]) -> Callable[[], None]:

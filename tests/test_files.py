@@ -86,8 +86,8 @@ def test_a_folder_that_only_looks_like_scratch_is_left_alone(place: Path) -> Non
 def test_sweeping_leaves_what_is_finished(place: Path) -> None:
     with replacing(place / "a" / "model.onnx") as temporary:
         temporary.write_bytes(b"whole")
-    (place / "a" / ".ir-1234.tmp").mkdir()
-    (place / "a" / ".ir-1234.tmp" / "model.bin").write_bytes(b"x")
-    (place / "a" / "notes.tmp").touch()
+    (place / "a" / ".model.xml.1234.edgeprune-tmp").mkdir()
+    (place / "a" / ".model.xml.1234.edgeprune-tmp" / "model.bin").write_bytes(b"x")
+    (place / "a" / ".notes.tmp").touch()
     sweep(place)
-    assert sorted(path.name for path in (place / "a").iterdir()) == ["model.onnx", "notes.tmp"]
+    assert sorted(path.name for path in (place / "a").iterdir()) == [".notes.tmp", "model.onnx"]

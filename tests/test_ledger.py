@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import edgeprune
-from edgeprune.errors import InputError
+from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.files import replacing
 from edgeprune.ledger import Ledger
 
 ORDER = {"task": "sha256:1", "budget": {"latency_ms": 5.0, "percentile": 90}, "seed": 0}
@@ -76,23 +77,94 @@ def test_another_order_is_refused_and_what_differs_is_named(tmp_path: Path) -> N
     assert "seed" not in caught.value.what
 
 
-@pytest.mark.parametrize("before", [None, (), ("notes.txt", "dense")], ids=str)
-def test_refused_input_leaves_the_place_as_it_was(tmp_path: Path, before: tuple[str, ...] | None) -> None:
-    folder = tmp_path / "run"
-    if before is not None:
-        folder.mkdir()
-    for name in before or ():
-        (folder / name).mkdir()
+def refused_step(folder: Path, *others: str) -> None:
+    """A run whose first step writes files, and others that are not the run's, and is refused."""
+    artefact = folder / "dense" / "model.onnx"
 
     def refuse() -> Trial:
-        (folder / "trial").mkdir()
-        (folder / "trial" / "float.onnx").touch()
+        artefact.parent.mkdir()
+        artefact.write_bytes(b"half")
+        with replacing(artefact.with_name("reference.npz")) as temporary:
+            temporary.write_bytes(b"whole")
+            for name in others:
+                (folder / name).write_text("precious")
         raise InputError("The model has no ONNX form.", "Write it otherwise.")
 
     with pytest.raises(InputError, match="no ONNX form"), Ledger.open(folder, ORDER, False) as ledger:
-        ledger.once("dense", refuse, Trial)
-    assert folder.exists() == (before is not None)
-    assert sorted(path.name for path in folder.glob("*")) == sorted(before or ())
+        ledger.once("dense", refuse, Trial, files=[artefact, artefact.with_name("reference.npz")])
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["a new folder", "an empty one"])
+def test_refused_input_leaves_the_place_as_it_was(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
+    refused_step(folder)
+    assert folder.exists() == exists
+    assert not list(folder.glob("*"))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".notes.tmp", "dense/notes.txt", "dense/.model.onnx.a1.tmp"])
+def test_refused_input_removes_nothing_that_the_run_did_not_write(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    refused_step(folder, name)
+    assert [path for path in folder.rglob("*") if path.is_file()] == [folder / name]
+    assert (folder / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["notes.txt", ".notes.tmp", "result.json", "dense"])
+def test_a_folder_with_other_content_is_refused_and_stays_as_it_is(
+    tmp_path: Path, name: str, resume: bool
+) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / name).write_text("precious")
+    (folder / ".cache.edgeprune-tmp").touch()
+    before = {path: path.read_text() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="is no run folder: it holds") as caught:
+        Ledger.open(folder, ORDER, resume)
+    assert "new or empty" in caught.value.hint
+    assert {path: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_a_resumed_run_keeps_the_temporary_files_of_others(tmp_path: Path) -> None:
+    run(tmp_path, upto=1)
+    (tmp_path / ".notes.tmp").write_text("precious")
+    (tmp_path / ".result.json.x1.edgeprune-tmp").write_text("half")
+    run(tmp_path, resume=True)
+    assert (tmp_path / ".notes.tmp").exists()
+    assert not (tmp_path / ".result.json.x1.edgeprune-tmp").exists()
+
+
+def test_a_lock_that_is_a_link_or_no_file_is_refused_and_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("kept")
+    makers: tuple[Callable[[Path], None], ...] = (
+        lambda path: path.symlink_to(target),
+        lambda path: path.symlink_to(tmp_path / "none"),
+        os.mkfifo,
+    )
+    for number, make in enumerate(makers):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make(folder / "ledger.lock")
+        with pytest.raises(InputError, match=r"ledger\.lock is"):
+            Ledger.open(folder, ORDER, False)
+    assert target.read_text() == "kept"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_a_lock_that_lost_its_name_is_noticed_at_the_next_step(tmp_path: Path, replaced: bool) -> None:
+    with Ledger.open(tmp_path, ORDER, False) as ledger:
+        ledger.once("dense", lambda: Trial("dense", 5.0), Trial)
+        (tmp_path / "ledger.lock").unlink()
+        if replaced:
+            (tmp_path / "ledger.lock").touch()
+        with pytest.raises(EdgepruneError, match="removed or replaced"):
+            ledger.once("dense-int8", lambda: Trial("dense-int8", 10.0), Trial)
+    assert run(tmp_path, resume=True) == ["dense-int8", "trial-01"]
 
 
 def test_input_that_is_refused_later_keeps_what_was_recorded(tmp_path: Path) -> None:
