@@ -146,7 +146,7 @@ def _tolerance(precision: Precision, target: Target) -> float:
 
 
 def _build_commands(load: Load, golden: Golden) -> tuple[str, ...]:
-    """How the device makes its engine: with the script in the bundle, or with TensorRT's own program."""
+    """Commands that build the engine on the device: the bundle's own script, and TensorRT's program."""
     row = find(load.runtime)
     if not row.builds_engine:
         return ()
@@ -167,7 +167,7 @@ def _build_commands(load: Load, golden: Golden) -> tuple[str, ...]:
 
 
 def _runner_files(load: Load, tolerance: float, build: Sequence[str]) -> dict[str, Content]:
-    """What a device needs to run and compare the artefact without edgeprune."""
+    """Files with which a device runs and compares the artefact without edgeprune."""
     row = find(load.runtime)
     options = f"--threads {load.threads} --device {load.device} --tolerance {tolerance}"
     if row.builds_engine:

@@ -77,9 +77,7 @@ class Candidate:
     engine_layers: tuple[str, ...] = ()  # layers that the engine ran in float all the same
     slow_layers: tuple[str, ...] = ()  # layers that stay float because INT8 makes them no faster
     reduce_range: bool = False  # 7-bit weights: exact on x86 machines without VNNI
-    equalised: bool = (
-        False  # channels rescaled to like ranges first: equalisation, and smoothing behind norms
-    )
+    equalised: bool = False  # channels rescaled first: equalisation, and smoothing behind norms
     recover: str = "none"  # a rung of the recovery ladder, or one that trains
     qat: bool = False  # then trained with simulated INT8, with labels unless `recover` is "distill"
     convolved: bool = False  # integer products written as 1x1 convolutions, which the device runs faster
@@ -200,8 +198,9 @@ class CascadeResult:
 class FitResult:
     """Result of one fit; `verdict`, `budget` and `chosen` belong to the same candidate.
 
-    Of several budgets it is the one that decides the verdict: the largest that misses, else the largest that
-    stayed inconclusive, else the largest. `tiers` has all of them, the largest first.
+    With several budgets, all fields that depend on one are those of the budget that decides the verdict: the
+    largest that misses, else the largest that stayed inconclusive, else the largest. `tiers` has all budgets,
+    the largest first.
     """
 
     verdict: Verdict

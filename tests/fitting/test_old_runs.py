@@ -21,8 +21,9 @@ from edgeprune.fitting.trials.subset import Screened
 from edgeprune.fitting.trials.verdict import TrialRecord
 from edgeprune.latency.curves import LatencyTable
 from edgeprune.latency.float_layers import Mixture
-from edgeprune.ledger import _Entry, _Header
+from edgeprune.ledger import Ledger, _Entry, _Header
 from edgeprune.pruning.sensitivity import Sensitivity
+from edgeprune.records.progress import Event
 from edgeprune.records.trial import FitResult, Measurement
 from edgeprune.results import load_result
 
@@ -33,7 +34,7 @@ STORED = (
     *(_Header, _Entry, TrialRecord, Screened, Compared, Cascaded, Draft, Measurement),
     *(LatencyTable, Mixture, Sensitivity),
 )
-Resume = Callable[..., tuple[Path, FitResult, list[str]]]
+Resume = Callable[..., FitResult]
 
 
 def module(name: str) -> ModuleType:
@@ -45,64 +46,93 @@ def module(name: str) -> ModuleType:
     return found
 
 
-@pytest.fixture
-def resume(tmp_path: Path) -> Resume:
-    """Goes on with a run of the fixtures, in a copy of it; the folder, the result, and what was told."""
+class StoppedError(Exception):
+    """Ends a fit that has shown enough."""
 
-    def run(name: str, options: dict[str, Any]) -> tuple[Path, FitResult, list[str]]:
-        folder, told = tmp_path / name, list[str]()
-        if not folder.exists():
-            shutil.copytree(V0 / name, folder)
-        task = module("task").task()
-        result = edgeprune.fit(
-            task, out=folder, resume=True, listen=lambda event: told.append(event.doing), **options
+
+@pytest.fixture
+def told() -> list[Event]:
+    """What a resumed fit tells."""
+    return []
+
+
+@pytest.fixture
+def resume(tmp_path: Path, told: list[Event]) -> Resume:
+    """Goes on with a run of the fixtures, in a copy of it, until it tells of the stage `until`."""
+
+    def run(name: str, until: str | None = None, **options: Any) -> FitResult:
+        shutil.copytree(V0 / name, tmp_path / name)
+
+        def listen(event: Event) -> None:
+            told.append(event)
+            if event.stage == until:
+                raise StoppedError(until)
+
+        found: FitResult = edgeprune.fit(
+            module("task").task(), out=tmp_path / name, resume=True, listen=listen, **options
         )
-        return folder, result, told
+        return found
 
     return run
+
+
+def keys(folder: Path) -> list[str]:
+    return [json.loads(line)["key"] for line in lines(folder)[1:]]
 
 
 def lines(folder: Path) -> list[str]:
     return (folder / "ledger.jsonl").read_text("ascii").splitlines()
 
 
-def check_nothing_again(name: str, folder: Path, told: list[str]) -> None:
-    """Every recorded step was taken as it was: a step that is done again is written again."""
-    before, now = lines(V0 / name), lines(folder)
-    assert now[: len(before)] == before
-    assert len(now) > len(before)
-    keys = [json.loads(line)["key"] for line in now[1:]]
-    assert len(set(keys)) == len(keys)
-    assert not [sentence for sentence in told if "again" in sentence]
+def check_nothing_again(before: Path, now: Path, told: list[Event]) -> None:
+    """Every recorded step was taken as it was: a step that is done again is told, and written again."""
+    assert lines(now)[: len(lines(before))] == lines(before)
+    assert len(set(keys(now))) == len(keys(now))
+    assert not [event.doing for event in told if "again" in event.doing]
 
 
 def test_a_killed_fit_is_resumed_from_its_old_ledger(
-    resume: Resume, tiny: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch
+    resume: Resume,
+    told: list[Event],
+    tiny: ModuleType,
+    scripted: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    asked: set[type] = set()
+    once = Ledger.once
+
+    def spied(ledger: Ledger, key: str, work: Callable[[], Any], cls: type, **files: Any) -> Any:
+        asked.add(cls)
+        return once(ledger, key, work, cls, **files)
+
+    monkeypatch.setattr(Ledger, "once", spied)
     monkeypatch.setattr(tiny, "BLOCK", 1)
     device = scripted.ScriptedDevice(tiny.summed_ms, operators=tiny.operators)
-    folder, result, told = resume("killed", {**module("make").MEASURED, "device": device})
-    check_nothing_again("killed", folder, told)
+    result = resume("killed", **module("make").MEASURED, device=device)
+    check_nothing_again(V0 / "killed", tmp_path / "killed", told)
     finished = load_result(V0 / "measured")
-    recorded = ("dense", "dense-int8", "trial-01")
-    assert [trial.candidate for trial in result.trials[:3]] == [
-        trial.candidate for trial in finished.trials if trial.name in recorded
-    ]
     assert result.baseline == finished.baseline
-    assert [trial.name for trial in result.trials][3] == "final-01"
-    assert load_result(folder) == result
+    recorded = {trial.name: trial.candidate for trial in finished.trials[:3]}
+    assert list(recorded) == ["dense", "dense-int8", "trial-01"]
+    assert {trial.name: trial.candidate for trial in result.trials[:3]} == recorded
+    assert result.trials[3].name == "final-01"
+    assert load_result(tmp_path / "killed") == result
+    assert asked <= set(STORED), "a step records what is not in the list of stored records"
 
 
-def test_a_killed_fit_without_a_device_is_resumed_from_its_old_ledger(resume: Resume) -> None:
-    folder, result, told = resume("predicted-killed", module("make").PREDICTED)
-    check_nothing_again("predicted-killed", folder, told)
-    assert [trial.name for trial in result.trials][:3] == ["dense", "dense-int8", "trial-01"]
-    assert result.verdict.kind in ("predicted", "misses")
+def test_a_killed_fit_without_a_device_is_resumed_from_its_old_ledger(
+    resume: Resume, told: list[Event], tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        resume("predicted-killed", until="trial-02", **module("make").PREDICTED)
+    check_nothing_again(V0 / "predicted-killed", tmp_path / "predicted-killed", told)
+    assert keys(tmp_path / "predicted-killed")[-1] == "trial-01"
 
 
 def test_another_order_is_refused_as_before(resume: Resume) -> None:
     with pytest.raises(InputError, match=r"budget\.size_mib was 0\.0027, is now 0\.003") as caught:
-        resume("predicted-killed", {**module("make").PREDICTED, "size_mib": 0.003})
+        resume("predicted-killed", **{**module("make").PREDICTED, "size_mib": 0.003})
     assert caught.value.what.count(" was ") == 1
 
 

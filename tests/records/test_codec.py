@@ -89,12 +89,12 @@ def test_a_key_that_is_missing_takes_its_default_or_is_named(data: st.DataObject
     assert caught.value.what == f"{path}.{field.name} is missing.".lstrip(".")
 
 
-@given(data=st.data(), record=st.sampled_from(RECORDS), key=st.text(max_size=5))
+@given(data=st.data(), record=st.sampled_from(RECORDS), key=st.text(min_size=1, max_size=5))
 def test_a_key_that_nothing_reads_is_named(data: st.DataObject, record: type, key: str) -> None:
     before = data.draw(values(record))
     document = to_json(before)
     at, _, path = data.draw(st.sampled_from(list(places(document, before))))
-    assume(key not in at and key not in ("", "after"))
+    assume(key not in at and key != "after")  # the earlier name of `Candidate.warm_start`
     at[key] = data.draw(JSON_VALUES)
     with pytest.raises(InputError) as caught:
         from_json(record, document)

@@ -31,7 +31,7 @@ def edgeprune(*arguments: object) -> Result:
 
 
 def test_an_old_bundle_is_validated(scripted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = scripted.ScriptedDevice(lambda artefact: 0.07)
+    device = scripted.ScriptedDevice(lambda artefact: 0.07)  # ms; 0.072 are allowed
     monkeypatch.setattr(devices, "open_device", lambda name, lab=None: device)
     done = edgeprune("validate", BUNDLE, "--json")
     assert done.exit_code == 0, done.output
