@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtraError
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.outputs import in_module
+from edgeprune.graph.outputs import in_module, is_finite
 from edgeprune.quantize.histogram import Counts, percentile, squared_error
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quiet import quiet
@@ -63,7 +63,7 @@ def calibrate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]], c
         for index, batch in enumerate(batches):
             _check_batch(captured, index, batch)
             outputs = captured.with_module(prepared).run(*batch)
-            if not all(_finite(tensor) for tensor in outputs):
+            if not all(is_finite(tensor) for tensor in outputs):
                 first = next((o.node for o in observers if o.broken), "the output")
                 raise InputError(
                     f"Calibration batch {index} makes the model compute NaN or infinity, first in {first}.",
@@ -85,7 +85,7 @@ class _Observer(torch.nn.Module):
         self.batches = 0
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
-        if not _finite(activation):
+        if not is_finite(activation):
             self.broken = True
         elif not self.broken:
             self.batches += 1
@@ -194,13 +194,8 @@ def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]
                 f"model takes {example.dtype} {['batch', *example.shape[1:]]}.",
                 "Preprocess the calibration data like the example input.",
             )
-        if not _finite(tensor):
+        if not is_finite(tensor):
             raise InputError(
                 f"Calibration batch {index} has NaN or infinity in input {name}.",
                 "Remove those samples: a range cannot be chosen from them.",
             )
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """Whether all elements are finite; a finite sum proves it in much less time than a look at each."""
-    return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
