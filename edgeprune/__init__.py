@@ -22,6 +22,7 @@ from edgeprune.errors import (
 )
 from edgeprune.records.progress import Event
 from edgeprune.records.task import Task
+from edgeprune.telemetry import switch_off
 
 if TYPE_CHECKING:
     from edgeprune.devices import Device, Machine, open_device
@@ -52,6 +53,8 @@ try:
     __version__ = version("edgeprune")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+switch_off()  # before any runtime is imported
 
 # A program that configures no logging hears nothing of edgeprune's, warnings included.
 logging.getLogger("edgeprune").addHandler(logging.NullHandler())

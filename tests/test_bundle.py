@@ -120,7 +120,7 @@ def test_an_unpacked_bundle_is_a_bundle(bundle: Path, tmp_path: Path) -> None:
 def test_the_runner_in_a_bundle_works_without_edgeprune(bundle: Path, tmp_path: Path) -> None:
     shutil.unpack_archive(bundle, tmp_path / "unpacked", "zip")
     readme = (tmp_path / "unpacked" / "README.txt").read_text().splitlines()
-    assert len(readme) == 3
+    assert len(readme) == 4
     python, *arguments = readme[1].split()
     assert python == "python3"
     done = subprocess.run(

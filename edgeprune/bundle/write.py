@@ -179,6 +179,8 @@ def _runner_files(load: Load, tolerance: float, build: Sequence[str]) -> dict[st
         f" {options}\n"
         'It answers the golden inputs and prints one line of JSON: "ok" is true where this machine computes '
         "what the bundle promises.\n"
+        "The runner sends nothing anywhere. In a program of your own, set ORT_DISABLE_TELEMETRY=1 before "
+        "onnxruntime is imported: its Linux wheels from 1.29 on look up a telemetry host otherwise.\n"
     )
     if build:
         readme += (

@@ -24,6 +24,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+# Telemetry of the runtimes, switched off before any of them is imported: edgeprune/telemetry.py says why.
+TELEMETRY = ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+TELEMETRY_PACKAGES = ("openvino_telemetry",)
+for _name in TELEMETRY:
+    os.environ.setdefault(_name, "1")
+for _name in TELEMETRY_PACKAGES:
+    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]  # None: it cannot be imported
+
 PROTOCOL = 1
 _TENSORRT = ("trt.py", "gpu.py", "trt_build.py", "trt_layers.py")
 SESSIONS = {  # runtime: its session file, then the files that this one needs beside it
