@@ -109,7 +109,7 @@ class Clock:
         self.listen(Event("", ""))
 
 
-def ordered(device: LocalDevice, runtime: str, **budget: float | None) -> dict[str, Any]:
+def ordered(device: LocalDevice, runtime: str, **more: Any) -> dict[str, Any]:
     """The arguments of a fit that all cases share."""
     return {
         "target": TARGETS[runtime],
@@ -119,7 +119,7 @@ def ordered(device: LocalDevice, runtime: str, **budget: float | None) -> dict[s
         "max_drop": MAX_DROP,
         "epochs": EPOCHS,
         "seed": 0,
-        **budget,
+        **more,
     }
 
 
@@ -182,7 +182,7 @@ class Start:
 
     @classmethod
     def _measured(cls, task: edgeprune.Task, runtime: str, device: LocalDevice, folder: Path) -> Start:
-        order = _order(device, runtime, {})
+        order = _order(device, runtime)
         workshop = workshop_for(task, order)
         feeds = timed_inputs(workshop)
         probe = tuple(torch.from_numpy(array) for array in feeds[0].values())
@@ -227,14 +227,15 @@ def _baselines(
     chosen = result.chosen.candidate
     if result.bundle is None or not chosen.kept:
         return ()
-    order = _order(device, result.runtime, {"latency_ms": result.budget.latency_ms})
+    budget_ms = result.budget.latency_ms
+    order = _order(device, result.runtime, latency_ms=budget_ms, listen=clock.listen)
     workshop = workshop_for(task, order)
     form = replace(chosen, kept=(), recover="none", qat=False)
     load = Load(result.runtime, Path(result.out) / result.chosen.artefact, result.profile.threads)
     ours = Ours(device, load, timed_inputs(workshop), order.budget.percentile)
     found = []
     with Ledger.open(Path(result.out), resume_key([order], workshop), resume=True) as ledger:
-        trials = Trials(order, workshop, ledger, clock.listen)
+        trials = Trials(order, workshop, ledger)
         trials.run(DENSE, FLOAT, kind="dense")
         share = result.chosen.macs / workshop.cost.macs({})
         for name, allocator in allocators(workshop, result.target.channel_multiple).items():
@@ -258,9 +259,9 @@ def _drop(task: edgeprune.Task, device: LocalDevice, ours: Load, theirs: Load) -
     return paired_drop(marks[0], marks[1])
 
 
-def _order(device: LocalDevice, runtime: str, budget: dict[str, float | None]) -> Order:
+def _order(device: LocalDevice, runtime: str, **more: Any) -> Order:
     """The order that `edgeprune.fit` makes of the same arguments, so that its ledger can be gone on with."""
-    (order,), _ = resolve_orders(FitOptions(**ordered(device, runtime, **budget)))
+    (order,), _ = resolve_orders(FitOptions(**ordered(device, runtime, **more)))
     return order
 
 

@@ -83,10 +83,10 @@ def _row(network: Network, data: Data, runtime: str, rows: int | None, drop: flo
 
 def _chosen(task: edgeprune.Task, runtime: str, drop: float, folder: Path) -> tuple[str, str, list[Path]]:
     """The form that a fit goes on with, whether it serves it, and the files: float, plain, chosen."""
-    orders, _ = resolve_orders(FitOptions(max_drop=drop, runtime=runtime))
+    orders, _ = resolve_orders(FitOptions(max_drop=drop, runtime=runtime, listen=_tell))
     workshop = workshop_for(task, orders[0])
     with Ledger.open(folder, resume_key(orders, workshop), False) as ledger:
-        trials = Trials(orders[0], workshop, ledger, _tell)
+        trials = Trials(orders[0], workshop, ledger)
         trials.run(DENSE, FLOAT, kind="dense")
         served = dense_int8(trials, workshop.highest_rung(None))
         form = served if served != DENSE else list(trials.tested)[-1]

@@ -69,7 +69,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     for note in notes:
         options.listen(Event("budgets", note, lasting=True))
     with Ledger.open(Path(options.out), resume_key(orders, workshop), options.resume) as ledger:
-        trials = Trials(orders[0], workshop, ledger, options.listen)
+        trials = Trials(orders[0], workshop, ledger)
         trials.run(DENSE, FLOAT, kind="dense")
         answers = []
         for order in loosest_first(orders, trials):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from statistics import median
@@ -19,18 +19,16 @@ from edgeprune.fitting.trials.drafts import Drafts
 from edgeprune.fitting.trials.networks import Networks
 from edgeprune.fitting.trials.sessions import DENSE, DeviceSide
 from edgeprune.fitting.trials.subset import Screened, Subset
+from edgeprune.fitting.trials.telling import Telling
 from edgeprune.fitting.trials.verdict import Kind, TrialRecord, report, uses
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered
-from edgeprune.measure import PROOF, Progress
 from edgeprune.records.machine import Budget
-from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
 from edgeprune.search.bracketing import Zone, zone
 from edgeprune.tasks import call_evaluate
 
-USUAL_TRIALS = 7  # dense, dense INT8, a few pruned, and one that is trained
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
 
 _log = logging.getLogger(__name__)
@@ -44,7 +42,7 @@ class Trials:
     """
 
     def __init__(
-        self, order: Order, workshop: Workshop, ledger: Ledger, listen: Listen, larger: Trials | None = None
+        self, order: Order, workshop: Workshop, ledger: Ledger, larger: Trials | None = None
     ) -> None:
         """Runner before its first trial. larger: the runner of the budget before this one."""
         self.order = order
@@ -60,21 +58,20 @@ class Trials:
         self.compared: dict[str, Compared] = {}
         self.taught: str | None = None  # the trial of a larger budget whose trained weights are a warm start
         self._ledger = ledger
-        self._listen = listen
+        self._telling: Telling = Telling(order.options.listen) if larger is None else larger._telling
+        self.tell, self.note = self._telling.tell, self._telling.note
         self._networks = Networks(workshop, ledger.folder, order.options.epochs, self.tell)
         self._searched: dict[str, TrialRecord] = {}  # as the search found them
-        self._seconds: list[float] = []
         self._larger = larger
         self._turn: int = 0 if larger is None else larger._turn + 1
         if larger is not None:
             self.taught = larger._last_taught
-            self._seconds = larger._seconds
             self.adopt(larger)
         self._last_taught: str | None = self.taught
 
     def for_budget(self, order: Order) -> Trials:
         """The runner of another budget, with all trials so far."""
-        return Trials(order, self.workshop, self._ledger, self._listen, larger=self)
+        return Trials(order, self.workshop, self._ledger, larger=self)
 
     @cached_property
     def budget(self) -> Budget:
@@ -151,7 +148,7 @@ class Trials:
         if train and not candidate.qat:
             self._last_taught = name
         if self._larger is None or name not in self._larger.tested:
-            self._seconds.append(time.monotonic() - started)
+            self._telling.took(time.monotonic() - started)
         return tested
 
     def train(self, name: str, candidate: Candidate) -> str:
@@ -162,7 +159,7 @@ class Trials:
 
     def draft(self, candidate: Candidate) -> str | None:
         """Measure a candidate by its shapes alone; the draft's name, or None when it cannot be drafted."""
-        name = self.drafts.make(candidate, self._measuring, _median(self._references))
+        name = self.drafts.make(candidate, self._telling.measuring, _median(self._references))
         if name in self.drafts.measured:
             return name
         self.tell(name, f"a candidate is built at once: {self.drafts.known[name].reason}")
@@ -249,17 +246,6 @@ class Trials:
             return _median(found)
         return max(found[0], median(found))
 
-    def note(self, name: str, sentence: str) -> None:
-        """Tell a sentence that is worth reading later, too."""
-        _log.info("%s: %r", name, sentence)
-        self._listen(Event(name, sentence, lasting=True))
-
-    def tell(self, name: str, doing: str, share: float | None = None) -> None:
-        """Tell what is being done for a trial or a step, and which share of it is done."""
-        if share is None:
-            _log.debug("%s: %r", name, doing)
-        self._listen(Event(name, doing, share, self._seconds_left()))
-
     # ------------------------------------------------------------------------------------------------
 
     def _here(self, name: str, tested: TrialRecord, other: Trials | None) -> TrialRecord:
@@ -271,7 +257,7 @@ class Trials:
             return replace(tested, measurement=other._searched[name].measurement)
         measurement = self._ledger.once(
             f"{name}-on-{profile.name}",
-            lambda: self.device_side.measure(name, self._measuring(name)),
+            lambda: self.device_side.measure(name, self._telling.measuring(name)),
             Measurement,
             files=self.device_side.files(name),
         )
@@ -284,7 +270,7 @@ class Trials:
         candidate = _settled(candidate, built)
         if kind == "trained":
             self._networks.save(name, network)
-        measurement = self.device_side.measure(name, self._measuring(name), _median(self._references))
+        measurement = self.device_side.measure(name, self._telling.measuring(name), _median(self._references))
         self.tell(name, f"evaluating {self.workshop.task.metric}")
         metric = self.device_side.metric(name)
         return TrialRecord(
@@ -331,21 +317,8 @@ class Trials:
         return self.compared[name]
 
     def _prove(self, name: str) -> Measurement:
-        listen = self._measuring(name, "proving")
+        listen = self._telling.measuring(name, "proving")
         return self.device_side.prove(name, self.budget, listen, self.tested[name].measurement)
-
-    def _measuring(self, name: str, word: str = "measuring") -> Callable[[Progress], None]:
-        def tell(progress: Progress) -> None:
-            self.tell(name, f"{word}, median {progress.p50_ms:.2f} ms", progress.share)
-
-        return tell
-
-    def _seconds_left(self) -> float | None:
-        """Estimate from the trials so far: the usual number of them, a training and a proof."""
-        if not self._seconds:
-            return None
-        one = sum(self._seconds) / len(self._seconds)
-        return max(1, USUAL_TRIALS - len(self._seconds)) * one + 2 * PROOF.seconds
 
 
 def _median(found: Sequence[float]) -> float | None:
