@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,6 +38,8 @@ from edgeprune.records.trial import Candidate
 from edgeprune.runtimes import find
 
 ARTEFACT_STEM = "model"  # the suffix is the runtime's
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ class Builder:
                 model = onnxfile.copied(model)
                 convolve_products(model)
             write_ir(model, artefact, self._feeds(), float_model=exported)
+        _log.info("built %r of %d operators", "/".join(artefact.parts[-2:]), len(model.graph.node))
         return artefact
 
     def _halved(self, pruned: Captured, exported: onnx.ModelProto) -> onnx.ModelProto:
