@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from edgeprune.errors import InputError
+from edgeprune.limits import MOST_EPOCHS, check_seed, check_whole
 from edgeprune.records.progress import Event, Listen
 
 if TYPE_CHECKING:
@@ -66,8 +67,13 @@ class FitOptions:
     listen: Listen = silent
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise InputError(f"--epochs is {self.epochs}.", "Give 0 or more.")
+        check_whole("--epochs", self.epochs, MOST_EPOCHS)
+        check_seed(self.seed)
+        if isinstance(self.device, str) and not self.device.strip():
+            raise InputError(
+                f"--device is {self.device!r}, which names no device.",
+                "Give local, ssh://user@host:port or a name of the lab, or leave --device out.",
+            )
         if self.latency_ms is not None and self.speedup is not None:
             raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
 

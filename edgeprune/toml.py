@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,18 @@ _WORDS = {
 }
 
 
+LARGEST_FILE = 1 << 20
+DEEPEST_TABLE = 16  # tables and arrays in one another; edgeprune's own files need four
+LONGEST_QUOTE = 200  # of a text that an error repeats
+_WHOLE = 1 << 63  # TOML's whole numbers have 64 bits
+
+
+def quoted(text: str) -> str:
+    """A text in double quotes, control characters escaped, the end of a long one left out."""
+    cut = text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
+    return json.dumps(cut, ensure_ascii=not cut.isprintable())
+
+
 def nearest(word: str, among: Iterable[str]) -> str:
     """A hint that names the valid word nearest to `word`, then all of them."""
     folded = {choice.casefold(): choice for choice in among}
@@ -46,14 +59,29 @@ class Table:
     def read(cls, path: Path) -> Table:
         """The document in a file. Raises `InputError` when it cannot be read or is not TOML."""
         try:
-            return cls(path, tomllib.loads(path.read_text("utf-8")))
+            with path.open("rb") as stream:
+                content = stream.read(LARGEST_FILE + 1)
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(
                 f"{path} cannot be read: {reason}.", "Check the path and its permissions."
             ) from error
-        except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+        if len(content) > LARGEST_FILE:
+            raise InputError(
+                f"{path} is larger than {LARGEST_FILE >> 20} MiB.", "Give a TOML file that a person wrote."
+            )
+        try:
+            document = tomllib.loads(content.decode("utf-8-sig"))  # an editor's byte order mark is no fault
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Save it as UTF-8."
+            ) from error
+        except RecursionError as error:
+            raise _too_deep(path) from error
+        except ValueError as error:  # TOMLDecodeError
             raise InputError(f"{path} is not TOML: {error}.", "Correct the file at that place.") from error
+        _check_sane(path, document)
+        return cls(path, document)
 
     def only(self, *keys: str) -> None:
         """Refuse a key that is not one of `keys`; called first, so that a misspelling is called one."""
@@ -69,7 +97,7 @@ class Table:
         value = cast(str, self._value(key, str, default))
         choices = tuple(among)
         if choices and value not in choices:
-            raise self.error(key, f'is "{value}"', nearest(value, choices))
+            raise self.error(key, f"is {quoted(value)}", nearest(value, choices))
         if not value.strip():
             raise self.error(key, "is an empty text", "Write one, or leave the key out if it is optional.")
         return value
@@ -79,9 +107,9 @@ class Table:
         choices = tuple(among)
         for at, value in enumerate(cast("list[object]", self._value(key, list, []))):
             if not isinstance(value, str) or not value.strip():
-                raise self.error(f"{key}[{at}]", f"is {value!r}, expected a text")
+                raise self.error(f"{key}[{at}]", f"is {value!r:.{LONGEST_QUOTE}}, expected a text")
             if choices and value not in choices:
-                raise self.error(f"{key}[{at}]", f'is "{value}"', nearest(value, choices))
+                raise self.error(f"{key}[{at}]", f"is {quoted(value)}", nearest(value, choices))
         return tuple(self._content.get(key, ()))
 
     def flag(self, key: str) -> bool:
@@ -121,11 +149,34 @@ class Table:
         # A TOML integer is a number too; true and false are not, although Python counts them as integers.
         if type(value) is kind or (kind is float and type(value) is int):
             return value
-        shown = f'"{value}"' if isinstance(value, str) else str(value).lower()
+        shown = quoted(value) if isinstance(value, str) else f"{str(value).lower():.{LONGEST_QUOTE}}"
         raise self.error(key, f"is {shown}, expected {_WORDS[kind]}")
 
     def _key(self, key: str) -> str:
         return f"{self._at}.{key}" if self._at else key
 
 
-__all__ = ["Table", "nearest"]
+def _check_sane(path: Path, document: dict[str, Any]) -> None:
+    """Refuse what `tomllib` reads and TOML does not hold: endless nesting, whole numbers beyond 64 bits."""
+    level: list[object] = [document]
+    for _ in range(DEEPEST_TABLE):
+        below: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+            elif isinstance(value, int) and not -_WHOLE <= value < _WHOLE:
+                raise InputError(f"{path} holds a whole number beyond 64 bits.", "Correct the file.")
+        level = below
+    if level:
+        raise _too_deep(path)
+
+
+def _too_deep(path: Path) -> InputError:
+    return InputError(
+        f"{path} has tables or arrays more than {DEEPEST_TABLE} deep.", "Correct the file: its keys lie flat."
+    )
+
+
+__all__ = ["Table", "nearest", "quoted"]

@@ -428,6 +428,43 @@ def test_a_signed_bundle_names_its_signer(run: Any, key: Path, tmp_path: Path) -
         assert "maker@example.org" in signature_of(opened)
 
 
+OTHER_PURPOSE = 'other@example.org namespaces="git" '
+EXPIRED = 'earlier@example.org valid-before="20200101" '
+
+
+@needs_ssh_keygen
+@pytest.mark.parametrize(
+    ("before", "signer"),
+    [
+        (("first@example.org,maker@example.org ",), "first@example.org"),
+        (("!nobody@example.org,maker@example.org ",), "maker@example.org"),
+        (('"the maker" ',), "the maker"),
+        (("maker@example.org ", "maker@example.org "), "maker@example.org"),
+        ((OTHER_PURPOSE, "maker@example.org "), "maker@example.org"),
+        (("maker@example.org cert-authority ", EXPIRED, OTHER_PURPOSE, "maker@example.org "), "maker@"),
+    ],
+    ids=["names", "a negated name", "a name with a blank", "twice", "another purpose", "four lines"],
+)
+def test_a_signature_is_accepted_by_whichever_line_of_a_key_allows_it(
+    run: Any, key: Path, tmp_path: Path, before: tuple[str, ...], signer: str
+) -> None:
+    public = key.with_suffix(".pub").read_text()
+    signers = tmp_path / "signers"
+    signers.write_text("# keys that we trust\n\n" + "".join(names + public for names in before))
+    with open_bundle(run.bundle(sign=key), signers=signers) as opened:
+        assert f"signature for {signer}" in signature_of(opened)
+
+
+@needs_ssh_keygen
+@pytest.mark.parametrize("names", [OTHER_PURPOSE, EXPIRED, "maker@example.org cert-authority "])
+def test_a_key_that_no_line_allows_this_signature_is_refused(
+    run: Any, key: Path, tmp_path: Path, names: str
+) -> None:
+    signers = tmp_path / "signers"
+    signers.write_text((names + key.with_suffix(".pub").read_text()) * 2)
+    assert refused(run.bundle(sign=key), signers=signers).check == 6
+
+
 def signature_of(opened: Verified) -> str:
     return next(check.detail for check in opened.checks if check.number == 6)
 

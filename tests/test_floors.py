@@ -22,6 +22,7 @@ FLOORS = {
     "records": 1,
     "files": 1,
     "toml": 1,
+    "limits": 1,
     "quiet": 1,
     "detect": 2,
     "graph": 2,

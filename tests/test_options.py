@@ -50,13 +50,28 @@ def test_budget_lines_are_fields_of_a_budget_and_those_not_given_are_left_out() 
     ("options", "sentence"),
     [
         ({"epochs": -1}, "--epochs is -1"),
+        ({"epochs": 10_001}, "--epochs is 10001"),
+        ({"epochs": 2.5}, r"--epochs is 2\.5"),
+        ({"epochs": True}, "--epochs is True"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"seed": 2**32}, "--seed is 4294967296"),
+        ({"seed": 10**5000}, "--seed is a number of more than 40 digits"),
+        ({"seed": float("nan")}, "--seed is nan"),
+        ({"seed": None}, "--seed is None"),
+        ({"device": ""}, "--device is '', which names no device"),
+        ({"device": " \t"}, "names no device"),
         ({"latency_ms": 5.0, "speedup": 2.0}, "Both --latency-ms and --speedup"),
     ],
-    ids=["epochs below zero", "two latencies"],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_what_no_fit_can_be_asked_for_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         FitOptions(**options)
+
+
+def test_the_ends_of_every_range_are_in_it() -> None:
+    assert [FitOptions(seed=seed).seed for seed in (0, 2**32 - 1)] == [0, 2**32 - 1]
+    assert (FitOptions(epochs=0).epochs, FitOptions(epochs=10_000).epochs) == (0, 10_000)
 
 
 def test_options_stay_as_they_were_checked() -> None:

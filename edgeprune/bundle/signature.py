@@ -7,7 +7,8 @@ A signature says nothing by itself but that one key signed these bytes; whose ke
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgeprune.errors import BundleError, InputError, MissingExtraError
@@ -37,19 +38,44 @@ def verify(manifest: bytes, signature: Path, signers: Path | None) -> str:
         return f"{_words(done)}; name the keys you trust with --signers"
     if not signers.is_file():
         raise InputError(f"There is no file {signers}.", "Give a file in ssh's allowed_signers format.")
-    found = _keygen(["-Y", "find-principals", "-f", str(signers), "-s", str(signature)], b"")
-    names = found.stdout.decode("utf-8", "replace").split()
-    if found.returncode or not names:
+    refusals = []
+    for lines in _signer_lines(signers):
+        for name in _principals(lines, signature):
+            asked = ["-Y", "verify", "-f", str(lines), "-I", name, "-n", NAMESPACE, "-s", str(signature)]
+            done = _keygen(asked, manifest)
+            if not done.returncode:
+                return _words(done)
+            refusals.append(_words(done))
+    if not refusals:
         raise BundleError(
             6,
             f"The manifest is signed by a key that {signers} does not list.",
             "Add the key when you trust it, or ask for a bundle signed by one that is listed.",
         )
-    asked = ["-Y", "verify", "-f", str(signers), "-I", names[0], "-n", NAMESPACE, "-s", str(signature)]
-    done = _keygen(asked, manifest)
-    if done.returncode:
-        raise BundleError(6, f"The signature does not match the manifest: {_words(done)}.", _changed())
-    return _words(done)
+    raise BundleError(6, f"The signature does not match the manifest: {refusals[0]}.", _changed())
+
+
+def _signer_lines(signers: Path) -> Iterator[Path]:
+    """Files to look a signer up in: the user's own, then one for each of its lines.
+
+    ssh-keygen stops at the first line that lists a key, although that line may allow another purpose only
+    (`namespaces=`) and a later one this purpose.
+    """
+    yield signers
+    with tempfile.TemporaryDirectory(prefix="edgeprune-signers-") as folder:
+        alone = Path(folder) / "signers"
+        for line in signers.read_bytes().splitlines():
+            if line.strip() and not line.lstrip().startswith(b"#"):
+                alone.write_bytes(line + b"\n")
+                yield alone
+
+
+def _principals(signers: Path, signature: Path) -> list[str]:
+    """Names, one a line, of the first line of `signers` that lists the key of a signature."""
+    found = _keygen(["-Y", "find-principals", "-f", str(signers), "-s", str(signature)], b"")
+    if found.returncode:
+        return []
+    return [line for line in found.stdout.decode("utf-8", "surrogateescape").splitlines() if line]
 
 
 def _keygen(arguments: Sequence[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:

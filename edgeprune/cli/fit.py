@@ -91,6 +91,7 @@ def command(
 
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     given["out"] = folder = given.get("out", Path("runs") / _stem(model))
+    FitOptions(**given)  # refuses what no fit can be asked for before the task's code runs
     try:
         with answers_alone():
             task = load_task(model, data, given["seed"])

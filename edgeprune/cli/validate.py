@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.cli.logs import log_options
+from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.bundle import Verified
@@ -73,6 +75,8 @@ def command(
         raise click.UsageError("NAME needs --lab FILE, the file that says what the name means.")
     if lab is not None and address is not None:
         raise click.UsageError("--device and --lab exclude each other.")
+    if junit is not None:
+        _check_junit(junit)
     devices = _devices(address, lab, names)
     own = None if target is None else load_target(target)
     try:
@@ -184,6 +188,21 @@ def _refusal(bundle: Path, error: BundleError) -> Validation:
 
     check = Check(error.check, "the bundle is accepted", "failed", error.what, error.hint)
     return Validation(bundle.name, bundle.name, (check,), None, None, "", 0.0, Budget(), "")
+
+
+def _check_junit(path: Path) -> None:
+    """Refuse a place where no report can be written, before anything runs."""
+    if path.is_dir():
+        raise InputError(f"--junit {path} is a folder.", "Give the name of a file.")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"--junit {path} lies in {path.parent}, which is no folder.",
+            "Make it first, or choose another place.",
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"--junit {path} cannot be written: {path.parent} may not be written.", "Choose another place."
+        )
 
 
 def _write_junit(path: Path, found: Sequence[Validation]) -> None:

@@ -22,8 +22,9 @@ from typing import IO
 
 from edgeprune.devices import Load, Machine
 from edgeprune.devices import agent as agent_file
+from edgeprune.devices.address import parse_ssh
 from edgeprune.devices.artefact import artefact_files, artefact_sha256
-from edgeprune.devices.lab import LabDevice, parse_ssh
+from edgeprune.devices.lab import LabDevice
 from edgeprune.devices.session import LOST, REQUEST_TIMEOUT_S, AgentSession, Channel, ask_machine
 from edgeprune.errors import DeviceError, DeviceLost, MissingExtraError
 from edgeprune.files import sha256

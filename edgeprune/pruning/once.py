@@ -19,6 +19,7 @@ from edgeprune.graph.capture import Captured, capture, flatten
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
 from edgeprune.graph.surgery import cut
+from edgeprune.limits import check_seed
 from edgeprune.pruning.criteria import Criterion, find_criterion
 from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import influence
@@ -73,11 +74,11 @@ def prune(
     branches: residual branches to drop whole first, those that change their stream least on the
     calibration inputs (without any, on the example); the widths give the rest of the ratio.
     heads: "whole" removes attention heads (KV groups with their queries), "inside" makes heads narrower.
-    Raises `InputError` for a ratio out of range, an unknown criterion, more branches than there are, a
-    model that does not export, a calibration batch unlike the example, and a ratio that cannot be reached
-    with every layer keeping a tenth of its units.
+    Raises `InputError` for a ratio or seed out of range, an unknown criterion, too many branches, a model
+    that does not export, a batch unlike the example, and a ratio that no layer's tenth allows.
     """
-    if not 0 <= ratio < 1:
+    check_seed(seed)
+    if not 0 <= ratio < 1:  # false for NaN, too
         raise InputError(f"The ratio is {ratio}.", "Give a share of the parameters, 0 <= ratio < 1.")
     if heads not in get_args(Heads):
         raise InputError(f"There is no way {heads!r} to prune heads.", "Choose whole or inside.")

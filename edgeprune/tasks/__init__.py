@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from edgeprune.errors import InputError
+from edgeprune.limits import check_seed
 from edgeprune.records.task import Task
 from edgeprune.tasks.check import call_evaluate, call_evaluate_samples, check_task, flat_inputs
 
@@ -22,6 +23,7 @@ def load_task(model: str, data: Path | None = None, seed: int = 0) -> Task:
 
     Raises `InputError` when there is no such task or the task cannot be made.
     """
+    check_seed(seed)
     if Path(model).suffix == ".pt2":
         from edgeprune.tasks.exported import task_from_export
 

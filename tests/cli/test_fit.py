@@ -293,10 +293,31 @@ def test_prune_writes_a_model_that_loads(tmp_path: Path) -> None:
     assert document["params"]["pruned"] < document["params"]["dense"]
 
 
-@pytest.mark.parametrize("ratio", ["1.0", "-0.1", "0.999"])
+@pytest.mark.parametrize("ratio", ["1.0", "-0.1", "0.999", "nan", "inf"])
 def test_prune_refuses_a_ratio_that_cannot_be(tmp_path: Path, ratio: str) -> None:
     out = tmp_path / "small.pt2"
     refused(run("prune", write(tmp_path), "--ratio", ratio, "-o", str(out)), "ratio")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "value"),
+    [
+        ("fit", "--seed", "-1"),
+        ("fit", "--seed", "4294967296"),
+        ("fit", "--epochs", "100000"),
+        ("fit", "--device", ""),
+        ("fit", "--device", " "),
+        ("prune", "--seed", "-1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_before_the_task_runs(
+    tmp_path: Path, verb: str, flag: str, value: str
+) -> None:
+    task, out = write(tmp_path), tmp_path / "out.pt2"
+    Path(task).write_text("raise RuntimeError('the task ran')")
+    options = ["--ratio", "0.3", "-o", str(out)] if verb == "prune" else ["--out", str(out)]
+    refused(run(verb, task, *options, flag, value), flag)
     assert not out.exists()
 
 

@@ -121,6 +121,25 @@ def test_junit_has_one_case_per_check(bundle: Path, device: Any, tmp_path: Path)
     assert found["(8) golden outputs agree"] == ["system-out"]
 
 
+@pytest.mark.parametrize("place", ["missing/report.xml", "file/report.xml", "."])
+def test_a_junit_file_that_cannot_be_written_is_refused_before_anything_runs(
+    bundle: Path, device: Any, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    done = validate(bundle, "--junit", tmp_path / place)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "error: --junit " in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("address", ["", "  "])
+def test_a_blank_device_is_refused(bundle: Path, address: str) -> None:
+    done = validate(bundle, "--device", address)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "names no device" in done.stderr
+
+
 def test_junit_survives_what_xml_cannot_hold(
     bundle: Path, device: Any, tmp_path: Path, scripted: ModuleType
 ) -> None:

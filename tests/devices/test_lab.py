@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.devices import TABLE, LabDevice, open_device
-from edgeprune.devices.lab import SCHEMES, SshAddress, find_device, load_lab, parse_ssh
+from edgeprune.devices.lab import SCHEMES, find_device, load_lab
 from edgeprune.errors import InputError
 
 FULL = """
@@ -67,6 +67,10 @@ class Refused:
     what: str
 
 
+def _ssh(line: str) -> str:
+    return f'[devices.a]\naddress = "ssh://x"\n{line}'
+
+
 REFUSED = {
     "unknown key": Refused(
         '[devices.a]\naddress = "local"\npyton = "x"', "devices.a.pyton is not a known key"
@@ -80,6 +84,23 @@ REFUSED = {
     ),
     "empty": Refused("", "names no device"),
     "not TOML": Refused("[devices", "is not TOML"),
+    "address without a scheme": Refused('[devices.a]\naddress = "board"', "does not begin with ssh://"),
+    "local with more": Refused('[devices.a]\naddress = "local://x"', "does not begin with ssh://"),
+    "blank name": Refused('[devices." "]\naddress = "local"', "calls a device ' '"),
+    "name that moves the cursor": Refused('[devices."a\\u001b[2J"]\naddress = "local"', "calls a device "),
+    "option as jump": Refused(_ssh('jump = "-oProxyCommand=x"'), "its host begins with a dash"),
+    "command as jump": Refused(_ssh('jump = "gate;reboot"'), "its host 'gate;reboot' is empty, too long"),
+    "empty hop": Refused(_ssh('jump = "gate,,gate"'), "it has no host"),
+    "jumps without end": Refused(_ssh(f'jump = "{",".join("abcdefghi")}"'), "more than 8 jump hosts"),
+    "option as python": Refused(_ssh('python = "-c"'), "'-c' is no path"),
+    "control character in python": Refused(_ssh('python = "py\\u0007"'), "is no path"),
+    "home of the host as workdir": Refused(_ssh('workdir = "~/data"'), "begins with '~'"),
+    "variable as workdir": Refused(_ssh('workdir = "$HOME/data"'), "begins with '$'"),
+    "option as workdir": Refused(_ssh('workdir = "-p"'), "'-p' is no path"),
+    "newline in workdir": Refused(_ssh('workdir = "a\\nb"'), "is no path"),
+    "home itself as workdir": Refused(_ssh('workdir = "./"'), "is none of edgeprune's own"),
+    "root as workdir": Refused(_ssh('workdir = "/"'), "is none of edgeprune's own"),
+    "upwards as workdir": Refused(_ssh('workdir = "a/../../b"'), "is none of edgeprune's own"),
 }
 
 
@@ -90,29 +111,14 @@ def test_a_file_that_is_not_exactly_a_lab_is_refused(case: Refused, tmp_path: Pa
     with pytest.raises(InputError) as caught:
         load_lab(path)
     assert str(path) in caught.value.what
-    assert case.what in caught.value.what
+    assert case.what in f"{caught.value.what} {caught.value.hint}"
 
 
-def test_an_address_is_split_into_host_user_and_port() -> None:
-    assert parse_ssh("ssh://board") == SshAddress("board", None, None)
-    assert parse_ssh("ssh://me@10.0.0.7:2222") == SshAddress("10.0.0.7", "me", 2222)
-    assert parse_ssh("ssh://me@[fe80::1]:22") == SshAddress("fe80::1", "me", 22)
-
-
-@pytest.mark.parametrize(
-    ("address", "why"),
-    [
-        ("ssh://", "it has no host"),
-        ("ssh://me:secret@board", "it carries a password"),
-        ("ssh://board/some/path", "something follows the host"),
-        ("ssh://-oProxyCommand=touch", "cannot begin with a dash"),
-        ("ssh://-l@board", "cannot begin with a dash"),
-        ("ssh://board:port", "Port could not be cast"),
-    ],
-)
-def test_what_is_not_an_address_is_refused_with_the_reason(address: str, why: str) -> None:
-    with pytest.raises(InputError, match=why):
-        open_device(address)
+@pytest.mark.parametrize("word", ["", " ", "\t"])
+def test_a_blank_names_no_device(word: str, lab: Path) -> None:
+    for file in (None, lab):
+        with pytest.raises(InputError, match="names no device"):
+            open_device(word, lab=file)
 
 
 def test_every_scheme_of_an_address_has_a_transport() -> None:

@@ -1,0 +1,26 @@
+"""Limits of whole numbers that a user gives: seeds and epochs."""
+
+from __future__ import annotations
+
+from edgeprune.errors import InputError
+
+MOST_SEED = 2**32 - 1  # what numpy and torch both take
+MOST_EPOCHS = 10_000
+MOST_DIGITS = 40  # of a number that an error repeats
+
+
+def check_seed(value: object) -> None:
+    """Raise `InputError` for what is no seed."""
+    check_whole("--seed", value, MOST_SEED)
+
+
+def check_whole(flag: str, value: object, most: int) -> None:
+    """Raise `InputError` for anything but a whole number from 0 to `most`."""
+    if isinstance(value, int) and value is not True and value is not False and 0 <= value <= most:
+        return
+    huge = isinstance(value, int) and abs(value) >= 10**MOST_DIGITS
+    shown = f"a number of more than {MOST_DIGITS} digits" if huge else repr(value)
+    raise InputError(f"{flag} is {shown}.", f"Give a whole number (int) from 0 to {most}.")
+
+
+__all__ = ["MOST_EPOCHS", "MOST_SEED", "check_seed", "check_whole"]
