@@ -10,13 +10,17 @@ value, e.g. `trials[3].measurement.latency.p90_ms`: an unknown key too, which ma
     X | None         null or X
     Literal          one of its values
     Any              any JSON value, as it is
+    int              integer of 64 bits
     float            number, never NaN or infinite (JSON has no such thing); an integer is a float too
+
+Text is UTF-8 without a byte order mark, of whole characters: half of a surrogate pair cannot be printed or hashed.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -38,6 +42,8 @@ from edgeprune.errors import InputError
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 T = TypeVar("T")
 
+DEEPEST = 64  # arrays and objects inside one another; records have about ten
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", NoneType: "null"}
 
 
@@ -106,10 +112,16 @@ def dumps(value: JSON) -> str:
 
 
 def loads(text: str | bytes, name: str) -> JSON:
-    """JSON value of a text; `InputError` naming `name` for anything but one strict JSON document."""
+    """JSON value of a text; `InputError` naming `name` for anything but one strict JSON document in UTF-8."""
 
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is not a number in JSON")
+
+    def finite(word: str) -> float:
+        number = float(word)
+        if not math.isfinite(number):
+            raise ValueError(f"the number {word[:60]} is too large")
+        return number
 
     def once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
         seen = dict(pairs)
@@ -118,12 +130,37 @@ def loads(text: str | bytes, name: str) -> JSON:
         return seen
 
     try:
-        # json.JSONDecodeError and UnicodeDecodeError are ValueErrors.
-        return cast(JSON, json.loads(text, parse_constant=refuse, object_pairs_hook=once))
+        raw = text if isinstance(text, bytes) else text.encode("utf-8")
+        # Decoded here: json.loads takes UTF-16, UTF-32 and byte order marks as well.
+        value = json.loads(
+            raw.decode("utf-8"), parse_constant=refuse, parse_float=finite, object_pairs_hook=once
+        )
+        _check_depth(value)
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return cast(JSON, value)
+    except UnicodeEncodeError as error:
+        problem, cause = "a text in it holds half of a surrogate pair", error
+    # json.JSONDecodeError and UnicodeDecodeError are ValueErrors.
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{name} is not JSON: {error}.", "Restore the file as edgeprune wrote it."
-        ) from error
+        problem, cause = str(error), error
+    raise InputError(f"{name} is not JSON: {problem}.", "Restore the file as edgeprune wrote it.") from cause
+
+
+def _check_depth(value: JSON) -> None:
+    """Raise ValueError when arrays and objects lie deeper in one another than any record's."""
+    level: list[JSON] = [value]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (list, dict))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(item, (list, dict))
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {DEEPEST} levels")
 
 
 def _decode(kind: Any, value: JSON, path: str) -> object:
@@ -150,6 +187,8 @@ def _decode(kind: Any, value: JSON, path: str) -> object:
     if kind in _WORDS:
         if type(value) is not kind or (kind is float and not math.isfinite(cast(float, value))):
             raise _refused(path, value, _words(kind))
+        if kind is int and not -(2**63) <= cast(int, value) < 2**63:
+            raise _refused(path, value, "an integer of 64 bits")
         return value
     raise TypeError(f"{path or 'the value'}: {kind!r} has no JSON form here")
 

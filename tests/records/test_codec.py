@@ -38,7 +38,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.builds(kind, **{field.name: values(hints[field.name]) for field in fields(kind)})
     return {
         float: st.floats(allow_nan=False, allow_infinity=False),
-        int: st.integers(),
+        int: st.integers(-(2**63), 2**63 - 1),
         bool: st.booleans(),
         str: st.text(max_size=8),
         NoneType: st.none(),
@@ -192,6 +192,9 @@ WRONG = {
     "object for an array": Wrong((("leaves",), {}), "leaves is {}, expected an array"),
     "text for an optional": Wrong((("maybe",), "no"), 'maybe is "no", expected a number'),
     "NaN": Wrong((("maybe",), math.nan), "maybe is NaN, expected a number"),
+    "more than 64 bits": Wrong(
+        (("leaves", 0, "runs"), 2**63), "leaves[0].runs is 9223372036854775808, expected an integer of 64 bits"
+    ),
     "too large for a float": Wrong((("maybe",), 10**400), "maybe is 1000"),
     "no arm of a union": Wrong((("either",), 1.5), "either is 1.5, expected an integer or a text or Leaf"),
 }
@@ -229,9 +232,25 @@ def test_a_value_without_a_json_form_is_a_programming_error() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": NaN}', '{"a": 1, "a": 2}', "{", "", b"\xff\xfe{", "[" * 200_000],
+    [
+        *('{"a": NaN}', '{"a": 1, "a": 2}', "{", "", b"\xff\xfe{", "[" * 200_000),
+        pytest.param('{"a": 1e999}', id="a number beyond the range of floats"),
+        pytest.param("9" * 5000, id="thousands of digits"),
+        pytest.param('"\\ud800"', id="half of a surrogate pair"),
+        pytest.param('{"\\uDFFF": 1}', id="half of a pair in a key"),
+        pytest.param('"\ud800"', id="half of a pair as it is"),
+        pytest.param('{"a": 1}'.encode("utf-8-sig"), id="byte order mark"),
+        pytest.param('{"a": 1}'.encode("utf-16"), id="UTF-16"),
+        pytest.param('{"a": 1}'.encode("utf-32-le"), id="UTF-32"),
+        pytest.param("[" * 65 + "]" * 65, id="nested deeper than any record"),
+    ],
     ids=lambda text: repr(text)[:12],
 )
 def test_text_that_is_not_strict_json_is_refused(text: str | bytes) -> None:
     with pytest.raises(InputError, match=r"^ledger\.jsonl is not JSON"):
         loads(text, "ledger.jsonl")
+
+
+def test_whole_characters_are_read_however_they_are_written() -> None:
+    assert loads('["\\ud83d\\ude00", "\\\\ud800"]', "text") == ["\U0001f600", "\\ud800"]
+    assert loads("[" * 64 + "]" * 64, "text") is not None
