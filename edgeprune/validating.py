@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.bundle import Verified, open_bundle, read_golden
+from edgeprune.bundle import Verified, open_bundle
 from edgeprune.bundle.golden import Golden, serve, worst_difference
 from edgeprune.devices import Device, Load, Machine, open_device
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.measure import PROOF, Effort, Progress, Proof, prove
-from edgeprune.records.bundle import GOLDEN, Check, Manifest, Validation
+from edgeprune.records.bundle import Check, Manifest, Validation
 from edgeprune.records.machine import Budget, Target
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Measurement, Verdict
@@ -98,7 +98,7 @@ def validate_on(
     target: the validator's own, see `validate`.
     """
     manifest = verified.manifest
-    golden = read_golden(verified.folder / GOLDEN)
+    golden = verified.golden
     load = Load(
         *(manifest.runtime, verified.folder / manifest.artefact, manifest.threads),
         device=manifest.device,

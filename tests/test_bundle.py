@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.bundle import Verified, open_bundle, read_golden, write_golden
+from edgeprune.bundle import Verified, open_bundle, read, read_golden, write_golden
 from edgeprune.bundle.archive import pack
 from edgeprune.bundle.golden import worst_difference
 from edgeprune.errors import BundleError, InputError
@@ -224,6 +227,60 @@ class Forged:
     sentence: str
 
 
+def edit_at(*way: Any, to: Any) -> Callable[[dict[str, bytes]], object]:
+    """Puts a value at a place of the manifest."""
+
+    def forge(files: dict[str, bytes]) -> None:
+        document = place = json.loads(files["manifest.json"])
+        for step in way[:-1]:
+            place = place[step]
+        place[way[-1]] = to
+        files["manifest.json"] = json.dumps(document).encode()
+
+    return forge
+
+
+def relisted(files: dict[str, bytes], name: str, content: bytes) -> None:
+    """Put another file in a bundle, with its size and hash in the manifest."""
+    manifest = json.loads(files["manifest.json"])
+    for listed in manifest["files"]:
+        if listed["path"] == name:
+            listed.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    files |= {name: content, "manifest.json": json.dumps(manifest).encode()}
+
+
+def regolden(method: int = zipfile.ZIP_STORED, **arrays: Any) -> Callable[[dict[str, bytes]], object]:
+    """Puts other golden vectors in a bundle; None leaves an array out."""
+
+    def forge(files: dict[str, bytes]) -> None:
+        with np.load(io.BytesIO(files["golden.npz"])) as data:
+            whole = {name: data[name] for name in data.files} | {
+                name.replace("_", ".", 1): array for name, array in arrays.items()
+            }
+        whole = {name: array for name, array in whole.items() if array is not None}
+        buffer = io.BytesIO()
+        save = np.savez if method == zipfile.ZIP_STORED else np.savez_compressed
+        save(buffer, **whole)
+        relisted(files, "golden.npz", buffer.getvalue())
+
+    return forge
+
+
+def edit_evidence(*way: Any, to: Any) -> Callable[[dict[str, bytes]], object]:
+    def forge(files: dict[str, bytes]) -> None:
+        document = place = json.loads(files["evidence.json"])
+        for step in way[:-1]:
+            place = place[step]
+        place[way[-1]] = to
+        relisted(files, "evidence.json", json.dumps(document).encode())
+
+    return forge
+
+
+def another_artefact(files: dict[str, bytes]) -> None:
+    relisted(files, "model.onnx", files["model.onnx"][:-1] + b"?")
+
+
 def edit_manifest(**changes: Any) -> Callable[[dict[str, bytes]], object]:
     def forge(files: dict[str, bytes]) -> None:
         files["manifest.json"] = json.dumps(json.loads(files["manifest.json"]) | changes).encode()
@@ -242,8 +299,8 @@ FORGED = {
         edit_manifest(schema=2, new="key"), 2, "has schema 2, this edgeprune knows up to 1"
     ),
     "schema that never was": Forged(edit_manifest(schema=0), 2, "has schema 0, which never was"),
-    "boundless tolerance": Forged(edit_manifest(tolerance=1.0), 2, "tolerance 1.0 cannot be"),
-    "artefact outside the list": Forged(edit_manifest(artefact="../m.onnx"), 2, "does not list ../m.onnx"),
+    "boundless tolerance": Forged(edit_manifest(tolerance=1.0), 2, "tolerance is 1.0, expected 0"),
+    "artefact outside the list": Forged(edit_manifest(artefact="../m.onnx"), 2, "does not list '../m.onnx'"),
     "missing file": Forged(lambda files: files.pop("ort.py"), 3, "missing: ort.py"),
     "unexpected file": Forged(
         lambda files: files.update({"onnxruntime.py": b"evil"}), 4, "does not list onnxruntime.py"
@@ -254,6 +311,100 @@ FORGED = {
     "other content": Forged(
         lambda files: files.update({"run.py": b"#" + files["run.py"][1:]}), 5, "has SHA-256"
     ),
+}
+MEASURED = ("claim", "measurement")
+OUT_OF_RANGE = {
+    "no thread": (("threads",), 0, "threads is 0, expected a whole number, 1 to"),
+    "threads beyond any machine": (("threads",), 2**62, "threads is 4611686018427387904"),
+    "threads beyond 64 bits": (("threads",), 10**30, "threads is 1000"),
+    "no batch": (("batch",), -1, "batch is -1"),
+    "negative tolerance": (("tolerance",), -0.1, "tolerance is -0.1"),
+    "percentile of all": (("budget", "percentile"), 100, "budget.percentile is 100"),
+    "no latency allowed": (("budget", "latency_ms"), 0, "budget.latency_ms is 0"),
+    "boundless memory": (("budget", "memory_mib"), 1e300, "budget.memory_mib is 1e+300"),
+    "metric may rise": (("budget", "max_drop"), -1, "budget.max_drop is -1"),
+    "no input": (("inputs",), [], "inputs is empty"),
+    "dtype of objects": (("inputs", 0, "dtype"), "object", "inputs[0].dtype is 'object'"),
+    "dtype that is none": (("outputs", 0, "dtype"), "O8,(2,)f4", "outputs[0].dtype is"),
+    "shape without batch": (("outputs", 0, "shape"), [], "outputs[0].shape is not 1 to"),
+    "shape of nothing": (("inputs", 0, "shape"), [1, 0], "inputs[0].shape is not 1 to"),
+    "shape beyond memory": (("inputs", 0, "shape"), [1, 2**40, 2], "inputs[0].shape is of more than"),
+    "shape of another batch": (("inputs", 0, "shape"), [2, 8], "begins with 2, and batch is 1"),
+    "port named twice": (
+        ("inputs",),
+        [{"name": "x", "dtype": "int8", "shape": [1, 1]}] * 2,
+        "inputs names a port twice",
+    ),
+    "infinite metric": (("claim", "metric"), float("inf"), "Infinity is not a number"),
+    "negative latency": ((*MEASURED, "latency", "p50_ms"), -1.0, "latency.p50_ms is -1"),
+    "claim of other threads": ((*MEASURED, "threads"), 2, "claim.measurement.threads is 2, and threads is 1"),
+    "no hash": ((*MEASURED, "artefact_sha256"), "0", "is not 64 hexadecimal digits"),
+    "negative size": (("files", 0, "size"), -1, "files[0].size is -1"),
+    "path that leaves": (("files", 0, "path"), "../evil", "'../evil', which is not a plain file name"),
+    "path twice": (("files", 0, "path"), "run.py", "files[5].path is run.py, which is listed twice"),
+    "half a character": (("model",), "\ud800", "half of a surrogate pair"),
+}
+FORGED |= {
+    name: Forged(edit_at(*way, to=value), 2, sentence)
+    for name, (way, value, sentence) in OUT_OF_RANGE.items()
+}
+ENCODED = {
+    "byte order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "UTF-16": lambda text: text.decode().encode("utf-16"),
+    "key twice": lambda text: b'{"schema": 1,' + text[1:],
+    "deep nesting": lambda text: b"[" * 100_000 + b"]" * 100_000,
+    "huge number": lambda text: text.replace(b'"schema": 1', b'"schema": 1e999'),
+    "thousands of digits": lambda text: text.replace(b'"schema": 1', b'"schema": ' + b"1" * 9999),
+}
+FORGED |= {
+    name: Forged(
+        lambda files, encode=encode: files.update({"manifest.json": encode(files["manifest.json"])}),
+        2,
+        "is not JSON",
+    )
+    for name, encode in ENCODED.items()
+}
+FORGED |= {
+    "golden without outputs": Forged(regolden(out_output=None), 5, "expected in.NAME and out.NAME"),
+    "golden of another input": Forged(
+        regolden(in_pixels=None, in_other=np.zeros((4, 8), np.float32)), 5, "holds the inputs ['other']"
+    ),
+    "golden of another dtype": Forged(
+        regolden(in_pixels=np.zeros((4, 8))), 5, "pixels is float64, the manifest says float32"
+    ),
+    "golden of another shape": Forged(
+        regolden(out_output=np.zeros((4, 9), np.float32)), 5, "output has shape [4, 9]"
+    ),
+    "golden of objects": Forged(regolden(out_output=np.array([{}] * 4)), 5, "not plain numbers"),
+    "golden that is compressed": Forged(
+        regolden(zipfile.ZIP_DEFLATED, in_pixels=np.zeros((40_000, 8), np.float32)), 5, "is compressed"
+    ),
+    "golden that is no zip": Forged(
+        lambda files: relisted(files, "golden.npz", b"PK\x03\x04"), 5, "cannot be read as golden vectors"
+    ),
+    "rows that do not fill batches": Forged(
+        lambda files: [
+            edit_at(*way, to=3)(files)
+            for way in (
+                *(("batch",), (*MEASURED, "batch")),
+                *(("inputs", 0, "shape", 0), ("outputs", 0, "shape", 0)),
+            )
+        ],
+        5,
+        "4 rows, which do not fill batches of 3",
+    ),
+    "another artefact": Forged(another_artefact, 5, "the claim is of another artefact"),
+    "evidence that is not JSON": Forged(
+        lambda files: relisted(files, "evidence.json", b"{"), 5, "evidence.json is not JSON"
+    ),
+    "evidence of another budget": Forged(edit_evidence("budget", "latency_ms", to=999), 5, "another budget"),
+    "evidence of another metric": Forged(edit_evidence("metric", to="top-5"), 5, "another metric"),
+    "evidence of another baseline": Forged(
+        edit_evidence("baseline", "metric", to=0.5), 5, "is about another baseline"
+    ),
+    "a candidate without evidence": Forged(edit_manifest(candidate="trial-99"), 5, "another candidate"),
+    "a better metric": Forged(edit_at("claim", "metric", to=0.999), 5, "about another claim"),
+    "a faster measurement": Forged(edit_at(*MEASURED, "latency", "bound_ms", to=0.1), 5, "another claim"),
 }
 
 
@@ -323,6 +474,97 @@ def test_links_are_refused(bundle: Path, tmp_path: Path) -> None:
         entry.external_attr = 0o120777 << 16
         archive.writestr(entry, "/etc/hostname")
     assert "ort.py is a link" in refused(path).what
+
+
+def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> None:
+    """Let `swap` happen behind (3), between check and use."""
+    check = read._check_missing
+
+    def then_swap(*arguments: Any) -> None:
+        check(*arguments)
+        swap()
+
+    monkeypatch.setattr(read, "_check_missing", then_swap)
+
+
+@pytest.mark.parametrize("name", ["ort.py", "model.onnx", "golden.npz", "manifest.json"])
+@pytest.mark.parametrize("by", ["link", "other file", "pipe", "nothing"])
+def test_a_file_that_is_swapped_between_check_and_use_is_refused_or_of_no_effect(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, by: str
+) -> None:
+    folder = tmp_path / "unpacked"
+    shutil.unpack_archive(bundle, folder, "zip")
+    content = (folder / name).read_bytes()
+
+    def swap() -> None:
+        (folder / name).rename(tmp_path / "aside")
+        if by == "link":
+            (folder / name).symlink_to(tmp_path / "aside")
+        elif by == "pipe":
+            os.mkfifo(folder / name)
+        elif by == "other file":
+            (folder / name).write_bytes(content.replace(b"o", b"0") + b"more")
+
+    swapped(monkeypatch, swap)
+    if name == "manifest.json":
+        with open_bundle(folder) as opened:
+            assert (opened.folder / name).read_bytes() == content
+        return
+    error = refused(folder)
+    assert error.check == (5 if by == "other file" else 1)
+
+
+def test_a_folder_that_becomes_a_link_is_not_followed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = tmp_path / "unpacked", tmp_path / "other"
+    shutil.unpack_archive(bundle, folder, "zip")
+    shutil.unpack_archive(bundle, other, "zip")
+    (other / "model.onnx").write_bytes(b"evil")
+
+    def swap() -> None:
+        folder.rename(tmp_path / "aside")
+        folder.symlink_to(other)
+
+    swapped(monkeypatch, swap)
+    with open_bundle(folder) as opened:
+        assert sha256(opened.folder / "model.onnx") == opened.manifest.claim.measurement.artefact_sha256
+
+
+def test_a_zip_that_is_swapped_while_it_is_read_is_the_one_that_was_opened(
+    run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = run.bundle(tmp_path / "other.edgeprune.zip", chosen=run.result.frontier[1])
+    swapped(monkeypatch, lambda: other.replace(bundle))
+    with open_bundle(bundle) as opened:
+        assert opened.manifest.candidate == "trial-01"
+        assert sha256(opened.folder / "model.onnx") == opened.manifest.claim.measurement.artefact_sha256
+
+
+def test_a_zip_that_is_written_over_while_it_is_read_is_refused(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scribble() -> None:
+        with bundle.open("r+b") as stream:
+            stream.seek(bundle.stat().st_size // 2)
+            stream.write(b"scribble")
+
+    swapped(monkeypatch, scribble)
+    assert refused(bundle).check in (1, 5)
+
+
+def test_a_directory_of_a_million_entries_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    with path.open("wb") as stream:
+        stream.truncate(46_000_000)
+        stream.seek(0, 2)
+        stream.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 46_000_000, 0, 0))
+    assert "its directory has 46000000 bytes" in refused(path).what
+
+
+def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    assert refused(tmp_path / "pipe.zip").what.startswith("There is no bundle")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -530,7 +772,7 @@ BAD_GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
     "other rows": ({"in.x": np.zeros(2), "out.y": np.zeros(3)}, "[2, 3] rows"),
     "no rows": ({"in.x": np.zeros(0), "out.y": np.zeros(0)}, "[0] rows"),
     "not finite": ({"in.x": np.full(2, np.nan), "out.y": np.zeros(2)}, "not finite"),
-    "texts": ({"in.x": np.array(["a"]), "out.y": np.zeros(1)}, "not finite numbers"),
+    "texts": ({"in.x": np.array(["a"]), "out.y": np.zeros(1)}, "not plain numbers"),
 }
 
 

@@ -4,12 +4,15 @@ The zip is canonical: entries sorted, stored without compression, fixed time and
 files give the same bytes on any machine, nothing can swell when it is unpacked, and a reader can demand
 that an archive is byte for byte what edgeprune packs: a flipped bit between the files is seen as well.
 Weights hardly compress anyway.
+
+A bundle may be changed while it is read. So a zip is opened once, and a folder's files are opened from the
+folder that was listed, without following links; what is copied out is what its reader checks and uses.
 """
 
 from __future__ import annotations
 
-import filecmp
 import io
+import os
 import re
 import shutil
 import stat
@@ -34,6 +37,14 @@ _BROKEN: tuple[type[Exception], ...] = (
     OverflowError,
     struct.error,
 )
+MOST_ENTRIES = 1000  # a bundle has ten
+MOST_FOLDERS = 8  # folders inside one another; a bundle has none
+MOST_DIRECTORY = 1 << 18  # bytes of a zip's directory: 46 and the name for each entry
+_END = struct.Struct("<4s4H2LH")  # of an archive without a comment
+_LOCATOR = struct.Struct("<4sLQL")  # before it in archives of more than 2 GiB, and before that one:
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_BLOCK = 1 << 20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _PART = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")
 _INTACT = "Copy it again from where it was made: it was damaged or changed on the way."
 
@@ -45,9 +56,11 @@ class Source(Protocol):
 
     @property
     def sizes(self) -> Mapping[str, int]: ...
-    def read(self, name: str) -> bytes: ...
+    def read(self, name: str) -> bytes:
+        """Content of a file. Raises `BundleError` (1) when it is not there any more."""
+
     def place(self, name: str, folder: Path) -> None:
-        """Copy the file to its place below `folder`."""
+        """Copy the file to its place below `folder`, as many bytes as `sizes` says at most."""
 
     def check_nothing_more(self, folder: Path) -> None:
         """Raise `BundleError` (5) when the bundle has a byte beyond the files placed in `folder`."""
@@ -70,20 +83,49 @@ def pack(files: Mapping[str, Content], stream: IO[bytes]) -> None:
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
     """Open the bundle at `path`, a zip or a folder, and check its names. Raises `BundleError` (1)."""
-    if path.is_dir():
-        yield _FolderSource(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        raise _no_bundle(path) from error
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind == stat.S_IFDIR:
+        try:
+            yield _FolderSource(path, handle)
+        finally:
+            os.close(handle)
         return
-    if not path.is_file():
-        raise BundleError(1, f"There is no bundle {path}.", "Give the .edgeprune.zip that fit wrote.")
-    with _translated(path, OSError):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        yield _ZipSource(path, archive)
+    with os.fdopen(handle, "rb") as stream:
+        if kind != stat.S_IFREG:
+            raise _no_bundle(path)
+        with _translated(path, OSError):
+            check_directory(stream)
+            archive = zipfile.ZipFile(stream)
+        with archive:
+            yield _ZipSource(path, archive, stream)
+
+
+def _no_bundle(path: Path) -> BundleError:
+    return BundleError(1, f"There is no bundle {path}.", "Give the .edgeprune.zip that fit wrote.")
+
+
+def check_directory(stream: IO[bytes]) -> None:
+    """Raise BadZipFile for a directory of more entries than a bundle has, which would fill the memory."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - _END.size - _LOCATOR.size - _END64.size))
+    tail = stream.read()
+    end = tail[-_END.size :]
+    if len(end) < _END.size or not end.startswith(b"PK\5\6"):
+        raise zipfile.BadZipFile("it does not end with the directory of a zip")
+    lengths = [_END.unpack(end)[5]]
+    if tail[-_END.size - _LOCATOR.size :].startswith(b"PK\6\7") and tail.startswith(b"PK\6\6"):
+        lengths.append(_END64.unpack_from(tail)[8])
+    if max(lengths) > MOST_DIRECTORY:
+        raise zipfile.BadZipFile(f"its directory has {max(lengths)} bytes, the limit is {MOST_DIRECTORY}")
 
 
 class _ZipSource:
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self._path, self._archive = path, archive
+    def __init__(self, path: Path, archive: zipfile.ZipFile, stream: IO[bytes]) -> None:
+        self._path, self._archive, self._stream = path, archive, stream
         entries = archive.infolist()
         for entry in entries:
             _check_name(path, entry.filename)
@@ -97,7 +139,7 @@ class _ZipSource:
         _check_distinct(path, [entry.filename for entry in entries])
         self.sizes: Mapping[str, int] = {entry.filename: entry.file_size for entry in entries}
         # Entries that overlap would unpack to more than the archive holds.
-        if sum(self.sizes.values()) > path.stat().st_size:
+        if sum(self.sizes.values()) > os.fstat(stream.fileno()).st_size:
             raise BundleError(1, f"{path}: the entries are larger than the archive.", _malicious())
 
     def read(self, name: str) -> bytes:
@@ -105,56 +147,110 @@ class _ZipSource:
             return self._archive.read(name)
 
     def place(self, name: str, folder: Path) -> None:
-        target = folder / name
         with _translated(self._path, OSError):
             reader = self._archive.open(name)
-        with reader, writing(target), _translated(self._path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as writer:
-                shutil.copyfileobj(reader, writer, 1 << 20)
+        with reader:
+            _copy(self._path, reader, folder / name, self.sizes[name])
 
     def check_nothing_more(self, folder: Path) -> None:
-        with tempfile.NamedTemporaryFile(dir=folder.parent) as again, writing(Path(again.name)):
+        with tempfile.TemporaryFile(dir=folder.parent) as again, writing(folder):
             pack({name: folder / name for name in self.sizes}, again)
-            again.flush()
-            if not filecmp.cmp(self._path, again.name, shallow=False):
+            if not _equal(self._stream, again):
                 raise BundleError(5, f"{self._path} is not byte for byte what edgeprune packs.", _repacked())
 
 
 class _FolderSource:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    """Bundle in a folder that is open: its files are reached from there, never through a link."""
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self._path, self._handle = path, handle
         found: dict[str, int] = {}
-        for item in sorted(path.rglob("*")):
-            name = item.relative_to(path).as_posix()
-            mode = item.lstat().st_mode
-            if stat.S_ISDIR(mode):
-                continue
-            _check_name(path, name)
-            if not stat.S_ISREG(mode):
-                raise BundleError(1, f"{path}: {name} is a link or another special file.", _malicious())
-            found[name] = item.stat().st_size
+        with _translated(path, OSError):
+            self._list("", handle, found)
         _check_distinct(path, list(found))
-        self.sizes: Mapping[str, int] = found
+        self.sizes: Mapping[str, int] = dict(sorted(found.items()))
 
     def read(self, name: str) -> bytes:
-        return (self._path / name).read_bytes()
+        with _translated(self._path, OSError), self._open(name) as reader:
+            return reader.read(self.sizes[name])
 
     def place(self, name: str, folder: Path) -> None:
-        target = folder / name
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._path / name, target)
+        with _translated(self._path, OSError):
+            reader = self._open(name)
+        with reader:
+            _copy(self._path, reader, folder / name, self.sizes[name])
 
     def check_nothing_more(self, folder: Path) -> None:
         """A folder is its files: there is no byte between them."""
 
+    def _list(self, below: str, handle: int, found: dict[str, int]) -> None:
+        for item in sorted(os.listdir(handle)):
+            name = f"{below}{item}"
+            _check_name(self._path, name)
+            status = os.stat(item, dir_fd=handle, follow_symlinks=False)
+            if len(found) >= MOST_ENTRIES or name.count("/") >= MOST_FOLDERS:
+                raise BundleError(1, f"{self._path} holds more files than a bundle.", _malicious())
+            if stat.S_ISDIR(status.st_mode):
+                inner = os.open(item, _FOLDER, dir_fd=handle)
+                try:
+                    self._list(f"{name}/", inner, found)
+                finally:
+                    os.close(inner)
+            elif not stat.S_ISREG(status.st_mode):
+                raise BundleError(1, f"{self._path}: {name} is a link or another special file.", _malicious())
+            else:
+                found[name] = status.st_size
+
+    def _open(self, name: str) -> IO[bytes]:
+        """The file as it is now; `OSError` when it or a folder on the way has become a link."""
+        *folders, last = name.split("/")
+        handle = os.dup(self._handle)
+        try:
+            for part in folders:
+                inner = os.open(part, _FOLDER, dir_fd=handle)
+                os.close(handle)
+                handle = inner
+            file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+        finally:
+            os.close(handle)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise OSError(f"{name} is no regular file any more")
+        return os.fdopen(file, "rb")
+
+
+def _copy(path: Path, reader: IO[bytes], target: Path, size: int) -> None:
+    """Copy `size` bytes to `target`, or what there is."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as writer:
+            while size > 0:
+                with _translated(path, OSError):
+                    block = reader.read(min(_BLOCK, size))
+                if not block:
+                    return
+                writer.write(block)
+                size -= len(block)
+
+
+def _equal(one: IO[bytes], other: IO[bytes]) -> bool:
+    one.seek(0)
+    other.seek(0)
+    while (block := one.read(_BLOCK)) == other.read(_BLOCK):
+        if not block:
+            return True
+    return False
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name is that of a file of a bundle: letters, digits and . _ + -, with "/" between folders."""
+    return all(_PART.fullmatch(part) for part in name.split("/"))
+
 
 def _check_name(path: Path, name: str) -> None:
-    parts = name.split("/")
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
         raise BundleError(1, f"{path}: the entry {name!r} leaves the bundle's folder.", _malicious())
-    if not all(_PART.fullmatch(part) for part in parts):
+    if not is_plain(name):
         raise BundleError(
             1, f"{path}: the entry {name!r} is not a plain file name (letters, digits, . _ + -).", _INTACT
         )

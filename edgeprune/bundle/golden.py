@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.bundle.archive import check_directory
 from edgeprune.devices import Feeds, Session
 from edgeprune.errors import InputError
 from edgeprune.files import write
-from edgeprune.records.bundle import GOLDEN_IN, GOLDEN_OUT, GOLDEN_REFERENCE, Port
+from edgeprune.records.bundle import GOLDEN, GOLDEN_IN, GOLDEN_OUT, GOLDEN_REFERENCE, Port
 
 Arrays = Mapping[str, NDArray[Any]]
+_MOST_HEADER = 1024  # characters: numpy's of an array takes about a hundred
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,46 @@ def _zipped(arrays: Arrays) -> bytes:
 
 
 def _unzipped(path: Path) -> Arrays:
+    """Arrays of an .npz as edgeprune writes it: stored, so that nothing swells, and of plain numbers.
+
+    Raises `InputError`, whatever the bytes are.
+    """
     try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        with path.open("rb") as stream:
+            check_directory(stream)
+            with zipfile.ZipFile(stream) as archive:
+                entries = archive.infolist()
+                if sum(entry.compress_size for entry in entries) > path.stat().st_size:
+                    raise ValueError("the entries are larger than the file")
+                if len({entry.filename for entry in entries}) < len(entries):
+                    raise ValueError("an entry is there twice")
+                return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+    # Foreign bytes in the parsers of zipfile and of numpy, whose header is a Python literal: any error.
+    except Exception as error:
         raise InputError(f"{path} cannot be read as golden vectors: {error}.", _HINT) from error
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    if not entry.filename.endswith(".npy"):
+        raise ValueError(f"{entry.filename!r} is no array")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise ValueError(f"{entry.filename!r} is compressed")
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        if version not in readers:
+            raise ValueError(f"{entry.filename!r} is of an unknown version {version}")
+        shape, by_column, dtype = readers[version](stream, max_header_size=_MOST_HEADER)
+        if dtype.kind not in "biuf" or not dtype.isnative:
+            raise ValueError(f"{entry.filename!r} holds {dtype}, which are not plain numbers")
+        size = dtype.itemsize * math.prod(shape)
+        if min(shape, default=1) < 0 or size != entry.file_size - stream.tell():
+            raise ValueError(f"{entry.filename!r} has not the {size} bytes of its shape")
+        content = bytearray(stream.read())  # of one's own, so that the array can be written
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def read_golden(path: Path) -> Golden:
@@ -92,9 +130,39 @@ def read_golden(path: Path) -> Golden:
     if len(rows) != 1 or 0 in rows:
         raise InputError(f"{path}: the arrays have {sorted(rows)} rows, expected one number of them.", _HINT)
     for name, array in (*inputs.items(), *outputs.items(), *reference.items()):
-        if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"{path}: the array {name} holds values that are not finite numbers.", _HINT)
     return Golden(inputs, outputs, rows.pop(), reference)
+
+
+def check_ports(golden: Golden, inputs: Sequence[Port], outputs: Sequence[Port], batch: int) -> None:
+    """Refuse golden vectors that are not of a model's ports, or whose rows do not fill batches.
+
+    Raises `InputError`.
+    """
+    wanted = (("inputs", inputs, golden.inputs), ("outputs", outputs, golden.outputs))
+    for what, ports, arrays in wanted:
+        if {port.name for port in ports} != set(arrays):
+            raise InputError(
+                f"{GOLDEN} holds the {what} {sorted(arrays)}, the manifest says "
+                f"{sorted(port.name for port in ports)}.",
+                _HINT,
+            )
+        for port in ports:
+            for array in (arrays[port.name], golden.reference.get(port.name)):
+                if array is not None and array.shape[1:] != port.shape[1:]:
+                    raise InputError(
+                        f"{GOLDEN}: {port.name} has shape {list(array.shape)}, the manifest says "
+                        f"{list(port.shape)}.",
+                        _HINT,
+                    )
+            if str(arrays[port.name].dtype) != port.dtype:
+                raise InputError(
+                    f"{GOLDEN}: {port.name} is {arrays[port.name].dtype}, the manifest says {port.dtype}.",
+                    _HINT,
+                )
+    if golden.rows % batch:
+        raise InputError(f"{GOLDEN} has {golden.rows} rows, which do not fill batches of {batch}.", _HINT)
 
 
 def serve(session: Session, golden: Golden, batch: int) -> dict[str, NDArray[Any]]:

@@ -2,10 +2,12 @@
 
     (1) The archive opens, and every entry is a plain file whose name stays in the bundle's folder: no
         absolute path, no "..", no drive letter, no link, no name twice, nothing compressed or overlapping.
-    (2) The manifest is there, is valid, and has a schema that this edgeprune knows.
+    (2) The manifest is there, is valid, has a schema that this edgeprune knows, and no value is out of range.
     (3) No file that the manifest lists is missing.
     (4) No file is there that the manifest does not list.
-    (5) Every file has the size and the SHA-256 of the manifest, and an archive holds not one byte more.
+    (5) Every file has the size and the SHA-256 of the manifest, and an archive holds not one byte more. The
+        golden vectors are of the model's ports, and claim and evidence are about these files: that is read
+        last, behind (6), so that little of a stranger's is parsed where a signature is demanded.
     (6) The signature, when there is one or one is demanded, is over this very manifest; when signers are
         named, it is by one of them.
 
@@ -20,15 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.bundle.archive import Source, opened
+from edgeprune.bundle.golden import Golden, check_ports, read_golden
+from edgeprune.bundle.limits import check_limits
 from edgeprune.bundle.signature import verify
+from edgeprune.devices.artefact import artefact_sha256
 from edgeprune.errors import BundleError, InputError
 from edgeprune.files import scratch, sha256
-from edgeprune.records.bundle import BUNDLE_SCHEMA, GOLDEN, MANIFEST, SIGNATURE, Check, Manifest
+from edgeprune.records.bundle import BUNDLE_SCHEMA, EVIDENCE, GOLDEN, MANIFEST, SIGNATURE, Check, Manifest
 from edgeprune.records.codec import check_schema, from_json, loads
+from edgeprune.records.trial import FitResult
 
 MANIFEST_LIMIT = 16 << 20  # bytes; a manifest lists files and one measurement
+EVIDENCE_LIMIT = 256 << 20  # bytes; the evidence lists all trials, with the units that each of them kept
 
 _DAMAGED = "Copy it again from where it was made: it was damaged or changed on the way."
+
+_FORGED = "It was packed by another program, or changed by hand: get it again from whoever made it."
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Verified:
     folder: Path
     manifest: Manifest
     checks: tuple[Check, ...]
+    golden: Golden
 
 
 @contextmanager
@@ -54,8 +64,10 @@ def open_bundle(path: Path, *, signers: Path | None = None) -> Iterator[Verified
             manifest, raw = _manifest(path, source)  # (2)
             _check_missing(path, source, manifest)  # (3)
             _check_unexpected(path, source, manifest)  # (4)
-            _check_content(path, source, manifest, folder)  # (5)
+            _check_content(path, source, manifest, raw, folder)  # (5)
             signer = _check_signature(path, source, raw, folder, signers)  # (6)
+        golden = _checked_golden(path, manifest, folder)  # (5)
+        _check_evidence(path, manifest, folder)  # (5)
         listed = len(manifest.files)
         checks = (
             Check(1, "the archive opens and its names stay inside", "passed", f"{len(source.sizes)} entries"),
@@ -67,7 +79,7 @@ def open_bundle(path: Path, *, signers: Path | None = None) -> Iterator[Verified
                 6, "the signature", "passed" if signer else "skipped", signer or "the bundle is not signed"
             ),
         )
-        yield Verified(folder, manifest, checks)
+        yield Verified(folder, manifest, checks, golden)
 
 
 def _manifest(path: Path, source: Source) -> tuple[Manifest, bytes]:
@@ -83,18 +95,9 @@ def _manifest(path: Path, source: Source) -> tuple[Manifest, bytes]:
         document = loads(raw, MANIFEST)
         check_schema(document, BUNDLE_SCHEMA, MANIFEST)
         manifest = from_json(Manifest, document, f"{MANIFEST}: ")
+        check_limits(manifest)
     except InputError as error:
         raise BundleError(2, f"{path}: {error.what}", error.hint) from error
-    for name in (manifest.artefact, GOLDEN):
-        if name not in {file.path for file in manifest.files}:
-            raise BundleError(2, f"{path}: {MANIFEST} does not list {name}.", _DAMAGED)
-    if manifest.batch < 1 or manifest.threads < 1 or not 0 <= manifest.tolerance < 1:
-        raise BundleError(
-            2,
-            f"{path}: batch {manifest.batch}, threads {manifest.threads} and tolerance {manifest.tolerance} "
-            "cannot be.",
-            _DAMAGED,
-        )
     return manifest, raw
 
 
@@ -115,7 +118,7 @@ def _check_unexpected(path: Path, source: Source, manifest: Manifest) -> None:
         )
 
 
-def _check_content(path: Path, source: Source, manifest: Manifest, folder: Path) -> None:
+def _check_content(path: Path, source: Source, manifest: Manifest, raw: bytes, folder: Path) -> None:
     for file in manifest.files:
         # Before it is unpacked: no file may take more room than the manifest says.
         if source.sizes[file.path] != file.size:
@@ -130,9 +133,9 @@ def _check_content(path: Path, source: Source, manifest: Manifest, folder: Path)
             raise BundleError(
                 5, f"{path}: {file.path} has SHA-256 {found}, the manifest says {file.sha256}.", _DAMAGED
             )
-    for name in (MANIFEST, SIGNATURE):
-        if name in source.sizes:
-            source.place(name, folder)
+    (folder / MANIFEST).write_bytes(raw)  # as it was checked, whatever lies in the bundle by now
+    if SIGNATURE in source.sizes:
+        source.place(SIGNATURE, folder)
     source.check_nothing_more(folder)
 
 
@@ -146,3 +149,58 @@ def _check_signature(
             6, f"{path} is not signed, and a signature is demanded.", "Sign it: edgeprune bundle --sign KEY"
         )
     return None
+
+
+def _checked_golden(path: Path, manifest: Manifest, folder: Path) -> Golden:
+    try:
+        golden = read_golden(folder / GOLDEN)
+        check_ports(golden, manifest.inputs, manifest.outputs, manifest.batch)
+    except InputError as error:
+        raise BundleError(5, f"{path}: {error.what.replace(f'{folder}/', '')}", _FORGED) from error
+    return golden
+
+
+def _check_evidence(path: Path, manifest: Manifest, folder: Path) -> None:
+    """Compare claim, artefact and evidence with one another."""
+    measured = artefact_sha256(folder / manifest.artefact)
+    claim = manifest.claim
+    if claim.measurement.artefact_sha256 != measured:
+        raise BundleError(
+            5,
+            f"{path}: the claim is of another artefact: {manifest.artefact} has SHA-256 {measured}.",
+            _FORGED,
+        )
+    if (folder / EVIDENCE).stat().st_size > EVIDENCE_LIMIT:
+        raise BundleError(5, f"{path}: {EVIDENCE} has more than {EVIDENCE_LIMIT} bytes.", _FORGED)
+    try:
+        evidence = from_json(FitResult, loads((folder / EVIDENCE).read_bytes(), EVIDENCE), f"{EVIDENCE}: ")
+    except InputError as error:
+        raise BundleError(5, f"{path}: {error.what}", error.hint) from error
+    differing = next((what for what, same in _agreements(manifest, evidence) if not same), None)
+    if differing is not None:
+        raise BundleError(5, f"{path}: {EVIDENCE} is about another {differing} than {MANIFEST}.", _FORGED)
+
+
+def _agreements(manifest: Manifest, evidence: FitResult) -> Iterator[tuple[str, bool]]:
+    """What manifest and evidence both tell, and whether they tell the same."""
+    claim, target = manifest.claim, evidence.target
+    yield "runtime", manifest.runtime == evidence.runtime
+    yield "device", (manifest.target, manifest.device) == (target.name, target.device)
+    yield "profile", manifest.profile == evidence.profile.name
+    yield "budget", manifest.budget == evidence.budget
+    yield "metric", claim.metric_name == evidence.metric
+    yield "baseline", claim.baseline_metric == evidence.baseline.metric
+    reports = [
+        report
+        for report in (evidence.chosen, *evidence.frontier, *evidence.trials)
+        if report.name == manifest.candidate
+    ]
+    yield "candidate", bool(reports)
+    yield (
+        "claim",
+        any(
+            (report.metric, report.measurement, report.verdict.kind, report.candidate.precision)
+            == (claim.metric, claim.measurement, claim.verdict, manifest.precision)
+            for report in reports
+        ),
+    )

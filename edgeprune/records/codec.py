@@ -13,7 +13,7 @@ value, e.g. `trials[3].measurement.latency.p90_ms`: an unknown key too, which ma
     int              integer of 64 bits
     float            number, never NaN or infinite (JSON has no such thing); an integer is a float too
 
-Text is UTF-8 without a byte order mark, of whole characters: half of a surrogate pair cannot be printed or hashed.
+Text is UTF-8 without a byte order mark, of whole characters: half of a surrogate pair cannot be printed.
 """
 
 from __future__ import annotations
@@ -139,12 +139,13 @@ def loads(text: str | bytes, name: str) -> JSON:
         if _SURROGATE.search(raw):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return cast(JSON, value)
-    except UnicodeEncodeError as error:
-        problem, cause = "a text in it holds half of a surrogate pair", error
-    # json.JSONDecodeError and UnicodeDecodeError are ValueErrors.
+    # json.JSONDecodeError, UnicodeDecodeError and UnicodeEncodeError are ValueErrors.
     except (ValueError, RecursionError) as error:
-        problem, cause = str(error), error
-    raise InputError(f"{name} is not JSON: {problem}.", "Restore the file as edgeprune wrote it.") from cause
+        lone = isinstance(error, UnicodeEncodeError)
+        problem = "a text in it holds half of a surrogate pair" if lone else str(error)
+        raise InputError(
+            f"{name} is not JSON: {problem}.", "Restore the file as edgeprune wrote it."
+        ) from error
 
 
 def _check_depth(value: JSON) -> None:

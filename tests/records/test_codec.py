@@ -193,7 +193,8 @@ WRONG = {
     "text for an optional": Wrong((("maybe",), "no"), 'maybe is "no", expected a number'),
     "NaN": Wrong((("maybe",), math.nan), "maybe is NaN, expected a number"),
     "more than 64 bits": Wrong(
-        (("leaves", 0, "runs"), 2**63), "leaves[0].runs is 9223372036854775808, expected an integer of 64 bits"
+        (("leaves", 0, "runs"), 2**63),
+        "leaves[0].runs is 9223372036854775808, expected an integer of 64 bits",
     ),
     "too large for a float": Wrong((("maybe",), 10**400), "maybe is 1000"),
     "no arm of a union": Wrong((("either",), 1.5), "either is 1.5, expected an integer or a text or Leaf"),

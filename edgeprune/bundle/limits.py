@@ -1,0 +1,120 @@
+"""Limits of the values of a manifest, beyond what their types allow.
+
+Everything that is raised is an `InputError` whose sentence begins with the path of the value.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from edgeprune.bundle.archive import is_plain
+from edgeprune.errors import InputError
+from edgeprune.records.bundle import EVIDENCE, GOLDEN, MANIFEST, SIGNATURE, Manifest, Port
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import Measurement
+
+DTYPES = frozenset(
+    {
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64"),
+    }
+)
+MOST_THREADS = 4096
+MOST_BATCH = 1 << 20
+MOST_DIMENSIONS = 32  # numpy's own limit is 64, of earlier versions 32
+MOST_VALUES = 1 << 40  # of one array
+MOST_FIGURE = 1e12  # of anything in ms or MiB
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HINT = "Restore the file as edgeprune wrote it, or pack the run again: edgeprune bundle RUN"
+
+
+def check_limits(manifest: Manifest) -> None:
+    """Refuse the first value of a manifest that cannot be. Raises `InputError`."""
+    for problem in _problems(manifest):
+        raise InputError(f"{MANIFEST}: {problem}.", _HINT)
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    yield from _whole("threads", manifest.threads, 1, MOST_THREADS)
+    yield from _whole("batch", manifest.batch, 1, MOST_BATCH)
+    if not 0 <= manifest.tolerance < 1:
+        yield f"tolerance is {manifest.tolerance}, expected 0 or more and less than 1"
+    yield from _files(manifest)
+    yield from _budget(manifest.budget)
+    yield from _ports("inputs", manifest.inputs, manifest.batch)
+    yield from _ports("outputs", manifest.outputs, manifest.batch)
+    yield from _measurement("claim.measurement", manifest.claim.measurement)
+    for name, here in (("threads", manifest.threads), ("batch", manifest.batch)):
+        claimed = getattr(manifest.claim.measurement, name)
+        if claimed != here:
+            yield f"claim.measurement.{name} is {claimed}, and {name} is {here}"
+
+
+def _files(manifest: Manifest) -> Iterator[str]:
+    seen: set[str] = set()
+    for at, file in enumerate(manifest.files):
+        if not is_plain(file.path):
+            yield f"files[{at}].path is {file.path!r}, which is not a plain file name"
+        if file.path in (MANIFEST, SIGNATURE):
+            yield f"files[{at}].path is {file.path}, which no manifest lists"
+        if file.path in seen:
+            yield f"files[{at}].path is {file.path}, which is listed twice"
+        seen.add(file.path)
+        if file.size < 0:
+            yield f"files[{at}].size is {file.size}, expected 0 or more"
+        if not _SHA256.fullmatch(file.sha256):
+            yield f"files[{at}].sha256 is not 64 hexadecimal digits"
+    for name in (manifest.artefact, GOLDEN, EVIDENCE):
+        if name not in seen:
+            yield f"files does not list {name!r}"
+
+
+def _budget(budget: Budget) -> Iterator[str]:
+    yield from _whole("budget.percentile", budget.percentile, 1, 99)
+    for name in ("latency_ms", "speedup", "memory_mib", "size_mib"):
+        value = getattr(budget, name)
+        if value is not None and not 0 < value <= MOST_FIGURE:
+            yield f"budget.{name} is {value:g}, expected more than 0 and {MOST_FIGURE:g} at most"
+    if not 0 <= budget.max_drop <= MOST_FIGURE:
+        yield f"budget.max_drop is {budget.max_drop:g}, expected 0 to {MOST_FIGURE:g}"
+
+
+def _ports(where: str, ports: tuple[Port, ...], batch: int) -> Iterator[str]:
+    if not ports:
+        yield f"{where} is empty"
+    if len({port.name for port in ports}) < len(ports):
+        yield f"{where} names a port twice"
+    for at, port in enumerate(ports):
+        if port.dtype not in DTYPES:
+            yield f"{where}[{at}].dtype is {port.dtype!r}, expected {', '.join(sorted(DTYPES))}"
+        if not 1 <= len(port.shape) <= MOST_DIMENSIONS or min(port.shape) < 1:
+            yield f"{where}[{at}].shape is not 1 to {MOST_DIMENSIONS} dimensions of 1 or more"
+        elif port.shape[0] != batch:
+            yield f"{where}[{at}].shape begins with {port.shape[0]}, and batch is {batch}"
+        elif math.prod(port.shape) > MOST_VALUES:
+            yield f"{where}[{at}].shape is of more than {MOST_VALUES} values"
+
+
+def _measurement(where: str, measured: Measurement) -> Iterator[str]:
+    latency = measured.latency
+    yield from _whole(f"{where}.latency.percentile", latency.percentile, 1, 99)
+    yield from _whole(f"{where}.latency.runs", latency.runs, 0, 1 << 62)
+    if not _SHA256.fullmatch(measured.artefact_sha256):
+        yield f"{where}.artefact_sha256 is not 64 hexadecimal digits"
+    figures = {
+        **{
+            f"latency.{name}": getattr(latency, name)
+            for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms", "bound_ms", "percentile_ms", "seconds")
+        },
+        **{name: getattr(measured, name) for name in ("memory_mib", "size_mib", "reference_ms")},
+    }
+    for name, value in figures.items():
+        if value is not None and not 0 <= value <= MOST_FIGURE:
+            yield f"{where}.{name} is {value:g}, expected 0 to {MOST_FIGURE:g}"
+
+
+def _whole(where: str, value: int, least: int, most: int) -> Iterator[str]:
+    if not least <= value <= most:
+        yield f"{where} is {value}, expected a whole number, {least} to {most}"
