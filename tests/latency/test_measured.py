@@ -27,7 +27,7 @@ def table_of(workshop: Workshop, device: Any, dense: Path) -> LatencyTable:
         device,
         Load("onnxruntime", dense, 1),
         workshop.resizable,
-        lambda source, path: source,
+        lambda exported: exported,
         {"x": np.zeros((1, 1, 8, 8), np.float32)},
         designs(workshop.coupling, 1),
     )

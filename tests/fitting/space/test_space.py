@@ -41,7 +41,7 @@ def space(workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Pat
         device,
         Load("onnxruntime", dense, 1),
         model,
-        lambda source, path: source,
+        lambda exported: exported,
         {"x": np.zeros((1, 1, 8, 8), np.float32)},
         designs(workshop.coupling, 1),
     )
