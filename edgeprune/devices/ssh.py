@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import posixpath
 import shlex
 import shutil
 import subprocess
@@ -26,25 +27,11 @@ from edgeprune.devices.address import parse_ssh
 from edgeprune.devices.artefact import artefact_files, artefact_sha256
 from edgeprune.devices.lab import LabDevice
 from edgeprune.devices.session import LOST, REQUEST_TIMEOUT_S, AgentSession, Channel, ask_machine
+from edgeprune.devices.workdir import IN_USE, MISSING, RECEIVE, SERVE, TAKE_LOCK, UNSAFE
 from edgeprune.errors import DeviceError, DeviceLost, MissingExtraError
 from edgeprune.files import sha256
 
-SESSION_S = 6 * 3600  # after which `timeout` ends a session on the device, whatever happened to the host
-
 _log = logging.getLogger(__name__)
-
-# $1 folder, then pairs of name and SHA-256: a tar of the files comes on standard input; each appears in the
-# folder whole or not at all.
-_RECEIVE = (
-    'set -e; umask 077; mkdir -p "$1"; cd "$1"; shift; new=.new.$$; trap \'rm -rf "$new"\' EXIT; '
-    'mkdir "$new"; tar -x -o -f - -C "$new"; while [ $# -gt 0 ]; do '
-    'test "$(sha256sum < "$new/$1" | cut -c1-64)" = "$2"; mv -f "$new/$1" "$1"; shift 2; done'
-)
-# $1 folder, then pairs of name and SHA-256: prints the names that are missing or damaged.
-_MISSING = (
-    'cd "$1" 2>/dev/null || cd /; shift; while [ $# -gt 0 ]; do '
-    'test -f "$1" && test "$(sha256sum < "$1" | cut -c1-64)" = "$2" || echo "$1"; shift 2; done'
-)
 
 
 class SshDevice:
@@ -61,6 +48,8 @@ class SshDevice:
             )
         self.name = spec.name
         self._spec, self._timeout_s = spec, timeout_s
+        # Without a slash at its end, after which a link would be followed.
+        self._workdir = posixpath.normpath(spec.workdir)
         # One connection serves all commands. The folder's name is short: a socket's path has 108 bytes.
         sockets = tempfile.mkdtemp(prefix="edgeprune-")
         self._ssh = _ssh_command(spec, sockets)
@@ -78,11 +67,10 @@ class SshDevice:
         files = artefact_files(load.artefact)
         channel = self._channel()
         try:
-            folder = f"{self._spec.workdir}/artefacts/{artefact_sha256(load.artefact)}"
+            folder = f"artefacts/{artefact_sha256(load.artefact)}"
             self._send(folder, files)
             # The agent runs in its own folder, from which the artefact's is found without knowing the home.
-            artefact = f"../../{folder.removeprefix(self._spec.workdir + '/')}/{files[0].name}"
-            return AgentSession(channel, load, artefact, tuple(sensors))
+            return AgentSession(channel, load, f"../../{folder}/{files[0].name}", tuple(sensors))
         except BaseException:
             channel.close()
             raise
@@ -91,15 +79,12 @@ class SshDevice:
         self._take_lock()
         files = _agent_files()
         digest = hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
-        folder = f"{self._spec.workdir}/agents/{digest[:16]}"
+        folder = f"agents/{digest[:16]}"
         self._send(folder, files)
         python = self._spec.python or "python3"
-        # Not `exec`: timeout ends with its child's signal, which ssh would report as a lost connection; sh
-        # turns it into 137.
-        script = f'cd "$1" && timeout -k 5 {SESSION_S} "$2" agent.py --serve; exit $?'
         log = tempfile.TemporaryFile()  # noqa: SIM115 - the channel closes it
         process = subprocess.Popen(
-            self._remote(script, folder, python),
+            self._remote(SERVE, self._workdir, folder, python),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -108,11 +93,11 @@ class SshDevice:
         return Channel(self.name, process, log, self._timeout_s, owner=self)
 
     def _send(self, folder: str, files: Sequence[Path]) -> None:
-        """Copy the files that the folder on the device lacks; each is looked for once per `SshDevice`."""
+        """Copy the files that the folder below the working folder lacks; each is looked for once."""
         if all((folder, file.name) in self._sent for file in files):
             return
         sums = {file: sha256(file) for file in files}
-        missing = self._run(_MISSING, folder, *_pairs(sums)).split("\n")
+        missing = self._run(MISSING, self._workdir, folder, *_pairs(sums)).split("\n")
         wanted = {file: digest for file, digest in sums.items() if file.name in missing}
         if wanted:
             with tempfile.TemporaryFile() as archive:
@@ -120,7 +105,7 @@ class SshDevice:
                     for file in wanted:
                         tar.add(file.resolve(), arcname=file.name)
                 archive.seek(0)
-                self._run(_RECEIVE, folder, *_pairs(wanted), send=archive)
+                self._run(RECEIVE, self._workdir, folder, *_pairs(wanted), send=archive)
         names = [file.name for file in wanted]
         _log.debug("%r: %r: copied %r, %d were there", self.name, folder, names, len(sums) - len(wanted))
         self._sent.update((folder, file.name) for file in files)
@@ -129,10 +114,9 @@ class SshDevice:
         """Hold an exclusive device for as long as this object lives; the lock falls with the connection."""
         if not self._spec.exclusive or self._locks:
             return
-        script = 'mkdir -p "$1" && exec flock -n -E 75 "$1/lock" sh -c "echo held; exec cat"'
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(
-                self._remote(script, self._spec.workdir),
+                self._remote(TAKE_LOCK, self._workdir, ""),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -142,7 +126,7 @@ class SshDevice:
                 raise ValueError("the lock's pipes are missing")
             if process.stdout.readline() != b"held\n":
                 process.communicate()
-                if process.returncode == 75:
+                if process.returncode == IN_USE:
                     raise DeviceError(
                         f"Device {self.name} is exclusive, and another edgeprune is using it.",
                         "Try again when it has finished.",
@@ -184,6 +168,12 @@ class SshDevice:
             return DeviceLost(
                 f"Device {self.name} cannot be reached at {self._spec.address}: {words}",
                 "`ssh` must get there without a password or a question: try it once by hand.",
+            )
+        if code in UNSAFE:
+            return DeviceError(
+                f"The working folder {self._spec.workdir} on device {self.name} {UNSAFE[code]}.",
+                "Let `workdir` in the lab file name one that is yours alone, or that edgeprune can make, "
+                "such as .cache/edgeprune or /tmp/edgeprune-NAME; if it is yours already: chmod go-w.",
             )
         return DeviceError(
             f"A command failed on device {self.name}: {words}",
