@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.bundle import Verified, open_bundle, read, read_golden, write_golden
+from edgeprune.bundle import Verified, open_bundle, read, read_golden, write_bundle, write_golden
 from edgeprune.bundle.archive import pack
 from edgeprune.bundle.golden import worst_difference
 from edgeprune.errors import BundleError, InputError
@@ -301,6 +301,26 @@ FORGED = {
     "schema that never was": Forged(edit_manifest(schema=0), 2, "has schema 0, which never was"),
     "boundless tolerance": Forged(edit_manifest(tolerance=1.0), 2, "tolerance is 1.0, expected 0"),
     "artefact outside the list": Forged(edit_manifest(artefact="../m.onnx"), 2, "does not list '../m.onnx'"),
+    "model in colours": Forged(
+        edit_manifest(model="\x1b[31mred"), 2, r'model is "\x1b[31mred", not one plain'
+    ),
+    "model in two lines": Forged(
+        edit_manifest(model="tiny\n::error::gone"), 2, 'model is "tiny : :error: :gone"'
+    ),
+    "profile without end": Forged(edit_manifest(profile="p" * 1000), 2, "profile is "),
+    "target backwards": Forged(edit_manifest(target="\u202e"), 2, r'target is "\u202e"'),
+    "candidate that is a path": Forged(edit_manifest(candidate="../x"), 2, 'candidate is "../x", not a word'),
+    "runtime with spaces": Forged(edit_manifest(runtime="a b"), 2, 'runtime is "a b", not a word'),
+    "device that is a command": Forged(edit_manifest(device="CPU::error::"), 2, 'device is "CPU: :error: :"'),
+    "port without a name": Forged(
+        edit_manifest(inputs=[{"name": "", "dtype": "float32", "shape": [1, 8]}]), 2, "inputs[0].name is"
+    ),
+    "wild file name": Forged(
+        edit_manifest(files=[{"path": "a\x07b", "size": 1, "sha256": "0" * 64}]),
+        2,
+        r"files[0].path is 'a\x07b'",
+    ),
+    "wild key": Forged(edit_manifest(**{"\x1b]0;x\n##[error]": 1}), 2, r"\x1b]0;x # #[error] is not a key"),
     "missing file": Forged(lambda files: files.pop("ort.py"), 3, "missing: ort.py"),
     "unexpected file": Forged(
         lambda files: files.update({"onnxruntime.py": b"evil"}), 4, "does not list onnxruntime.py"
@@ -723,6 +743,47 @@ def test_a_demanded_signature_must_be_there_and_be_of_somebody_trusted(
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
     error = refused(run.bundle(sign=other), signers=signers)
     assert (error.check, "does not list" in error.what) == (6, True)
+
+
+@pytest.mark.parametrize("case", FORGED.values(), ids=FORGED.keys())
+@needs_ssh_keygen
+def test_where_a_signature_is_demanded_nothing_of_an_unsigned_bundle_is_shown(
+    bundle: Path, tmp_path: Path, case: Forged
+) -> None:
+    signers = tmp_path / "signers"
+    signers.write_text(
+        "maker@example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+    )
+    files = contents(bundle)
+    case.forge(files)
+    error = refused(packed(tmp_path / "forged.zip", files), signers=signers)
+    if case.sentence == "has no manifest.json":
+        assert (error.check, "nothing of it is shown" in error.what) == (2, True)
+    else:
+        assert (error.check, "is not signed" in error.what) == (6, True)
+
+
+@needs_ssh_keygen
+def test_a_wild_entry_of_an_unsigned_bundle_is_not_shown_either(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "signers").write_text("")
+    path = packed(tmp_path / "forged.zip", {**contents(bundle), "::error::evil": b""})
+    assert "evil" not in refused(path, signers=tmp_path / "signers").what
+    assert "'" + ": :error: :evil" + "'" in refused(path).what
+
+
+def test_what_a_manifest_says_is_tame(bundle: Path, tmp_path: Path) -> None:
+    files = contents(bundle)
+    edit_manifest(sensors=["a\n::error::b"], build=["\x1b[2J"])(files)
+    with open_bundle(packed(tmp_path / "wild.zip", files)) as opened:
+        assert opened.manifest.sensors == ("a : :error: :b",)
+        assert opened.manifest.build == (r"\x1b[2J",)
+
+
+def test_a_run_folder_with_a_wild_name_gives_a_bundle_that_opens(run: Any, tmp_path: Path) -> None:
+    wild = run.folder.rename(tmp_path / "a::b\x07")
+    made = write_bundle(run.result, wild, tmp_path / "wild.zip")
+    with open_bundle(made) as opened:
+        assert opened.manifest.model == r"a: :b\x07"
 
 
 @needs_ssh_keygen

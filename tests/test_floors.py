@@ -19,6 +19,7 @@ import edgeprune
 FLOORS = {
     "errors": 0,
     "telemetry": 0,
+    "foreign": 0,
     "records": 1,
     "files": 1,
     "toml": 1,

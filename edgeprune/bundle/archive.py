@@ -26,6 +26,7 @@ from typing import IO, Protocol
 
 from edgeprune.errors import BundleError
 from edgeprune.files import writing
+from edgeprune.foreign import tame
 
 # What a zip reader may raise on bytes that are no zip; translated once, in `_translated`.
 _BROKEN: tuple[type[Exception], ...] = (
@@ -249,10 +250,12 @@ def is_plain(name: str) -> bool:
 
 def _check_name(path: Path, name: str) -> None:
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
-        raise BundleError(1, f"{path}: the entry {name!r} leaves the bundle's folder.", _malicious())
+        raise BundleError(1, f"{path}: the entry {tame(name)!r} leaves the bundle's folder.", _malicious())
     if not is_plain(name):
         raise BundleError(
-            1, f"{path}: the entry {name!r} is not a plain file name (letters, digits, . _ + -).", _INTACT
+            1,
+            f"{path}: the entry {tame(name)!r} is not a plain file name (letters, digits, . _ + -).",
+            _INTACT,
         )
 
 
@@ -269,7 +272,7 @@ def _translated(path: Path, *also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*_BROKEN, *also) as error:
-        raise BundleError(1, f"{path} is not a readable bundle: {error}.", _INTACT) from error
+        raise BundleError(1, f"{path} is not a readable bundle: {tame(str(error))}.", _INTACT) from error
 
 
 def _malicious() -> str:

@@ -9,7 +9,8 @@
         golden vectors are of the model's ports, and claim and evidence are about these files: that is read
         last, behind (6), so that little of a stranger's is parsed where a signature is demanded.
     (6) The signature, when there is one or one is demanded, is over this very manifest; when signers are
-        named, it is by one of them.
+        named, it is by one of them. Then it is checked before the manifest is parsed, and nothing that a
+        bundle holds is shown before.
 
 Each refusal is a `BundleError` with its own sentence and the number above; `validate` goes on at (7).
 """
@@ -28,12 +29,16 @@ from edgeprune.bundle.signature import verify
 from edgeprune.devices.artefact import artefact_sha256
 from edgeprune.errors import BundleError, InputError
 from edgeprune.files import scratch, sha256
+from edgeprune.foreign import tame, tame_record
 from edgeprune.records.bundle import BUNDLE_SCHEMA, EVIDENCE, GOLDEN, MANIFEST, SIGNATURE, Check, Manifest
 from edgeprune.records.codec import check_schema, from_json, loads
 from edgeprune.records.trial import FitResult
 
 MANIFEST_LIMIT = 16 << 20  # bytes; a manifest lists files and one measurement
 EVIDENCE_LIMIT = 256 << 20  # bytes; the evidence lists all trials, with the units that each of them kept
+
+MOST_TEXT = 4096  # characters of a text in a manifest; a longer one is cut
+SIGNATURE_LIMIT = 1 << 16  # bytes; ssh-keygen's have some hundred
 
 _DAMAGED = "Copy it again from where it was made: it was damaged or changed on the way."
 
@@ -60,12 +65,18 @@ def open_bundle(path: Path, *, signers: Path | None = None) -> Iterator[Verified
     with scratch() as parent:
         folder = parent / "bundle"
         folder.mkdir()
-        with opened(path) as source:  # (1)
-            manifest, raw = _manifest(path, source)  # (2)
+        signer: str | None = None
+        with _silent(path, signers) as vouched, opened(path) as source:  # (1)
+            raw = _raw_manifest(path, source)
+            if signers is not None:
+                signer = _check_signature(path, source, raw, folder, signers)  # (6), where it is demanded
+                vouched.append(signer)
+            manifest = _manifest(path, raw)  # (2)
             _check_missing(path, source, manifest)  # (3)
             _check_unexpected(path, source, manifest)  # (4)
             _check_content(path, source, manifest, raw, folder)  # (5)
-            signer = _check_signature(path, source, raw, folder, signers)  # (6)
+            if signers is None:
+                signer = _check_signature(path, source, raw, folder, None)  # (6)
         golden = _checked_golden(path, manifest, folder)  # (5)
         _check_evidence(path, manifest, folder)  # (5)
         listed = len(manifest.files)
@@ -82,7 +93,24 @@ def open_bundle(path: Path, *, signers: Path | None = None) -> Iterator[Verified
         yield Verified(folder, manifest, checks, golden)
 
 
-def _manifest(path: Path, source: Source) -> tuple[Manifest, bytes]:
+@contextmanager
+def _silent(path: Path, signers: Path | None) -> Iterator[list[str | None]]:
+    """Where a signature is demanded, refusals quote nothing of the bundle until a signer is in the list."""
+    vouched: list[str | None] = []
+    try:
+        yield vouched
+    except BundleError as error:
+        if signers is None or vouched or error.check == 6:
+            raise
+        raise BundleError(
+            error.check,
+            f"{path}: check ({error.check}) refused it before its signature could be checked, so nothing of "
+            "it is shown.",
+            "Ask whoever signed it; validate without --signers says what was found.",
+        ) from None
+
+
+def _raw_manifest(path: Path, source: Source) -> bytes:
     size = source.sizes.get(MANIFEST)
     if size is None:
         raise BundleError(
@@ -90,15 +118,18 @@ def _manifest(path: Path, source: Source) -> tuple[Manifest, bytes]:
         )
     if size > MANIFEST_LIMIT:
         raise BundleError(2, f"{path}: {MANIFEST} has {size} bytes, the limit is {MANIFEST_LIMIT}.", _DAMAGED)
-    raw = source.read(MANIFEST)
+    return source.read(MANIFEST)
+
+
+def _manifest(path: Path, raw: bytes) -> Manifest:
     try:
         document = loads(raw, MANIFEST)
         check_schema(document, BUNDLE_SCHEMA, MANIFEST)
         manifest = from_json(Manifest, document, f"{MANIFEST}: ")
         check_limits(manifest)
     except InputError as error:
-        raise BundleError(2, f"{path}: {error.what}", error.hint) from error
-    return manifest, raw
+        raise BundleError(2, f"{path}: {tame(error.what)}", error.hint) from error
+    return tame_record(manifest, MOST_TEXT)
 
 
 def _check_missing(path: Path, source: Source, manifest: Manifest) -> None:
@@ -143,6 +174,9 @@ def _check_signature(
     path: Path, source: Source, manifest: bytes, folder: Path, signers: Path | None
 ) -> str | None:
     if SIGNATURE in source.sizes:
+        if source.sizes[SIGNATURE] > SIGNATURE_LIMIT:
+            raise BundleError(6, f"{path}: {SIGNATURE} has more than {SIGNATURE_LIMIT} bytes.", _DAMAGED)
+        source.place(SIGNATURE, folder)
         return verify(manifest, folder / SIGNATURE, signers)
     if signers is not None:
         raise BundleError(
@@ -156,7 +190,7 @@ def _checked_golden(path: Path, manifest: Manifest, folder: Path) -> Golden:
         golden = read_golden(folder / GOLDEN)
         check_ports(golden, manifest.inputs, manifest.outputs, manifest.batch)
     except InputError as error:
-        raise BundleError(5, f"{path}: {error.what.replace(f'{folder}/', '')}", _FORGED) from error
+        raise BundleError(5, f"{path}: {tame(error.what.replace(f'{folder}/', ''))}", _FORGED) from error
     return golden
 
 
@@ -175,7 +209,8 @@ def _check_evidence(path: Path, manifest: Manifest, folder: Path) -> None:
     try:
         evidence = from_json(FitResult, loads((folder / EVIDENCE).read_bytes(), EVIDENCE), f"{EVIDENCE}: ")
     except InputError as error:
-        raise BundleError(5, f"{path}: {error.what}", error.hint) from error
+        raise BundleError(5, f"{path}: {tame(error.what)}", error.hint) from error
+    evidence = tame_record(evidence, MOST_TEXT)  # as the manifest is
     differing = next((what for what, same in _agreements(manifest, evidence) if not same), None)
     if differing is not None:
         raise BundleError(5, f"{path}: {EVIDENCE} is about another {differing} than {MANIFEST}.", _FORGED)

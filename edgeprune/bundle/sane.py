@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from edgeprune.bundle.archive import is_plain
+from edgeprune.bundle.names import wrong_names
 from edgeprune.errors import InputError
 from edgeprune.records.bundle import EVIDENCE, GOLDEN, MANIFEST, SIGNATURE, Manifest, Port
 from edgeprune.records.machine import Budget
@@ -37,6 +38,7 @@ def check_limits(manifest: Manifest) -> None:
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
+    yield from wrong_names(manifest)
     yield from _whole("threads", manifest.threads, 1, MOST_THREADS)
     yield from _whole("batch", manifest.batch, 1, MOST_BATCH)
     if not 0 <= manifest.tolerance < 1:

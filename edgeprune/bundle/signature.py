@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgeprune.errors import BundleError, InputError, MissingExtraError
+from edgeprune.foreign import tame
 
 NAMESPACE = "edgeprune-bundle"
 
@@ -90,7 +91,7 @@ def _keygen(arguments: Sequence[str], stdin: bytes) -> subprocess.CompletedProce
 
 def _words(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].rstrip(".\r") if lines else f"exit code {done.returncode}"
+    return tame(lines[-1].rstrip(".\r")) if lines else f"exit code {done.returncode}"
 
 
 def _changed() -> str:

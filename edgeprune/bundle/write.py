@@ -19,6 +19,7 @@ from edgeprune.devices.artefact import artefact_files, artefact_sha256
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import InputError
 from edgeprune.files import replacing, sha256
+from edgeprune.foreign import tame
 from edgeprune.quantize.dialects import TABLE as DIALECTS
 from edgeprune.records.bundle import (
     BUNDLE_SCHEMA,
@@ -212,15 +213,15 @@ def _manifest(
         schema=BUNDLE_SCHEMA,
         edgeprune=__version__,
         created=created.isoformat(),
-        model=folder.resolve().name,
+        model=tame(folder.resolve().name),
         candidate=report.name,
         precision=report.candidate.precision,
         runtime=result.runtime,
         device=target.device,
         threads=report.measurement.threads,
         batch=report.measurement.batch,
-        target=target.name,
-        profile=profile.name,
+        target=tame(target.name),
+        profile=tame(profile.name),
         sensors=target.sensors,
         throttle=target.throttle,
         budget=result.budget,

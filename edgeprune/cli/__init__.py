@@ -20,6 +20,7 @@ from edgeprune import __version__
 from edgeprune.cli.extras import missing
 from edgeprune.cli.logs import log_options
 from edgeprune.errors import EdgepruneError
+from edgeprune.foreign import escaped
 
 # The order is the order of --help: what people do first, then what they look up.
 VERBS: Mapping[str, str] = MappingProxyType(
@@ -100,8 +101,9 @@ class Verbs(click.Group):
 
 
 def _end(ctx: click.Context, error: EdgepruneError) -> NoReturn:
-    click.echo(f"error: {error.what}", err=True)
-    click.echo(f"hint: {error.hint}", err=True)
+    for begin, text in (("error", error.what), ("hint", error.hint)):
+        # What devices and bundles say is tame already; paths and keys of files are the user's, and are not.
+        click.echo("\n".join(escaped(line) for line in f"{begin}: {text}".split("\n")), err=True)
     ctx.exit(error.exit_code)
 
 

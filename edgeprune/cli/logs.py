@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from edgeprune import __version__
+from edgeprune.foreign import escaped
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -23,11 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class OneLine(logging.Formatter):
-    """Formats a record as one line: control characters, which a device or a file may bring, are escaped."""
+    """Formats a record as one line: control characters, which a file's name may bring, are escaped."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        text = super().formatMessage(record)
-        return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        return escaped(super().formatMessage(record))
 
 
 class StderrHandler(logging.Handler):

@@ -183,11 +183,13 @@ def _document(validation: Validation) -> dict[str, object]:
 
 def _refusal(bundle: Path, error: BundleError) -> Validation:
     """A refused bundle as a validation with one failed check, for the JUnit report."""
+    from edgeprune.foreign import escaped, tame
     from edgeprune.records.bundle import Check, Validation
     from edgeprune.records.machine import Budget
 
-    check = Check(error.check, "the bundle is accepted", "failed", error.what, error.hint)
-    return Validation(bundle.name, bundle.name, (check,), None, None, "", 0.0, Budget(), "")
+    check = Check(error.check, "the bundle is accepted", "failed", escaped(error.what), escaped(error.hint))
+    name = tame(bundle.name)
+    return Validation(name, name, (check,), None, None, "", 0.0, Budget(), "")
 
 
 def _check_junit(path: Path) -> None:
