@@ -153,7 +153,7 @@ class Trials:
 
     def train(self, name: str, candidate: Candidate) -> str:
         """Train a candidate of the search; the name of the trained trial, with its number."""
-        final = name.replace("trial-", "final-")
+        final = f"final-{1 + list(self.candidates).index(name):02}"
         self.run(final, candidate, kind="trained")
         return final
 
