@@ -283,7 +283,7 @@ class Ledger:
 
 
 def _check_own(folder: Path) -> None:
-    """Refuse a folder that holds anything and is no run folder."""
+    """Refuse a folder that is no run folder and not empty."""
     names = sorted(os.listdir(folder))
     if NAME in names or not set(names) - {LOCK}:
         return

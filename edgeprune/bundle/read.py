@@ -1,4 +1,4 @@
-"""Bundle reader: nothing in a bundle is used before all of it was checked.
+"""Bundle reader, which checks all of a bundle before any of it is used.
 
     (1) The archive opens, and every entry is a plain file whose name stays in the bundle's folder: no
         absolute path, no "..", no drive letter, no link, no name twice, nothing compressed or overlapping.

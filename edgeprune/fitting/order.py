@@ -27,8 +27,9 @@ LOCAL = "local"
 class Order:
     """One budget to answer, on one machine.
 
-    name: of the tier that answers it, where there are several. budget: a speed-up in it is not resolved.
-    forecast: predicts when no device is attached; `device` is then this host, which computes outputs only.
+    name: the tier's, where a fit has several budgets. budget: as asked for, a speed-up not in milliseconds.
+    forecast: predicts latency when no device is attached; `device` is then this host, which computes outputs
+        only.
     """
 
     name: str

@@ -186,7 +186,7 @@ def captured_names(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def layers(model: onnx.ModelProto) -> dict[int, str]:
-    """Index of each node that holds weights -> the layer's name; the weight's own name when unknown."""
+    """Layer names by the index of the node that reads the weight; the weight's own name when unknown."""
     initialisers = {tensor.name for tensor in model.graph.initializer}
     return {
         index: metadata(node, LAYER) or node.input[1].removesuffix(".weight")

@@ -55,7 +55,7 @@ class Parts:
         return {part: Times(one.get(part, 0.0), max(other.get(part, 0.0), 0.0)) for part in parts}
 
     def by_part(self, shares: Shares) -> dict[str, float]:
-        """Milliseconds by part; what runs in front of the first part is under ALWAYS_FLOAT."""
+        """Milliseconds by part; nodes in front of the first part count as ALWAYS_FLOAT."""
         found: dict[str, float] = defaultdict(float)
         for node, ms in shares.items():
             found[self._part[node]] += ms

@@ -139,7 +139,7 @@ class Builder:
         return write_for_engine(quantised, path, self.lost_in)
 
     def quantised(self, candidate: Candidate, pruned: Captured, exported: onnx.ModelProto) -> Quantised:
-        """Quantise an exported model, which stays as it is, as the candidate says."""
+        """Quantised copy of an exported model, in the candidate's precision."""
         narrow, left = candidate.reduce_range, candidate.in_float
         if candidate.precision in WEIGHT_FORMS:
             return compress_weights(exported, candidate.precision, float_layers=left)

@@ -144,7 +144,7 @@ class Workshop:
 
     @cached_property
     def uses_of_weights(self) -> float:
-        """Multiplications of a query with each weight of a product: 1 where it is one token."""
+        """Multiplications of a query with each weight of a product: 1 for a query of one token."""
         return self._product_macs / max(self.cost.params({}), 1)
 
     @cached_property
@@ -172,7 +172,7 @@ class Workshop:
         return predict
 
     def widths(self, kept: Kept) -> tuple[tuple[str, int], ...]:
-        """Units per group; 0 for a branch that was dropped, and for what left with it."""
+        """Units per group; 0 for a dropped branch and the groups inside it."""
         dropped = self.coupling.dropped(kept)
         gone = groups_without_use(self.dense.module, self.coupling, dropped) if dropped else ()
         groups = [

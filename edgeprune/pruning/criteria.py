@@ -186,7 +186,7 @@ def _summed(
 
 
 def _magnitude(evidence: Evidence, group: Group, power: int) -> NDArray[np.float64]:
-    """Matrices and filters only: a bias or a norm's scale says little about a unit's size."""
+    """Norm of each unit over matrices and filters: a bias or a norm's scale says little about size."""
 
     def values(name: str) -> torch.Tensor | None:
         weight = evidence.weights.get(name)

@@ -62,12 +62,12 @@ class Runtime:
 
     @property
     def pip(self) -> str:
-        """The line that installs it."""
+        """Command that installs the runtime."""
         return f"pip install 'edgeprune[{self.extra}]'"
 
     @property
     def repair(self) -> str:
-        """The line that installs it, and where else it may come from."""
+        """Command that installs the runtime, and where else the runtime may come from."""
         return f"{self.pip} ({self.elsewhere})" if self.elsewhere else self.pip
 
 

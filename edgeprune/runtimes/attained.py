@@ -1,4 +1,4 @@
-"""Attained shares: how much of a machine's peak rates a runtime's kernels reach, as it was measured."""
+"""Attained shares: how much of a machine's peak rates a runtime's kernels were measured to reach."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def engine_of(
 
 
 def cache_folder() -> str:
-    """Folder of the engines that are kept, created where it is absent."""
+    """Folder of built engines, created where it is absent."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.environ.get(CACHE) or os.path.join(base, "edgeprune", "engines")
     os.makedirs(folder, exist_ok=True)

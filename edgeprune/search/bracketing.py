@@ -50,10 +50,11 @@ def zone(speeds: Sequence[float]) -> Zone:
 
 
 def expected_proof_ms(latency: Latency, runs: int, seconds: float) -> float:
-    """Bound in milliseconds that a proof of so many runs and seconds will find, from a short session.
+    """Bound in milliseconds that a proof will find, predicted from a short session.
 
     A bound lies above its percentile by as many ranks as chance may move the percentile, a share of the runs
     that falls with their root: with 128 runs it is near the p96, with the 662 of a proof near the p93.
+    runs, seconds: at least what the proof will take.
     """
     if latency.bound_ms is None:
         return latency.max_ms

@@ -58,7 +58,7 @@ def weighed_space(
         workshop.cost,
         tuple(choices),
         sensitivity=sensed,
-        holdings=branch_contents(workshop.dense.module, workshop.coupling),
+        branch_contents=branch_contents(workshop.dense.module, workshop.coupling),
         integer=frozenset(integer),
     )
 

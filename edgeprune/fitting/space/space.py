@@ -58,7 +58,7 @@ class Space:
     choices: groups as `search.ranking` sees them.
     prediction: latency by widths; without it multiply-accumulates stand for time.
     sensitivity: values of groups and branches; without it the sum of scores, and all branches stay.
-    holdings, held_nodes: graph nodes and table nodes that leave with each branch.
+    branch_contents, branch_nodes: graph nodes and table nodes that leave with each branch.
     precisions: choice of INT8 or float by layer; None where it is not chosen.
     integer: layers whose weights take one byte, where precisions are not chosen.
     floor: least share of its units that a group keeps.
@@ -69,8 +69,8 @@ class Space:
     choices: tuple[Choice, ...]
     prediction: Prediction | None = None
     sensitivity: Sensitivity | None = None
-    holdings: Mapping[str, BranchContents] | None = None
-    held_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    branch_contents: Mapping[str, BranchContents] | None = None
+    branch_nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     precisions: PrecisionChoice | None = None
     integer: frozenset[str] = frozenset()
     floor: float = FLOOR
@@ -89,7 +89,7 @@ class Space:
                 width = self.options[choice.name][found.options[choice.name]]
                 best = np.argsort(-choice.scores, kind="stable")[:width]
                 kept[choice.name] = tuple(np.sort(best).tolist())
-        held = self.holdings or {}
+        held = self.branch_contents or {}
         gone = frozenset(module_name(parameter) for name in dropped for parameter in held[name].parameters)
         layers = [
             name
@@ -148,12 +148,14 @@ class Space:
     @cached_property
     def _branches(self) -> Mapping[str, float]:
         """Branch -> the error of dropping it, of those that may be dropped."""
-        return dict(self.sensitivity.branches) if self.sensitivity is not None and self.holdings else {}
+        return (
+            dict(self.sensitivity.branches) if self.sensitivity is not None and self.branch_contents else {}
+        )
 
     @cached_property
     def _holders(self) -> Mapping[str, tuple[str, ...]]:
         """Group -> the branches that contain it."""
-        held = self.holdings or {}
+        held = self.branch_contents or {}
         return {
             choice.name: tuple(name for name in self._branches if choice.name in held[name].groups)
             for choice in self.choices
@@ -208,7 +210,7 @@ class Space:
 
     def _branches_of(self, node: str) -> tuple[str, ...]:
         """The branches that an ONNX node leaves with."""
-        return tuple(name for name in self._branches if node in self.held_nodes.get(name, ()))
+        return tuple(name for name in self._branches if node in self.branch_nodes.get(name, ()))
 
     def _weight(self, term: SizeProduct) -> Item:
         layer = module_name(term.parameter) if len(term.factors) > 1 else ""
@@ -234,7 +236,7 @@ class Space:
             return found
 
         groups = tuple(dict.fromkeys(group for size in sizes for group in size.groups))
-        held = self.holdings or {}
+        held = self.branch_contents or {}
         branches = tuple(name for name in self._branches if term.nodes <= held[name].nodes)
         return Item(resource, groups, cost, switches, branches)
 

@@ -119,7 +119,7 @@ class Timing:
             return base
         held = branch_nodes(model.model, self.workshop.dense.module, self.workshop.coupling.branches)
         integer = prediction(model, table)
-        space = replace(base, prediction=integer, held_nodes=held)
+        space = replace(base, prediction=integer, branch_nodes=held)
         if recipe.precision != "int8" or not layers:
             return space
         # At the widest and the narrowest first: where float saves nothing, no candidate would have any.

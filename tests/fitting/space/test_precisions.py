@@ -114,8 +114,10 @@ def space(workshop: Workshop, choice: PrecisionChoice) -> Space:
         choices,
         prediction=choice.integer,
         sensitivity=Sensitivity(errors, ((branch.name, 0.3),)),
-        holdings=branch_contents(workshop.dense.module, workshop.coupling),
-        held_nodes=branch_nodes(workshop.resizable.model, workshop.dense.module, workshop.coupling.branches),
+        branch_contents=branch_contents(workshop.dense.module, workshop.coupling),
+        branch_nodes=branch_nodes(
+            workshop.resizable.model, workshop.dense.module, workshop.coupling.branches
+        ),
         precisions=choice,
     )
 
