@@ -4,6 +4,9 @@
 step: its key, its record, and the SHA-256 of the artefacts it wrote. A line is on the disk before the
 next step starts, so a run that is resumed finds its finished steps and gives the same answer.
 
+Lines are chained (`edgeprune.chain`): one that was edited, added, removed or moved is refused by its number.
+A last line that is gone is a step that is done again.
+
     with Ledger.open(out, {"task": fingerprint, "seed": 0}, resume=False) as ledger:
         dense = ledger.once("dense", lambda: measure(...), Report, files=[out / "dense" / "model.onnx"])
 
@@ -21,13 +24,14 @@ import os
 import stat
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from edgeprune.chain import Chain
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import FULL, sha256, sweep, sync, writing
 from edgeprune.records.codec import JSON, check_schema, dumps, from_json, is_required, loads, to_json
@@ -44,6 +48,7 @@ _log = logging.getLogger(__name__)
 class _Header:
     schema: int
     order: Any  # JSON
+    chain: str | None = None  # SHA-256; None in ledgers of earlier versions
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,14 @@ class _Entry:
     key: str
     record: Any  # JSON, decoded when somebody asks for it with its type
     files: tuple[_HashedFile, ...]
+    chain: str | None = None
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Figure in an order that a ledger keeps and does not compare; None in runs of earlier versions."""
+
+    value: float | None = None
 
 
 class Ledger:
@@ -72,6 +85,8 @@ class Ledger:
         self._lock = lock
         self._listen = listen
         self._entries: dict[str, _Entry] = {}
+        self._noted: dict[str, Noted] = {}
+        self._chain = Chain()
         # A forked child (a data loader's worker) shares the lock and may outlive a killed parent: it must
         # not keep the folder from being resumed.
         os.register_at_fork(after_in_child=_closer(weakref.ref(self)))
@@ -90,6 +105,7 @@ class Ledger:
         order: all that the answer depends on, JSON values and records; a run is resumed only with an equal
             order. A recorded order is read by the codec's rules: a field that it lacks counts as its default,
             and so does a record whose fields all have one. So what is added to an order goes into a record.
+            `Noted` figures are kept from the run's beginning, see `noted`.
         listen: gets a sentence when something recorded cannot be used and is done again. Raises `InputError`
         when the folder holds anything but a run, when another run holds the folder, when a run is there and
         `resume` is False, when it had another order, when the ledger is damaged, or when the folder cannot be
@@ -115,6 +131,10 @@ class Ledger:
         entry = self._entries.get(key)
         return entry is not None and self._changed(entry) is None
 
+    def noted(self, key: str) -> Noted:
+        """Figure of the order as the run began with it."""
+        return self._noted[key]
+
     def once(self, key: str, work: Callable[[], T], cls: type[T], *, files: Sequence[Path] = ()) -> T:
         """Recorded result of the step `key`; without one, the result of `work()`, recorded before it is used.
 
@@ -137,11 +157,20 @@ class Ledger:
         with writing(self.folder):
             listed = tuple(_HashedFile(self._below(path), _settled(path)) for path in files)
         entry = _Entry(key, record, listed)
-        self._append(to_json(entry))
+        self._append(entry)
         self._entries[key] = entry
         _log.info("step %r: done in %.2f s, %d files", key, time.monotonic() - started, len(files))
         # Decoded, not handed through: a run that is resumed sees the very same value.
         return self._decode(entry, cls)
+
+    def seal(self, key: str, record: str, files: Sequence[Path] = ()) -> None:
+        """Record a text about the run's answer, and hashes of its files, for `sealed`; once for the same."""
+        with writing(self.folder):
+            listed = tuple(_HashedFile(self._below(path), _settled(path)) for path in files)
+        known = self._entries.get(key)
+        if known is None or (known.record, known.files) != (record, listed):
+            self._entries[key] = _Entry(key, record, listed)
+            self._append(self._entries[key])
 
     def close(self) -> None:
         """Release the run folder."""
@@ -204,18 +233,17 @@ class Ledger:
         with writing(self.path):
             text = self.path.read_bytes() if self.path.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
-        lines = whole.splitlines()
+        lines = whole.splitlines(keepends=True)
         if lines and not resume:
             raise InputError(
                 f"{self.folder} already holds a run.",
                 "Add --resume to go on with it, or choose another --out.",
             )
         if lines:
+            entries = list(_entries(self.path, lines, self._chain))
             self._check(lines[0], order)
-            for number, line in enumerate(lines[1:], 2):
-                name = f"{self.path}, line {number}"
-                entry = from_json(_Entry, loads(line, name), f"{name}: ")
-                self._entries[entry.key] = entry  # a step that was done again is there twice: the last counts
+            # A step that was done again is there twice: the last counts.
+            self._entries = {entry.key: entry for entry in entries}
         if len(whole) < len(text):
             self._listen(f"The last line of {self.path} was cut off while being written, so it is dropped.")
             self._cut(len(whole))
@@ -223,14 +251,19 @@ class Ledger:
             with writing(self.folder):
                 sweep(self.folder)
         if not lines:
-            self._append(to_json(_Header(LEDGER_SCHEMA, order)))
+            self._noted = {key: value for key, value in order.items() if isinstance(value, Noted)}
+            self._append(_Header(LEDGER_SCHEMA, to_json(order, "order")))
 
     def _check(self, line: bytes, order: Mapping[str, object]) -> None:
         name = f"{self.path}, line 1"
-        found = loads(line, name)
-        check_schema(found, LEDGER_SCHEMA, str(self.path))
-        header = from_json(_Header, found, f"{name}: ")
-        then, now = _flat(_reread(header.order, order, f"{name}: order")), _flat(to_json(order, "order"))
+        header = from_json(_Header, loads(line, name), f"{name}: ")
+        read = _reread(header.order, order, f"{name}: order")
+        self._noted = {
+            key: from_json(Noted, read[key])
+            for key, value in order.items()
+            if isinstance(value, Noted) and isinstance(read, dict)
+        }
+        then, now = _flat(read), _flat(to_json({**order, **self._noted}, "order"))
         differ = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
         if differ:
             told = "; ".join(
@@ -241,9 +274,13 @@ class Ledger:
                 "Resume with the same model, data and flags, or choose another --out.",
             )
 
-    def _append(self, value: JSON) -> None:
-        line = dumps(value).encode("ascii") + b"\n"
+    def _append(self, value: _Header | _Entry) -> None:
+        line = self._chain.line(cast(dict[str, JSON], to_json(value)))
         self._check_lock()
+        self._write(line)
+        self._chain.add(line)
+
+    def _write(self, line: bytes) -> None:
         with writing(self.path):
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             try:
@@ -269,7 +306,7 @@ class Ledger:
     def _changed(self, entry: _Entry) -> str | None:
         for file in entry.files:
             path = self.folder / file.path
-            if not path.is_file():
+            if not os.path.isfile(path):  # False for a name that no system takes, too
                 return f"{path} is missing"
             if sha256(path) != file.sha256:
                 return f"{path} was changed after it was recorded"
@@ -280,6 +317,28 @@ class Ledger:
 
     def _decode(self, entry: _Entry, cls: type[T]) -> T:
         return from_json(cls, entry.record, f"{self.path}, {entry.key}: ")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Record of a run's answer. files: SHA-256 by path below the run folder."""
+
+    record: Any  # JSON
+    files: Mapping[str, str]
+
+
+def sealed(folder: Path, key: str) -> Sealed | None:
+    """Record of `Ledger.seal` in a run folder; None in runs that are not finished or of earlier versions.
+
+    Raises `InputError` when the ledger is damaged.
+    """
+    try:
+        text = (folder / NAME).read_bytes()
+    except OSError:
+        return None
+    lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
+    found = {entry.key: entry for entry in _entries(folder / NAME, lines, Chain())}.get(key)
+    return None if found is None else Sealed(found.record, {file.path: file.sha256 for file in found.files})
 
 
 def _check_own(folder: Path) -> None:
@@ -305,6 +364,31 @@ def _open_lock(path: Path) -> int:
         os.close(lock)
         raise InputError(f"{path} is no regular file.", "Remove it, or choose another --out.")
     return lock
+
+
+def _entries(path: Path, lines: Sequence[bytes], chain: Chain) -> Iterator[_Entry]:
+    """Steps of a ledger, every line of which is as it was written and goes on `chain`.
+
+    Lines of earlier versions have no link, and none of them follows one that has. Raises `InputError` naming
+    the line.
+    """
+    linked = False
+    for number, line in enumerate(lines, 1):
+        name = f"{path}, line {number}"
+        document = loads(line, name)
+        if number == 1:
+            check_schema(document, LEDGER_SCHEMA, str(path))
+        at = f"{name}: "
+        read = from_json(_Header, document, at) if number == 1 else from_json(_Entry, document, at)
+        linked = linked or read.chain is not None
+        if linked and not chain.follows(line):
+            raise InputError(
+                f"{name} was edited, or a line before it was added, removed or moved.",
+                "Restore the ledger as edgeprune wrote it, or begin again with another --out.",
+            )
+        chain.add(line)
+        if isinstance(read, _Entry):
+            yield read
 
 
 def _closer(ledger: weakref.ref[Ledger]) -> Callable[[], None]:
@@ -346,4 +430,4 @@ def _flat(value: JSON, path: str = "") -> dict[str, str]:
     return {path: dumps(value)}
 
 
-__all__ = ["LEDGER_SCHEMA", "Ledger"]
+__all__ = ["LEDGER_SCHEMA", "Ledger", "Noted", "Sealed", "sealed"]

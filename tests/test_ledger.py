@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 import edgeprune
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import replacing
-from edgeprune.ledger import Ledger
+from edgeprune.ledger import Ledger, Noted, Sealed, sealed
 
 ORDER = {"task": "sha256:1", "budget": {"latency_ms": 5.0, "percentile": 90}, "seed": 0}
 STEPS = ("dense", "dense-int8", "trial-01")
@@ -244,6 +245,84 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, 
     path.write_bytes(b"".join(lines))
     with pytest.raises(InputError, match=r"ledger\.jsonl, line 2"):
         Ledger.open(tmp_path, ORDER, True)
+
+
+@dataclass(frozen=True)
+class Accident:
+    """What happened to the lines of a ledger, and the line that is refused."""
+
+    happened: Callable[[list[bytes]], list[bytes]]
+    line: int
+
+
+def edited(number: int, old: bytes, new: bytes) -> Callable[[list[bytes]], list[bytes]]:
+    def happened(lines: list[bytes]) -> list[bytes]:
+        assert old in lines[number - 1]
+        return [*lines[: number - 1], lines[number - 1].replace(old, new, 1), *lines[number:]]
+
+    return happened
+
+
+ACCIDENTS = {
+    "a figure of the order": Accident(edited(1, b'"seed":0', b'"seed":1'), 1),
+    "a figure of a step": Accident(edited(2, b"5.0", b"4.0"), 2),
+    "a figure of the last step": Accident(edited(4, b"8.0", b"7.0"), 4),
+    "a blank": Accident(edited(3, b":", b": "), 3),
+    "a link": Accident(edited(3, b'"chain":"', b'"chain":"0'), 3),
+    "a link that is gone": Accident(lambda lines: [*lines[:2], lines[2][:-77] + b"}\n", lines[3]], 3),
+    "line ends of another system": Accident(lambda lines: [each[:-1] + b"\r\n" for each in lines], 1),
+    "a line removed": Accident(lambda lines: [lines[0], *lines[2:]], 2),
+    "lines in another order": Accident(lambda lines: [lines[0], lines[2], lines[1], lines[3]], 2),
+    "a line twice": Accident(lambda lines: [*lines[:3], lines[2], lines[3]], 4),
+    "the header of another run": Accident(edited(1, b'"order":{', b'"order":{"x":0,'), 1),
+}
+
+
+@pytest.mark.parametrize("case", ACCIDENTS.values(), ids=ACCIDENTS.keys())
+def test_a_line_that_is_not_as_it_was_written_is_named(tmp_path: Path, case: Accident) -> None:
+    run(tmp_path)
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b"".join(case.happened(path.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(InputError, match=rf"ledger\.jsonl, line {case.line} was edited, or") as caught:
+        Ledger.open(tmp_path, ORDER, True)
+    assert "Restore the ledger" in caught.value.hint
+
+
+def test_a_ledger_without_links_is_read_and_linked_from_there_on(tmp_path: Path) -> None:
+    run(tmp_path)
+    path = tmp_path / "ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    old = [json.dumps({key: line[key] for key in line if key != "chain"}) + "\n" for line in lines]
+    path.write_text("".join(old[:3]))
+    assert run(tmp_path, resume=True) == ["trial-01"]
+    assert run(tmp_path, resume=True) == []
+    whole = path.read_text()
+    path.write_text(whole.replace("5.0", "4.0", 1))
+    with pytest.raises(InputError, match="line 4 was edited, or a line before it"):
+        Ledger.open(tmp_path, ORDER, True)
+
+
+def test_a_noted_figure_is_that_of_the_beginning_and_is_not_compared(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "new", {**ORDER, "score": Noted(0.5)}, False) as ledger:
+        assert ledger.noted("score") == Noted(0.5)
+    with Ledger.open(tmp_path / "new", {**ORDER, "score": Noted(0.25)}, True) as ledger:
+        assert ledger.noted("score") == Noted(0.5)
+    Ledger.open(tmp_path / "old", ORDER, False).close()
+    with Ledger.open(tmp_path / "old", {**ORDER, "score": Noted(0.25)}, True) as ledger:
+        assert ledger.noted("score") == Noted(None)
+
+
+def test_what_is_sealed_is_read_without_holding_the_run(tmp_path: Path) -> None:
+    assert sealed(tmp_path, "answer") is None
+    with Ledger.open(tmp_path, ORDER, False) as ledger:
+        (tmp_path / "golden.npz").write_bytes(b"golden")
+        for _ in range(2):
+            ledger.seal("answer", "first", [tmp_path / "golden.npz"])
+        found = sealed(tmp_path, "answer")
+        ledger.seal("answer", "second")
+    assert found == Sealed("first", {"golden.npz": hashlib.sha256(b"golden").hexdigest()})
+    assert sealed(tmp_path, "answer") == Sealed("second", {})
+    assert (tmp_path / "ledger.jsonl").read_bytes().count(b"\n") == 3
 
 
 @pytest.mark.parametrize(("schema", "sentence"), [(2, "this edgeprune knows up to 1"), (0, "never was")])
@@ -541,5 +620,6 @@ def test_a_file_in_place_of_the_folder_is_an_input_error(tmp_path: Path) -> None
 def test_the_ledger_reads_as_json_lines(tmp_path: Path) -> None:
     run(tmp_path)
     header, *steps = (json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines())
+    assert {len(line.pop("chain")) for line in (header, *steps)} == {64}
     assert header == {"schema": 1, "order": ORDER}
     assert steps[0] == {"key": "dense", "record": {"name": "dense", "p90_ms": 5.0}, "files": []}

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from edgeprune.bundle.archive import Source, opened
 from edgeprune.bundle.golden import Golden, check_ports, read_golden
-from edgeprune.bundle.sane import check_limits
+from edgeprune.bundle.manifest import check_limits
 from edgeprune.bundle.signature import verify
 from edgeprune.devices.artefact import artefact_sha256
 from edgeprune.errors import BundleError, InputError

@@ -32,7 +32,8 @@ def command(run: Path, tier: int | None, sign: Path | None, output: Path | None)
     """
     from edgeprune.bundle import bundle_path, write_bundle
     from edgeprune.errors import InputError
-    from edgeprune.results import load_result
+    from edgeprune.records.bundle import GOLDEN
+    from edgeprune.results import check_golden, load_result
 
     result = load_result(run)
     chosen = None
@@ -49,5 +50,6 @@ def command(run: Path, tier: int | None, sign: Path | None, output: Path | None)
             result = result.of_tier(tier)
         else:
             chosen = result.frontier[tier - 1]
+    check_golden(run, (run / result.chosen.artefact).parent / GOLDEN)
     written = write_bundle(result, run, output or bundle_path(run, tier), chosen=chosen, sign=sign)
     click.echo(str(written))

@@ -24,7 +24,7 @@ from edgeprune.fitting.answer import answer, conclude, pack
 from edgeprune.fitting.budgets import looseness
 from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_for_int8
 from edgeprune.fitting.landing import Landing, confirmed, earlier_probes
-from edgeprune.fitting.order import Order, resolve_orders, resume_key
+from edgeprune.fitting.order import Order, check_evaluation, resolve_orders, resume_key
 from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
@@ -65,10 +65,11 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
-    call_evaluate(task, workshop.predict)  # an evaluation that fails is refused before anything is written
+    score = call_evaluate(task, workshop.predict)  # refused, where it fails, before anything is written
     for note in notes:
         options.listen(Event("budgets", note, lasting=True))
-    with Ledger.open(Path(options.out), resume_key(orders, workshop), options.resume) as ledger:
+    with Ledger.open(Path(options.out), resume_key(orders, workshop, score), options.resume) as ledger:
+        check_evaluation(ledger, score, task, workshop, options.listen)
         trials = Trials(orders[0], workshop, ledger)
         trials.run(DENSE, FLOAT, kind="dense")
         answers = []
@@ -76,7 +77,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
             trials = trials.for_budget(order)
             answers.append(answer(trials, _search(trials, rung)))
         result = pack(trials, conclude(answers, time.monotonic() - started))
-        save_result(result, trials.folder)
+        save_result(result, trials.folder, ledger)
         return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,22 @@ from edgeprune.devices import Device, Load, open_device
 from edgeprune.errors import InputError
 from edgeprune.fitting.budgets import RequestedBudget, profile_names, requested_budgets
 from edgeprune.latency.forecast import Forecast, forecast_for
+from edgeprune.ledger import Ledger, Noted
 from edgeprune.make import Workshop
 from edgeprune.options import FitOptions
 from edgeprune.records.machine import Budget, Profile, Target
+from edgeprune.records.progress import Event, Listen
+from edgeprune.records.task import Task
 from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.runtimes import require_host
 from edgeprune.shelf import load_profile, load_target
+from edgeprune.tasks import call_evaluate
 
 LOCAL = "local"
+EVALUATION = "evaluation"  # in the resume key
+SAME_SCORE = (
+    1e-5  # relative: sums of single precision in another order, as another number of threads adds them
+)
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,12 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
     return orders, notes
 
 
-def resume_key(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, object]:
+def resume_key(
+    orders: Sequence[Order], workshop: Workshop, score: float | None = None
+) -> Mapping[str, object]:
     """Everything that the answer depends on: a run is resumed only with an equal key.
 
+    score: of the dense model, as `evaluate` gives it now; `check_evaluation` compares it.
     A new entry is a record with a default for each field: in a ledger without it, these are what counts.
     """
     order, *others = orders
@@ -95,7 +107,32 @@ def resume_key(orders: Sequence[Order], workshop: Workshop) -> Mapping[str, obje
         "recover": options.recover,
         "epochs": options.epochs,
         "seed": options.seed,
+        EVALUATION: Noted(score),
     }
+
+
+def check_evaluation(ledger: Ledger, score: float, task: Task, workshop: Workshop, listen: Listen) -> None:
+    """Refuse to resume a run with an evaluation that scores the dense model otherwise than when it began.
+
+    An evaluation that gives another score now, when it is asked again, is random: one draw says nothing about
+    another, so it is told and not compared. A run of an earlier version has no score to compare with.
+    Raises `InputError`.
+    """
+    then = ledger.noted(EVALUATION).value
+    if then is None or _same(then, score):
+        return
+    again = call_evaluate(task, workshop.predict)
+    if _same(score, again):
+        raise InputError(
+            f"evaluate gives the dense model {score:.6g} now, and gave {then:.6g} when the run began.",
+            "Resume with the evaluation and the data that the run began with, or choose another --out.",
+        )
+    told = f"evaluate gave the dense model {score:.6g}, then {again:.6g}: it is random, and was not compared"
+    listen(Event("dense", f"{told} with the one that the run began with", lasting=True))
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=SAME_SCORE, abs_tol=SAME_SCORE**2)
 
 
 def served(order: Order, artefact: Path) -> Load:
