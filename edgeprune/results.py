@@ -11,6 +11,7 @@ from edgeprune.files import sha256, write
 from edgeprune.ledger import Ledger, Sealed, sealed
 from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.codec import JSON, check_schema, dumps, from_json, loads, to_json
+from edgeprune.records.domain import result_problems
 from edgeprune.records.trial import FitResult
 
 RESULT = "result.json"
@@ -55,6 +56,8 @@ def load_result(folder: Path) -> FitResult:
     if isinstance(document, dict):
         document = {key: value for key, value in document.items() if key != "schema"}
     result = from_json(FitResult, document, f"{path}: ")
+    for problem in result_problems(result):
+        raise InputError(f"{path}: {problem}.", _HINT)
     found = sealed(folder, RESULT)
     if found is not None and found.record != _seal(cast(dict[str, JSON], document)):
         raise InputError(f"{path} is not what the run answered: it was edited, or is of another run.", _HINT)

@@ -6,15 +6,13 @@ Everything that is raised is an `InputError` whose sentence begins with the path
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 
 from edgeprune.bundle.archive import is_plain
 from edgeprune.bundle.names import wrong_names
 from edgeprune.errors import InputError
 from edgeprune.records.bundle import EVIDENCE, GOLDEN, MANIFEST, SIGNATURE, Manifest, Port
-from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Measurement
+from edgeprune.records.domain import budget_problems, hash_problems, measurement_problems, whole
 
 DTYPES = frozenset(
     {
@@ -26,8 +24,6 @@ MOST_THREADS = 4096
 MOST_BATCH = 1 << 20
 MOST_DIMENSIONS = 32  # numpy's own limit is 64, of earlier versions 32
 MOST_VALUES = 1 << 40  # of one array
-MOST_FIGURE = 1e12  # of anything in ms or MiB
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HINT = "Restore the file as edgeprune wrote it, or pack the run again: edgeprune bundle RUN"
 
 
@@ -39,15 +35,15 @@ def check_limits(manifest: Manifest) -> None:
 
 def _problems(manifest: Manifest) -> Iterator[str]:
     yield from wrong_names(manifest)
-    yield from _whole("threads", manifest.threads, 1, MOST_THREADS)
-    yield from _whole("batch", manifest.batch, 1, MOST_BATCH)
+    yield from whole("threads", manifest.threads, 1, MOST_THREADS)
+    yield from whole("batch", manifest.batch, 1, MOST_BATCH)
     if not 0 <= manifest.tolerance < 1:
         yield f"tolerance is {manifest.tolerance}, expected 0 or more and less than 1"
     yield from _files(manifest)
-    yield from _budget(manifest.budget)
+    yield from budget_problems("budget", manifest.budget)
     yield from _ports("inputs", manifest.inputs, manifest.batch)
     yield from _ports("outputs", manifest.outputs, manifest.batch)
-    yield from _measurement("claim.measurement", manifest.claim.measurement)
+    yield from measurement_problems("claim.measurement", manifest.claim.measurement)
     for name, here in (("threads", manifest.threads), ("batch", manifest.batch)):
         claimed = getattr(manifest.claim.measurement, name)
         if claimed != here:
@@ -66,21 +62,10 @@ def _files(manifest: Manifest) -> Iterator[str]:
         seen.add(file.path)
         if file.size < 0:
             yield f"files[{at}].size is {file.size}, expected 0 or more"
-        if not _SHA256.fullmatch(file.sha256):
-            yield f"files[{at}].sha256 is not 64 hexadecimal digits"
+        yield from hash_problems(f"files[{at}].sha256", file.sha256)
     for name in (manifest.artefact, GOLDEN, EVIDENCE):
         if name not in seen:
             yield f"files does not list {name!r}"
-
-
-def _budget(budget: Budget) -> Iterator[str]:
-    yield from _whole("budget.percentile", budget.percentile, 1, 99)
-    for name in ("latency_ms", "speedup", "memory_mib", "size_mib"):
-        value = getattr(budget, name)
-        if value is not None and not 0 < value <= MOST_FIGURE:
-            yield f"budget.{name} is {value:g}, expected more than 0 and {MOST_FIGURE:g} at most"
-    if not 0 <= budget.max_drop <= MOST_FIGURE:
-        yield f"budget.max_drop is {budget.max_drop:g}, expected 0 to {MOST_FIGURE:g}"
 
 
 def _ports(where: str, ports: tuple[Port, ...], batch: int) -> Iterator[str]:
@@ -97,26 +82,3 @@ def _ports(where: str, ports: tuple[Port, ...], batch: int) -> Iterator[str]:
             yield f"{where}[{at}].shape begins with {port.shape[0]}, and batch is {batch}"
         elif math.prod(port.shape) > MOST_VALUES:
             yield f"{where}[{at}].shape is of more than {MOST_VALUES} values"
-
-
-def _measurement(where: str, measured: Measurement) -> Iterator[str]:
-    latency = measured.latency
-    yield from _whole(f"{where}.latency.percentile", latency.percentile, 1, 99)
-    yield from _whole(f"{where}.latency.runs", latency.runs, 0, 1 << 62)
-    if not _SHA256.fullmatch(measured.artefact_sha256):
-        yield f"{where}.artefact_sha256 is not 64 hexadecimal digits"
-    figures = {
-        **{
-            f"latency.{name}": getattr(latency, name)
-            for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms", "bound_ms", "percentile_ms", "seconds")
-        },
-        **{name: getattr(measured, name) for name in ("memory_mib", "size_mib", "reference_ms")},
-    }
-    for name, value in figures.items():
-        if value is not None and not 0 <= value <= MOST_FIGURE:
-            yield f"{where}.{name} is {value:g}, expected 0 to {MOST_FIGURE:g}"
-
-
-def _whole(where: str, value: int, least: int, most: int) -> Iterator[str]:
-    if not least <= value <= most:
-        yield f"{where} is {value}, expected a whole number, {least} to {most}"
