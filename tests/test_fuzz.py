@@ -336,7 +336,9 @@ def test_a_ledger_is_fuzzed(run: Any, tmp_path: Path) -> None:
     def steps(resume: bool) -> None:
         with Ledger.open(tmp_path / "run", order, resume) as ledger:
             for report in run.result.trials:
-                ledger.once(report.name, lambda report=report: report, Report)
+                file = tmp_path / "run" / report.name
+                file.write_bytes(b"artefact")
+                ledger.once(report.name, lambda report=report: report, Report, files=[file])
 
     steps(False)
     whole = path.read_bytes()

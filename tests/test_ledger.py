@@ -422,6 +422,15 @@ def test_a_step_whose_file_changed_or_vanished_is_done_again_with_a_sentence(tmp
     ]
 
 
+@pytest.mark.parametrize("name", ["x" * 9000, "\0", "ledger.jsonl/x", "."])
+def test_a_step_whose_file_has_a_name_that_no_system_takes_is_done_again(tmp_path: Path, name: str) -> None:
+    header = json.dumps({"schema": 1, "order": ORDER})
+    file = {"path": name, "sha256": "0" * 64}
+    step = json.dumps({"key": "dense", "record": {"name": "dense", "p90_ms": 1.0}, "files": [file]})
+    (tmp_path / "ledger.jsonl").write_text(f"{header}\n{step}\n")
+    assert run(tmp_path, resume=True) == list(STEPS)
+
+
 # -- the lock
 
 

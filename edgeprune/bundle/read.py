@@ -39,6 +39,7 @@ EVIDENCE_LIMIT = 256 << 20  # bytes; the evidence lists all trials, with the uni
 
 MOST_TEXT = 4096  # characters of a text in a manifest; a longer one is cut
 SIGNATURE_LIMIT = 1 << 16  # bytes; ssh-keygen's have some hundred
+MOST_SHOWN = 5  # names of files in a sentence
 
 _DAMAGED = "Copy it again from where it was made: it was damaged or changed on the way."
 
@@ -135,7 +136,7 @@ def _manifest(path: Path, raw: bytes) -> Manifest:
 def _check_missing(path: Path, source: Source, manifest: Manifest) -> None:
     missing = sorted({file.path for file in manifest.files} - set(source.sizes))
     if missing:
-        raise BundleError(3, f"{path}: missing: {', '.join(missing)}.", _DAMAGED)
+        raise BundleError(3, f"{path}: missing: {_some(missing)}.", _DAMAGED)
 
 
 def _check_unexpected(path: Path, source: Source, manifest: Manifest) -> None:
@@ -144,9 +145,14 @@ def _check_unexpected(path: Path, source: Source, manifest: Manifest) -> None:
     if unexpected:
         raise BundleError(
             4,
-            f"{path}: the manifest does not list {', '.join(unexpected)}.",
+            f"{path}: the manifest does not list {_some(unexpected)}.",
             "Remove what was added (__pycache__ comes from running without -B), or copy the bundle again.",
         )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(tame(name, 100) for name in names[:MOST_SHOWN])
+    return f"{shown} and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else shown
 
 
 def _check_content(path: Path, source: Source, manifest: Manifest, raw: bytes, folder: Path) -> None:

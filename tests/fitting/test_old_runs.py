@@ -60,8 +60,14 @@ def told() -> list[Event]:
 def resume(tmp_path: Path, told: list[Event]) -> Resume:
     """Goes on with a run of the fixtures, in a copy of it, until it tells of the stage `until`."""
 
-    def run(name: str, until: str | None = None, **options: Any) -> FitResult:
+    def run(
+        name: str,
+        until: str | None = None,
+        before: Callable[[Path], None] = lambda folder: None,
+        **options: Any,
+    ) -> FitResult:
         shutil.copytree(V0 / name, tmp_path / name)
+        before(tmp_path / name)
 
         def listen(event: Event) -> None:
             told.append(event)
@@ -134,6 +140,22 @@ def test_another_order_is_refused_as_before(resume: Resume) -> None:
     with pytest.raises(InputError, match=r"budget\.size_mib was 0\.0027, is now 0\.003") as caught:
         resume("predicted-killed", **{**module("make").PREDICTED, "size_mib": 0.003})
     assert caught.value.what.count(" was ") == 1
+
+
+def test_an_evaluation_that_scores_otherwise_than_when_the_run_began_is_refused(
+    resume: Resume, tmp_path: Path
+) -> None:
+    """The score is put where a run of today records it, in a line without a link."""
+
+    def scored(folder: Path) -> None:
+        header, *steps = lines(folder)
+        document = json.loads(header)
+        document["order"]["evaluation"] = {"value": 0.25}
+        (folder / "ledger.jsonl").write_text("\n".join([json.dumps(document), *steps]) + "\n")
+
+    with pytest.raises(InputError, match=r"evaluate gives the dense model 0\.\d+ now, and gave 0\.25 when"):
+        resume("predicted-killed", before=scored, **module("make").PREDICTED)
+    assert keys(tmp_path / "predicted-killed") == keys(V0 / "predicted-killed")
 
 
 def test_everything_that_the_ledger_ever_stored_is_still_read(stored: ModuleType) -> None:
