@@ -104,6 +104,7 @@ def validate_on(
         device=manifest.device,
         batch=manifest.batch,
         memory_mib=manifest.budget.memory_mib,
+        outputs=manifest.outputs,
     )
     own = _own_target(manifest) if target is None else target
     checks = list(verified.checks)

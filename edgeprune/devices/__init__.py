@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edgeprune.devices.lab import LabDevice, find_device
+from edgeprune.records.bundle import Port
 from edgeprune.runtimes import exact_runtime
 
 Feeds = Mapping[str, NDArray[Any]]  # input name -> array
@@ -48,6 +49,8 @@ class Load:
     # For a runtime that builds an engine on the device (TensorRT); the others take any batch.
     batch: int = 1  # rows of a query
     memory_mib: float | None = None  # that building may take
+    # Of that many rows, where they are known: an answer that is anything else is refused.
+    outputs: tuple[Port, ...] = ()
     profile: bool = False  # let the runtime time every operator, for `Session.operators`
 
 

@@ -267,16 +267,24 @@ def serve() -> NoReturn:
 
 
 def _listen(stream: Any, frames: Any, requests: Any) -> None:
-    while True:
-        try:
+    """Queue requests until the stream ends, or is none of ours: then the process ends, whatever it does."""
+    code = 1
+    try:
+        frame = frames.decode(stream.read)
+        while frame is not None:
+            requests.put(frame)
             frame = frames.decode(stream.read)
-        except (EOFError, frames.NotAFrame) as error:
-            print(error, file=sys.stderr)
-            frame = None
-        if frame is None:  # the host is gone: nothing may go on running here
+        code = 0  # the host is gone: nothing may go on running here
+    except EOFError as error:
+        code = 0
+        print(error, file=sys.stderr)
+    except frames.NotAFrame as error:
+        print(error, file=sys.stderr)
+    finally:  # even where stderr is closed or memory is short
+        try:
             sys.stderr.flush()
-            os._exit(0)
-        requests.put(frame)
+        finally:
+            os._exit(code)
 
 
 def check_golden(runner: Any, golden: str) -> dict[str, float]:

@@ -1,32 +1,31 @@
 """The host's end of a session: frames over the stdin and stdout of an agent's process, with time-outs.
 
-Local processes and ssh share this file: both hand over a started process and a file with its stderr.
+Local processes and ssh share this file: both hand over a started process. What an answer says is read in
+`answers`, nowhere else.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import selectors
-import subprocess
 import time
 from collections.abc import Mapping
+from functools import cache
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.devices import Feeds, Load, Machine, Operator
+from edgeprune.devices import Feeds, Load, Machine, Operator, answers, probe
+from edgeprune.devices.answers import Reply
 from edgeprune.devices.frames import NotAFrame, decode, encode
+from edgeprune.devices.pipes import QUIT_SECONDS, Flood, Piped
 from edgeprune.errors import DeviceError, DeviceLost, LostInt8
+from edgeprune.foreign import tame
 from edgeprune.runtimes import find
 
-STDERR_LINES = 12  # of the agent's last words that an error repeats
 REQUEST_TIMEOUT_S = 300.0  # of one request, or of the copy of one file
 BUILD_SECONDS = 3600.0  # what the first load of an engine may take beyond a request's own time
 LOST = 255  # ssh's own exit code; the agent's pass through it
-QUIT_SECONDS = 5.0  # what an agent gets to leave before it is killed
 
 _log = logging.getLogger(__name__)
 
@@ -38,36 +37,41 @@ class Channel:
     owner: kept alive with the channel, such as the device whose connection it uses.
     """
 
-    def __init__(
-        self,
-        name: str,
-        process: subprocess.Popen[bytes],
-        log: IO[bytes],
-        timeout_s: float,
-        owner: object = None,
-    ) -> None:
-        if process.stdin is None or process.stdout is None:
-            raise ValueError("the agent's stdin and stdout must be pipes")
-        self.name, self._process, self._log, self._timeout_s = name, process, log, timeout_s
-        self._owner = owner
-        self._stdin, self._stdout = process.stdin.fileno(), process.stdout.fileno()
-        os.set_blocking(self._stdin, False)
-        os.set_blocking(self._stdout, False)
+    def __init__(self, name: str, piped: Piped, timeout_s: float, owner: object = None) -> None:
+        self.name, self._piped, self._timeout_s = name, piped, timeout_s
+        self._process, self._owner = piped.process, owner
 
     def ask(
-        self, do: str, arrays: Feeds | None = None, *, extra_s: float = 0.0, **header: Any
-    ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Send one request, read its answer. Raises `DeviceError`; the agent may be gone after it."""
-        deadline = time.monotonic() + self._timeout_s + extra_s
+        self,
+        do: str,
+        arrays: Feeds | None = None,
+        *,
+        extra_s: float = 0.0,
+        most_bytes: int = 0,
+        **header: Any,
+    ) -> Reply:
+        """Send one request, read its answer. Raises `DeviceError`; the agent may be gone after it.
+
+        most_bytes: of the arrays in the answer.
+        """
+        begun = time.monotonic()
+        deadline = begun + self._timeout_s + extra_s
         try:
-            self._write(encode({"do": do, **header}, arrays or {}), deadline)
-            frame = decode(lambda size: self._read(size, deadline))
+            stale = self._piped.unread()
+            if stale:
+                raise Flood(f"{tame(repr(stale), 80)} that nobody asked for")
+            self._piped.write(encode({"do": do, **header}, arrays or {}), deadline)
+            frame = decode(lambda size: self._piped.read(size, deadline), most_bytes)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             frame = None
         except NotAFrame as error:
+            self.kill()
+            raise _malformed(self.name, do, error) from error
+        except Flood as error:
+            self.kill()
             raise DeviceError(
-                f"Device {self.name} answered {error.seen!r} where a frame of the agent was due.",
-                "Something prints on its standard output, such as a login banner in .bashrc: silence it.",
+                f"Device {self.name} printed {error}, so {do!r} was given up.",
+                "Its agent or its runtime is broken, or is not ours: check what lies in `workdir` there.",
             ) from error
         except TimeoutError as error:
             _log.warning("%r: no answer to %r in time, so its agent is killed", self.name, do)
@@ -78,57 +82,28 @@ class Channel:
             ) from error
         if frame is None:
             raise self._death(do)
-        reply, results = frame
-        if "error" in reply:
-            raise _reported(self.name, do, reply)
-        return reply, results
+        answer = Reply(self.name, do, *frame, time.monotonic() - begun)
+        failure = answers.read_failure(answer)
+        if failure is not None:
+            raise _reported(self.name, do, *failure)
+        return answer
 
     def close(self) -> None:
         """End the agent: its stdin closes, and it leaves; otherwise it is killed."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        try:
-            self._process.wait(QUIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._log.close()
+        self._piped.end()
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _write(self, buffers: list[Any], deadline: float) -> None:
-        for buffer in buffers:
-            rest = memoryview(buffer)
-            while rest:
-                self._wait(self._stdin, selectors.EVENT_WRITE, deadline)
-                rest = rest[os.write(self._stdin, rest[: 1 << 20]) :]
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            self._wait(self._stdout, selectors.EVENT_READ, deadline)
-            block = os.read(self._stdout, min(size - len(data), 1 << 20))
-            if not block:
-                break
-            data += block
-        return bytes(data)
-
-    def _wait(self, fd: int, event: int, deadline: float) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(fd, event)
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
+        self._piped.kill()
 
     def _death(self, do: str) -> DeviceError:
-        try:
-            code = self._process.wait(QUIT_SECONDS)
-        except subprocess.TimeoutExpired:
+        code = self._piped.wait(QUIT_SECONDS)
+        words = self._piped.last_words()
+        if code is None:
             self.kill()
-            code = -9
-        self._log.seek(0)
-        words = self._log.read().decode("utf-8", "replace").strip().splitlines()[-STDERR_LINES:]
+            return DeviceError(
+                f"The agent on device {self.name} closed its output during {do!r} and did not leave.",
+                "It was killed. Check what the device runs as its Python.",
+            )
         _log.warning("%r: its agent died during %r with %s, after %r", self.name, do, _code(code), words)
         if code == LOST:
             said = f": {' '.join(words)}" if words else "."
@@ -139,6 +114,24 @@ class Channel:
         return DeviceError(
             f"The agent on device {self.name} died during {do!r} with {_code(code)}:{said}", _hint(code)
         )
+
+
+def _malformed(name: str, do: str, error: NotAFrame) -> DeviceError:
+    if error.seen:
+        return DeviceError(
+            f"Device {name} answered {tame(repr(error.seen))} where a frame of the agent was due.",
+            "Something prints on its standard output, such as a login banner in .bashrc: silence it.",
+        )
+    return DeviceError(
+        f"Device {name} answered {do!r} with a frame that cannot be read: {tame(str(error))}.",
+        "Its agent or its Python is broken, or is not ours: check what lies in `workdir` there.",
+    )
+
+
+@cache
+def _most_bytes() -> int:
+    """What an answer may have where nobody knows what is due: half of this machine's memory."""
+    return int(probe.memory_mib() * 2**19) or 1 << 30
 
 
 def _code(code: int) -> str:
@@ -157,16 +150,15 @@ def _hint(code: int) -> str:
     return "Read the lines above; `edgeprune doctor` says which runtimes work here."
 
 
-def _reported(name: str, do: str, reply: Mapping[str, Any]) -> DeviceError:
-    what = reply["what"]
-    if reply["error"] == "missing":
+def _reported(name: str, do: str, kind: str, what: str, layers: tuple[str, ...]) -> DeviceError:
+    if kind == "missing":
         return DeviceError(
             f"Device {name} cannot import what it needs: {what}",
             "Install the runtime for the device's Python, or name a Python that has it.",
         )
-    if reply["error"] == "lost int8":
+    if kind == "lost int8":
         return LostInt8(
-            tuple(reply["layers"]),
+            layers,
             f"Device {name} cannot serve this as INT8: {what}",
             "Fit on this device (--device): layers that its engine runs in float are then left out of INT8.",
         )
@@ -180,8 +172,8 @@ class AgentSession:
     """A `devices.Session` on an agent; the protocol says what each request means."""
 
     def __init__(self, channel: Channel, load: Load, artefact: str, sensors: tuple[str, ...]) -> None:
-        self._channel = channel
-        reply, _ = channel.ask(
+        self._channel, self._due = channel, load.outputs
+        answer = channel.ask(
             "load",
             extra_s=BUILD_SECONDS if find(load.runtime).builds_engine else 0.0,
             runtime=load.runtime,
@@ -194,9 +186,9 @@ class AgentSession:
             batch=load.batch,
             memory_mib=load.memory_mib,
         )
-        self.runtime_version: str = reply["version"]
-        self.input_names: tuple[str, ...] = tuple(port[0] for port in reply["inputs"])
-        self.output_names: tuple[str, ...] = tuple(port[0] for port in reply["outputs"])
+        loaded = answers.read_loaded(answer)
+        self.runtime_version, self.input_names = loaded.version, loaded.inputs
+        self.output_names = loaded.outputs
         _log.debug(
             "%r: session of %r in %r, threads %d, inputs %r, outputs %r",
             *(
@@ -210,36 +202,30 @@ class AgentSession:
         )
 
     def predict(self, feeds: Feeds) -> list[NDArray[Any]]:
-        _, outputs = self._channel.ask("predict", feeds)
-        return [outputs[str(at)] for at in range(len(outputs))]
+        due = answers.output_bytes(self._due)
+        answer = self._channel.ask("predict", feeds, most_bytes=_most_bytes() if due is None else due)
+        return answers.read_outputs(answer, self.output_names, self._due)
 
     def warm_up(self, feeds: Feeds, min_seconds: float) -> int:
-        reply, _ = self._channel.ask("warm_up", feeds, extra_s=min_seconds, min_seconds=min_seconds)
-        return int(reply["runs"])
-
-    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
-        _, arrays = self._channel.ask("time", feeds, extra_s=seconds, runs=runs, seconds=seconds)
-        return [float(ms) for ms in np.asarray(arrays["ms"])]
-
-    def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
-        reply, _ = self._channel.ask("operators", feeds, runs=runs)
-        return tuple(
-            Operator(
-                name=told["name"],
-                kind=told["kind"],
-                ms=float(told["ms"]),
-                inputs=tuple(tuple(shape) for shape in told["inputs"]),
-                outputs=tuple(tuple(shape) for shape in told["outputs"]),
-                sources=tuple(told["sources"]),
-            )
-            for told in reply["operators"]
+        return answers.read_warm_up(
+            self._channel.ask("warm_up", feeds, extra_s=min_seconds, min_seconds=min_seconds)
         )
 
+    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
+        most = min(_most_bytes(), answers.time_bytes(runs, seconds))
+        answer = self._channel.ask(
+            "time", feeds, extra_s=seconds, most_bytes=most, runs=runs, seconds=seconds
+        )
+        return answers.read_times(answer, runs, seconds)
+
+    def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
+        return answers.read_operators(self._channel.ask("operators", feeds, runs=runs))
+
     def memory_mib(self) -> float:
-        return float(self._channel.ask("memory")[0]["mib"])
+        return answers.read_memory(self._channel.ask("memory"))
 
     def state(self) -> Mapping[str, str]:
-        return dict(self._channel.ask("state")[0]["state"])
+        return answers.read_state(self._channel.ask("state"))
 
     def __enter__(self) -> AgentSession:
         return self
@@ -253,16 +239,6 @@ class AgentSession:
 
 def ask_machine(channel: Channel) -> Machine:
     """The machine as an agent with nothing loaded describes it."""
-    facts, _ = channel.ask("machine")
-    machine = Machine(
-        architecture=facts["architecture"],
-        processor=facts["processor"],
-        cores=facts["cores"],
-        memory_mib=facts["memory_mib"],
-        isa=tuple(facts["isa"]),
-        system=facts["system"],
-        python=facts["python"],
-        runtimes=tuple(sorted(facts["runtimes"].items())),
-    )
+    machine = answers.read_machine(channel.ask("machine"))
     _log.debug("%r: %r", channel.name, machine)
     return machine

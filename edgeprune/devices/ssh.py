@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -26,10 +27,14 @@ from edgeprune.devices import agent as agent_file
 from edgeprune.devices.address import parse_ssh
 from edgeprune.devices.artefact import artefact_files, artefact_sha256
 from edgeprune.devices.lab import LabDevice
+from edgeprune.devices.pipes import QUIT_SECONDS, Flood, Piped
 from edgeprune.devices.session import LOST, REQUEST_TIMEOUT_S, AgentSession, Channel, ask_machine
 from edgeprune.devices.workdir import IN_USE, MISSING, RECEIVE, SERVE, TAKE_LOCK, UNSAFE
 from edgeprune.errors import DeviceError, DeviceLost, MissingExtraError
 from edgeprune.files import sha256
+
+MOST_OUTPUT = 1 << 16  # bytes that a script prints: the names of the files that are missing
+LOCKED = b"held\n"  # what TAKE_LOCK prints when it has the lock
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +60,7 @@ class SshDevice:
         self._ssh = _ssh_command(spec, sockets)
         self._host = parse_ssh(spec.address).host
         self._sent: set[tuple[str, str]] = set()  # folder and name of what is there for certain
-        self._locks: list[subprocess.Popen[bytes]] = []  # at most one, of an exclusive device
+        self._locks: list[Piped] = []  # at most one, of an exclusive device
         end = [*self._ssh, "-O", "exit", "--", self._host]
         self.close = weakref.finalize(self, _disconnect, end, sockets, self._locks)
 
@@ -82,15 +87,8 @@ class SshDevice:
         folder = f"agents/{digest[:16]}"
         self._send(folder, files)
         python = self._spec.python or "python3"
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - the channel closes it
-        process = subprocess.Popen(
-            self._remote(SERVE, self._workdir, folder, python),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-        return Channel(self.name, process, log, self._timeout_s, owner=self)
+        piped = Piped(self._remote(SERVE, self._workdir, folder, python))
+        return Channel(self.name, piped, self._timeout_s, owner=self)
 
     def _send(self, folder: str, files: Sequence[Path]) -> None:
         """Copy the files that the folder below the working folder lacks; each is looked for once."""
@@ -114,56 +112,65 @@ class SshDevice:
         """Hold an exclusive device for as long as this object lives; the lock falls with the connection."""
         if not self._spec.exclusive or self._locks:
             return
-        with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(
-                self._remote(TAKE_LOCK, self._workdir, ""),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-            if process.stdout is None or process.stdin is None:
-                raise ValueError("the lock's pipes are missing")
-            if process.stdout.readline() != b"held\n":
-                process.communicate()
-                if process.returncode == IN_USE:
+        lock = Piped(self._remote(TAKE_LOCK, self._workdir, ""))
+        try:
+            with self._in_time():
+                held = lock.read(len(LOCKED), time.monotonic() + self._timeout_s)
+            if held != LOCKED:
+                code = lock.wait(QUIT_SECONDS)
+                if code == IN_USE:
                     raise DeviceError(
                         f"Device {self.name} is exclusive, and another edgeprune is using it.",
                         "Try again when it has finished.",
                     )
-                raise self._failed(process.returncode, log)
-        self._locks.append(process)
+                raise self._failed(code, lock)
+        except BaseException:
+            lock.end()
+            raise
+        self._locks.append(lock)
 
     def _run(self, script: str, *arguments: str, send: IO[bytes] | None = None) -> str:
         """The output of a script that is run on the device. Raises `DeviceError`."""
-        # A file takes ssh's messages: a shared connection keeps a pipe open after the command has ended.
-        with tempfile.TemporaryFile() as log:
-            try:
-                done = subprocess.run(
-                    self._remote(script, *arguments),
-                    stdin=send or subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    timeout=self._timeout_s,
-                    start_new_session=True,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise DeviceError(
-                    f"Device {self.name} did not answer within {self._timeout_s:.0f} s.",
-                    "Check the network and the device's load.",
-                ) from error
-            if done.returncode:
-                raise self._failed(done.returncode, log)
-            return done.stdout.decode("utf-8", "replace")
+        piped = Piped(self._remote(script, *arguments), subprocess.DEVNULL if send is None else send)
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            with self._in_time():
+                output = piped.read(MOST_OUTPUT, deadline)
+                if len(output) == MOST_OUTPUT:
+                    raise Flood(f"more than {MOST_OUTPUT >> 10} KiB on its standard output")
+                code = piped.wait(max(QUIT_SECONDS, deadline - time.monotonic()))
+            if code != 0:
+                raise self._failed(code, piped)
+        except BaseException:
+            piped.kill()
+            raise
+        finally:
+            piped.end()
+        return output.decode("utf-8", "replace")
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Say of a command that took too long, or printed without end, that it did."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise DeviceError(
+                f"Device {self.name} did not answer within {self._timeout_s:.0f} s.",
+                "Check the network and the device's load.",
+            ) from error
+        except Flood as error:
+            raise DeviceError(
+                f"Device {self.name} printed {error} when a command was run.",
+                "Something prints there at each login, such as .bashrc: silence it.",
+            ) from error
 
     def _remote(self, script: str, *arguments: str) -> list[str]:
         """The ssh command that runs a script in a plain `sh`, whatever the user's login shell is."""
         words = ["sh", "-c", script, "sh", *arguments]
         return [*self._ssh, "--", self._host, " ".join(shlex.quote(word) for word in words)]
 
-    def _failed(self, code: int, log: IO[bytes]) -> DeviceError:
-        log.seek(0)
-        words = " ".join(log.read().decode("utf-8", "replace").split()) or f"exit code {code}"
+    def _failed(self, code: int | None, piped: Piped) -> DeviceError:
+        words = " ".join(piped.last_words()) or ("it does not end" if code is None else f"exit code {code}")
         if code == LOST:
             return DeviceLost(
                 f"Device {self.name} cannot be reached at {self._spec.address}: {words}",
@@ -211,9 +218,12 @@ def _pairs(sums: Mapping[Path, str]) -> list[str]:
     return [text for file, digest in sums.items() for text in (file.name, digest)]
 
 
-def _disconnect(end: list[str], sockets: str, locks: Sequence[subprocess.Popen[bytes]]) -> None:
+def _disconnect(end: list[str], sockets: str, locks: Sequence[Piped]) -> None:
     """Free an exclusive device and end the shared connection, at the latest when this program ends."""
     for lock in locks:
-        lock.communicate()  # closes its standard input, which is all it waits for
-    subprocess.run(end, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        lock.end()  # closes its standard input, which is all it waits for
+    ending = Piped(end, subprocess.DEVNULL)
+    if ending.wait(QUIT_SECONDS) is None:
+        ending.kill()
+    ending.end()
     shutil.rmtree(sockets, ignore_errors=True)
