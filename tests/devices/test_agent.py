@@ -130,6 +130,33 @@ def test_it_leaves_when_its_input_ends_even_in_the_middle_of_a_request(
     assert "error" not in replies[0][0]
 
 
+RUBBISH = {
+    "a text": b"hello, is anybody there?\n",
+    "a header that is no JSON": frames.MAGIC + b"\0\0\0\2{{",
+    "a header that is a list": frames.MAGIC + b"\0\0\0\2[]",
+    "a header without end": frames.MAGIC + b"\xff\xff\xff\xff",
+    "an array of objects": frames.MAGIC
+    + b"\0\0\0\x36"
+    + b'{"arrays": [{"name": "a", "dtype": "|O", "shape": [1]}]}'[:54],
+}
+
+
+@pytest.mark.parametrize("stdin", RUBBISH.values(), ids=RUBBISH.keys())
+@pytest.mark.parametrize("stderr", ["open", "closed"])
+def test_it_ends_when_its_input_is_rubbish(stdin: bytes, stderr: str) -> None:
+    ending = "" if stderr == "open" else " 2>&-"
+    with subprocess.Popen(
+        ["sh", "-c", f'exec "$0" "$1" --serve{ending}', sys.executable, AGENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(stdin)
+        process.stdin.flush()  # and its input stays open
+        assert process.wait(120) == 1
+
+
 @pytest.fixture
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The probe, with a folder of the test for what a real one reads below /sys."""

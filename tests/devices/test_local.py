@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -14,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgeprune.devices import Load, open_device
+from edgeprune.devices import Load, open_device, probe
 from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DeviceError, InputError
@@ -136,6 +137,19 @@ def test_output_that_is_no_frame_is_shown(load: Load, tmp_path: Path) -> None:
 def test_a_python_that_does_not_exist_is_an_error_before_anything_starts(load: Load) -> None:
     with pytest.raises(DeviceError, match=r"Cannot start /no/python: No such file or directory\."):
         LocalDevice("/no/python").start(load)
+
+
+def test_an_agent_is_held_to_a_memory(load: Load) -> None:
+    with LocalDevice(memory_mib=700).start(load) as session:
+        assert len(session.predict({"x": X})) == 2
+        with pytest.raises(DeviceError, match=r"predict"):
+            session.predict({"x": np.ones((1 << 25, 8), np.float32)})  # 1 GiB
+
+
+def test_by_default_an_agent_is_held_to_the_machines_memory(load: Load) -> None:
+    with LocalDevice().start(load) as session:
+        soft, hard = resource.prlimit(session._channel._process.pid, resource.RLIMIT_DATA)
+    assert soft == hard == int(probe.memory_mib() * 2**20)
 
 
 def test_a_killed_host_leaves_no_agent_behind(load: Load) -> None:
