@@ -25,7 +25,7 @@ from edgeprune.runtimes import TABLE
 
 MOST_CORES = 1 << 16
 MOST_MIB = float(1 << 30)  # a PiB
-MOST_RUNS = 1 << 40
+MOST_COUNTED = 1 << 40
 MOST_OPERATORS = 1 << 16
 MOST_READINGS = 1 << 14
 MOST_NAMED, MOST_WORDS, MOST_READING, MOST_REASON = 300, 100, 4096, 2000  # characters
@@ -93,7 +93,7 @@ class Field:
         return self._below(f"{self.path}.{key}", self.value[key])
 
     def shape(self) -> tuple[int, ...]:
-        return tuple(size.count(0, MOST_RUNS) for size in self.items(64))
+        return tuple(size.count(0, MOST_COUNTED) for size in self.items(64))
 
     def _below(self, path: str, value: object) -> Field:
         return Field(self.device, self.request, path.removeprefix("answer."), value)
@@ -202,7 +202,7 @@ def read_outputs(answer: Reply, names: tuple[str, ...], due: tuple[Port, ...]) -
 
 def read_warm_up(answer: Reply) -> int:
     """The number of runs of a warm-up."""
-    return answer["runs"].count(1, MOST_RUNS)
+    return answer["runs"].count(1, MOST_COUNTED)
 
 
 def time_bytes(runs: int, seconds: float) -> int:
