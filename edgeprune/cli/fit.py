@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXIT = {"fits": 0, "predicted": 0, "inconclusive": 1, "misses": 3}
 DEFAULTS = FitOptions()
+_PATHS = ("out", "target", "profile")
 
 
 @click.command("fit")
@@ -90,26 +91,38 @@ def command(
     from edgeprune.tasks import load_task
 
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    given["out"] = folder = given.get("out", Path("runs") / _stem(model))
+    given.setdefault("out", Path("runs") / _stem(model))
     FitOptions(**given)  # refuses what no fit can be asked for before the task's code runs
+    if "device" in given:
+        given["device"] = open_device(given["device"], lab=lab)
+    here = Path.cwd()
     try:
         with answers_alone():
             task = load_task(model, data, given["seed"])
-            if "device" in given:
-                given["device"] = open_device(given["device"], lab=lab)
+            if Path.cwd() != here:  # the task's code has moved; what edgeprune was given has not
+                given |= {name: _seen_from(here, given[name]) for name in _PATHS if name in given}
             with _progress() as listen:
                 result = fit(task, **given, listen=listen)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; {_kept(folder)}", err=True)
+        click.echo(f"interrupted; {_kept(given['out'])}", err=True)
         context.exit(INTERRUPTED)
     except DeviceError as error:
-        kept = _kept(folder)
+        kept = _kept(given["out"])
         raise DeviceError(error.what, f"{error.hint} {kept[0].upper()}{kept[1:]}.") from error
     if as_json:
         emit_json(document(result))
     else:
         _show(result)
     context.exit(EXIT[result.verdict.kind])
+
+
+def _seen_from(here: Path, value: str | Path | tuple[str, ...]) -> str | Path | tuple[str, ...]:
+    """A path that was meant from the folder `here`, from the root; names of the shelf as they are."""
+    if isinstance(value, tuple):
+        return tuple(str(_seen_from(here, one)) for one in value)
+    if isinstance(value, Path):
+        return here / value
+    return str(here / value) if value.endswith(".toml") else value
 
 
 def _kept(folder: Path) -> str:

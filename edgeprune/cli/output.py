@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 import click
 from rich import box
@@ -19,12 +20,25 @@ from rich.table import Table
 WIDTH = 120  # of what goes into a pipe or a file, where there is no terminal to ask
 
 
+class Lent:
+    """A stream lent to the task's code, which may close it: the stream itself stays open."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
 @contextmanager
 def answers_alone() -> Iterator[None]:
     """Send to stderr what the task's code and libraries print meanwhile: stdout holds the answer alone."""
     sys.stdout.flush()
     with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(sys.stderr))
+        stack.enter_context(redirect_stdout(cast(TextIO, Lent(sys.stderr))))
         with suppress(OSError):  # a stdout that is no file: what is not Python's own cannot print there
             saved = os.dup(1)
             stack.callback(os.close, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,9 @@ class LocalDevice:
         timeout_s: float = REQUEST_TIMEOUT_S,
         memory_mib: float | None = None,
     ) -> None:
-        self._python, self._timeout_s, self._memory_mib = str(python), timeout_s, memory_mib
+        # A path, not a name to look for, is meant from the folder in which the device was opened.
+        self._python = os.path.abspath(python) if os.sep in str(python) else str(python)
+        self._timeout_s, self._memory_mib = timeout_s, memory_mib
 
     def machine(self) -> Machine:
         with closing(self._channel()) as channel:

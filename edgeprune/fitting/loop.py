@@ -60,14 +60,14 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     """
     started = time.monotonic()
     orders, notes = resolve_orders(options)
-    check_task(task)
+    task, remarks = check_task(task)
     workshop = workshop_for(task, orders[0])
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
     score = call_evaluate(task, workshop.predict)  # refused, where it fails, before anything is written
-    for note in notes:
-        options.listen(Event("budgets", note, lasting=True))
+    for stage, note in (*(("budgets", note) for note in notes), *(("data", remark) for remark in remarks)):
+        options.listen(Event(stage, note, lasting=True))
     with Ledger.open(Path(options.out), resume_key(orders, workshop, score), options.resume) as ledger:
         check_evaluation(ledger, score, task, workshop, options.listen)
         trials = Trials(orders[0], workshop, ledger)

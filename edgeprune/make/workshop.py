@@ -35,7 +35,7 @@ from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.warm_start import better_start
 from edgeprune.recover.ways import LABELLED, UNLABELLED, find_way
 from edgeprune.search.ranking import Choice, Ranking
-from edgeprune.tasks import flat_inputs
+from edgeprune.tasks import flat_inputs, guarded_loss, training_again
 
 
 class Workshop:
@@ -59,6 +59,7 @@ class Workshop:
         self.criterion = find_criterion(criterion)
         self.criterion.check_labels(task.train is not None)
         self.seed = seed
+        self.loss = None if task.loss is None else guarded_loss(task.loss)
         self.dense: Captured = capture(task.model, task.example)
         self.coupling: Coupling = analyse(self.dense)
         self.cost: Cost = count(self.dense, self.coupling)
@@ -74,13 +75,11 @@ class Workshop:
         """The training data, or where there is none the calibration inputs without labels."""
         if self.task.train is None:
             return split(lambda: [(inputs, None) for inputs in self.calibration])
-        return split(
-            lambda: ((flat_inputs(self.task.example, x), _target(y)) for x, y in self.task.train or ())
-        )
+        return split(lambda: ((inputs, _target(target)) for inputs, target in training_again(self.task)))
 
     @cached_property
     def judge(self) -> Judge:
-        return judge_of(self.dense, self.split.held_back, self.task.loss)
+        return judge_of(self.dense, self.split.held_back, self.loss)
 
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
@@ -92,7 +91,7 @@ class Workshop:
             self.split.epoch(0) if self.task.train is not None else ((x, None) for x in self.calibration)
         )
         return importance(
-            *(self.dense, self.coupling, self.criterion, labelled, self.task.loss, self.seed),
+            *(self.dense, self.coupling, self.criterion, labelled, self.loss, self.seed),
             consumers=lambda: self.consumers,
         )
 
@@ -214,7 +213,7 @@ class Workshop:
             self.judge,
             epochs=epochs,
             seed=self.seed,
-            loss=self.task.loss,
+            loss=self.loss,
             listen=listen,
             start=start,
         )
@@ -258,7 +257,7 @@ class Workshop:
             epochs=epochs,
             seed=self.seed,
             supervised=find_way(candidate.recover).labels != "unused",
-            loss=self.task.loss,
+            loss=self.loss,
             listen=listen,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Task:
                 "any there are none.",
             )
         for field, data in (("calibration", self.calibration), ("train", self.train)):
-            if data is not None and (not isinstance(data, Iterable) or iter(data) is data):
+            if data is not None and (not isinstance(data, Iterable) or isinstance(data, Iterator)):
                 raise InputError(
                     f"Task.{field} is {type(data).__name__}, which cannot be iterated more than once.",
                     "Give a list or a DataLoader: edgeprune reads the data several times.",

@@ -13,7 +13,9 @@ from pathlib import Path
 from edgeprune.errors import InputError
 from edgeprune.limits import check_seed
 from edgeprune.records.task import Task
-from edgeprune.tasks.check import call_evaluate, call_evaluate_samples, check_task, flat_inputs
+from edgeprune.tasks.check import check_task, flat_inputs, training_again
+from edgeprune.tasks.evaluation import call_evaluate, call_evaluate_samples, guarded_loss
+from edgeprune.tasks.guest import walk
 
 _SPELLINGS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
 
@@ -60,4 +62,13 @@ def _hint(model: str) -> str:
     return _SPELLINGS
 
 
-__all__ = ["call_evaluate", "call_evaluate_samples", "check_task", "flat_inputs", "load_task"]
+__all__ = [
+    "call_evaluate",
+    "call_evaluate_samples",
+    "check_task",
+    "flat_inputs",
+    "guarded_loss",
+    "load_task",
+    "training_again",
+    "walk",
+]

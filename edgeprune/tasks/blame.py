@@ -1,12 +1,16 @@
-"""Place in the user's code at which an exception was raised, for error messages."""
+"""Words for error messages: the place in the user's code that raised, and what a value of the user's is."""
 
 from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from edgeprune.errors import InputError
 
@@ -53,3 +57,24 @@ def user_line(error: BaseException) -> str | None:
         if not file.startswith("<") and not str(Path(file).resolve()).startswith(_LIBRARIES):
             found = f"{file}, line {line}"
     return found
+
+
+def kind_of(value: Any) -> str:
+    """Kind of a value, for a sentence: `None`, `an array of float32 [2, 3]`, `str 'x'`, `dict_keys`."""
+    if value is None:
+        return "None"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {list(value.shape)}"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of {value.dtype} {list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict of {names_of(value)}"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return f"{type(value).__name__} of {len(value)}"
+    shown = isinstance(value, str | bytes | int | float | complex | np.generic)
+    return f"{type(value).__name__} {value!r:.60}" if shown else type(value).__name__
+
+
+def names_of(mapping: Mapping[Any, Any]) -> str:
+    """Keys of a mapping, for a sentence."""
+    return ", ".join(str(name) for name in mapping) or "nothing"

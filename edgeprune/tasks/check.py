@@ -1,110 +1,104 @@
-"""Checks of a task before anything expensive starts, and guarded calls of the user's evaluation."""
+"""Checks of a task before anything expensive starts, and of its data whenever they are read."""
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.records.task import Predict, Task
-from edgeprune.tasks.blame import with_place
+from edgeprune.errors import InputError
+from edgeprune.records.task import Task
+from edgeprune.tasks.blame import kind_of, names_of
+from edgeprune.tasks.guest import walk
 
 _LIKE_EXAMPLE = "Every input must look like the example, in the same order; only the batch may differ."
 
 
-def check_task(task: Task) -> None:
-    """Check the example, the earlier weights, every calibration batch and the first training batch.
+_AGAIN = "Give a list or a DataLoader, or an object whose __iter__ starts from the beginning each time."
+CHANGED = (
+    "The task's calibration data changed when it was read a second time. This run keeps what it read first; "
+    "--resume will not go on with it, since it will read other data. Give a list, or a loader that does not "
+    "shuffle or augment."
+)
 
-    Raises `InputError` that names the batch, the input or the weight, what was expected and what was given.
+
+def check_task(task: Task) -> tuple[Task, tuple[str, ...]]:
+    """The task with a fixed copy of its calibration data, and sentences about what is unusual in it.
+
+    Checked are the example, the earlier weights, every calibration batch, in two passes, and the first
+    training batch. Raises `InputError` that names the batch, the input or the weight, what was expected and
+    what was given.
     """
     _check_example(task.example)
     if task.earlier is not None:
         _check_earlier(task.earlier, task.model.state_dict())
-    count = 0
-    for count, item in enumerate(_walk(task.calibration, "calibration"), start=1):
-        _check_item(task.example, item, f"Calibration batch {count}")
-    if not count:
+    held = [
+        # Copies: a loader may fill the same tensor again for each batch.
+        tuple(tensor.clone() for tensor in _check_item(task.example, item, f"Calibration batch {number}"))
+        for number, item in enumerate(walk(task.calibration, "calibration"), 1)
+    ]
+    if not held:
         raise InputError(
             "The task's calibration data is empty.",
             "Give at least one batch; a few hundred samples make good INT8 ranges.",
         )
-    if task.train is None:
-        return
-    first = next(_walk(task.train, "train"), None)
-    if first is None:
+    remarks = () if _same_again(task, held) else (CHANGED,)
+    if task.train is not None and next(training_pairs(task), None) is None:
         raise InputError("The task's training data is empty.", "Give batches, or leave `train` out.")
-    if not isinstance(first, tuple | list) or len(first) != 2:
-        raise InputError(
-            f"Training batch 1 is {_kind(first)}, not a pair (inputs, target).",
-            "Yield pairs: for a model of several inputs, ((input1, input2), target).",
-        )
-    _check_item(task.example, first[0], "Training batch 1")
+    return replace(task, calibration=[_like(task.example, batch) for batch in held]), remarks
 
 
-def call_evaluate_samples(task: Task, predict: Predict) -> NDArray[np.float64]:
-    """Scores of `task.evaluate_samples(predict)`, [samples]; raises `InputError` as `call_evaluate` does."""
-    evaluate = task.evaluate_samples
-    if evaluate is None:
-        raise InputError("The task has no evaluate_samples.", "Give one score per sample.")
-    try:
-        scores = np.asarray(evaluate(predict), np.float64)
-    except EdgepruneError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"evaluate_samples raised {with_place(error)}.", "Return one number per sample, as an array."
-        ) from error
-    if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
-        raise InputError(
-            f"evaluate_samples returned an array of shape {scores.shape}{_definition(evaluate)}.",
-            "Return one finite number per sample.",
-        )
-    return scores
+def training_pairs(task: Task) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
+    """One pass over the training data: (inputs in the example's order, target).
 
-
-def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> float:
-    """Metric `task.evaluate(predict)` as a finite float; with `subset` from `evaluate_subset` where defined.
-
-    Raises `InputError` with the exception and its line in the user's code, or with the value that was
-    returned instead of a number. An `EdgepruneError` of `predict` (a device that failed) passes unchanged.
+    Raises `InputError` for a batch that is no such pair, or unlike the example.
     """
-    evaluate, name = task.evaluate, "evaluate"
-    if subset and task.evaluate_subset is not None:
-        evaluate, name = task.evaluate_subset, "evaluate_subset"
-    try:
-        value: Any = evaluate(predict)
-    except EdgepruneError:
-        raise
-    except Exception as error:
+    for number, pair in enumerate(walk(task.train or (), "train"), 1):
+        where = f"Training batch {number}"
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(
+                f"{where} is {kind_of(pair)}, not a pair (inputs, target).",
+                "Yield pairs: for a model of several inputs, ((input1, input2), target).",
+            )
+        yield _check_item(task.example, pair[0], where), pair[1]
+
+
+def training_again(task: Task) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
+    """A further pass over the training data, in whatever order; an empty one is refused, too."""
+    empty = True
+    for pair in training_pairs(task):
+        empty = False
+        yield pair
+    if empty:
+        raise InputError("The task's training data is empty when it is read again.", _AGAIN)
+
+
+def _same_again(task: Task, held: Sequence[tuple[torch.Tensor, ...]]) -> bool:
+    """Whether a second pass over the calibration data gives the same batches.
+
+    Raises `InputError` when it fails, or has another number of samples.
+    """
+    again = " a second time"
+    same, rows, at = True, 0, 0
+    for item in walk(task.calibration, "calibration", again):
+        batch = _check_item(task.example, item, f"Calibration batch {at + 1}, read{again}")
+        same = same and at < len(held) and all(map(torch.equal, batch, held[at]))
+        rows += len(batch[0])
+        at += 1
+    first = sum(len(batch[0]) for batch in held)
+    if rows != first:
         raise InputError(
-            f"{name} raised {with_place(error)}.",
-            "Correct it: it gets predict, a function of numpy arrays (one for each input) "
-            "that returns a numpy array.",
-        ) from error
-    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 0:
-        value = value.item()
-    where = _definition(evaluate)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputError(
-            f"{name} returned {_kind(value)}, not a number{where}.",
-            "Return one float, higher is better.",
+            f"The task's calibration data has {first} samples, and {rows} when it is read{again}.", _AGAIN
         )
-    try:
-        number = float(value)
-    except OverflowError:  # a whole number beyond the range of floats
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(
-            f"{name} returned {number}{where}.",
-            "Return a finite number: an empty data set or a division by zero gives NaN.",
-        )
-    return number
+    return same and at == len(held)
+
+
+def _like(example: Any, batch: tuple[torch.Tensor, ...]) -> Any:
+    """A batch laid out as the example."""
+    return dict(zip(example, batch, strict=True)) if isinstance(example, Mapping) else batch
 
 
 def flat_inputs(example: Any, item: Any, where: str = "The input") -> tuple[torch.Tensor, ...]:
@@ -116,15 +110,16 @@ def flat_inputs(example: Any, item: Any, where: str = "The input") -> tuple[torc
     if isinstance(example, Mapping):
         if not isinstance(item, Mapping):
             raise InputError(
-                f"{where} is {_kind(item)}, and the example is a dict of {_names(example)}.", _LIKE_EXAMPLE
+                f"{where} is {kind_of(item)}, and the example is a dict of {names_of(example)}.",
+                _LIKE_EXAMPLE,
             )
         for name in example:
             if name not in item:
-                raise InputError(f"{where} has no {name!r}; it has {_names(item)}.", _LIKE_EXAMPLE)
+                raise InputError(f"{where} has no {name!r}; it has {names_of(item)}.", _LIKE_EXAMPLE)
         for name in item:
             if name not in example:
                 raise InputError(
-                    f"{where} has {name!r}, which the example has not: it has {_names(example)}.",
+                    f"{where} has {name!r}, which the example has not: it has {names_of(example)}.",
                     _LIKE_EXAMPLE,
                 )
         return tuple(_tensor(item[name], f"{where}, input {name!r},") for name in example)
@@ -133,7 +128,7 @@ def flat_inputs(example: Any, item: Any, where: str = "The input") -> tuple[torc
     if len(items) != expected:
         hint = "Calibration data is unlabelled: give the inputs alone." if len(items) == expected + 1 else ""
         raise InputError(
-            f"{where} is {_kind(item)}, and the example has {expected} input{'s' * (expected != 1)}.",
+            f"{where} is {kind_of(item)}, and the example has {expected} input{'s' * (expected != 1)}.",
             hint or _LIKE_EXAMPLE,
         )
     return tuple(_tensor(value, f"{where}, input {index},") for index, value in enumerate(items))
@@ -143,13 +138,13 @@ def _check_example(example: Any) -> None:
     named = _named(example)
     if not named:
         raise InputError(
-            f"Task.example is {_kind(example)}, not tensors.",
+            f"Task.example is {kind_of(example)}, not tensors.",
             "Give a tensor, a tuple of tensors (positional) or a dict of tensors (keywords).",
         )
     for name, tensor in named:
         if not isinstance(tensor, torch.Tensor):
             raise InputError(
-                f"Task.example, input {name}, is {_kind(tensor)}, not a tensor.",
+                f"Task.example, input {name}, is {kind_of(tensor)}, not a tensor.",
                 "Give a torch.Tensor: torch.from_numpy(array) makes one of an array.",
             )
         if tensor.dim() == 0 or tensor.shape[0] == 0:
@@ -172,7 +167,7 @@ def _check_earlier(earlier: Mapping[str, Any], model: Mapping[str, Any]) -> None
             raise InputError(f"Task.earlier has no {name!r}, which the model has.", hint)
         given = earlier[name]
         if not isinstance(given, torch.Tensor):
-            raise InputError(f"Task.earlier[{name!r}] is {_kind(given)}, not a tensor.", hint)
+            raise InputError(f"Task.earlier[{name!r}] is {kind_of(given)}, not a tensor.", hint)
         if given.shape != value.shape:
             raise InputError(
                 f"Task.earlier[{name!r}] has shape {list(given.shape)}, and the model's has "
@@ -184,7 +179,8 @@ def _check_earlier(earlier: Mapping[str, Any], model: Mapping[str, Any]) -> None
             raise InputError(f"Task.earlier has {name!r}, which the model has not.", hint)
 
 
-def _check_item(example: Any, item: Any, where: str) -> None:
+def _check_item(example: Any, item: Any, where: str) -> tuple[torch.Tensor, ...]:
+    """Tensors of an item that looks like the example."""
     tensors = flat_inputs(example, item, where)
     batches = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
     for (name, like), tensor in zip(_named(example), tensors, strict=True):
@@ -206,15 +202,7 @@ def _check_item(example: Any, item: Any, where: str) -> None:
                 f"{at} holds NaN or infinite values.",
                 "Clean the data: INT8 ranges cannot be taken from values that are not finite.",
             )
-
-
-def _walk(data: Iterable[Any], field: str) -> Iterator[Any]:
-    try:
-        yield from data
-    except Exception as error:
-        raise InputError(
-            f"Reading the task's {field} data raised {with_place(error)}.", "Correct the line that raised."
-        ) from error
+    return tensors
 
 
 def _named(example: Any) -> list[tuple[str, Any]]:
@@ -230,29 +218,4 @@ def _tensor(value: Any, where: str) -> torch.Tensor:
         return value.detach()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.tensor(value)  # a copy: torch cannot share memory that numpy may not write
-    raise InputError(f"{where} is {_kind(value)}, not a tensor or a numeric numpy array.", _LIKE_EXAMPLE)
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "None"
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype} {list(value.shape)}"
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of {value.dtype} {list(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"a dict of {_names(value)}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"{type(value).__name__} of {len(value)}"
-    return (
-        f"{type(value).__name__} {value!r}" if isinstance(value, str | int | float) else type(value).__name__
-    )
-
-
-def _names(mapping: Mapping[Any, Any]) -> str:
-    return ", ".join(str(name) for name in mapping) or "nothing"
-
-
-def _definition(function: Any) -> str:
-    code = getattr(function, "__code__", None)
-    return f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
+    raise InputError(f"{where} is {kind_of(value)}, not a tensor or a numeric numpy array.", _LIKE_EXAMPLE)

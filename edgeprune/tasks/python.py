@@ -119,7 +119,9 @@ def _guarded(run: Callable[[], Any], where: str) -> Any:
             f"{where} raised {with_place(error)}.",
             f"Install {error.name} in this environment, or put it beside the file.",
         ) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise InputError(f"{where} raised {with_place(error)}.", "Correct the line that raised.") from error
 
 

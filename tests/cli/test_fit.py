@@ -337,6 +337,44 @@ def test_code_of_a_task_that_exits_ends_no_verb_with_0(tmp_path: Path, verb: str
     assert not (tmp_path / "out.pt2").exists()
 
 
+WANDERER = """
+import os, sys
+os.makedirs("elsewhere", exist_ok=True)
+os.chdir("elsewhere")
+sys.stdout.close()
+"""
+
+
+def test_code_that_changes_folders_and_closes_stdout_moves_no_output_and_loses_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Path(write(tmp_path))
+    task.write_text(WANDERER + task.read_text())
+    monkeypatch.chdir(tmp_path)
+    line = [sys.executable, "-c", "from edgeprune.cli import main; main()"]
+    options = ["prune", task.name, "--ratio", "0.3", "-o", "small.pt2", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([*line, *options], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["output"] == "small.pt2"
+    assert (tmp_path / "small.pt2").is_file()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_run_folder_stays_where_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hurried: None
+) -> None:
+    wander = "lambda predict: (__import__('os').chdir('/'), float(predict(data.numpy()).std() > 0))[1]"
+    task = Path(write(tmp_path, evaluate=wander))
+    task.write_text(WANDERER.replace("sys.stdout.close()", "") + task.read_text())
+    monkeypatch.chdir(tmp_path)
+    result = run("fit", task.name, "--latency-ms", "1000", "--epochs", "0", "--out", "run", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "run" / "result.json").is_file()
+    assert Path.cwd() == tmp_path / "elsewhere"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_what_a_task_prints_is_not_part_of_the_answer(tmp_path: Path) -> None:
     task = write(tmp_path)
     noise = "import os\nprint('noise')\nos.write(1, b'noise\\n')\nos.system('echo noise')\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +18,10 @@ from edgeprune.errors import DeviceError, InputError
 from edgeprune.fitting.loop import AT_A_STEP
 from edgeprune.fitting.trials.comparison import FEWEST
 from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.progress import Event
 from edgeprune.records.trial import FitResult
 from edgeprune.results import load_result
+from edgeprune.tasks.check import CHANGED
 
 
 @pytest.fixture
@@ -220,6 +222,22 @@ def test_a_model_without_a_layer_for_int8_and_without_groups_misses_instead_of_f
     task = replace(tiny.quick(), model=Gain().eval(), train=None, evaluate=lambda predict: 1.0)
     result = fit(task=task, latency_ms=1e-6)
     assert (result.verdict.kind, result.chosen.name) == ("misses", "dense")
+
+
+def test_calibration_that_is_shuffled_is_told_and_its_run_is_not_resumed_with_other_data(
+    fit: Callable[..., FitResult], tiny: ModuleType
+) -> None:
+    class Shuffled:
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            batches = tiny.task().calibration
+            return (batches[0][order] for order in [torch.randperm(len(batches[0]))])
+
+    told: list[Event] = []
+    task = tiny.quick(calibration=Shuffled())
+    assert fit(task=task, latency_ms=1000.0, listen=told.append).verdict.kind == "fits"
+    assert [event.doing for event in told if event.stage == "data"] == [CHANGED]
+    with pytest.raises(InputError, match="another order: model was"):
+        fit(task=task, latency_ms=1000.0, resume=True)
 
 
 def test_an_evaluation_that_fails_leaves_nothing_behind(

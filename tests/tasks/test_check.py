@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgeprune import DeviceError, InputError, Task
-from edgeprune.tasks import call_evaluate, check_task, flat_inputs
+from edgeprune import InputError, Task
+from edgeprune.tasks import check_task, flat_inputs, training_again
+from edgeprune.tasks.check import CHANGED
 
 X = torch.zeros(1, 3, 4)
 LINEAR = torch.nn.Linear(4, 2)
@@ -207,45 +208,123 @@ def test_arrays_that_numpy_may_not_write_are_copied():
     assert array.max() == 0
 
 
-@pytest.mark.parametrize("value", [0.25, np.float32(0.25), torch.tensor(0.25), np.array(0.25)])
-def test_a_metric_may_be_any_kind_of_number(value: Any):
-    assert call_evaluate(task(evaluate=lambda predict: value), lambda x: x) == 0.25
+class Passes:
+    """Data that differ from pass to pass; an exception is raised in its place."""
+
+    def __init__(self, *passes: list[Any]) -> None:
+        self.passes = list(passes)
+
+    def __iter__(self):
+        for item in self.passes.pop(0) if self.passes else ():
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+class Exhausted:
+    """A generator in the clothes of a collection."""
+
+    def __init__(self) -> None:
+        self.items = (X for _ in range(3))
+
+    def __iter__(self):
+        yield from self.items
+
+
+SECOND_PASS = [
+    Bad(
+        "fails",
+        {"calibration": Passes([X], [X, OSError("gone")])},
+        "Reading the task's calibration data a second time raised OSError: gone",
+    ),
+    Bad(
+        "is exhausted",
+        {"calibration": Exhausted()},
+        "The task's calibration data has 3 samples, and 0 when it is read a second time.",
+    ),
+    Bad(
+        "has fewer samples",
+        {"calibration": Passes([X, X, X], [X])},
+        "The task's calibration data has 3 samples, and 1 when it is read a second time.",
+    ),
+    Bad(
+        "has more samples",
+        {"calibration": Passes([X], [X, X])},
+        "The task's calibration data has 1 samples, and 2 when it is read a second time.",
+    ),
+    Bad(
+        "has another shape",
+        {"calibration": Passes([X], [torch.zeros(1, 3, 5)])},
+        "Calibration batch 1, read a second time, input 0, has shape [1, 3, 5]",
+    ),
+    Bad(
+        "has NaN",
+        {"calibration": Passes([torch.zeros(2, 3, 4)], [with_nan()])},
+        "Calibration batch 1, read a second time, input 0, holds NaN",
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", SECOND_PASS, ids=lambda bad: bad.why)
+def test_calibration_data_whose_second_pass_is_another_is_refused(bad: Bad):
+    with pytest.raises(InputError) as refused:
+        check_task(task(**bad.parts))
+    assert refused.value.what.startswith(bad.says)
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("first", "second"),
+    [([X, X + 1], [X + 1, X]), ([X], [X + 1]), ([X, X], [torch.cat([X, X])])],
+    ids=["in another order", "augmented", "in other batches"],
+)
+def test_calibration_data_that_change_are_told_and_the_first_are_kept(first: Any, second: Any):
+    held, remarks = check_task(task(calibration=Passes(first, second)))
+    assert remarks == (CHANGED,)
+    for _ in range(2):
+        batches = [flat_inputs(X, batch)[0] for batch in held.calibration]
+        assert len(batches) == len(first)
+        assert all(map(torch.equal, batches, first))
+
+
+@pytest.mark.parametrize("example", [X, (X, X), {"b": X, "a": X}])
+def test_a_fixed_copy_is_laid_out_as_the_example(example: Any):
+    given = task(example=example, calibration=[example])
+    held, remarks = check_task(given)
+    assert not remarks
+    (batch,) = held.calibration
+    assert all(map(torch.equal, flat_inputs(example, batch), flat_inputs(example, example)))
+
+
+def test_a_loader_that_fills_one_buffer_again_and_again_gives_every_batch():
+    class Buffer:
+        def __iter__(self):
+            buffer = torch.zeros(1, 3, 4)
+            for number in range(3):
+                yield buffer.fill_(number)
+
+    held, remarks = check_task(task(calibration=Buffer()))
+    assert not remarks
+    assert [float(flat_inputs(X, batch)[0].mean()) for batch in held.calibration] == [0.0, 1.0, 2.0]
+
+
+def test_training_data_may_come_in_another_order_but_not_run_out():
+    pair = (X, torch.zeros(1))
+    shuffled = task(train=Passes([pair], [(X + 1, torch.ones(1))], []))
+    check_task(shuffled)
+    assert len(list(training_again(shuffled))) == 1
+    with pytest.raises(InputError, match="training data is empty when it is read again"):
+        list(training_again(shuffled))
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
     [
-        (None, "evaluate returned None, not a number"),
-        ("0.9", "evaluate returned str '0.9', not a number"),
-        (True, "evaluate returned bool True, not a number"),
-        ((0.9, 0.8), "evaluate returned tuple of 2, not a number"),
-        (math.nan, "evaluate returned nan"),
-        (torch.tensor(math.inf), "evaluate returned inf"),
+        (X, "Training batch 2 is a tensor of"),
+        ((torch.zeros(1, 3, 5), torch.zeros(1)), "Training batch 2, input 0, has shape"),
+        (OSError("gone"), "Reading the task's train data raised OSError: gone"),
     ],
 )
-def test_what_is_no_number_is_refused_with_the_place_of_evaluate(value: Any, says: str):
+def test_a_later_training_batch_is_looked_at_like_the_first(item: Any, says: str):
     with pytest.raises(InputError) as refused:
-        call_evaluate(task(evaluate=lambda predict: value), lambda x: x)
+        list(training_again(task(train=Passes([(X, torch.zeros(1)), item]))))
     assert refused.value.what.startswith(says)
-    assert f"({__file__}, line " in refused.value.what
-
-
-def failing_metric(predict: Any) -> float:
-    right = int(predict(np.zeros(3)).sum())
-    return right / len([])
-
-
-def test_an_evaluate_that_raises_is_named_with_its_line():
-    line = failing_metric.__code__.co_firstlineno + 2
-    with pytest.raises(InputError) as refused:
-        call_evaluate(task(evaluate=failing_metric), lambda x: x)
-    assert refused.value.what.startswith("evaluate raised ZeroDivisionError: ")
-    assert refused.value.what.endswith(f"({__file__}, line {line}).")
-
-
-def test_a_device_that_fails_under_evaluate_is_not_the_users_fault():
-    def predict(x: Any) -> Any:
-        raise DeviceError("The agent ended.", "Look at its log.")
-
-    with pytest.raises(DeviceError, match="The agent ended"):
-        call_evaluate(task(evaluate=failing_metric), predict)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.errors import InputError
 from edgeprune.records.trial import Drop
 from edgeprune.search.paired import LOOKS, paired_drop, repeated_drop
 
@@ -45,14 +46,29 @@ def compare(
     """
     names = list(known)
     runs = {name: [score(name)] for name in names}
+
+    def scored(name: str) -> NDArray[np.float64]:
+        found = score(name)
+        _check_count(found, runs[names[0]][0])
+        return found
+
+    _check_count(*(runs[name][0] for name in reversed(names)))
     drop = paired_drop(*(runs[name][0] for name in names))
     if all(math.isclose(runs[n][0].mean(), known[n], rel_tol=ROUNDING, abs_tol=ROUNDING) for n in names):
         return Compared(drop)
     wanted = FEWEST
     while True:
         for name in names:
-            runs[name] += [score(name) for _ in range(wanted - len(runs[name]))]
+            runs[name] += [scored(name) for _ in range(wanted - len(runs[name]))]
         repeated = repeated_drop(*(np.stack(runs[name]) for name in names))
         if not repeated.low <= allowed < repeated.high or wanted >= MOST:
             return Compared(drop, repeated)
         wanted *= 2
+
+
+def _check_count(scores: NDArray[np.float64], before: NDArray[np.float64]) -> None:
+    if scores.shape != before.shape:
+        raise InputError(
+            f"evaluate_samples returned {scores.size} scores, and {before.size} before.",
+            "Score the same samples in each call.",
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
+from edgeprune.errors import InputError
 from edgeprune.fitting.trials.comparison import FEWEST, MOST, Compared, compare
 
 SAMPLES = 300
@@ -42,6 +43,18 @@ def test_an_evaluation_that_agrees_with_itself_is_compared_once() -> None:
     assert asked == ["dense", "ours"]
     assert compared.repeated is None
     assert compared.drop.value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_scores_of_other_samples_are_not_compared(call: int) -> None:
+    calls: list[str] = []
+
+    def score(name: str) -> np.ndarray:
+        calls.append(name)
+        return np.zeros(SAMPLES - (len(calls) > call))
+
+    with pytest.raises(InputError, match="returned 299 scores, and 300 before"):
+        compare(score, {"dense": 0.5, "ours": 0.5}, 0.01)
 
 
 def test_a_clear_case_takes_few_repeats_and_an_open_one_many() -> None:
