@@ -96,6 +96,10 @@ LIES = {
     ),
     "an output of other rows": Lie("predict", "array", [["0", "<f4", [2, 3], 24]], "'float32 [2, 3]'"),
     "an output of other values": Lie("predict", "array", [["0", "<f4", [1, 3], 12]], "output differs by 1"),
+    "an output that is not a number": Lie("predict", "doubles", ["nan"] * 3, "output differs by inf"),
+    "an output as large as can be": Lie(
+        "predict", "doubles", ["-1.7e308", "inf", "1.7e308"], "differs by inf"
+    ),
     "objects": Lie("predict", "listed", [{"name": "0", "dtype": "|O", "shape": [1]}], "arrays[0].dtype"),
     "texts": Lie("predict", "listed", [{"name": "0", "dtype": "<U5", "shape": [1]}], "arrays[0].dtype"),
     "records": Lie("predict", "listed", [{"name": "0", "dtype": "f4,O", "shape": [1]}], "arrays[0].dtype"),

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.devices import Load, open_device
+from edgeprune.devices import Load, open_device, pipes, ssh
 from edgeprune.devices.artefact import artefact_sha256
 from edgeprune.devices.lab import LabDevice
 from edgeprune.devices.ssh import SshDevice
@@ -163,3 +163,45 @@ def test_a_name_of_the_lab_file_leads_to_its_device(
     assert device.name == "bench"
     with device.start(load) as session:
         assert session.runtime_version.startswith("onnxruntime ")
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LabDevice]:
+    """An exclusive device behind a program that plays ssh."""
+    monkeypatch.setattr(ssh, "QUIT_SECONDS", 0.05)
+    monkeypatch.setattr(pipes, "QUIT_SECONDS", 0.05)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def play(program: str) -> LabDevice:
+        path = tmp_path / "ssh"
+        path.write_text(f"#!/bin/sh\nexec {program}\n")
+        path.chmod(0o755)
+        return LabDevice("bench", "ssh://bench.example", exclusive=True)
+
+    return play
+
+
+HANGING = f"{sys.executable} -IS -c 'import signal; signal.pause()'"
+
+
+@pytest.mark.parametrize("exclusive", [True, False], ids=["for its lock", "for a script"])
+def test_an_ssh_that_hangs_is_waited_for_no_longer_than_allowed(
+    played: Callable[[str], LabDevice], exclusive: bool
+) -> None:
+    device = SshDevice(dataclasses.replace(played(HANGING), exclusive=exclusive), timeout_s=0.05)
+    with pytest.raises(DeviceError, match="Device bench did not answer within 0 s"):
+        device.machine()
+    device.close()  # its `ssh -O exit` hangs, too
+
+
+def test_a_script_that_prints_without_end_is_given_up(played: Callable[[str], LabDevice]) -> None:
+    device = SshDevice(dataclasses.replace(played("yes"), exclusive=False))
+    with pytest.raises(DeviceError, match="Device bench printed more than 64 KiB on its standard output"):
+        device.machine()
+    device.close()
+
+
+def test_what_a_strange_ssh_says_is_tame(played: Callable[[str], LabDevice]) -> None:
+    spoken = played("sh -c 'printf \"\\\\033[31m\\\\n::error::gone\\\\n\" >&2; exit 255'")
+    with pytest.raises(DeviceError, match=r"\\x1b\[31m : :error: :gone"):
+        SshDevice(spoken).machine()

@@ -100,6 +100,12 @@ def milliseconds(liar: Liar, header: dict[str, Any], arrays: list[Any], values: 
     liar.say(frame(header, times([float(value) for value in values])))
 
 
+def doubles(liar: Liar, header: dict[str, Any], arrays: list[Any], values: Any) -> None:
+    """One row of outputs in float64."""
+    body = struct.pack(f"<{len(values)}d", *map(float, values))
+    liar.say(frame(header, ("0", "<f8", [1, len(values)], body)))
+
+
 def listed(liar: Liar, header: dict[str, Any], arrays: list[Any], told: Any) -> None:
     """The header's own list of arrays, and none of their bytes."""
     liar.say(frame({**header, "arrays": told}))
@@ -165,6 +171,7 @@ LIES: dict[str, Callable[[Liar, dict[str, Any], list[Any], Any], None]] = {
             no_key,
             array,
             milliseconds,
+            doubles,
             listed,
             raw,
             bare,
