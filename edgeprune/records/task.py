@@ -30,10 +30,12 @@ class Task:
 
     model: `nn.Module` with trained weights.
     example: a tensor, tuple or dict of tensors; dimension 0 of each is the batch.
-    calibration: re-iterable of inputs shaped like `example` (any batch size), unlabelled.
+    calibration: re-iterable of inputs shaped like `example` (any batch size), unlabelled. It is read twice:
+        a second pass with another number of samples is refused, one with other samples is told.
     train: optional re-iterable of (inputs, target), for recovery training.
     loss: optional (output, target) -> scalar tensor; cross-entropy when None.
-    evaluate: (predict) -> float, higher is better; `predict` takes and returns numpy arrays.
+    evaluate: (predict) -> float, higher is better; `predict` takes and returns numpy arrays. What a call
+        changes of the process (working folder, torch's and numpy's settings) is put back; random numbers not.
     metric: what `evaluate` returns, for the reports.
     earlier: optional weights of the same model from early in training, a state_dict from which recovery by
         rewinding starts. (A copy of it: `state_dict()` itself follows the model as it trains.)

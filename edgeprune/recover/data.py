@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from edgeprune.recover.train import Pair
 Source = Callable[[], Iterable[Pair]]  # a fresh pass over the data
 HELD_BACK = 8  # about one sample in so many is held back
 MOST_HELD_BACK = 1024  # samples; more would make the check slower than the step that it judges
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,12 @@ class Split:
         Every batch has the same size, since a convolution library prepares its kernels anew for each.
         """
         kept = (_rows(*pair, self.residue, held=False) for pair in self.source())
-        return islice(_rebatched(kept, self.batch, partial=self.steps == 1), self.steps)
+        given = 0
+        for pair in islice(_rebatched(kept, self.batch, partial=self.steps == 1), self.steps):
+            given += 1
+            yield pair
+        if given < self.steps:
+            _log.warning("training pass %d has %d batches, the first one had %d", number, given, self.steps)
 
 
 def split(source: Source) -> Split:

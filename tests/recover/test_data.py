@@ -71,10 +71,13 @@ def test_an_epoch_has_full_batches_and_drops_less_than_one(rows: int, size: int)
         assert lengths == ([available] if available else [])
 
 
-def test_a_pass_that_gives_fewer_samples_still_gives_full_batches() -> None:
+def test_a_pass_that_gives_fewer_samples_still_gives_full_batches_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     lengths = iter([256, 100])  # as a loader that draws at random may
     found = split(lambda: batches(POOL[: next(lengths)], 32))
     assert [len(inputs[0]) for inputs, _ in found.epoch(0)] == [32, 32]
+    assert caplog.messages == ["training pass 0 has 2 batches, the first one had 7"]
 
 
 @settings(deadline=None)
