@@ -10,35 +10,28 @@ A last line that is gone is a step that is done again.
     with Ledger.open(out, {"task": fingerprint, "seed": 0}, resume=False) as ledger:
         dense = ledger.once("dense", lambda: measure(...), Report, files=[out / "dense" / "model.onnx"])
 
-One run at a time: the folder is held by a lock that the system drops when the process ends, however it ends.
-A run folder is new or empty when its run starts, and holds nothing but the run: a folder with other content
-is refused, and only names that the run wrote are ever removed from it.
+One run at a time holds the folder (`edgeprune.run_folder`).
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
-import stat
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from edgeprune.chain import Chain
-from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.errors import InputError
 from edgeprune.files import FULL, sha256, sweep, sync, writing
 from edgeprune.records.codec import JSON, check_schema, dumps, from_json, is_required, loads, to_json
+from edgeprune.run_folder import RunFolder
 
 LEDGER_SCHEMA = 1  # of ledger.jsonl; docs/decisions/010-schemas.md says when it moves
 NAME = "ledger.jsonl"
-LOCK = "ledger.lock"
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -75,21 +68,14 @@ class Noted:
 class Ledger:
     """Finished steps of one run, on disk; a context manager that holds the run folder. Use `Ledger.open`."""
 
-    def __init__(
-        self, folder: Path, lock: int, listen: Callable[[str], None], made: Sequence[Path] = ()
-    ) -> None:
-        """Ledger of a folder that is locked. made: folders that were made for it, the outermost first."""
-        self._made = list(made)  # all that this run wrote before its first step was recorded
-        self.folder = folder
-        self.path = folder / NAME
-        self._lock = lock
+    def __init__(self, held: RunFolder, listen: Callable[[str], None]) -> None:
+        self._held = held
+        self.folder = held.path
+        self.path = held.path / NAME
         self._listen = listen
         self._entries: dict[str, _Entry] = {}
         self._noted: dict[str, Noted] = {}
         self._chain = Chain()
-        # A forked child (a data loader's worker) shares the lock and may outlive a killed parent: it must
-        # not keep the folder from being resumed.
-        os.register_at_fork(after_in_child=_closer(weakref.ref(self)))
 
     @classmethod
     def open(
@@ -106,20 +92,13 @@ class Ledger:
             order. A recorded order is read by the codec's rules: a field that it lacks counts as its default,
             and so does a record whose fields all have one. So what is added to an order goes into a record.
             `Noted` figures are kept from the run's beginning, see `noted`.
-        listen: gets a sentence when something recorded cannot be used and is done again. Raises `InputError`
-        when the folder holds anything but a run, when another run holds the folder, when a run is there and
-        `resume` is False, when it had another order, when the ledger is damaged, or when the folder cannot be
-        written.
+        listen: gets a sentence when something recorded cannot be used and is done again.
+        Raises `InputError` when the folder holds anything but a run, when another run holds the folder, when
+        a run is there and `resume` is False, when it had another order, when the ledger is damaged, or when
+        the folder cannot be written.
         """
-        with writing(folder):
-            made = [] if folder.is_dir() else [folder]
-            folder.mkdir(parents=True, exist_ok=True)
-            _check_own(folder)
-            made += [folder / name for name in (LOCK, NAME) if not (folder / name).exists()]
-            lock = _open_lock(folder / LOCK)
-        ledger = cls(folder, lock, listen or (lambda sentence: None), made)
+        ledger = cls(RunFolder.hold(folder, NAME), listen or (lambda sentence: None))
         try:
-            ledger._hold()
             ledger._load(dict(order), resume)
         except BaseException:
             ledger.close()
@@ -151,7 +130,7 @@ class Ledger:
             self._listen(f"{changed}, so {key!r} is done again.")
         started = time.monotonic()
         if not self._entries:
-            self._made += [path for file in files for path in (file.parent, file) if not path.exists()]
+            self._held.will_write(files)
         with writing(self.folder, only=FULL):
             record = to_json(work())
         with writing(self.folder):
@@ -174,9 +153,7 @@ class Ledger:
 
     def close(self) -> None:
         """Release the run folder."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._held.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -185,49 +162,8 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None and issubclass(kind, InputError) and not self._entries:
-            self._discard()
+            self._held.discard()
         self.close()
-
-    def _discard(self) -> None:
-        """Remove all that this run wrote: input that is refused before the first step leaves nothing.
-
-        A folder in which something else has appeared meanwhile stays.
-        """
-        for path in reversed(self._made):
-            with suppress(OSError):
-                if path.is_dir() and not path.is_symlink():
-                    sweep(path)
-                    path.rmdir()
-                else:
-                    path.unlink(missing_ok=True)
-
-    def _hold(self) -> None:
-        try:
-            with writing(self.folder / LOCK, only={errno.ENOLCK, errno.ENOTSUP}):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip()
-            who = f"the run with process id {holder}" if holder else "another run"
-            raise InputError(
-                f"{self.folder} is in use by {who}.", "Wait for it to end, or choose another --out."
-            ) from error
-        self._check_lock()
-        with writing(self.folder / LOCK):
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
-
-    def _check_lock(self) -> None:
-        """Raise `EdgepruneError` when the lock is no longer the file of its name: another run could hold
-        that."""
-        try:
-            same = os.path.samestat(os.lstat(self.folder / LOCK), os.fstat(self._lock))
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise EdgepruneError(
-                f"{self.folder / LOCK} was removed or replaced while this run held it.",
-                "Leave the run folder alone while a run goes on; add --resume to go on with this one.",
-            )
 
     def _load(self, order: Mapping[str, object], resume: bool) -> None:
         with writing(self.path):
@@ -276,7 +212,7 @@ class Ledger:
 
     def _append(self, value: _Header | _Entry) -> None:
         line = self._chain.line(cast(dict[str, JSON], to_json(value)))
-        self._check_lock()
+        self._held.check_lock()
         self._write(line)
         self._chain.add(line)
 
@@ -341,31 +277,6 @@ def sealed(folder: Path, key: str) -> Sealed | None:
     return None if found is None else Sealed(found.record, {file.path: file.sha256 for file in found.files})
 
 
-def _check_own(folder: Path) -> None:
-    """Refuse a folder that is no run folder and not empty."""
-    names = sorted(os.listdir(folder))
-    if NAME in names or not set(names) - {LOCK}:
-        return
-    raise InputError(
-        f"{folder} is no run folder: it holds {names[0]!r}" + (" and more." if len(names) > 1 else "."),
-        "Choose an --out that is new or empty.",
-    )
-
-
-def _open_lock(path: Path) -> int:
-    """Descriptor of the lock file, which is a regular file and no link."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise InputError(f"{path} is a link.", "Remove it, or choose another --out.") from error
-    if not stat.S_ISREG(os.fstat(lock).st_mode):
-        os.close(lock)
-        raise InputError(f"{path} is no regular file.", "Remove it, or choose another --out.")
-    return lock
-
-
 def _entries(path: Path, lines: Sequence[bytes], chain: Chain) -> Iterator[_Entry]:
     """Steps of a ledger, every line of which is as it was written and goes on `chain`.
 
@@ -389,15 +300,6 @@ def _entries(path: Path, lines: Sequence[bytes], chain: Chain) -> Iterator[_Entr
         chain.add(line)
         if isinstance(read, _Entry):
             yield read
-
-
-def _closer(ledger: weakref.ref[Ledger]) -> Callable[[], None]:
-    def close() -> None:
-        found = ledger()
-        if found is not None:
-            found.close()
-
-    return close
 
 
 def _settled(path: Path) -> str:

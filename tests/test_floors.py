@@ -22,6 +22,7 @@ FLOORS = {
     "foreign": 0,
     "records": 1,
     "files": 1,
+    "run_folder": 2,
     "toml": 1,
     "limits": 1,
     "chain": 2,
