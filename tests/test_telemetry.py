@@ -44,9 +44,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def test_the_recorder_sees_look_ups_and_connections(recorded: Recorded) -> None:
-    look_up = "import socket\ntry: socket.getaddrinfo('host.invalid', 80)\nexcept OSError: pass"
+    look_up = "import socket; socket.getaddrinfo('localhost', 80)"
     connect = "import socket\ntry: socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass"
-    assert recorded(sys.executable, "-c", look_up) == ["getaddrinfo host.invalid"]
+    assert recorded(sys.executable, "-c", look_up) == ["getaddrinfo localhost"]
     assert "connect " in recorded(sys.executable, "-c", connect)
 
 
