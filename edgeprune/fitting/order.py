@@ -20,8 +20,7 @@ from edgeprune.options import FitOptions
 from edgeprune.records.machine import Budget, Profile, Target
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.task import Task
-from edgeprune.runtimes import TABLE as RUNTIMES
-from edgeprune.runtimes import require_host
+from edgeprune.runtimes import find, require_host
 from edgeprune.shelf import load_profile, load_target
 from edgeprune.tasks import call_evaluate
 
@@ -58,12 +57,7 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
     """
     target = load_target(options.target)
     profiles = [load_profile(name) for name in profile_names(options.profile, target.profile)]
-    runtime = options.runtime or target.runtime
-    if runtime not in RUNTIMES:
-        raise InputError(
-            f"Target {target.name} serves with {runtime}, which this edgeprune cannot build for.",
-            f"It builds for {', '.join(RUNTIMES)}: choose one with --runtime, or another target.",
-        )
+    runtime = target.runtime if options.runtime is None else find(options.runtime).name
     requested, notes = requested_budgets(profiles, options.budget)
     place = LOCAL if options.device is None else options.device
     device = open_device(place) if isinstance(place, str) else place

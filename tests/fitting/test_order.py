@@ -1,4 +1,4 @@
-"""Order of a fit: a run is resumed with the evaluation that it began with."""
+"""Order of a fit: its runtime is a known one, and a run is resumed with the evaluation that it began with."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from edgeprune.errors import InputError
-from edgeprune.fitting.order import EVALUATION, check_evaluation
+from edgeprune.fitting.order import EVALUATION, check_evaluation, resolve_orders
 from edgeprune.ledger import Ledger, Noted
+from edgeprune.options import FitOptions
 from edgeprune.records.progress import Event
 from edgeprune.records.task import Task
 
@@ -54,3 +55,9 @@ def test_a_run_is_resumed_with_the_evaluation_that_it_began_with(tmp_path: Path,
             check_evaluation(ledger, score, task, workshop, told.append)
     assert [case.told in event.doing for event in told] == [True] * bool(case.told)
     assert next(scores, None) is None, "it is asked again only where it differs"
+
+
+@pytest.mark.parametrize("runtime", ["onnx-runtime", ""])
+def test_a_runtime_that_was_asked_for_and_is_none_is_not_said_to_be_the_target_s(runtime: str) -> None:
+    with pytest.raises(InputError, match=f"There is no runtime '{runtime}'"):
+        resolve_orders(FitOptions(runtime=runtime))
