@@ -1,6 +1,6 @@
 """`python -m benchmarks.int8.accuracy`: INT8 on CIFAR-10 as a fit chooses it, in the runtime that serves it.
 
-Each row takes the first step of a fit, by its own code (`fitting.precision.dense_int8`): forms are built,
+Each row takes the first step of a fit, by its own code (`fitting.dense_forms.dense_int8`): forms are built,
 compared, and evaluated on `--rows` shuffled images of the test file until one loses at most `--drop`. The
 percentages are of all of the test file, computed from the artefacts that this left: float, the plain form
 (min-max, 8-bit weights), and the one that was chosen. "Ships" says whether a fit serves it: not where it is
