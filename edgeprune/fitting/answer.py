@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.bundle.write import bundle_path, write_bundle
+from edgeprune.errors import EdgepruneError
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.runner import Trials
 from edgeprune.records.trial import FitResult, Report, TierResult
@@ -24,11 +25,16 @@ class Answer:
 
 
 def answer(trials: Trials, found: str | None) -> Answer:
-    """Answer to the budget of a runner. found: the trial that was proven; None when nothing was."""
+    """Answer to the budget of a runner. found: the trial that was proven; None when nothing was.
+
+    Raises `EdgepruneError` for a miss beside which a trial stands that breaks no line of the budget.
+    """
     reports = [trials.report(name) for name in trials.tested]
     chosen = next((r for r in reports if r.name == found), None) or _unproven(reports, trials)
     chosen = trials.with_drop(chosen)
     reports = [chosen if report.name == chosen.name else report for report in reports]
+    if chosen.verdict.kind == "misses":
+        _check_broken(reports)
     tier = TierResult(
         name=trials.order.name,
         verdict=chosen.verdict,
@@ -90,6 +96,16 @@ def closest(reports: Sequence[Report]) -> Report:
 
     broken = [report for report in reports if report.verdict.kind == "misses"]
     return min(broken or reports, key=worst)
+
+
+def _check_broken(reports: Sequence[Report]) -> None:
+    """Refuse to call a budget missed while a trial breaks no line of it: that would be a false answer."""
+    whole = next((report.name for report in reports if not report.verdict.breaches), None)
+    if whole is not None:
+        raise EdgepruneError(
+            f"Nothing was found to fit, and yet {whole} breaks no line of the budget.",
+            "This is a fault of edgeprune's search: please report it with the run's ledger.jsonl.",
+        )
 
 
 def _unproven(reports: Sequence[Report], trials: Trials) -> Report:

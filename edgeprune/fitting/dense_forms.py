@@ -43,23 +43,32 @@ def dense_int8(trials: Trials, rung: str) -> str:
     """Name of the trial that pruning starts from: the first INT8 variant that holds the metric, or "dense".
 
     rung: the recovery way, which may train.
-    INT8 that is slower or larger than the float model is not shipped.
+    A variant that takes more of the budget than the float model is no start.
     """
     failed: list[str] = []
+    useless: set[bool] = set()  # whether of dynamic ranges: their kernels are others than those of fixed ones
     try:
-        mixture = Survey(trials).mixture(PLAIN)
+        mixture = Survey(trials).mixture(PLAIN) if trials.budget.timed else Mixture()
         for name, candidate in _in_turn(trials, list(_variants(trials, mixture))):
+            dynamic = candidate.calibrator == DYNAMIC
+            if dynamic in useless:
+                continue
             tested = trials.run(name, candidate)
-            if not _pays(trials, name):
-                return DENSE
             if tested.metric >= trials.floor:
+                name = _without_slow_layers(trials, name)
+            if not _pays(trials, name):
+                useless.add(dynamic)
+            elif trials.tested[name].metric >= trials.floor:
                 return name
-            failed.append(name)
+            else:
+                failed.append(name)
     except NothingToQuantise:
+        return DENSE
+    if not failed:
         return DENSE
     base = max(failed, key=lambda name: trials.tested[name].metric)
     given = _given_back(trials, base)
-    if given != DENSE and not _costly(trials, base, given):
+    if given != DENSE and (trials.use(given) <= 1 or not _costly(trials, base, given)):
         return given
     trained = _trained(trials, base, rung)
     if trained and trials.tested[trained].metric >= trials.floor and _pays(trials, trained):
@@ -123,16 +132,15 @@ def light_variants(trials: Trials, start: str) -> Iterator[str]:
     """Names of weight-only variants of the dense model that hold the metric, to try when `start` does not
     fit.
 
-    Where INT8 stands, its products are faster and its file is as small as with 8-bit weights alone: then 4
-    bits remain, if room is short, or a query uses weights so rarely that reading them is most of its time.
+    Where INT8 stands and latency alone is short, its products are faster than those of 4 bits, unless a query
+    uses weights so rarely that reading them is most of its time.
     """
     workshop = trials.workshop
-    if not workshop.dialect.blocks or workshop.share_of_products < PRODUCTS:
+    if not workshop.dialect.blocks:
         return
-    measured = trials.tested[start].measurement
-    lines = limited_lines(measured, trials.budget)
-    roomy = all(value <= limit for line, (value, limit) in lines.items() if line != "latency_ms")
-    if start != DENSE and roomy and workshop.uses_of_weights > FEW:
+    of_products = workshop.share_of_products >= PRODUCTS
+    rarely_used = start == DENSE or workshop.uses_of_weights <= FEW
+    if _roomy(trials, start) and not (of_products and rarely_used):
         return
     precisions: tuple[Precision, ...] = (
         ("int8-weights", "int4-weights") if start == DENSE else ("int4-weights",)
@@ -152,22 +160,51 @@ def light_variants(trials: Trials, start: str) -> Iterator[str]:
             yield name
 
 
-def _pays(trials: Trials, name: str) -> bool:
-    """Whether a variant is smaller than the dense model and, unless only its weights are integers, faster.
+def _without_slow_layers(trials: Trials, name: str) -> str:
+    """Name of the variant that breaks less: `name`, or it with the layers in INT8 that only time left in
+    float.
 
-    Medians: a burst of load would decide by its tail.
+    It is tried where `name` breaks another line than latency, which such layers do not help to hold.
     """
-    tested, dense = trials.tested[name], trials.dense.measurement
-    faster = tested.measurement.latency.p50_ms < dense.latency.p50_ms
-    return tested.measurement.size_mib < dense.size_mib and (faster or tested.candidate.precision != "int8")
+    candidate = trials.tested[name].candidate
+    if not candidate.slow_layers or _roomy(trials, name):
+        return name
+    whole = f"{name}-whole"
+    tested = trials.run(whole, replace(candidate, slow_layers=()))
+    better = tested.metric >= trials.floor and _standing(trials, whole) < _standing(trials, name)
+    return whole if better else name
+
+
+def _roomy(trials: Trials, name: str) -> bool:
+    """Whether a trial holds every line of the budget but perhaps the latency."""
+    lines = limited_lines(trials.tested[name].measurement, trials.budget)
+    return all(value <= limit for line, (value, limit) in lines.items() if line != "latency_ms")
+
+
+def _pays(trials: Trials, name: str) -> bool:
+    """Whether a variant holds the lines of the budget, or is nearer to them than the dense model.
+
+    A line that the budget does not have decides nothing.
+    """
+    return trials.use(name) <= 1 or _standing(trials, name) < _standing(trials, DENSE)
+
+
+def _standing(trials: Trials, name: str) -> float:
+    """Largest share of a budget line that a trial takes.
+
+    Latency in proportion to the medians: a burst of load would decide by the tail.
+    """
+    lines, dense = trials.uses(name), trials.uses(DENSE)
+    if "latency_ms" in lines:
+        own_ms, dense_ms = (trials.tested[each].measurement.latency.p50_ms for each in (name, DENSE))
+        lines["latency_ms"] = dense["latency_ms"] * own_ms / dense_ms
+    return max(lines.values(), default=0.0)
 
 
 def _costly(trials: Trials, base: str, given: str) -> bool:
     """Whether layers that went back to float cost much of what INT8 gained."""
-    float_ms, int8_ms, given_ms = (
-        trials.tested[name].measurement.latency.p50_ms for name in (DENSE, base, given)
-    )
-    return given_ms - int8_ms > COSTLY * (float_ms - int8_ms)
+    in_float, in_int8, mixed = (_standing(trials, name) for name in (DENSE, base, given))
+    return mixed - in_int8 > COSTLY * (in_float - in_int8)
 
 
 def _given_back(trials: Trials, name: str) -> str:

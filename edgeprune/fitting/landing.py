@@ -1,8 +1,8 @@
 """Landing on a budget: allocate widths, draft, measure, correct the prediction, and build what lands.
 
 A built candidate may take a little more or less than its draft: drafts are corrected by what was built so
-far, so that the next one lands where candidates do. Without a latency table, widths follow their share of the
-work.
+far, so that the next one lands where candidates do. Where latency is limited and has no table, widths follow
+their share of the work.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Landing:
     def at_a_step(self, name: str, use: float, probes: Sequence[Probe]) -> bool:
         """Whether a candidate that is proven below the zone keeps all that the whole budget allows.
 
-        By the table, as it is corrected near this candidate: an allocation is the best within its limits, or
-        proven to be near it, so nothing of more value lies between.
+        By the costs, as they are corrected near this candidate: an allocation is the best within its limits,
+        or proven to be near it, so nothing of more value lies between.
         """
-        if not self.by_table or use >= self.goal.low:
+        if not self.by_cost or use >= self.goal.low:
             return False
         here = next(probe for probe in probes if probe.name == name)
         off = self._off(probes)
@@ -74,9 +74,12 @@ class Landing:
         return as_candidate_kept(plan.kept) == self._candidate(name).kept
 
     @property
-    def by_table(self) -> bool:
-        """Whether widths are chosen by a latency table; else by their share of the work."""
-        return self.space.prediction is not None
+    def by_cost(self) -> bool:
+        """Whether widths are chosen by what they cost of each line; else by their share of the work.
+
+        Latency has a cost where there is a latency table, memory and size always.
+        """
+        return self.space.prediction is not None or not self.trials.budget.timed
 
     @cached_property
     def goal(self) -> Zone:
@@ -86,7 +89,7 @@ class Landing:
         """Probe of a trial or draft. use: share of the budget, where it is not as measured."""
         kept = dict(self._candidate(name).kept)
         use = self.trials.use(name) if use is None else use
-        value = self.space.value(kept, self._in_float(name)) if self.by_table else 0.0
+        value = self.space.value(kept, self._in_float(name)) if self.by_cost else 0.0
         return Probe(_share(self.trials, kept), use, name, value)
 
     def refreshed(self, probe: Probe) -> Probe:
@@ -95,7 +98,7 @@ class Landing:
 
     def _next(self, probes: list[Probe]) -> Candidate | None:
         """Candidate to build next; None when one has landed, or nothing is left to learn."""
-        if not self.by_table:
+        if not self.by_cost:
             return self._next_by_work(probes)
         probes[:] = [self.refreshed(probe) for probe in probes]
         return None if landed(probes, self.goal) else self.next(probes)

@@ -34,6 +34,11 @@ class Budget:
     size_mib: float | None = None
     max_drop: float = 0.01
 
+    @property
+    def timed(self) -> bool:
+        """Whether latency is limited at all."""
+        return self.latency_ms is not None or self.speedup is not None
+
 
 @dataclass(frozen=True)
 class Profile:

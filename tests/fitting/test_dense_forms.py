@@ -20,6 +20,7 @@ from edgeprune.bundle.golden import read_golden, read_reference
 from edgeprune.errors import DeviceError
 from edgeprune.fitting.dense_forms import VARIANTS
 from edgeprune.fitting.trials.runner import Trials
+from edgeprune.latency.float_layers import Mixture
 from edgeprune.records.bundle import GOLDEN, REFERENCE
 from edgeprune.records.trial import FitResult
 from edgeprune.runtimes import ort
@@ -391,3 +392,106 @@ def test_a_pruned_candidate_that_breaks_the_metric_in_int8_alone_is_trained_on(
         tiny.task(), device=scripted.ScriptedDevice(tiny.latency_ms), resume=True, **options
     )
     assert again.chosen == result.chosen
+
+
+def named_ms(**by_word: float) -> Any:
+    """A scripted latency: of the first word that the trial's name contains, else 2 ms."""
+
+    def latency_ms(artefact: Path) -> float:
+        return next((ms for word, ms in by_word.items() if word in artefact.parent.name), 2.0)
+
+    return latency_ms
+
+
+@pytest.fixture
+def few_weights() -> torch.nn.Module:
+    """So few weights that the Q/DQ nodes of INT8 take more room than its weights save."""
+    torch.manual_seed(0)
+    conv, relu, flat = torch.nn.Conv2d, torch.nn.ReLU(), torch.nn.Flatten()
+    return torch.nn.Sequential(
+        conv(1, 4, 3, 2), relu, conv(4, 4, 3), relu, flat, torch.nn.Linear(4, 10)
+    ).eval()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_int8_in_a_larger_file_fits_where_no_size_was_asked(
+    runtime: str, few_weights: Any, tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    pytest.importorskip(runtime)
+    device = scripted.ScriptedDevice(named_ms(int8=1.0))
+    task = tiny.task(model=few_weights, evaluate=lambda predict: 0.5)
+    options: dict[str, Any] = {"runtime": runtime, "device": device, "recover": "none"}
+    result = edgeprune.fit(task, latency_ms=1.5, out=tmp_path / "run", **options)
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
+    larger = result.chosen.measurement.size_mib
+    assert larger > result.baseline.measurement.size_mib, "nothing was larger"
+    asked = edgeprune.fit(task, latency_ms=1.5, size_mib=0.99 * larger, out=tmp_path / "asked", **options)
+    int8 = next(trial for trial in asked.trials if trial.name == "dense-int8")
+    assert [breach.line for breach in int8.verdict.breaches] == ["size_mib"], (
+        "a size that was asked for binds"
+    )
+
+
+def test_int8_that_is_slower_is_the_answer_where_room_alone_is_short(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    device = scripted.ScriptedDevice(named_ms(int8=3.0))
+    size_mib = 0.6 * sum(weight.numel() for weight in tiny.task().model.parameters()) * 4 / 2**20
+    options: dict[str, Any] = {"latency_ms": 5, "device": device, "recover": "none"}
+    result = edgeprune.fit(tiny.quick(), size_mib=size_mib, max_drop=0.05, out=tmp_path / "run", **options)
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
+
+
+def test_where_fixed_ranges_gain_nothing_ranges_of_each_query_still_may(
+    perceptron: Any, tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    device = scripted.ScriptedDevice(named_ms(dynamic=1.0, int8=3.0))
+    task = tiny.task(model=perceptron, evaluate=lambda predict: 0.5)
+    result = edgeprune.fit(task, latency_ms=1.5, device=device, out=tmp_path / "run", recover="none")
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8-dynamic")
+
+
+@pytest.mark.usefixtures("without_other_forms")
+def test_layers_back_in_float_that_hold_every_line_are_not_trained_for_speed(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    """They cost four fifths of what INT8 gains, and nobody asked for that speed."""
+    device = scripted.ScriptedDevice(named_ms(float=1.8, int8=1.0))
+    task = tiny.task(model=Front(tiny.task().model).eval())
+    result = edgeprune.fit(task, latency_ms=1.9, device=device, out=tmp_path / "run", epochs=2)
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8-float2")
+    assert not any(trial.candidate.qat for trial in result.trials)
+
+
+def test_layers_that_only_time_left_in_float_become_int8_where_size_is_short(
+    tiny: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slow = Mixture(slow_layers=("conv1", "conv2"))
+    monkeypatch.setattr("edgeprune.fitting.dense_forms.Survey.mixture", lambda *given: slow)
+    device = scripted.ScriptedDevice(named_ms(whole=1.2, mixed=1.0))
+    options: dict[str, Any] = {"device": device, "recover": "none", "max_drop": 0.05}
+    roomy = edgeprune.fit(tiny.quick(), latency_ms=1.5, out=tmp_path / "roomy", **options)
+    assert roomy.chosen.name == "dense-int8-mixed"
+    size_mib = 0.99 * roomy.chosen.measurement.size_mib
+    result = edgeprune.fit(tiny.quick(), latency_ms=1.5, size_mib=size_mib, out=tmp_path / "run", **options)
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8-mixed-whole")
+    assert result.chosen.candidate.slow_layers == ()
+
+
+def test_weights_alone_are_tried_for_room_however_little_of_the_work_they_do(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    """One product with most of the weights, behind convolutions with most of the work."""
+    torch.manual_seed(0)
+    conv, relu = torch.nn.Conv2d, torch.nn.ReLU()
+    front = (
+        conv(1, 8, 3, padding=1),
+        relu,
+        *(each for _ in range(12) for each in (conv(8, 8, 3, padding=1), relu)),
+    )
+    head = (torch.nn.Flatten(), torch.nn.Linear(512, 256), relu, torch.nn.Linear(256, 10))
+    task = tiny.task(model=torch.nn.Sequential(*front, *head).eval(), evaluate=lambda predict: 0.5)
+    device = scripted.ScriptedDevice(named_ms(int=1.0))
+    result = edgeprune.fit(task, latency_ms=5, size_mib=0.15, device=device, out=tmp_path / "run")
+    assert result.chosen.name == "dense-int4-weights"
+    assert result.verdict.kind == "fits"

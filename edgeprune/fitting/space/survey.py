@@ -27,7 +27,8 @@ class Survey:
         return self.trials.once("mixture", lambda: self._timing().mixture(recipe), Mixture)
 
     def space(self, recipe: Candidate, layers: Sequence[str]) -> Space:
-        """Search space of candidates; with a latency table, measured now, where there can be one.
+        """Search space of candidates; with a latency table, measured now, where there can be one and latency
+        is limited.
 
         recipe: the precision that candidates start from. layers: those that are INT8 in it.
         """
@@ -43,6 +44,8 @@ class Survey:
 
         sensed = trials.once("sensitivity", sensed_now, Sensitivity)
         base = weighed_space(workshop, choices, sensed, layers)
+        if not trials.budget.timed:
+            return base
         return self._timing().space(
             base, recipe, layers, lambda name, measure: trials.once(name, measure, LatencyTable)
         )
