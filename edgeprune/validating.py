@@ -30,6 +30,7 @@ from edgeprune.devices import Device, Load, Machine, open_device
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.measure import PROOF, Effort, Progress, Proof, prove
 from edgeprune.records.bundle import Check, Manifest, Validation
+from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget, Target
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Measurement, Verdict
@@ -120,7 +121,10 @@ def validate_on(
             proof = _proof(manifest, own, device, load, golden, effort, listen)
             measurement = proof.measurement
             claim = manifest.claim
-            verdict = judge(measurement, claim.metric, claim.baseline_metric, manifest.budget)
+            verdict = judge(
+                *(measurement, claim.metric, claim.baseline_metric, manifest.budget),
+                direction=Direction(claim.lower_is_better),
+            )
             checks.append(_check_room(verdict, measurement, manifest.budget))  # (9)
             latency = _check_latency(measurement, claim.measurement, manifest.budget, proof.tried)
             checks.append(replace(latency, detail=latency.detail + _unlike(manifest, own)))  # (10)

@@ -50,7 +50,7 @@ BEHAVIOURS = {
     "cli": ("fit_over_ssh", "lying_devices", "main"),
     "devices": ("python38",),
     "examples": ("digits",),
-    "fitting": ("choices", "criterion", "killed", "old_runs", "predicted", "recover", "tiers"),
+    "fitting": ("choices", "criterion", "directions", "killed", "old_runs", "predicted", "recover", "tiers"),
     "pruning": ("doors",),
     "quantize": ("concatenations",),
     "records": ("old_records",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +72,36 @@ def test_a_device_that_needs_too_much_memory_misses(bundle: Path, scripted: Modu
     assert validation.verdict is not None
     assert [breach.line for breach in validation.verdict.breaches] == ["memory_mib"]
     assert "peak memory 150 MiB of 100 allowed" in detail(validation, 9)
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"), [(0.2, "fits"), (0.974, "fits"), (8.75, "misses")], ids=["falls", "holds", "explodes"]
+)
+def test_an_error_is_validated_by_its_own_direction(
+    make_run: Callable[..., Any], scripted: ModuleType, metric: float, kind: str
+) -> None:
+    """The dense model's is 0.965."""
+    run = make_run(budget=BUDGET)
+    error = {"metric": "MSE", "lower_is_better": True, "chosen": replace(run.result.chosen, metric=metric)}
+    bundle = replace(run, result=replace(run.result, **error)).bundle()
+    validation = validate(bundle, scripted.ScriptedDevice(), effort=QUICK)
+    assert validation.verdict is not None
+    assert validation.verdict.kind == kind
+    assert f"MSE {metric:.4g} is carried over" in detail(validation, 8)
+
+
+def test_evidence_of_the_other_direction_is_refused(
+    make_run: Callable[..., Any], scripted: ModuleType
+) -> None:
+    run = make_run(budget=BUDGET)
+    folder = run.folder / "unpacked"
+    with zipfile.ZipFile(run.bundle()) as archive:
+        archive.extractall(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["claim"]["lower_is_better"] = True
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="about another metric than"):
+        validate(folder, scripted.ScriptedDevice(), effort=QUICK)
 
 
 def test_a_device_whose_speed_drifts_is_inconclusive_and_was_tried_again(

@@ -229,7 +229,8 @@ def _agreements(manifest: Manifest, evidence: FitResult) -> Iterator[tuple[str, 
     yield "device", (manifest.target, manifest.device) == (target.name, target.device)
     yield "profile", manifest.profile == evidence.profile.name
     yield "budget", manifest.budget == evidence.budget
-    yield "metric", claim.metric_name == evidence.metric
+    told = (claim.metric_name, claim.lower_is_better)
+    yield "metric", told == (evidence.metric, evidence.lower_is_better)
     yield "baseline", claim.baseline_metric == evidence.baseline.metric
     reports = [
         report

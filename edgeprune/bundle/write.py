@@ -235,6 +235,7 @@ def _manifest(
             baseline_metric=result.baseline.metric,
             verdict=report.verdict.kind,
             measurement=report.measurement,
+            lower_is_better=result.lower_is_better,
             arithmetic="exact" if report.measurement.predicted else "device",
         ),
         files=tuple(_packed_file(name, files[name]) for name in sorted(files)),

@@ -54,11 +54,11 @@ def dense_int8(trials: Trials, rung: str) -> str:
             if dynamic in useless:
                 continue
             tested = trials.run(name, candidate)
-            if tested.metric >= trials.floor:
+            if trials.allows(tested.metric):
                 name = _without_slow_layers(trials, name)
             if not _pays(trials, name):
                 useless.add(dynamic)
-            elif trials.tested[name].metric >= trials.floor:
+            elif trials.allows(trials.tested[name].metric):
                 return name
             else:
                 failed.append(name)
@@ -66,12 +66,12 @@ def dense_int8(trials: Trials, rung: str) -> str:
         return DENSE
     if not failed:
         return DENSE
-    base = max(failed, key=lambda name: trials.tested[name].metric)
+    base = min(failed, key=lambda name: trials.direction.cost(trials.tested[name].metric))
     given = _given_back(trials, base)
     if given != DENSE and (trials.use(given) <= 1 or not _costly(trials, base, given)):
         return given
     trained = _trained(trials, base, rung)
-    if trained and trials.tested[trained].metric >= trials.floor and _pays(trials, trained):
+    if trained and trials.allows(trials.tested[trained].metric) and _pays(trials, trained):
         return trained
     return given
 
@@ -79,11 +79,13 @@ def dense_int8(trials: Trials, rung: str) -> str:
 def trained_for_int8(trials: Trials, name: str, rung: str) -> str:
     """Name of the trial to prove in place of `name`: trained on for INT8 when that alone broke the metric."""
     tested = trials.tested[name]
-    broken = tested.candidate.precision == "int8" and tested.metric < trials.floor
-    if not broken or trials.float_metric(name) < trials.floor:
+    broken = tested.candidate.precision == "int8" and not trials.allows(tested.metric)
+    if not broken or not trials.allows(trials.float_metric(name)):
         return name
     trained = _trained(trials, name, rung, start=name)
-    return trained if trained and trials.tested[trained].metric > tested.metric else name
+    return (
+        trained if trained and trials.direction.better(trials.tested[trained].metric, tested.metric) else name
+    )
 
 
 def _trained(trials: Trials, name: str, rung: str, *, start: str | None = None) -> str | None:
@@ -154,7 +156,7 @@ def light_variants(trials: Trials, start: str) -> Iterator[str]:
         tested = trials.run(name, candidate)
         if not _pays(trials, name):
             continue
-        if tested.metric < trials.floor:
+        if not trials.allows(tested.metric):
             name = _given_back(trials, name)
         if name != DENSE:
             yield name
@@ -171,7 +173,7 @@ def _without_slow_layers(trials: Trials, name: str) -> str:
         return name
     whole = f"{name}-whole"
     tested = trials.run(whole, replace(candidate, slow_layers=()))
-    better = tested.metric >= trials.floor and _standing(trials, whole) < _standing(trials, name)
+    better = trials.allows(tested.metric) and _standing(trials, whole) < _standing(trials, name)
     return whole if better else name
 
 
@@ -223,7 +225,7 @@ def _given_back(trials: Trials, name: str) -> str:
         if trials.screen(given, candidate).error > hopeless:  # worse than with all in INT8
             return None
         tested = trials.run(given, candidate)
-        return given if tested.metric >= trials.floor and _pays(trials, given) else None
+        return given if trials.allows(tested.metric) and _pays(trials, given) else None
 
     count, found = 1, None
     while found is None and count <= len(ranked) // 2:

@@ -133,7 +133,7 @@ def _overlooked(trials: Trials) -> str | None:
 
 def _fits(trials: Trials, name: str) -> bool:
     """Whether a trial that looks as if it fits is proven to."""
-    return trials.use(name) <= 1 and trials.tested[name].metric >= trials.floor and trials.settles(name)
+    return trials.use(name) <= 1 and trials.allows(trials.tested[name].metric) and trials.settles(name)
 
 
 def _pruned(trials: Trials, start: str, rung: str) -> str | None:

@@ -101,6 +101,7 @@ def resume_key(
         "recover": options.recover,
         "epochs": options.epochs,
         "seed": options.seed,
+        "metric": workshop.task.direction,
         EVALUATION: Noted(score),
     }
 

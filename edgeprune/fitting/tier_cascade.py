@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from edgeprune.tasks import call_evaluate_samples
 
 ALLOWED = 0.0  # what a cascade may lose, on average, against its largest tier alone
 Scores = NDArray[np.float64]
+Shares = TypeVar("Shares", float, Scores)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def cascade(task: Task, tiers: Sequence[TierResult], ask: Ask, seed: int) -> Cas
             thresholds=tuple(None if least == NEVER else least for least in found.thresholds),
             calibrated_on=half.size,
             shares=got.shares,
-            metric=got.metric,
-            metric_alone=got.metric_alone,
+            metric=_right(task, got.metric),
+            metric_alone=_right(task, got.metric_alone),
             drop=got.drop,
             cost_ms=got.cost,
             cost_alone_ms=got.cost_alone,
@@ -104,19 +105,25 @@ def grade(task: Task, predict: Predict, seed: int, *, check: bool) -> Graded | s
         answers.append(predict(*arrays))
         return answers[-1]
 
-    correct = call_evaluate_samples(task, recorded)
-    if not np.isin(correct, (0, 1)).all():
+    scores = call_evaluate_samples(task, recorded)
+    if not np.isin(scores, (0, 1)).all():
         return "samples are scored, not right or wrong"
+    correct = _right(task, scores)
     outputs = [np.asarray(_first(answer)) for answer in answers]
     shapes = {output.shape[1:] for output in outputs}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or next(iter(shapes))[0] < 2:
         return f"outputs are {_shown(outputs)}, and a classifier gives one score per class"
-    scores = np.concatenate(outputs).astype(np.float64)
-    if len(scores) != correct.size:
-        return f"evaluate_samples scores {correct.size} samples and asks for {len(scores)} predictions"
+    logits = np.concatenate(outputs).astype(np.float64)
+    if len(logits) != correct.size:
+        return f"evaluate_samples scores {correct.size} samples and asks for {len(logits)} predictions"
     if check and not _same_order(task, answers, correct, seed):
         return "the i-th score of evaluate_samples is not about the i-th prediction that it asks for"
-    return Graded(_confidence(scores), correct)
+    return Graded(_confidence(logits), correct)
+
+
+def _right(task: Task, shares: Shares) -> Shares:
+    """Shares of right answers of what the task counts, right or wrong ones; and what it counts, of shares."""
+    return 1 - shares if task.lower_is_better else shares
 
 
 def _confidence(scores: Scores) -> Scores:
@@ -143,7 +150,7 @@ def _same_order(task: Task, answers: Sequence[Any], correct: Scores, seed: int) 
         return (first, *answer[1:]) if isinstance(answer, tuple | list) else first
 
     try:
-        again = call_evaluate_samples(task, replayed)
+        again = _right(task, call_evaluate_samples(task, replayed))
     except EdgepruneError:  # it may well stumble over the answers to another question
         return False
     if again.shape != correct.shape:

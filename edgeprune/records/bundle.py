@@ -53,6 +53,7 @@ class Claim:
     # Where metric and golden outputs were computed: "device", as served there; "exact", on the host in ONNX
     # Runtime with exact integer arithmetic, because no device was attached.
     arithmetic: Literal["device", "exact"]
+    lower_is_better: bool = False  # of the metric
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
+from edgeprune.records.direction import Direction
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,8 @@ class Task:
         a second pass with another number of samples is refused, one with other samples is told.
     train: optional re-iterable of (inputs, target), for recovery training.
     loss: optional (output, target) -> scalar tensor; cross-entropy when None.
-    evaluate: (predict) -> float, higher is better; `predict` takes and returns numpy arrays. What a call
-        changes of the process (working folder, torch's and numpy's settings) is put back; random numbers not.
+    evaluate: (predict) -> float, the metric; `predict` takes and returns numpy arrays. What a call changes of
+        the process (working folder, torch's and numpy's settings) is put back; random numbers not.
     metric: what `evaluate` returns, for the reports.
     earlier: optional weights of the same model from early in training, a state_dict from which recovery by
         rewinding starts. (A copy of it: `state_dict()` itself follows the model as it trains.)
@@ -43,7 +44,9 @@ class Task:
         so that few are evaluated in full. Without it they are compared by their distance to the original.
     evaluate_samples: optional, (predict) -> [samples], scores whose mean is `evaluate`: the confidence
         interval of the chosen candidate's drop comes from comparing both models sample by sample. Where the
-        mean is not `evaluate`, the evaluation is random, and the metric's floor is held by repeating it.
+        mean is not `evaluate`, the evaluation is random, and the metric's limit is held by repeating it.
+    lower_is_better: of an error, a perplexity and their like: the metric as `evaluate`, `evaluate_subset` and
+        `evaluate_samples` return it, and as it is shown. A drop is then a rise.
     """
 
     model: torch.nn.Module
@@ -56,12 +59,23 @@ class Task:
     earlier: Mapping[str, torch.Tensor] | None = None
     evaluate_subset: Callable[[Predict], float] | None = None
     evaluate_samples: Callable[[Predict], Any] | None = None
+    lower_is_better: bool = False
+
+    @property
+    def direction(self) -> Direction:
+        """Direction in which the metric is better."""
+        return Direction(self.lower_is_better)
 
     def __post_init__(self) -> None:
         for field, hint in _CALLABLE.items():
             value = getattr(self, field)
             if not callable(value) and not (value is None and field in _OPTIONAL):
                 raise InputError(f"Task.{field} is {type(value).__name__}, which cannot be called.", hint)
+        if not isinstance(self.lower_is_better, bool):
+            raise InputError(
+                f"Task.lower_is_better is {self.lower_is_better!r:.60}.",
+                "Give True where less of the metric is better, else leave it out.",
+            )
         if self.earlier is not None and not isinstance(self.earlier, Mapping):
             raise InputError(
                 f"Task.earlier is {type(self.earlier).__name__}, not a mapping of weights by name.",

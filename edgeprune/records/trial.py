@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget, Precision, Profile, Target
 
 DENSE_INT8 = "dense-int8"  # beginning of the names of trials of the dense model in INT8
@@ -109,7 +110,7 @@ class Breach:
 
 @dataclass(frozen=True)
 class Drop:
-    """Drop of a metric against the baseline, estimated sample by sample; negative where the metric rose.
+    """Drop of a metric against the baseline, estimated sample by sample; negative where it got better.
 
     low, high: two-sided confidence interval.
     p: of the hypothesis that nothing was lost or gained (McNemar, exact); None when samples are not
@@ -205,7 +206,7 @@ class FitResult:
 
     verdict: Verdict
     budget: Budget  # resolved: `latency_ms` in milliseconds
-    metric: str  # name of the metric, higher is better
+    metric: str  # its name
     baseline: Report
     chosen: Report
     frontier: tuple[Report, ...]
@@ -219,6 +220,12 @@ class FitResult:
     tiers: tuple[TierResult, ...] = ()  # empty when there was one budget
     cascade: CascadeResult | None = None
     no_cascade: str | None = None  # of several budgets: why there is no cascade
+    lower_is_better: bool = False  # of the metric
+
+    @property
+    def direction(self) -> Direction:
+        """Direction in which the metric is better."""
+        return Direction(self.lower_is_better)
 
     def of_tier(self, tier: int) -> FitResult:
         """Result of the `tier`-th budget alone, counted from 1."""

@@ -19,6 +19,7 @@ def document(result: FitResult) -> dict[str, JSON]:
         "feasible": to_json(_feasible(result)),
         "assumptions": list(result.chosen.measurement.assumptions),
         "metric": result.metric,
+        "lower_is_better": result.lower_is_better,
         "budget": to_json(result.budget),
         "baseline": _measured(result.baseline),
         "chosen": _candidate(result.chosen),

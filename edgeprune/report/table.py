@@ -72,7 +72,7 @@ def cascade_lines(result: FitResult) -> list[str]:
         f"  {found.cost_ms:.3f} ms a request on average, {less} the {found.cost_alone_ms:.3f} ms of {alone} "
         f"alone; {found.memory_mib:.1f} MiB for all tiers",
         f"  {result.metric} {found.metric:.4f}, {found.metric_alone:.4f} with {alone} alone; "
-        f"{_sure(found.drop, result.metric)}",
+        f"{_sure(found.drop, result)}",
         f"  ends a request at this confidence: {', '.join(ends)}; calibrated on {found.calibrated_on} other "
         "samples",
     ]
@@ -109,20 +109,20 @@ def _verdict(result: FitResult) -> list[str]:
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
         if chosen.drop is not None:
-            lines.append(f"  {_sure(chosen.drop, result.metric)}")
+            lines.append(f"  {_sure(chosen.drop, result)}")
     if chosen.candidate.slow_layers:
         slow = ", ".join(chosen.candidate.slow_layers)
         lines.append(f"  left in float, where this device is no quicker in INT8: {slow}")
     if chosen.candidate.float_layers:
         given_back = ", ".join(chosen.candidate.float_layers)
         lines.append(
-            f"  given back to float, where INT8 cost most {result.metric} for its work: {given_back}"
+            f"  given back to float, where INT8 harmed {result.metric} most for its work: {given_back}"
         )
     if chosen.candidate.engine_layers:
         in_float = ", ".join(chosen.candidate.engine_layers)
         lines.append(f"  given back to float, where the engine ran INT8 in float all the same: {in_float}")
     if chosen.candidate.qat:
-        lines.append(f"  trained for INT8, which cost too much {result.metric} without")
+        lines.append(f"  trained for INT8, which harmed {result.metric} too much without")
     return lines
 
 
@@ -186,10 +186,11 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
     return made
 
 
-def _sure(drop: Drop, metric: str) -> str:
+def _sure(drop: Drop, result: FitResult) -> str:
+    low, high = sorted(result.direction.change(end) for end in (drop.low, drop.high))
     return (
-        f"compared sample by sample ({drop.samples}), {metric} changed by {-drop.high:+.4f} to "
-        f"{-drop.low:+.4f} with {drop.confidence:.0%} confidence"
+        f"compared sample by sample ({drop.samples}), {result.metric} changed by {low:+.4f} to "
+        f"{high:+.4f} with {drop.confidence:.0%} confidence"
     )
 
 
@@ -216,8 +217,9 @@ def _within_reach(result: FitResult) -> list[str]:
 
 def _broken(breach: Breach, result: FitResult) -> str:
     if breach.line == "metric":
+        side = "above the ceiling" if result.lower_is_better else "below the floor"
         return (
-            f"{result.metric} is {breach.value:.4f}, {breach.excess:.4f} below the floor of "
+            f"{result.metric} is {breach.value:.4f}, {breach.excess:.4f} {side} of "
             f"{breach.limit:.4f} (dense {result.baseline.metric:.4f}, max_drop {result.budget.max_drop:g})"
         )
     name, unit = _LINES[breach.line]

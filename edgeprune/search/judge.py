@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
+from edgeprune.records.direction import HIGHER, Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict, limited_lines
 
@@ -211,6 +212,7 @@ def judge(
     baseline_metric: float,
     budget: Budget,
     repeated: Drop | None = None,
+    direction: Direction = HIGHER,
 ) -> Verdict:
     """Verdict of a measurement against a resolved budget: every limit that is broken, and by how much.
 
@@ -218,7 +220,7 @@ def judge(
     session was inconclusive. Latency is judged only by a conclusive session with enough runs; without one the
     verdict is `inconclusive`. A prediction never fits: it is `predicted`, or it misses.
     repeated: the drop of a random evaluation, from its repetitions: the metric's limit is then kept or broken
-    by the whole interval, and an interval across the limit is `inconclusive`, too.
+    by the whole interval, and an interval across the limit is `inconclusive`, too. direction: of the metric.
     Raises `InputError` for a budget that is not resolved to milliseconds, or that is about another percentile
     than the measurement.
     """
@@ -237,13 +239,13 @@ def judge(
             undecided = not (bounded and measurement.conclusive)
         if not value <= limit and not (line == "latency_ms" and undecided):
             breaches.append(Breach(line, value, limit))
-    floor = baseline_metric - budget.max_drop
+    worst = direction.limit(baseline_metric, budget.max_drop)
     if repeated is not None:
         if repeated.exceeds(budget.max_drop):
-            breaches.append(Breach("metric", baseline_metric - repeated.value, floor))
+            breaches.append(Breach("metric", direction.limit(baseline_metric, repeated.value), worst))
         undecided = undecided or not repeated.high <= budget.max_drop
-    elif not metric >= floor:  # also when the metric is not a number
-        breaches.append(Breach("metric", metric, floor))
+    elif not direction.holds(metric, worst):
+        breaches.append(Breach("metric", metric, worst))
     if breaches:
         return Verdict("misses", tuple(breaches))
     if measurement.predicted and not (repeated is not None and undecided):

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, norm, t
 
 from edgeprune.errors import InputError
+from edgeprune.records.direction import HIGHER, Direction
 from edgeprune.records.trial import Drop
 
 DROP_CONFIDENCE = 0.95
@@ -32,18 +33,19 @@ def paired_drop(
     ours: ArrayLike,
     *,
     metric: Callable[[NDArray[np.float64]], NDArray[np.float64]] = _plain,
+    direction: Direction = HIGHER,
     confidence: float = DROP_CONFIDENCE,
     seed: int = 0,
 ) -> Drop:
     """Drop from `baseline` to `ours` and its confidence interval.
 
     baseline, ours: [samples], a score per sample, the same samples in the same order.
-    metric: of the samples' mean score, higher is better, e.g. minus the root of a mean squared error.
+    metric: of the samples' mean score, e.g. the root of a mean squared error. direction: of that metric.
     Right or wrong (0 or 1): the interval of Agresti and Min (2005), Wald's with half a sample added to each
     of the four cells. Anything else: percentiles of a paired bootstrap (Efron and Tibshirani 1993), seeded.
     Raises `InputError` when the scores cannot be paired.
     """
-    before, after = np.asarray(baseline, np.float64), np.asarray(ours, np.float64)
+    before, after = direction.pair(np.asarray(baseline, np.float64), np.asarray(ours, np.float64))
     if before.shape != after.shape or before.ndim != 1 or not before.size:
         raise InputError(
             f"Scores of shapes {before.shape} and {after.shape} cannot be paired.",
@@ -66,7 +68,13 @@ def paired_drop(
     return Drop(value, min(value, float(low)), max(value, float(high)), before.size, confidence)
 
 
-def repeated_drop(baseline: ArrayLike, ours: ArrayLike, *, confidence: float = LOOK_CONFIDENCE) -> Drop:
+def repeated_drop(
+    baseline: ArrayLike,
+    ours: ArrayLike,
+    *,
+    direction: Direction = HIGHER,
+    confidence: float = LOOK_CONFIDENCE,
+) -> Drop:
     """Drop on these very samples when the evaluation itself is random, from its repetitions.
 
     baseline, ours: [repeats, samples], two repeats or more. The interval is about the mean of ever more
@@ -76,7 +84,7 @@ def repeated_drop(baseline: ArrayLike, ours: ArrayLike, *, confidence: float = L
     which also sees a disturbance of all samples together.
     Raises `InputError` when there is nothing to compare.
     """
-    before, after = np.asarray(baseline, np.float64), np.asarray(ours, np.float64)
+    before, after = direction.pair(np.asarray(baseline, np.float64), np.asarray(ours, np.float64))
     if before.shape != after.shape or before.ndim != 2 or len(before) < 2 or not before.size:
         raise InputError(
             f"Scores of shapes {before.shape} and {after.shape} cannot be compared.",
@@ -95,7 +103,7 @@ def repeated_drop(baseline: ArrayLike, ours: ArrayLike, *, confidence: float = L
 
 
 def _matched(lost: int, gained: int, samples: int, confidence: float) -> Drop:
-    """lost: samples that only the baseline gets right; gained: samples that only ours gets right."""
+    """lost: samples on which only the baseline is right; gained: on which only ours is."""
     z = float(norm.ppf((1 + confidence) / 2))
     more, less, count = lost + 0.5, gained + 0.5, samples + 2.0
     middle = (more - less) / count

@@ -34,13 +34,13 @@ def call_evaluate(task: Task, predict: Predict, *, subset: bool = False) -> floa
         evaluate, name = task.evaluate_subset, "evaluate_subset"
     with guest(name, _CORRECT):
         value: Any = evaluate(predict)
-    with guest(f"Reading the result of {name}", "Return one float, higher is better."):
+    with guest(f"Reading the result of {name}", "Return one float."):
         number = _number(value)
     where = _definition(evaluate)
     if number is None:
         raise InputError(
             f"{name} returned {kind_of(value)}, not a number{where}.",
-            "Return one float, higher is better.",
+            "Return one float.",
         )
     if not math.isfinite(number):
         raise InputError(

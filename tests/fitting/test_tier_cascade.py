@@ -187,6 +187,19 @@ def test_outputs_of_another_shape_give_a_reason() -> None:
     assert told == "outputs are [N, 3, 2, 2], and a classifier gives one score per class"
 
 
+def test_a_cascade_of_error_rates_is_that_of_the_accuracies_in_its_own_sign() -> None:
+    right = cascade(task(in_batches), (SMALL, LARGE), ask, seed=0).result
+    mine = replace(task(lambda predict: ~in_batches(predict)), lower_is_better=True)
+    wrong = cascade(mine, (SMALL, LARGE), ask, seed=0).result
+    assert right is not None
+    assert wrong is not None
+    assert (wrong.metric, wrong.metric_alone) == (
+        pytest.approx(1 - right.metric),
+        pytest.approx(1 - right.metric_alone),
+    )
+    assert replace(wrong, metric=right.metric, metric_alone=right.metric_alone) == right
+
+
 GATE = replace(PROFILE, name="gate")
 
 

@@ -108,11 +108,30 @@ def test_what_misses_says_which_line_broke_and_by_how_much(result: FitResult) ->
     ]
 
 
+def test_an_error_is_shown_in_its_own_sign(result: FitResult) -> None:
+    """What rises is a drop: the ceiling that broke, and the change as people read it."""
+    chosen = replace(result.chosen, metric=0.07, drop=Drop(0.02, -0.01, 0.05, 297, 0.95))
+    baseline = replace(result.baseline, metric=0.05)
+    error = replace(result, metric="MSE", lower_is_better=True, baseline=baseline, chosen=chosen)
+    fits = verdict_lines(error)
+    assert fits[1].endswith("MSE +0.0200")
+    assert "MSE changed by -0.0100 to +0.0500" in fits[2]
+    breach = Breach("metric", 0.07, 0.06)
+    missed = replace(error, verdict=Verdict("misses", (breach,)))
+    assert "  MSE is 0.0700, 0.0100 above the ceiling of 0.0600 (dense 0.0500, max_drop 0.01)" in (
+        verdict_lines(missed)
+    )
+    told: Any = document(missed)
+    assert told["lower_is_better"] is True
+    assert told["chosen"]["metric"] == 0.07
+    assert told["breaches"][0] == {"line": "metric", "value": 0.07, "limit": 0.06, "excess": breach.excess}
+
+
 def test_layers_that_went_back_to_float_are_named_with_the_reason(result: FitResult) -> None:
     candidate = replace(result.chosen.candidate, float_layers=("stem", "head"), slow_layers=("depthwise",))
     changed = replace(result, chosen=replace(result.chosen, candidate=candidate))
     lines = verdict_lines(changed)
-    assert "  given back to float, where INT8 cost most top-1 for its work: stem, head" in lines
+    assert "  given back to float, where INT8 harmed top-1 most for its work: stem, head" in lines
     assert "  left in float, where this device is no quicker in INT8: depthwise" in lines
     assert document(changed)["chosen"]["float_layers"] == ["stem", "head"]
     assert document(changed)["chosen"]["given_back"] == [

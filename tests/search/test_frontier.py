@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeprune.records.direction import Direction
 from edgeprune.records.trial import Candidate, DeviceState, Latency, Measurement, Report, Verdict
 from edgeprune.search.frontier import frontier
 
@@ -61,6 +62,11 @@ def names(reports: tuple[Report, ...]) -> list[str]:
 def test_a_report_that_is_worse_in_everything_is_left_out() -> None:
     reports = [report("dense", 0.90, 10), report("pruned", 0.89, 5), report("worse", 0.88, 6)]
     assert names(frontier(reports)) == ["pruned", "dense"]
+
+
+def test_an_error_is_better_when_it_is_lower() -> None:
+    reports = [report("dense", 0.10, 10), report("pruned", 0.11, 5), report("worse", 0.12, 6)]
+    assert names(frontier(reports, Direction(lower_is_better=True))) == ["pruned", "dense"]
 
 
 def test_being_better_in_one_thing_is_enough_to_stay() -> None:

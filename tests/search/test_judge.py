@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
+from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import DeviceState, Drop, Measurement
 from edgeprune.search.judge import (
@@ -225,6 +226,34 @@ def test_a_random_evaluation_is_judged_by_the_interval_of_its_drop(
         assert [breach.line for breach in verdict.breaches] == (["metric"] if kind == "misses" else [])
     predicted = measurement(assumptions=("bandwidth 10 GB/s",))
     assert judge(predicted, 0.90, 0.90, BUDGET, drop).kind == kind.replace("fits", "predicted")
+
+
+LOWER = Direction(lower_is_better=True)
+
+
+@pytest.mark.parametrize(
+    ("dense", "ours", "allowed", "kind"),
+    [
+        pytest.param(0.03, 8.75, 0.01, "misses", id="an MSE that explodes"),
+        pytest.param(0.03, 0.001, 0.01, "fits", id="an MSE that falls"),
+        pytest.param(18.25, 18.75, 0.5, "fits", id="a perplexity at its limit"),
+        pytest.param(18.25, 18.76, 0.5, "misses", id="a perplexity above its limit"),
+        pytest.param(7.5, math.nan, 1.0, "misses", id="a word error rate that is no number"),
+    ],
+)
+def test_a_metric_that_is_better_when_lower_has_a_ceiling(
+    dense: float, ours: float, allowed: float, kind: str
+) -> None:
+    budget = dataclasses.replace(BUDGET, max_drop=allowed)
+    verdict = judge(measurement(), ours, dense, budget, direction=LOWER)
+    assert verdict.kind == kind
+    assert [breach.limit for breach in verdict.breaches] == [dense + allowed] * (kind == "misses")
+
+
+def test_a_random_error_is_judged_by_the_interval_of_its_rise() -> None:
+    drop = Drop(0.02, 0.015, 0.03, 300, 0.98)
+    (breach,) = judge(measurement(), 0.05, 0.10, BUDGET, drop, LOWER).breaches
+    assert (breach.value, breach.limit) == (pytest.approx(0.12), pytest.approx(0.11))
 
 
 def test_lines_that_are_not_in_the_budget_do_not_bind() -> None:

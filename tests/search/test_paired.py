@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from edgeprune.errors import InputError
+from edgeprune.records.direction import Direction
 from edgeprune.search import paired as module
 from edgeprune.search.paired import paired_drop, repeated_drop
 
@@ -132,3 +133,31 @@ def test_the_interval_of_repeats_holds_the_drop_that_ever_more_repeats_would_sho
 def test_repeats_that_cannot_be_compared_are_refused(before: list, after: list) -> None:
     with pytest.raises(InputError, match="cannot be compared"):
         repeated_drop(before, after)
+
+
+LOWER = Direction(lower_is_better=True)
+
+
+@given(COUNTS, COUNTS, COUNTS, st.integers(1, 40))
+def test_the_drop_of_an_error_rate_is_that_of_its_accuracy(
+    lost: int, gained: int, both: int, neither: int
+) -> None:
+    before, after = answers(lost, gained, both, neither)
+    assert paired_drop(1 - before, 1 - after, direction=LOWER) == paired_drop(before, after)
+
+
+def test_an_rmse_in_its_own_sign_has_the_interval_of_its_negative() -> None:
+    error = np.random.default_rng(0).standard_normal(300)
+    before, after = error**2, (1.2 * error) ** 2
+    own = paired_drop(before, after, metric=np.sqrt, direction=LOWER)
+    assert own == paired_drop(before, after, metric=rmse)
+    assert own.value == pytest.approx(0.2, rel=0.1)
+    assert own.low > 0
+
+
+def test_a_random_error_that_rises_is_a_drop() -> None:
+    noise = np.random.default_rng(0).random((2, 4, 300))
+    worse = repeated_drop(noise[0], noise[1] + 0.5, direction=LOWER)
+    assert worse.value == pytest.approx(0.5, abs=0.1)
+    assert worse.exceeds(0.3)
+    assert repeated_drop(-noise[0], -noise[1] - 0.5) == worse

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
+from edgeprune.records.direction import HIGHER, Direction
 from edgeprune.records.trial import Drop
 from edgeprune.search.paired import LOOKS, paired_drop, repeated_drop
 
@@ -37,12 +38,15 @@ class Compared:
 
 
 def compare(
-    score: Callable[[str], NDArray[np.float64]], known: Mapping[str, float], allowed: float
+    score: Callable[[str], NDArray[np.float64]],
+    known: Mapping[str, float],
+    allowed: float,
+    direction: Direction = HIGHER,
 ) -> Compared:
     """Comparison of two trials by their scores per sample.
 
     score: a trial's score per sample, by its name. known: the metric of the two by name, the baseline first.
-    allowed: the drop from which on the metric breaks.
+    allowed: the drop from which on the metric breaks. direction: of the metric and of the scores.
     """
     names = list(known)
     runs = {name: [score(name)] for name in names}
@@ -53,14 +57,14 @@ def compare(
         return found
 
     _check_count(*(runs[name][0] for name in reversed(names)))
-    drop = paired_drop(*(runs[name][0] for name in names))
+    drop = paired_drop(*(runs[name][0] for name in names), direction=direction)
     if all(math.isclose(runs[n][0].mean(), known[n], rel_tol=ROUNDING, abs_tol=ROUNDING) for n in names):
         return Compared(drop)
     wanted = FEWEST
     while True:
         for name in names:
             runs[name] += [scored(name) for _ in range(wanted - len(runs[name]))]
-        repeated = repeated_drop(*(np.stack(runs[name]) for name in names))
+        repeated = repeated_drop(*(np.stack(runs[name]) for name in names), direction=direction)
         if not repeated.low <= allowed < repeated.high or wanted >= MOST:
             return Compared(drop, repeated)
         wanted *= 2

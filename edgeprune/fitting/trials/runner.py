@@ -24,6 +24,7 @@ from edgeprune.fitting.trials.verdict import Kind, TrialRecord, report, uses
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered
+from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
 from edgeprune.search.bracketing import Zone, zone
@@ -84,9 +85,14 @@ class Trials:
         return self.tested[DENSE]
 
     @property
-    def floor(self) -> float:
-        """The least metric that the budget allows."""
-        return self.dense.metric - self.budget.max_drop
+    def direction(self) -> Direction:
+        """Direction of the metric."""
+        return self.workshop.task.direction
+
+    def allows(self, metric: float) -> bool:
+        """Whether the budget allows a metric."""
+        limit = self.direction.limit(self.dense.metric, self.budget.max_drop)
+        return self.direction.holds(metric, limit)
 
     def adopt(self, other: Trials) -> None:
         """Take over the trials of another budget's search that this runner does not have."""
@@ -312,7 +318,7 @@ class Trials:
         known = {each: self.tested[each].metric for each in (DENSE, name)}
         allowed = self.order.budget.max_drop
         self.compared[name] = self._ledger.once(
-            f"{name}-compared", lambda: compare(scores, known, allowed), Compared
+            f"{name}-compared", lambda: compare(scores, known, allowed, self.direction), Compared
         )
         return self.compared[name]
 

@@ -51,7 +51,8 @@ class Subset:
     def error(self, predict: Predict) -> float:
         """Error of `predict`, an artefact in its runtime, against the float model; lower is better."""
         if self._workshop.task.evaluate_subset is not None:
-            return self._exact_metric - call_evaluate(self._workshop.task, predict, subset=True)
+            task = self._workshop.task
+            return task.direction.drop(self._exact_metric, call_evaluate(task, predict, subset=True))
         answers = [predict(*(tensor.numpy(force=True) for tensor in inputs)) for inputs in self._inputs]
         parts = [answer if isinstance(answer, tuple) else (answer,) for answer in answers]
         given = [torch.cat([torch.tensor(part) for part in column]) for column in zip(*parts, strict=True)]

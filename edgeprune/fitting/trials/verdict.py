@@ -48,7 +48,7 @@ def report(
     measurement = tested.measurement
     if not proven:  # drift disqualifies a proof; a search still learns from the number
         measurement = replace(measurement, conclusive=True)
-    verdict = judge(measurement, tested.metric, baseline_metric, budget, repeated)
+    verdict = judge(measurement, tested.metric, baseline_metric, budget, repeated, workshop.task.direction)
     if verdict.kind == "fits" and not proven:
         verdict = Verdict("inconclusive")  # a search measurement is too short to promise anything
     return Report(

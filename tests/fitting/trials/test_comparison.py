@@ -9,6 +9,7 @@ import pytest
 
 from edgeprune.errors import InputError
 from edgeprune.fitting.trials.comparison import FEWEST, MOST, Compared, compare
+from edgeprune.records.direction import Direction
 
 SAMPLES = 300
 Score = Callable[[str], np.ndarray]
@@ -78,6 +79,19 @@ def test_a_candidate_that_loses_too_much_hardly_ever_holds_by_luck(together: flo
         lucky += repeated is None or repeated.high <= 0.01
     assert once > 20
     assert lucky <= 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_errors_are_compared_as_the_answers_that_they_are_one_minus(seed: int) -> None:
+    chances = {"dense": 0.90, "ours": 0.87}
+    right = found(player(chances, seed)[0])
+    score, _ = player(chances, seed)
+    known = {name: 1 - float(score(name).mean()) for name in ("dense", "ours")}
+    wrong = compare(lambda name: 1 - score(name), known, 0.01, Direction(lower_is_better=True))
+    assert wrong.drop == right.drop
+    assert wrong.repeated is not None
+    assert right.repeated is not None
+    assert wrong.repeated.value == pytest.approx(right.repeated.value)
 
 
 def test_a_candidate_that_loses_nothing_holds_although_the_evaluation_is_noisy() -> None:
