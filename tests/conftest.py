@@ -129,6 +129,14 @@ def networks() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def pyramids() -> ModuleType:
+    """tests/support/pyramids.py: small U-Nets and feature pyramids."""
+    from tests.support import pyramids
+
+    return pyramids
+
+
+@pytest.fixture(scope="session")
 def references() -> ModuleType:
     """tests/support/references.py: what a cut must equal, computed on the dense graph."""
     from tests.support import references

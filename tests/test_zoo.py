@@ -35,6 +35,7 @@ def test_an_architecture_is_pruned_by_half_from_its_graph_alone(entry: Entry) ->
     assert row.trains
     assert row.reloads
     assert row.onnx
+    assert row.told
 
 
 def test_the_zoo_holds_every_architecture_once() -> None:

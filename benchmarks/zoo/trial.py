@@ -19,18 +19,21 @@ from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.surgery import cut
 from edgeprune.pruning import once
 from edgeprune.pruning.once import Pruned
+from edgeprune.quantize.rescale.equalise import equalise
 from tests.support import references  # the oracle of the property tests
 
 RATIOS = (0.3, 0.5)
 LIMIT = 1e-5  # of the largest output, float32
 MOVED = 1e-3  # a cut that changes less than this proves nothing
 FROZEN = 0.1  # of all parameters
+EQUALISED = 1e-4  # of the largest output: factors of a million move the rounding of float32
 
 
 @dataclass(frozen=True)
 class Row:
     """branches: residual ones that can leave whole. frozen: share of all parameters; held: the operations
-    that hold the most. reached: by RATIOS.
+    that hold the most. reached: by RATIOS. told: whether the cut graph tells its own shapes, and what reads
+    them, the equalisation before INT8, computes the same.
 
     seconds: analysis and one cut, without torch.export.
     """
@@ -48,13 +51,14 @@ class Row:
     trains: bool
     reloads: bool
     onnx: bool
+    told: bool
     seconds: float
 
     @property
     def green(self) -> bool:
         enough = all(share >= ratio for share, ratio in zip(self.reached, RATIOS, strict=False))
         exact = self.error <= LIMIT and self.moved > MOVED
-        works = self.trains and self.reloads and self.onnx
+        works = self.trains and self.reloads and self.onnx and self.told
         return enough and exact and works and self.frozen < FROZEN
 
 
@@ -93,6 +97,7 @@ def measure(entry: Entry, *, quick: bool = False) -> Row:
         trains=_trains(dense, smallest.captured),
         reloads=_reloads(smallest.captured),
         onnx=_onnx(smallest.captured),
+        told=_told(smallest.captured),
         seconds=seconds,
     )
 
@@ -157,6 +162,13 @@ def _reloads(pruned: Captured) -> bool:
         inputs = other_batch(pruned.inputs, 3, 0)
         pairs = zip(pruned.run(*inputs), again.run(*inputs), strict=True)
         return all(torch.equal(one, other) for one, other in pairs)
+
+
+def _told(pruned: Captured) -> bool:
+    inputs = other_batch(pruned.inputs, 3, 0)
+    with torch.no_grad():
+        moved = references.difference(equalise(pruned).run(*inputs), pruned.run(*inputs))
+    return moved < EQUALISED and not references.wrong_shapes(pruned, inputs)
 
 
 def _onnx(pruned: Captured) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
+from edgeprune.graph.mode import TrainableGraph, trains
 from edgeprune.quiet import quiet
 
 _STDLIB = sysconfig.get_path("stdlib")
@@ -26,8 +27,8 @@ _LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # these report on torc
 class Captured:
     """A model as one flat ATen graph.
 
-    module: trainable `GraphModule` that is called like the original model; parameters and buffers
-        keep their qualified names; dynamic batch.
+    module: trainable graph that is called like the original model and may be set to training or evaluation
+        mode; parameters and buffers keep their qualified names; dynamic batch.
     args, kwargs: the example inputs that `module` is called with.
     """
 
@@ -60,8 +61,14 @@ class Captured:
             return self.with_module(copy.deepcopy(self.module, {id(tensor): tensor for tensor in borrowed}))
 
     def program(self) -> ExportedProgram:
-        """`ExportedProgram` of the graph in evaluation mode, for files and exporters."""
-        return _export(self.module, self.args, self.kwargs)
+        """`ExportedProgram` of the graph in evaluation mode, for files and exporters.
+
+        Outputs of a named tuple are a tuple, those of another class a dict of its fields: who loads the file
+        need not import the class. Weights are shared.
+        """
+        module = _again(self.module).eval()
+        _plain_outputs(module)
+        return _export(module, self.args, self.kwargs)
 
 
 def flatten(value: Any) -> tuple[torch.Tensor, ...]:
@@ -83,6 +90,8 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
                 f"Example input {index} has shape {tuple(tensor.shape)}; dimension 0 must be the batch.",
                 "Give an example with a batch of one or more.",
             )
+    if isinstance(model, GraphModule) and "train" in vars(model):
+        model = _of_program(model)
     _check_call(model, args, kwargs)
     was_training = model.training
     try:
@@ -92,18 +101,63 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
     return Captured(module_of(program), args, kwargs)
 
 
-def module_of(program: ExportedProgram) -> GraphModule:
-    """A trainable module of the program, without torch.export's run-time guards.
+def module_of(program: ExportedProgram) -> TrainableGraph:
+    """A trainable module of the program, in evaluation mode, without torch.export's run-time guards.
 
     The guards compare sizes with the example's, so they would refuse a pruned graph.
     """
-    module = program.module(check_guards=False)
-    graph = module.graph
+    return _again(program.module(check_guards=False)).eval()
+
+
+def _again(module: GraphModule) -> TrainableGraph:
+    """The same graph once more, without guards and on the same weights."""
+    with quiet(*_LOGGERS):
+        graph = copy.deepcopy(module.graph)
     for node in list(graph.nodes):
         if (node.op == "call_module" and node.target == "_guards_fn") or _is_dead_assert(node):
             graph.erase_node(node)
-    module.recompile()
-    return module
+    return TrainableGraph(module, graph)
+
+
+def _of_program(module: GraphModule) -> TrainableGraph:
+    """Graph of what `ExportedProgram.module()` returns, whose `eval()` torch.export refuses.
+
+    Raises `InputError` when it was exported in training mode: nothing tells which of its operations are
+    meant to train.
+    """
+    for node in module.graph.nodes:
+        if trains(node):
+            raise InputError(
+                f"The model was exported in training mode: `{node.name}` behaves differently there.",
+                "Call model.eval() before torch.export.export.",
+            )
+    return _again(module).eval()
+
+
+def _plain_outputs(module: GraphModule) -> None:
+    """Let a graph return its outputs in tuples, lists and dicts alone, where it is known how."""
+    graph: Any = module.graph
+    info = graph._codegen.pytree_info
+    plain = _plain(info.out_spec)
+    if plain is not None:
+        graph._codegen.pytree_info = info._replace(out_spec=pytree.tree_structure(plain))
+        module.recompile()
+
+
+def _plain(spec: pytree.TreeSpec) -> Any:
+    """A value of plain containers with the leaves of `spec`; None where a container has no plain form."""
+    if spec.is_leaf():
+        return 0
+    parts = [_plain(child) for child in spec.children()]
+    if any(part is None for part in parts):
+        return None
+    kind: Any = spec.context if pytree.is_namedtuple_class(spec.context) else spec.type
+    if issubclass(kind, list):
+        return parts
+    if issubclass(kind, tuple):
+        return tuple(parts)
+    named = isinstance(spec.context, list) and len(spec.context) == len(parts)
+    return dict(zip(spec.context, parts, strict=True)) if issubclass(kind, Mapping) and named else None
 
 
 def _is_dead_assert(node: Node) -> bool:

@@ -14,13 +14,15 @@ from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept, mask
 from edgeprune.graph.depth import drop_branches
 from edgeprune.graph.fx import attribute, op_name, owner_of, shape_of
+from edgeprune.graph.shapes import derive_shapes
 from edgeprune.graph.size_rewrites import REWRITES, Mask
 
 
 def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     """A trainable copy of the model with only the kept units and branches.
 
-    The copy's module is an ordinary `GraphModule` whose parameters keep their names.
+    The copy's module is an ordinary `GraphModule` whose parameters keep their names, and whose nodes tell the
+    shapes that they have now.
     """
     cutter = _MaskedGraph(coupling, coupling.removed(kept), captured.module)
     masks = cutter.parameter_masks()
@@ -36,6 +38,7 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     drop_branches(result.module, coupling.dropped(kept))
     result.module.graph.lint()
     result.module.recompile()
+    derive_shapes(result.module)
     return result
 
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.fx import op_name
 from edgeprune.recover.lora import low_rank
 
 Pair = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]  # inputs, target
@@ -44,22 +43,12 @@ class Forward(Protocol):
 
 @contextmanager
 def training_mode(captured: Captured) -> Iterator[None]:
-    """Context in which BatchNorm and dropout train; an exported graph holds these switches as arguments."""
-    switched = []
-    for node in captured.module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        place = {"aten.batch_norm": 5, "aten.dropout": 2, "aten.feature_dropout": 2}.get(op_name(node))
-        if place is not None and node.args[place] is False:
-            node.update_arg(place, True)
-            switched.append((node, place))
-    captured.module.recompile()
+    """Context in which BatchNorm and dropout train."""
+    captured.module.train()
     try:
         yield
     finally:
-        for node, place in switched:
-            node.update_arg(place, False)
-        captured.module.recompile()
+        captured.module.eval()
 
 
 def train(

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -16,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import flatten, module_of
+from edgeprune.graph.mode import trains
 from edgeprune.quiet import quiet
 from edgeprune.records.task import Task
 from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split_rows
@@ -51,7 +51,7 @@ def task_from_export(path: Path, data: Path | None, seed: int) -> Task:
     arrays = read_arrays(data, specs)
     calibration, train, evaluation = split_rows(arrays, seed)
 
-    module = _plain_module(program)
+    module = module_of(program)
 
     def forward(rows: Arrays) -> torch.Tensor:
         inputs = [torch.tensor(array) for array in rows.inputs.values()]
@@ -144,26 +144,11 @@ def _called_by_keyword(program: ExportedProgram, specs: tuple[InputSpec, ...], p
 
 def _refuse_training_mode(program: ExportedProgram, path: Path) -> None:
     for node in program.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        for index, argument in enumerate(schema.arguments if schema else ()):
-            given: Any = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-            if argument.name in ("train", "training") and given is True:
-                raise InputError(
-                    f"{path} was exported in training mode: `{node.name}` behaves differently there.",
-                    "Call model.eval() before torch.export.export.",
-                )
-
-
-def _plain_module(program: ExportedProgram) -> GraphModule:
-    """Module of a program whose train() and eval() may be called, as those of any nn.Module.
-
-    torch.export makes both methods raise, because the training flag does not change the graph. Nothing here
-    relies on the flag.
-    """
-    module = module_of(program)
-    for method in ("train", "eval"):
-        vars(module).pop(method, None)
-    return module.eval()
+        if trains(node):
+            raise InputError(
+                f"{path} was exported in training mode: `{node.name}` behaves differently there.",
+                "Call model.eval() before torch.export.export.",
+            )
 
 
 def _size(size: object) -> int | None:

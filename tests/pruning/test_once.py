@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import (
+    SUPPORTED_NODES,
+    _deregister_pytree_node,
+    register_pytree_node,
+    tree_leaves,
+    tree_structure,
+)
 
 import edgeprune
 from edgeprune.errors import InputError
@@ -249,3 +259,87 @@ def test_attention_loses_whole_heads_or_gets_narrower_ones(heads: str, unit: int
 def test_more_branches_than_there_are_are_refused() -> None:
     with pytest.raises(InputError, match="3 residual branches are to be dropped, and the model has 2"):
         prune(Deep(), torch.randn(4, 5, 4), 0.1, branches=3)
+
+
+class Scores(NamedTuple):
+    scores: Tensor
+    more: dict[str, Tensor]
+
+
+class Heads(UserDict[str, Tensor]):
+    """A container that its library registers, as transformers does with its outputs."""
+
+
+class Named(nn.Module):
+    """Returns a container of a class of its own; `kind` makes it."""
+
+    def __init__(self, kind: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.net, self.kind = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)), kind
+
+    def forward(self, x: Tensor) -> object:
+        return self.kind(self.net(x))
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    register_pytree_node(
+        Heads,
+        lambda value: (list(value.values()), list(value)),
+        lambda values, names: Heads(zip(names, values, strict=True)),
+        serialized_type_name="tests.Heads",
+    )
+    yield
+    if Heads in SUPPORTED_NODES:
+        _deregister_pytree_node(Heads)
+
+
+CONTAINERS: dict[str, tuple[Callable[[Tensor], object], object]] = {
+    "a named tuple": (lambda x: Scores(x, {"half": x / 2}), (0, {"half": 0})),
+    "a class of its own": (lambda x: Heads(first=x, second=2 * x), {"first": 0, "second": 0}),
+    "a list in a dict": (lambda x: {"all": [x, x + 1]}, {"all": [0, 0]}),
+}
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_outputs_in_any_container_are_returned_as_they_were_and_saved_in_plain_ones(
+    container: str, tmp_path: Path
+) -> None:
+    kind, plain = CONTAINERS[container]
+    x = torch.randn(3, 8)
+    pruned = prune(Named(kind).eval(), x, 0.5)
+    found = pruned.module(x)
+    assert type(found) is type(kind(x))
+    leaves = tree_leaves(found)
+    path = pruned.save(tmp_path / "named.pt2")
+    _deregister_pytree_node(Heads)  # as in another program
+    loaded = torch.export.load(path).module()(x)
+    assert tree_structure(loaded) == tree_structure(plain)
+    for one, other in zip(tree_leaves(loaded), leaves, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_was_saved_is_pruned_again(tmp_path: Path) -> None:
+    model, x = small()
+    once = prune(model, x, 0.3)
+    loaded = torch.export.load(once.save(tmp_path / "once.pt2")).module()
+    twice = prune(loaded, x[:1], 0.5)
+    before, after = prunable(twice)
+    assert (twice.dense_params, after <= before / 2) == (once.params, True)
+    assert {name for name, _ in twice.module.named_parameters()} == {
+        name for name, _ in model.named_parameters()
+    }
+    assert twice.module.train()(x).shape == (8, 5)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), once.module(x)), "the loaded module is left as it was"
+
+
+def test_a_model_in_training_mode_is_saved_in_evaluation_mode(tmp_path: Path) -> None:
+    model, x = small()
+    pruned = prune(model, x, 0.3)
+    pruned.module.train()
+    loaded = torch.export.load(pruned.save(tmp_path / "model.pt2")).module()
+    assert pruned.module.training
+    with torch.no_grad():
+        assert torch.equal(loaded(x), pruned.module.eval()(x))

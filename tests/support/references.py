@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch.fx import Interpreter, Node
 
+from edgeprune.graph.blocks import SYMBOLIC_BATCH
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
-from edgeprune.graph.fx import attribute, op_name
+from edgeprune.graph.fx import attribute, op_name, shape_of
 
 LIMIT = 1e-5  # of the largest output, float32
 
@@ -159,6 +160,27 @@ def random_kept(
     return kept
 
 
+def wrong_shapes(captured: Captured, inputs: tuple[torch.Tensor, ...]) -> dict[str, tuple[object, ...]]:
+    """The shape told and the shape computed of every value where the two differ."""
+    wrong: dict[str, tuple[object, ...]] = {}
+
+    class Watched(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            value = super().run_node(n)
+            if n.op != "output" and isinstance(value, torch.Tensor):
+                told = tuple(
+                    size // SYMBOLIC_BATCH * len(inputs[0]) if size and size % SYMBOLIC_BATCH == 0 else size
+                    for size in shape_of(self.module, n)  # type: ignore[arg-type]
+                )
+                if told != tuple(value.shape):
+                    wrong[n.name] = (told, tuple(value.shape))
+            return value
+
+    with torch.no_grad():
+        Watched(captured.module).run(*inputs, enable_io_processing=False)
+    return wrong
+
+
 def difference(found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> float:
     """The largest difference of floating outputs, as a share of the largest of that output."""
     worst = 0.0
@@ -172,4 +194,4 @@ def difference(found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]
     return worst
 
 
-__all__ = ["LIMIT", "Masked", "difference", "masked", "random_kept", "zeroed"]
+__all__ = ["LIMIT", "Masked", "difference", "masked", "random_kept", "wrong_shapes", "zeroed"]

@@ -21,7 +21,7 @@ from torch.fx import Node
 
 from edgeprune.graph.blocks import Book, Ids
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
+from edgeprune.graph.fx import argument, attribute, op_name, shape_of, tensor_uses
 
 _CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 _SCALABLE = (*_CONVOLUTIONS, "aten.linear")  # layers whose weights take the factors
@@ -155,10 +155,10 @@ class _ChannelWalk:
         if op_name(node) == "aten.linear":
             return 1
         groups = int(argument(node, 6, "groups", 1))
-        weight = attribute(self.module, str(argument(node, 1, "weight").target))
+        weight = shape_of(self.module, argument(node, 1, "weight"))
         if groups == 1:
             return 1
-        return 0 if groups == weight.shape[0] and weight.shape[1] == 1 else None
+        return 0 if weight[:2] == (groups, 1) else None
 
     def normed(self, node: Node) -> _Lane | None:
         """Lane of a BatchNorm, which is followed only behind a layer of its own."""

@@ -18,7 +18,7 @@ import torch
 from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
+from edgeprune.graph.fx import argument, attribute, op_name, shape_of, tensor_uses
 
 MIGRATION_STRENGTH = 0.5  # `a` above; the paper's, for all but the most extreme models
 _LEAST_MAGNITUDE = 1e-5
@@ -88,7 +88,8 @@ def _affine(captured: Captured, node: Node) -> tuple[Node | None, ...]:
     if op_name(node) == "aten.mul":
         for value in node.args:
             if isinstance(value, Node) and value.op == "get_attr":
-                return (value,) if attribute(captured.module, str(value.target)).dim() == 1 else ()
+                stored = shape_of(captured.module, value)
+                return (value,) if stored == shape_of(captured.module, node)[-1:] else ()
     return ()
 
 

@@ -207,3 +207,22 @@ def test_a_dead_channel_is_left_alone() -> None:
     result = equalise(capture(model, torch.randn(2, 4)))
     assert all(bool(parameter.isfinite().all()) for parameter in result.module.parameters())
     assert torch.equal(dict(result.module.named_parameters())["2.weight"][:, 1:], model[2].weight[:, 1:])
+
+
+class Parametrised(nn.Module):
+    """Weights that the graph computes: a magnitude and a direction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.first, self.second = norm(nn.Conv1d(4, 8, 3)), norm(nn.Conv1d(8, 8, 3, groups=4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def test_weights_that_the_graph_computes_are_left_alone() -> None:
+    x = torch.randn(2, 4, 12)
+    captured = capture(Parametrised().eval(), x)
+    with torch.no_grad():
+        assert torch.equal(equalise(captured).run(x)[0], captured.run(x)[0])

@@ -88,3 +88,19 @@ def test_a_norm_that_others_read_is_left_alone() -> None:
     captured = capture(Other(), torch.randn(2, 8))
     assert norms(captured) == []
     assert torch.equal(smooth(captured, []).run(torch.ones(3, 8))[0], captured.run(torch.ones(3, 8))[0])
+
+
+class Gain(nn.Module):
+    """One factor for all channels in front of a linear layer, which is no scale of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gain, self.last = nn.Linear(8, 8), nn.Parameter(torch.ones(1)), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.gain * torch.tanh(self.first(x)))
+
+
+def test_one_factor_for_all_channels_is_no_norm() -> None:
+    captured = capture(Gain(), torch.randn(2, 8))
+    assert norms(captured) == []

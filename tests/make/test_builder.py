@@ -1,0 +1,65 @@
+"""Artefacts of pruned networks: what reads shapes reads those of the cut graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto
+
+from edgeprune.graph import onnxfile
+from edgeprune.graph.capture import capture
+from edgeprune.graph.coupling import analyse
+from edgeprune.graph.surgery import cut
+from edgeprune.make.builder import Builder, Built
+from edgeprune.quantize.dialects import dialect_for
+from edgeprune.records.trial import Candidate
+from edgeprune.runtimes.ort import Runner
+
+DECODERS = (
+    *("transposed convolutions beside a rectified skip", "maps brought to the size of another"),
+    *("a cropped skip, padded back", "depth to space", "a gated skip", "a U-Net over time"),
+)
+
+
+def built(
+    name: str, candidate: Candidate, dialect: str, folder: Path, pyramids: ModuleType, references: ModuleType
+) -> tuple[Built, dict[str, Any], list[Any]]:
+    """The artefact of a pyramid with half of its units, a query, and what the pruned graph answers."""
+    model, example = pyramids.pyramid(name)
+    dense = capture(model, example)
+    coupling = analyse(dense)
+    pruned = cut(dense, coupling, references.random_kept(coupling, 0, 0.5))
+    data = [(torch.randn(8, *example.shape[1:]),) for _ in range(2)]
+    runtime = "tensorrt" if dialect == "tensorrt" else "onnxruntime"
+    machine = "aarch64" if dialect == "tensorrt" else "x86_64"
+    builder = Builder(dense, data, dialect_for(dialect, machine), runtime)
+    found = builder.build(candidate, pruned, folder, (example,))
+    with torch.no_grad():
+        exact = [output.numpy() for output in pruned.run(example)]
+    return found, {dense.input_names[0]: example.numpy()}, exact
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_pruned_pyramid_is_equalised_calibrated_corrected_and_served_in_int8(
+    name: str, pyramids: ModuleType, references: ModuleType, tmp_path: Path
+) -> None:
+    assert set(pyramids.PYRAMIDS) == set(DECODERS)
+    candidate = Candidate((), "int8", "minmax", equalised=True)
+    made, feeds, exact = built(name, candidate, "onnxruntime-x86", tmp_path, pyramids, references)
+    assert len(made.layers_int8) > len(made.layers_float)
+    found = Runner(str(made.artefact), 1, exact=True).run(feeds)
+    for one, other in zip(found, exact, strict=True):
+        assert np.abs(one - other).max() <= 0.2 * np.abs(other).max()
+
+
+def test_a_pruned_pyramid_is_halved_for_a_gpu(
+    pyramids: ModuleType, references: ModuleType, tmp_path: Path
+) -> None:
+    made, _, _ = built(DECODERS[0], Candidate((), "float32"), "tensorrt", tmp_path, pyramids, references)
+    kinds = {tensor.data_type for tensor in onnxfile.load(made.artefact).graph.initializer}
+    assert kinds == {TensorProto.FLOAT16}
