@@ -21,14 +21,13 @@ from torch.fx import Node
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.fx import argument
+from edgeprune.graph.fx import argument, written_at
 from edgeprune.graph.onnx_repairs import repair
 from edgeprune.quiet import quiet
 
 EQUAL_WITHIN = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
 _LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they report on themselves
 _UNTRANSLATED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
-_LINE = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 _TAG = "edgeprune"  # in node.meta["custom"], which torch.export carries through tracing and decomposition
 
 
@@ -291,7 +290,7 @@ def _failure(error: BaseException, captured: Captured) -> str:
         return f"{reason}."
     name = failed.meta.get("custom", {}).get(_TAG)
     node = next((each for each in captured.module.graph.nodes if each.name == name), failed)
-    return f"operator {node.target}{_written_at(node)} cannot be translated: {reason}."
+    return f"operator {node.target}{written_at(node)} cannot be translated: {reason}."
 
 
 def _failed_node(error: BaseException) -> Node | None:
@@ -299,11 +298,3 @@ def _failed_node(error: BaseException) -> Node | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     nodes = [frame.f_locals.get("node") for frame in reversed(frames)]
     return next((node for node in nodes if isinstance(node, Node)), None)
-
-
-def _written_at(node: Node) -> str:
-    """` (FILE, line N: CODE)` of the deepest line outside torch that made the node, else nothing."""
-    torch_files = str(Path(torch.__file__).parent)
-    lines = _LINE.findall(node.meta.get("stack_trace") or "")
-    own = [found for found in lines if not found[0].startswith(torch_files)]
-    return " ({}, line {}: {})".format(*own[-1]) if own else ""

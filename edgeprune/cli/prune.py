@@ -49,16 +49,15 @@ def command(
     from edgeprune.cli.output import answers_alone, console, emit_json, table
     from edgeprune.errors import InputError
     from edgeprune.pruning.once import prune
-    from edgeprune.tasks import load_task, walk
+    from edgeprune.tasks import load_task
 
     if output.suffix != ".pt2":
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
     place = output.absolute()  # before the task's code may change the working folder
     with answers_alone():
         task = load_task(model, data, seed)
-        calibration = walk(task.calibration, "calibration")
         pruned = prune(
-            task.model, task.example, ratio, criterion, calibration, seed, branches=branches, heads=heads
+            task.model, task.example, ratio, criterion, task.calibration, seed, branches=branches, heads=heads
         )
         pruned.save(place)
     if as_json:

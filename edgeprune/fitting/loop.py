@@ -91,6 +91,7 @@ def workshop_for(task: Task, order: Order) -> Workshop:
         seed=order.options.seed,
         lost_in=lost_in(order),
         keep_onnx=order.forecast is not None,
+        tell=lambda sentence: order.options.listen(Event("data", sentence, lasting=True)),
     )
 
 

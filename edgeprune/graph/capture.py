@@ -93,12 +93,25 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
     if isinstance(model, GraphModule) and "train" in vars(model):
         model = _of_program(model)
     _check_call(model, args, kwargs)
-    was_training = model.training
-    try:
-        program = _export(model.eval(), args, kwargs)
-    finally:
-        model.train(was_training)
+    with evaluated(model):
+        program = _export(model, args, kwargs)
     return Captured(module_of(program), args, kwargs)
+
+
+@contextmanager
+def evaluated(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and each module back into its own; an exported program has none."""
+    if isinstance(model, GraphModule) and "train" in vars(model):
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[model])  # what is not a flag, too
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def module_of(program: ExportedProgram) -> TrainableGraph:
@@ -178,7 +191,11 @@ def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (example,), {}
     if isinstance(example, tuple | list) and example and all(isinstance(t, torch.Tensor) for t in example):
         return tuple(example), {}
-    if isinstance(example, dict) and example and all(isinstance(t, torch.Tensor) for t in example.values()):
+    if (
+        isinstance(example, Mapping)
+        and example
+        and all(isinstance(t, torch.Tensor) for t in example.values())
+    ):
         return (), dict(example)
     raise InputError(
         f"The example is {type(example).__name__}, not tensors.",

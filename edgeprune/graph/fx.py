@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgeprune.graph.blocks import SYMBOLIC_BATCH
+
+_LINE = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 
 
 def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
@@ -55,6 +59,14 @@ def op_name(node: Node) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return str(target.overloadpacket)
     return getattr(target, "__name__", str(target))
+
+
+def written_at(node: Node) -> str:
+    """` (FILE, line N: CODE)` of the deepest line outside torch that made the node, else nothing."""
+    torch_files = str(Path(torch.__file__).parent)
+    lines = _LINE.findall(node.meta.get("stack_trace") or "")
+    own = [found for found in lines if not found[0].startswith(torch_files)]
+    return " ({}, line {}: {})".format(*own[-1]) if own else ""
 
 
 def shape_of(module: torch.nn.Module, value: Node) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from edgeprune.export import to_onnx
 from edgeprune.graph.branch_contents import groups_without_use
-from edgeprune.graph.capture import Captured, capture
+from edgeprune.graph.capture import Captured
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.resize import Resizable, resizable
@@ -35,7 +35,7 @@ from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.warm_start import better_start
 from edgeprune.recover.ways import LABELLED, UNLABELLED, find_way
 from edgeprune.search.ranking import Choice, Ranking
-from edgeprune.tasks import flat_inputs, guarded_loss, training_again
+from edgeprune.tasks import capture_pure, flat_inputs, guarded_loss, training_again, walk
 
 
 class Workshop:
@@ -51,19 +51,23 @@ class Workshop:
         seed: int = 0,
         lost_in: Callable[[Path], Iterable[str]] | None = None,
         keep_onnx: bool = False,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
-        """lost_in, keep_onnx: as for `Builder`."""
+        """lost_in, keep_onnx: as for `Builder`. tell: gets sentences about the data, each once."""
         self.task = task
+        self._tell, self._told = tell, set[str]()
         self.dialect = dialect
         # Scores come late, when a run has begun: a wrong criterion is refused here.
         self.criterion = find_criterion(criterion)
         self.criterion.check_labels(task.train is not None)
         self.seed = seed
         self.loss = None if task.loss is None else guarded_loss(task.loss)
-        self.dense: Captured = capture(task.model, task.example)
+        self.dense: Captured = capture_pure(task.model, task.example)
         self.coupling: Coupling = analyse(self.dense)
         self.cost: Cost = count(self.dense, self.coupling)
-        self.calibration = [flat_inputs(task.example, batch) for batch in task.calibration]
+        self.calibration = [
+            flat_inputs(task.example, batch) for batch in walk(task.calibration, "calibration")
+        ]
         self.builder = Builder(
             self.dense, self.calibration, dialect, runtime, lost_in=lost_in, keep_onnx=keep_onnx
         )
@@ -75,7 +79,15 @@ class Workshop:
         """The training data, or where there is none the calibration inputs without labels."""
         if self.task.train is None:
             return split(lambda: [(inputs, None) for inputs in self.calibration])
-        return split(lambda: ((inputs, _target(target)) for inputs, target in training_again(self.task)))
+        return split(
+            lambda: ((inputs, _target(target)) for inputs, target in training_again(self.task, self._once))
+        )
+
+    def _once(self, sentence: str) -> None:
+        """Tell a sentence that every pass over the data would say again."""
+        if self._tell is not None and sentence not in self._told:
+            self._tell(sentence)
+        self._told.add(sentence)
 
     @cached_property
     def judge(self) -> Judge:

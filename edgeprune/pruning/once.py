@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_map_only
 
 from edgeprune.errors import InputError
 from edgeprune.files import replacing
-from edgeprune.graph.capture import Captured, capture, flatten
+from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
 from edgeprune.graph.surgery import cut
@@ -24,7 +23,11 @@ from edgeprune.pruning.criteria import Criterion, find_criterion
 from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import influence
 from edgeprune.pruning.reconstruct import grams, reconstruct
+from edgeprune.records.task import Data
 from edgeprune.search.ranking import Choice, Ranking
+from edgeprune.tasks.calibration import Calibration
+
+_log = logging.getLogger(__name__)
 
 Heads = Literal["whole", "inside"]
 
@@ -60,7 +63,7 @@ def prune(
     example: Any,
     ratio: float = 0.3,
     criterion: str | Criterion = "l2",
-    calibration: Iterable[Any] | None = None,
+    calibration: Data | None = None,
     seed: int = 0,
     *,
     branches: int = 0,
@@ -70,7 +73,8 @@ def prune(
 
     example: tensor, tuple or dict of tensors, dimension 0 the batch. ratio: in [0, 1); parameters that
     nothing can be removed from do not count. criterion: importance of units, by name or as a `Criterion`.
-    calibration: inputs like `example`; with them, layers that lost inputs get least-squares weights.
+    calibration: inputs like `example`, read as a task's; with them, layers that lost inputs get least-squares
+    weights.
     branches: residual branches to drop whole first, those that change their stream least on the
     calibration inputs (without any, on the example); the widths give the rest of the ratio.
     heads: "whole" removes attention heads (KV groups with their queries), "inside" makes heads narrower.
@@ -91,8 +95,7 @@ def prune(
             "Nothing in this model can be pruned: every parameter is frozen.",
             "`edgeprune inspect MODEL` says which operation holds each of them.",
         )
-    calibration = () if calibration is None else calibration
-    batches = [_inputs(example, batch, number) for number, batch in enumerate(calibration, 1)]
+    batches = [] if calibration is None else _read(example, calibration)
     consumers = cache(lambda: grams(dense, coupling, batches))
     scores = importance(
         *(dense, coupling, criterion, ((batch, None) for batch in batches)),
@@ -115,6 +118,14 @@ def prune(
         dense_macs=cost.macs({}),
         captured=pruned,
     )
+
+
+def _read(example: Any, calibration: Data) -> list[tuple[torch.Tensor, ...]]:
+    reading = Calibration(example, calibration)
+    batches = list(reading)
+    for remark in reading.remarks():
+        _log.warning("%s", remark)
+    return batches
 
 
 def _kept(
@@ -154,19 +165,3 @@ def _least_influential(
         return {}
     found = influence(dense, coupling, batches)
     return dict.fromkeys(sorted(found, key=lambda name: found[name])[:count], ())
-
-
-def _inputs(example: Any, batch: Any, number: int) -> tuple[torch.Tensor, ...]:
-    """The tensors of a batch in the example's order; a dict is matched by name."""
-    if isinstance(example, Mapping) and isinstance(batch, Mapping) and set(batch) == set(example):
-        batch = {name: batch[name] for name in example}
-    given, like = flatten(tree_map_only(np.ndarray, torch.tensor, batch)), flatten(example)
-    shapes = [[tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (given, like)]
-    same_names = not isinstance(example, Mapping) or (isinstance(batch, Mapping) and [*batch] == [*example])
-    if shapes[0] != shapes[1] or not same_names:
-        raise InputError(
-            f"Calibration batch {number} is not laid out like the example: after the batch dimension its "
-            f"shapes are {shapes[0]}, the example's {shapes[1]}.",
-            "Give the inputs alone, as tensors or arrays in the example's form; only the batch may differ.",
-        )
-    return given

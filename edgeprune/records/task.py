@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from edgeprune.errors import InputError
 from edgeprune.records.direction import Direction
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     import torch
 
 Predict = Callable[..., Any]  # numpy arrays in (one per model input), numpy out
+
+
+class Numbered(Protocol):
+    """Data that is read by number, as a map-style Dataset of torch."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> Any: ...
+
+
+# Read in passes, each from the beginning; a generator function is called for each.
+Data: TypeAlias = Iterable[Any] | Numbered | Callable[[], Iterator[Any]]
 
 # Fields of a task that are called, and what to give when one of them is anything else.
 _CALLABLE: Mapping[str, str] = {
@@ -31,9 +43,11 @@ class Task:
 
     model: `nn.Module` with trained weights.
     example: a tensor, tuple or dict of tensors; dimension 0 of each is the batch.
-    calibration: re-iterable of inputs shaped like `example` (any batch size), unlabelled. It is read twice:
-        a second pass with another number of samples is refused, one with other samples is told.
-    train: optional re-iterable of (inputs, target), for recovery training.
+    calibration: inputs shaped like `example` (any batch size), unlabelled: a list, a DataLoader, a Dataset of
+        batches, a generator function, or whatever else can be read from the beginning again. As much as
+        `edgeprune.tasks.calibration` allows is read, twice: a second pass with another number of samples is
+        refused, one with other samples is told.
+    train: optional, likewise, of (inputs, target), for recovery training; each epoch is a pass.
     loss: optional (output, target) -> scalar tensor; cross-entropy when None.
     evaluate: (predict) -> float, the metric; `predict` takes and returns numpy arrays. What a call changes of
         the process (working folder, torch's and numpy's settings) is put back; random numbers not.
@@ -51,9 +65,9 @@ class Task:
 
     model: torch.nn.Module
     example: torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
-    calibration: Iterable[Any]
+    calibration: Data
     evaluate: Callable[[Predict], float]
-    train: Iterable[tuple[Any, Any]] | None = None
+    train: Data | None = None
     loss: Callable[[Any, Any], torch.Tensor] | None = None
     metric: str = "metric"
     earlier: Mapping[str, torch.Tensor] | None = None
@@ -88,8 +102,29 @@ class Task:
                 "any there are none.",
             )
         for field, data in (("calibration", self.calibration), ("train", self.train)):
-            if data is not None and (not isinstance(data, Iterable) or isinstance(data, Iterator)):
-                raise InputError(
-                    f"Task.{field} is {type(data).__name__}, which cannot be iterated more than once.",
-                    "Give a list or a DataLoader: edgeprune reads the data several times.",
-                )
+            if data is not None:
+                _check_readable(f"Task.{field}", data)
+
+
+def _check_readable(field: str, data: Any) -> None:
+    """Refuse data that cannot be read several times, each from the beginning, as far as its kind tells."""
+    kind = type(data).__name__
+    if inspect.isgeneratorfunction(data):
+        return
+    if inspect.isroutine(data):
+        raise InputError(
+            f"{field} is a function, and no generator function.",
+            "Give what it returns, or a function that yields the batches.",
+        )
+    # An iterator whose __iter__ is written in Python may begin anew; passes tell.
+    if isinstance(data, Iterator) and not inspect.isfunction(type(data).__iter__):
+        raise InputError(
+            f"{field} is {kind}, which cannot be iterated more than once.",
+            "Give a list, a DataLoader, or the generator function itself, uncalled: edgeprune reads the data "
+            "several times.",
+        )
+    if not isinstance(data, Iterable) and not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise InputError(
+            f"{field} is {kind}, which has neither __iter__ nor both __getitem__ and __len__.",
+            "Give a list or a DataLoader of batches.",
+        )

@@ -13,9 +13,11 @@ from pathlib import Path
 from edgeprune.errors import InputError
 from edgeprune.limits import check_seed
 from edgeprune.records.task import Task
-from edgeprune.tasks.check import check_task, flat_inputs, training_again
+from edgeprune.tasks.check import check_task, training_again
 from edgeprune.tasks.evaluation import call_evaluate, call_evaluate_samples, guarded_loss
 from edgeprune.tasks.guest import walk
+from edgeprune.tasks.items import flat_inputs
+from edgeprune.tasks.purity import capture_pure
 
 _SPELLINGS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
 
@@ -65,6 +67,7 @@ def _hint(model: str) -> str:
 __all__ = [
     "call_evaluate",
     "call_evaluate_samples",
+    "capture_pure",
     "check_task",
     "flat_inputs",
     "guarded_loss",

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgeprune.errors import InputError
 from edgeprune.records.task import Task
-from edgeprune.tasks.blame import kind_of, names_of
-from edgeprune.tasks.guest import walk
+from edgeprune.tasks.blame import kind_of
+from edgeprune.tasks.calibration import READ_AGAIN, hold
+from edgeprune.tasks.guest import guest, walk
+from edgeprune.tasks.items import laid_out, like_example, named_inputs
 
-_LIKE_EXAMPLE = "Every input must look like the example, in the same order; only the batch may differ."
-
-
-_AGAIN = "Give a list or a DataLoader, or an object whose __iter__ starts from the beginning each time."
-CHANGED = (
-    "The task's calibration data changed when it was read a second time. This run keeps what it read first; "
-    "--resume will not go on with it, since it will read other data. Give a list, or a loader that does not "
-    "shuffle or augment."
+# Samples of a pass over training data that does not say its length: it may have no end.
+MOST_UNCOUNTED = 65_536
+_IN_FLOAT32 = (
+    "Give float32: model.float(), and the data likewise; complex numbers as torch.view_as_real makes them. "
+    "The precision of what is shipped, edgeprune chooses itself."
 )
 
 
@@ -32,110 +30,74 @@ def check_task(task: Task) -> tuple[Task, tuple[str, ...]]:
     training batch. Raises `InputError` that names the batch, the input or the weight, what was expected and
     what was given.
     """
+    _check_parameters(task.model)
     _check_example(task.example)
     if task.earlier is not None:
         _check_earlier(task.earlier, task.model.state_dict())
-    held = [
-        # Copies: a loader may fill the same tensor again for each batch.
-        tuple(tensor.clone() for tensor in _check_item(task.example, item, f"Calibration batch {number}"))
-        for number, item in enumerate(walk(task.calibration, "calibration"), 1)
-    ]
-    if not held:
-        raise InputError(
-            "The task's calibration data is empty.",
-            "Give at least one batch; a few hundred samples make good INT8 ranges.",
-        )
-    remarks = () if _same_again(task, held) else (CHANGED,)
+    held, remarks = hold(task.example, task.calibration)
     if task.train is not None and next(training_pairs(task), None) is None:
         raise InputError("The task's training data is empty.", "Give batches, or leave `train` out.")
-    return replace(task, calibration=[_like(task.example, batch) for batch in held]), remarks
+    return replace(task, calibration=[laid_out(task.example, batch) for batch in held]), remarks
 
 
-def training_pairs(task: Task) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
+def training_pairs(
+    task: Task, tell: Callable[[str], None] | None = None
+) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
     """One pass over the training data: (inputs in the example's order, target).
 
-    Raises `InputError` for a batch that is no such pair, or unlike the example.
+    It ends after as many batches as len() of the data says, or without a len() at MOST_UNCOUNTED samples;
+    `tell` gets a sentence when the data goes on. Raises `InputError` for a batch that is no such pair, or
+    unlike the example.
     """
-    for number, pair in enumerate(walk(task.train or (), "train"), 1):
+    length, samples = _length(task.train), 0
+    for number, pair in enumerate(() if task.train is None else walk(task.train, "train"), 1):
+        if samples >= MOST_UNCOUNTED if length is None else number > length:
+            if tell is not None:
+                tell(_goes_on(length, samples))
+            return
         where = f"Training batch {number}"
         if not isinstance(pair, tuple | list) or len(pair) != 2:
+            inputs = "{name: batch[name], ...}" if isinstance(pair, Mapping) else "(input1, input2)"
             raise InputError(
                 f"{where} is {kind_of(pair)}, not a pair (inputs, target).",
-                "Yield pairs: for a model of several inputs, ((input1, input2), target).",
+                f"Yield pairs: for a model of several inputs, ({inputs}, target).",
             )
-        yield _check_item(task.example, pair[0], where), pair[1]
+        tensors = like_example(task.example, pair[0], where)
+        samples += len(tensors[0])
+        yield tensors, pair[1]
 
 
-def training_again(task: Task) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
+def training_again(
+    task: Task, tell: Callable[[str], None] | None = None
+) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
     """A further pass over the training data, in whatever order; an empty one is refused, too."""
     empty = True
-    for pair in training_pairs(task):
+    for pair in training_pairs(task, tell):
         empty = False
         yield pair
     if empty:
-        raise InputError("The task's training data is empty when it is read again.", _AGAIN)
+        raise InputError("The task's training data is empty when it is read again.", READ_AGAIN)
 
 
-def _same_again(task: Task, held: Sequence[tuple[torch.Tensor, ...]]) -> bool:
-    """Whether a second pass over the calibration data gives the same batches.
-
-    Raises `InputError` when it fails, or has another number of samples.
-    """
-    again = " a second time"
-    same, rows, at = True, 0, 0
-    for item in walk(task.calibration, "calibration", again):
-        batch = _check_item(task.example, item, f"Calibration batch {at + 1}, read{again}")
-        same = same and at < len(held) and all(map(torch.equal, batch, held[at]))
-        rows += len(batch[0])
-        at += 1
-    first = sum(len(batch[0]) for batch in held)
-    if rows != first:
-        raise InputError(
-            f"The task's calibration data has {first} samples, and {rows} when it is read{again}.", _AGAIN
-        )
-    return same and at == len(held)
+def _length(data: Any) -> int | None:
+    """Batches that the data says it has; None where it does not say."""
+    with guest("len() of the task's train data", "Correct it, or leave __len__ out."):
+        try:
+            return len(data)
+        except (TypeError, NotImplementedError):  # no __len__, or one that cannot tell
+            return None
 
 
-def _like(example: Any, batch: tuple[torch.Tensor, ...]) -> Any:
-    """A batch laid out as the example."""
-    return dict(zip(example, batch, strict=True)) if isinstance(example, Mapping) else batch
-
-
-def flat_inputs(example: Any, item: Any, where: str = "The input") -> tuple[torch.Tensor, ...]:
-    """Tensors of one item of calibration or training inputs, in the example's order.
-
-    item: laid out as `example` (a tensor, a tuple or list, a dict), of tensors or numpy arrays.
-    where: the item's name in error messages. Raises `InputError` when the layout differs.
-    """
-    if isinstance(example, Mapping):
-        if not isinstance(item, Mapping):
-            raise InputError(
-                f"{where} is {kind_of(item)}, and the example is a dict of {names_of(example)}.",
-                _LIKE_EXAMPLE,
-            )
-        for name in example:
-            if name not in item:
-                raise InputError(f"{where} has no {name!r}; it has {names_of(item)}.", _LIKE_EXAMPLE)
-        for name in item:
-            if name not in example:
-                raise InputError(
-                    f"{where} has {name!r}, which the example has not: it has {names_of(example)}.",
-                    _LIKE_EXAMPLE,
-                )
-        return tuple(_tensor(item[name], f"{where}, input {name!r},") for name in example)
-    expected = 1 if isinstance(example, torch.Tensor) else len(example)
-    items = list(item) if isinstance(item, tuple | list) else [item]
-    if len(items) != expected:
-        hint = "Calibration data is unlabelled: give the inputs alone." if len(items) == expected + 1 else ""
-        raise InputError(
-            f"{where} is {kind_of(item)}, and the example has {expected} input{'s' * (expected != 1)}.",
-            hint or _LIKE_EXAMPLE,
-        )
-    return tuple(_tensor(value, f"{where}, input {index},") for index, value in enumerate(items))
+def _goes_on(length: int | None, samples: int) -> str:
+    said = "does not say its length" if length is None else f"has {length} batches by its len()"
+    return (
+        f"The task's training data {said}, and goes on: an epoch is the first {samples} samples of a pass. "
+        "An object with the right __len__ is read as far as that says."
+    )
 
 
 def _check_example(example: Any) -> None:
-    named = _named(example)
+    named = named_inputs(example)
     if not named:
         raise InputError(
             f"Task.example is {kind_of(example)}, not tensors.",
@@ -145,8 +107,11 @@ def _check_example(example: Any) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise InputError(
                 f"Task.example, input {name}, is {kind_of(tensor)}, not a tensor.",
-                "Give a torch.Tensor: torch.from_numpy(array) makes one of an array.",
+                "Give a torch.Tensor: torch.from_numpy(array) makes one of an array. Nested inputs need a "
+                "wrapper around the model, whose forward takes flat ones.",
             )
+        if tensor.dtype != torch.float32 and (tensor.is_floating_point() or tensor.is_complex()):
+            raise InputError(f"Task.example, input {name}, is {tensor.dtype}.", _IN_FLOAT32)
         if tensor.dim() == 0 or tensor.shape[0] == 0:
             raise InputError(
                 f"Task.example, input {name}, has shape {list(tensor.shape)}; dimension 0 must be the batch.",
@@ -158,6 +123,24 @@ def _check_example(example: Any) -> None:
         raise InputError(
             f"Task.example has unequal batches: {shown}.", "Dimension 0 must be the batch in all."
         )
+
+
+def _check_parameters(model: Any) -> None:
+    """Refuse weights of other number types than float32; whole numbers aside."""
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(
+            f"Task.model is {type(model).__name__}, not an nn.Module.", "Give the nn.Module itself."
+        )
+    parameters = dict(model.named_parameters())
+    other = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.dtype != torch.float32 and (parameter.is_floating_point() or parameter.is_complex())
+    }
+    if other:
+        name, parameter = next(iter(other.items()))
+        count = f"{len(other)} of {len(parameters)} parameters are not float32"
+        raise InputError(f"Task.model's {name!r} is {parameter.dtype}: {count}.", _IN_FLOAT32)
 
 
 def _check_earlier(earlier: Mapping[str, Any], model: Mapping[str, Any]) -> None:
@@ -177,45 +160,3 @@ def _check_earlier(earlier: Mapping[str, Any], model: Mapping[str, Any]) -> None
     for name in earlier:
         if name not in model:
             raise InputError(f"Task.earlier has {name!r}, which the model has not.", hint)
-
-
-def _check_item(example: Any, item: Any, where: str) -> tuple[torch.Tensor, ...]:
-    """Tensors of an item that looks like the example."""
-    tensors = flat_inputs(example, item, where)
-    batches = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
-    for (name, like), tensor in zip(_named(example), tensors, strict=True):
-        at = f"{where}, input {name},"
-        if tensor.shape[1:] != like.shape[1:] or tensor.dim() != like.dim():
-            want = ", ".join(["N", *(str(size) for size in like.shape[1:])])
-            raise InputError(
-                f"{at} has shape {list(tensor.shape)}, and the example asks for [{want}].", _LIKE_EXAMPLE
-            )
-        if tensor.dtype != like.dtype:
-            raise InputError(f"{at} is {tensor.dtype}, and the example is {like.dtype}.", _LIKE_EXAMPLE)
-        if not tensor.shape[0] or len(batches) > 1:
-            problem = (
-                "is empty" if not tensor.shape[0] else f"has {tensor.shape[0]} rows, unlike another input"
-            )
-            raise InputError(f"{at} {problem}.", "Give the same number of rows, one or more, in all inputs.")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(
-                f"{at} holds NaN or infinite values.",
-                "Clean the data: INT8 ranges cannot be taken from values that are not finite.",
-            )
-    return tensors
-
-
-def _named(example: Any) -> list[tuple[str, Any]]:
-    if isinstance(example, Mapping):
-        return [(repr(name), value) for name, value in example.items()]
-    if isinstance(example, tuple | list):
-        return [(str(index), value) for index, value in enumerate(example)]
-    return [("0", example)] if isinstance(example, torch.Tensor) else []
-
-
-def _tensor(value: Any, where: str) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.tensor(value)  # a copy: torch cannot share memory that numpy may not write
-    raise InputError(f"{where} is {kind_of(value)}, not a tensor or a numeric numpy array.", _LIKE_EXAMPLE)

@@ -8,6 +8,7 @@ some anew each time is known by that.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch
 from torch.backends import cudnn
 
 from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.records.task import Data
 from edgeprune.tasks.blame import exited, with_place
 
 
@@ -75,14 +77,25 @@ def guest(what: str, hint: str) -> Iterator[None]:
             raise InputError(f"{what} raised {with_place(error)}.", hint) from error
 
 
-def walk(data: Iterable[Any], field: str, pass_name: str = "") -> Iterator[Any]:
+def fresh_pass(data: Any) -> Iterable[Any]:
+    """Iterable of a pass over data: what a generator function yields now, or the items by their numbers."""
+    if inspect.isgeneratorfunction(data):
+        passed: Iterable[Any] = data()
+    elif hasattr(data, "__iter__"):
+        passed = data
+    else:
+        passed = (data[number] for number in range(len(data)))
+    return passed
+
+
+def walk(data: Data, field: str, pass_name: str = "") -> Iterator[Any]:
     """Items of the task's `field` data, e.g. "train". Raises `InputError` as `guest` does.
 
     pass_name: which pass this is, for the sentence, e.g. " a second time".
     """
     reading = (f"Reading the task's {field} data{pass_name}", "Correct the line that raised.")
     with guest(*reading):
-        items = iter(data)
+        items = iter(fresh_pass(data))
     while True:
         with guest(*reading):
             try:

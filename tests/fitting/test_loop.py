@@ -21,7 +21,7 @@ from edgeprune.records.bundle import GOLDEN
 from edgeprune.records.progress import Event
 from edgeprune.records.trial import FitResult
 from edgeprune.results import load_result
-from edgeprune.tasks.check import CHANGED
+from edgeprune.tasks.calibration import CHANGED
 
 
 @pytest.fixture

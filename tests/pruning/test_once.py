@@ -23,6 +23,7 @@ from torch.utils._pytree import (
 import edgeprune
 from edgeprune.errors import InputError
 from edgeprune.pruning.once import Pruned, prune
+from edgeprune.tasks.calibration import MOST_CALIBRATION_SAMPLES
 
 
 class Small(nn.Module):
@@ -124,6 +125,20 @@ def test_arrays_and_generators_serve_as_calibration_data() -> None:
         assert torch.equal(one, other)
 
 
+def test_endless_calibration_data_are_read_as_far_as_they_are_used(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = small()
+    read = []
+
+    def endless() -> Iterator[Tensor]:
+        while True:
+            read.append(len(x))
+            yield x
+
+    prune(model, x, 0.5, calibration=endless)
+    assert sum(read) == MOST_CALIBRATION_SAMPLES + len(x)
+    assert [message for message in caplog.messages if "the most that is read" in message]
+
+
 class Keywords(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -199,15 +214,17 @@ BAD_BATCHES = {
 
 
 @pytest.mark.parametrize("name", BAD_BATCHES)
-def test_a_batch_unlike_the_example_is_refused_with_both_shapes(name: str) -> None:
+def test_a_batch_unlike_the_example_is_refused(name: str) -> None:
     model, x = small()
-    with pytest.raises(InputError, match=r"Calibration batch 2 .*example's \[\(2, 6, 6\)\]"):
+    with pytest.raises(
+        InputError, match=r"Calibration batch 2.* the example (has 1 input|asks for \[N, 2, 6, 6\])"
+    ):
         prune(model, x, 0.5, calibration=[x, BAD_BATCHES[name]])
 
 
 def test_a_keyword_batch_with_other_names_is_refused() -> None:
     example = {"left": torch.randn(2, 4), "right": torch.randn(2, 4)}
-    with pytest.raises(InputError, match="Calibration batch 1"):
+    with pytest.raises(InputError, match="Calibration batch 1 has no 'right'; it has left, write"):
         prune(Keywords(), example, 0.5, calibration=[{"left": example["left"], "write": example["right"]}])
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections import UserDict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from edgeprune import InputError, Task
 from edgeprune.tasks import check_task, flat_inputs, training_again
-from edgeprune.tasks.check import CHANGED
+from edgeprune.tasks.check import MOST_UNCOUNTED
 
 X = torch.zeros(1, 3, 4)
 LINEAR = torch.nn.Linear(4, 2)
@@ -76,6 +75,45 @@ BAD = [
         "Calibration batch 1, input 0, is torch.float64, and the example is torch.float32.",
     ),
     Bad(
+        "one sample without a batch",
+        {"calibration": list(torch.zeros(8, 3, 4))},
+        "Calibration batch 1, input 0, has shape [3, 4], and the example asks for [N, 3, 4].",
+    ),
+    Bad(
+        "a batch as a list of samples",
+        {"calibration": [list(torch.zeros(8, 3, 4))]},
+        "Calibration batch 1 is list of 8, and the example has 1 input.",
+    ),
+    Bad(
+        "rows of a table without a format",
+        {"example": {"ids": torch.zeros(1, 3)}, "calibration": [{"ids": [0, 1, 2]}]},
+        "Calibration batch 1, input 'ids', is list of 3, not a tensor or a numeric numpy array.",
+    ),
+    Bad(
+        "nested inputs",
+        {"example": {"image": (X, X)}},
+        "Task.example, input 'image', is tuple of 2, not a tensor.",
+    ),
+    Bad("a half example", {"example": X.half()}, "Task.example, input 0, is torch.float16."),
+    Bad("a double example", {"example": X.double()}, "Task.example, input 0, is torch.float64."),
+    Bad(
+        "a complex example", {"example": X.to(torch.complex64)}, "Task.example, input 0, is torch.complex64."
+    ),
+    Bad(
+        "a half model",
+        {"model": torch.nn.Linear(4, 2).half()},
+        "Task.model's 'weight' is torch.float16: 2 of 2 parameters are not float32.",
+    ),
+    Bad(
+        "one bfloat16 layer",
+        {"model": torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Linear(2, 2).bfloat16())},
+        "Task.model's '1.weight' is torch.bfloat16: 2 of 4 parameters are not float32.",
+    ),
+    Bad(
+        "a double model", {"model": torch.nn.Linear(4, 2).double()}, "Task.model's 'weight' is torch.float64"
+    ),
+    Bad("no module", {"model": torch.relu}, "Task.model is builtin_function_or_method, not an nn.Module."),
+    Bad(
         "NaN",
         {"calibration": [X, X, with_nan()]},
         "Calibration batch 3, input 0, holds NaN or infinite values.",
@@ -102,11 +140,6 @@ BAD = [
         "Calibration batch 1 has no 'mask'; it has ids.",
     ),
     Bad(
-        "a key too many",
-        {"example": {"ids": X}, "calibration": [{"ids": X, "labels": X}]},
-        "Calibration batch 1 has 'labels', which the example has not: it has ids.",
-    ),
-    Bad(
         "no dict",
         {"example": {"ids": X}, "calibration": [X]},
         "Calibration batch 1 is a tensor of torch.float32 [1, 3, 4], and the example is a dict of ids.",
@@ -126,6 +159,16 @@ BAD = [
         "unlabelled training data",
         {"train": [X]},
         "Training batch 1 is a tensor of torch.float32 [1, 3, 4], not",
+    ),
+    Bad(
+        "training batches with their labels inside",
+        {"example": {"ids": X}, "calibration": [{"ids": X}], "train": [{"ids": X, "labels": torch.zeros(1)}]},
+        "Training batch 1 is a dict of ids, labels, not a pair (inputs, target).",
+    ),
+    Bad(
+        "training samples without a batch",
+        {"train": torch.utils.data.TensorDataset(torch.zeros(8, 3, 4), torch.zeros(8))},
+        "Training batch 1, input 0, has shape [3, 4], and the example asks for [N, 3, 4].",
     ),
     Bad(
         "training inputs of another shape",
@@ -178,36 +221,6 @@ def test_labels_in_the_calibration_data_are_explained():
     assert "unlabelled" in refused.value.hint
 
 
-@pytest.mark.parametrize(
-    ("example", "item"),
-    [
-        (X, X),
-        (X, X.numpy()),
-        (X, [X]),
-        ((X,), X),
-        ([X], (X.numpy(),)),
-        ({"a": X}, {"a": X.numpy()}),
-        ({"a": X}, UserDict(a=X)),
-    ],
-)
-def test_inputs_come_as_tensors_however_they_are_given(example: Any, item: Any):
-    (tensor,) = flat_inputs(example, item)
-    assert torch.equal(tensor, X)
-
-
-def test_inputs_of_a_dict_come_in_the_order_of_the_example():
-    first, second = torch.ones(1), torch.zeros(1)
-    assert flat_inputs({"b": X, "a": X}, {"a": second, "b": first}) == (first, second)
-
-
-def test_arrays_that_numpy_may_not_write_are_copied():
-    array = np.zeros((1, 3, 4), np.float32)
-    array.flags.writeable = False
-    (tensor,) = flat_inputs(X, array)
-    tensor += 1
-    assert array.max() == 0
-
-
 class Passes:
     """Data that differ from pass to pass; an exception is raised in its place."""
 
@@ -219,92 +232,6 @@ class Passes:
             if isinstance(item, BaseException):
                 raise item
             yield item
-
-
-class Exhausted:
-    """A generator in the clothes of a collection."""
-
-    def __init__(self) -> None:
-        self.items = (X for _ in range(3))
-
-    def __iter__(self):
-        yield from self.items
-
-
-SECOND_PASS = [
-    Bad(
-        "fails",
-        {"calibration": Passes([X], [X, OSError("gone")])},
-        "Reading the task's calibration data a second time raised OSError: gone",
-    ),
-    Bad(
-        "is exhausted",
-        {"calibration": Exhausted()},
-        "The task's calibration data has 3 samples, and 0 when it is read a second time.",
-    ),
-    Bad(
-        "has fewer samples",
-        {"calibration": Passes([X, X, X], [X])},
-        "The task's calibration data has 3 samples, and 1 when it is read a second time.",
-    ),
-    Bad(
-        "has more samples",
-        {"calibration": Passes([X], [X, X])},
-        "The task's calibration data has 1 samples, and 2 when it is read a second time.",
-    ),
-    Bad(
-        "has another shape",
-        {"calibration": Passes([X], [torch.zeros(1, 3, 5)])},
-        "Calibration batch 1, read a second time, input 0, has shape [1, 3, 5]",
-    ),
-    Bad(
-        "has NaN",
-        {"calibration": Passes([torch.zeros(2, 3, 4)], [with_nan()])},
-        "Calibration batch 1, read a second time, input 0, holds NaN",
-    ),
-]
-
-
-@pytest.mark.parametrize("bad", SECOND_PASS, ids=lambda bad: bad.why)
-def test_calibration_data_whose_second_pass_is_another_is_refused(bad: Bad):
-    with pytest.raises(InputError) as refused:
-        check_task(task(**bad.parts))
-    assert refused.value.what.startswith(bad.says)
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [([X, X + 1], [X + 1, X]), ([X], [X + 1]), ([X, X], [torch.cat([X, X])])],
-    ids=["in another order", "augmented", "in other batches"],
-)
-def test_calibration_data_that_change_are_told_and_the_first_are_kept(first: Any, second: Any):
-    held, remarks = check_task(task(calibration=Passes(first, second)))
-    assert remarks == (CHANGED,)
-    for _ in range(2):
-        batches = [flat_inputs(X, batch)[0] for batch in held.calibration]
-        assert len(batches) == len(first)
-        assert all(map(torch.equal, batches, first))
-
-
-@pytest.mark.parametrize("example", [X, (X, X), {"b": X, "a": X}])
-def test_a_fixed_copy_is_laid_out_as_the_example(example: Any):
-    given = task(example=example, calibration=[example])
-    held, remarks = check_task(given)
-    assert not remarks
-    (batch,) = held.calibration
-    assert all(map(torch.equal, flat_inputs(example, batch), flat_inputs(example, example)))
-
-
-def test_a_loader_that_fills_one_buffer_again_and_again_gives_every_batch():
-    class Buffer:
-        def __iter__(self):
-            buffer = torch.zeros(1, 3, 4)
-            for number in range(3):
-                yield buffer.fill_(number)
-
-    held, remarks = check_task(task(calibration=Buffer()))
-    assert not remarks
-    assert [float(flat_inputs(X, batch)[0].mean()) for batch in held.calibration] == [0.0, 1.0, 2.0]
 
 
 def test_training_data_may_come_in_another_order_but_not_run_out():
@@ -328,3 +255,102 @@ def test_a_later_training_batch_is_looked_at_like_the_first(item: Any, says: str
     with pytest.raises(InputError) as refused:
         list(training_again(task(train=Passes([(X, torch.zeros(1)), item]))))
     assert refused.value.what.startswith(says)
+
+
+class Endless:
+    """Pairs without an end; `read` counts them."""
+
+    read = 0
+
+    def __iter__(self):
+        while True:
+            type(self).read += 1
+            yield torch.zeros(100, 3, 4), torch.zeros(100)
+
+
+class Said(Endless):
+    def __len__(self):
+        return 5
+
+
+@pytest.mark.parametrize(
+    ("data", "samples", "says"),
+    [
+        (Endless(), MOST_UNCOUNTED, "does not say its length, and goes on: an epoch is the first "),
+        (
+            Said(),
+            500,
+            "has 5 batches by its len(), and goes on: an epoch is the first 500 samples of a pass.",
+        ),
+    ],
+)
+def test_a_pass_over_endless_training_data_ends_and_is_told(data: Endless, samples: int, says: str):
+    told: list[str] = []
+    endless = task(train=data)
+    check_task(endless)
+    type(data).read = 0
+    read = sum(len(inputs) for (inputs,), _ in training_again(endless, told.append))
+    assert samples <= read < samples + 100
+    assert type(data).read == -(-samples // 100) + 1
+    assert len(told) == 1
+    assert says in told[0]
+
+
+def test_training_data_that_end_by_themselves_are_read_to_their_end_and_nothing_is_told():
+    def pairs():
+        yield from [(X, torch.zeros(1))] * 3
+
+    told: list[str] = []
+    for data in (pairs, list(pairs()), Passes(*[list(pairs())] * 3)):
+        given = task(train=data)
+        check_task(given)
+        assert len(list(training_again(given, told.append))) == 3
+    assert told == []
+
+
+def test_a_length_that_raises_is_a_sentence():
+    class Broken(list[Any]):
+        def __len__(self):
+            raise OSError("no index")
+
+    with pytest.raises(InputError, match=r"len\(\) of the task's train data raised OSError: no index"):
+        list(training_again(task(train=Broken([(X, torch.zeros(1))]))))
+
+
+ONCE = [(iter([X]), "list_iterator"), ((x for x in [X]), "generator"), (map(torch.relu, [X]), "map")]
+
+
+@pytest.mark.parametrize(("data", "kind"), ONCE, ids=[kind for _, kind in ONCE])
+@pytest.mark.parametrize("field", ["calibration", "train"])
+def test_data_that_can_be_read_once_are_refused(field: str, data: Any, kind: str):
+    with pytest.raises(
+        InputError, match=rf"Task\.{field} is {kind}, which cannot be iterated more than once"
+    ):
+        task(**{field: data})
+
+
+class Unnumbered(torch.utils.data.Dataset[Any]):
+    def __getitem__(self, number):
+        return X
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (3, "int, which has neither"),
+        (Unnumbered(), "Unnumbered, which has neither"),
+        (lambda: [X], "a function, and no generator function"),
+        (torch.zeros, "a function, and no generator function"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_its_kind(data: Any, says: str):
+    with pytest.raises(InputError, match=says):
+        task(calibration=data)
+
+
+@pytest.mark.parametrize("example", [X, (X, X), {"b": X, "a": X}])
+def test_a_fixed_copy_is_laid_out_as_the_example(example: Any):
+    held, remarks = check_task(task(example=example, calibration=[example]))
+    assert not remarks
+    (batch,) = held.calibration
+    assert all(map(torch.equal, flat_inputs(example, batch), flat_inputs(example, example)))

@@ -185,7 +185,7 @@ class DeviceSide:
         """`count` calibration samples by input name, repeated when there are fewer."""
         found = {}
         for place, name in enumerate(self.workshop.dense.input_names):
-            rows = torch.cat([batch[place] for batch in self.workshop.calibration])
+            rows = torch.cat([batch[place][:count] for batch in self.workshop.calibration[:count]])
             times = -(-count // len(rows))
             found[name] = torch.cat([rows] * times)[:count].numpy(force=True)
         return found
