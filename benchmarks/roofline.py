@@ -146,7 +146,7 @@ def print_case(
             roof, workload = roofline(machine, find(runtime), "CPU"), read_workload(path, 1)
             with LocalDevice().start(Load(runtime, path, 1)) as session:
                 session.warm_up(case.feeds, 0.2)
-                ms = median(session.time(case.feeds, runs=10, seconds=seconds))
+                ms = median(session.time(case.feeds, runs=10, seconds=seconds).ms)
                 mib = session.memory_mib()
             predicted_ms, predicted_mib = roof.latency_ms(workload), roof.memory_mib(workload)
             errors.setdefault(runtime, []).append(math.log(predicted_ms / ms))

@@ -5,7 +5,11 @@ A proof also runs a reference artefact in a second process, block by block in tu
 reference does the same work all the time, so when it gets slower or faster the machine changed. The artefact
 does, too: what it feels and the reference does not (another working set, its own heat) counts as much. Such a
 session still proves a fit when even its slowest third is within the budget, because a disturbance can
-only make a model look slower than it is; it never proves a miss. docs/decisions/003 has the figures.
+only make a model look slower than it is; it never proves a miss. The same goes for a session whose process
+waited for CPUs that other processes had, which the device's kernel counts (`search.waiting`), and for one in
+which the reference was slower than it is known to be. docs/decisions/003 has the figures.
+
+A search wants the model's own latency: runs that waited are set aside, and the session is longer for it.
 """
 
 from __future__ import annotations
@@ -23,14 +27,24 @@ import numpy as np
 from edgeprune.devices import Device, Feeds, Load, Session
 from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
 from edgeprune.errors import DeviceError, InputError
+from edgeprune.records.cpu_time import TimedBlock, Waiting
 from edgeprune.records.task import Predict
-from edgeprune.records.trial import DeviceState, Measurement
-from edgeprune.search.judge import PROOF_SESSIONS, at_usual_speed, session_bound, speed_ms, summarise
+from edgeprune.records.trial import DeviceState, Latency, Measurement
+from edgeprune.search.judge import (
+    PROOF_SESSIONS,
+    SessionBound,
+    at_usual_speed,
+    session_bound,
+    slower,
+    speed_ms,
+    summarise,
+)
+from edgeprune.search.waiting import taken, together, undisturbed, without_waiting
 
 WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
 SHORT_SECONDS = 0.2  # of a block that is to lie between two changes of the machine's speed
-PATIENCE = 3  # times its effort that a session takes to find enough runs at the machine's usual speed
+PATIENCE = 3  # times its effort that a session takes to find enough runs that nothing disturbed
 STATE_SECONDS = 1.0  # how often the device's state is read between blocks
 
 _log = logging.getLogger(__name__)
@@ -98,6 +112,43 @@ class _BlockTimes:
         return self.runs >= times * effort.runs and self.seconds >= times * effort.seconds
 
 
+class _SessionBlocks:
+    """Blocks of a session, in turn, the artefact's first.
+
+    interleaved: with a reference. every: all runs; free: those that nothing disturbed; at_best: the
+    artefact's runs less what they waited.
+    """
+
+    def __init__(self, interleaved: bool) -> None:
+        self.interleaved = interleaved
+        self.every, self.free = _BlockTimes([], []), _BlockTimes([], [])
+        self.at_best: list[list[float]] = []
+        self._waiting: list[Waiting] = []
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """The artefact's."""
+        return together(self._waiting)
+
+    def add(self, block: TimedBlock) -> None:
+        self.every.artefact.append(list(block.ms))
+        self.free.artefact.append(undisturbed(block))
+        self.at_best.append(without_waiting(block))
+        self._waiting.append(block.waiting)
+
+    def add_reference(self, block: TimedBlock) -> None:
+        self.every.reference.append(list(block.ms))
+        self.free.reference.append(undisturbed(block))
+
+    def counted(self, percentile: int, usual_ms: float | None) -> _BlockTimes:
+        """Runs that a search counts: that nothing disturbed, and below the median beside a reference of its
+        usual speed. A higher percentile is about slow spells, too, and a proof will see them."""
+        free = self.free
+        if usual_ms is not None and percentile < 50:
+            return _BlockTimes(*at_usual_speed(free.artefact, free.reference, percentile, usual_ms))
+        return _BlockTimes(*([block for block in side if block] for side in (free.artefact, free.reference)))
+
+
 def measure(
     device: Device,
     load: Load,
@@ -108,6 +159,7 @@ def measure(
     latency_ms: float | None = None,
     reference: Load | None = None,
     usual_ms: float | None = None,
+    searching: bool = False,
     sensors: Sequence[str] = (),
     throttle: Sequence[str] = (),
     listen: Listen | None = None,
@@ -118,13 +170,12 @@ def measure(
     percentile: of the budget, for the bound.
     latency_ms: of the budget: what the slowest third of a session that drifted must keep to be conclusive.
     reference: runs in turn with the artefact, by default (in an interleaved effort) the same artefact.
-    usual_ms: of the reference. Only runs beside which it was about as quick count, as soon as half of the
-        effort went into such; None counts every run, as a proof does.
+    usual_ms: of the reference: a session in which it is slower proves no miss.
+    searching: runs that were disturbed do not count, as soon as half of the effort went into others.
     sensors, throttle: read before, during and after; a `throttle` reading that moved marks the session.
     Raises `InputError` when there are no feeds, `DeviceError` when the device fails.
     """
-    if not feeds:
-        raise InputError("There are no inputs to time the model with.", "Give at least one example input.")
+    batch = _batch(feeds)
     size_mib, sha256 = artefact_size_mib(load.artefact), artefact_sha256(load.artefact)
     reference = reference or (load if effort.interleaved else None)
     with ExitStack() as stack:
@@ -135,29 +186,48 @@ def measure(
             other.warm_up(feeds[0], WARM_UP_SECONDS)
         artefact.warm_up(feeds[0], WARM_UP_SECONDS)
         watch = _Watch(artefact)
-        timed = _interleave(artefact, other, feeds, effort, watch, listen, percentile, usual_ms)
+        turn = _Turn(artefact, other, feeds, effort, percentile, usual_ms, searching)
+        blocks, timed = turn.timed(watch, listen)
         state = watch.finish(throttle)
         memory_mib = artefact.memory_mib()
-    latency = summarise([ms for block in timed.artefact for ms in block], percentile, timed.seconds)
-    shown = None
-    if other is not None:
-        shown = session_bound(timed.artefact, timed.reference, percentile, latency_ms)
-        latency = replace(latency, bound_ms=shown.bound_ms)
-    measurement = Measurement(
-        latency=latency,
-        memory_mib=memory_mib,
-        size_mib=size_mib,
-        artefact_sha256=sha256,
+    reference_ms = speed_ms(np.concatenate(timed.reference), percentile) if timed.reference else None
+    latency, shown = _bounded(timed, blocks, percentile, latency_ms, slower(reference_ms, usual_ms))
+    found = Measurement(
+        *(latency, memory_mib, size_mib, sha256),
         runtime=artefact.runtime_version,
         threads=load.threads,
-        batch=_batch(feeds[0]),
+        batch=batch,
         drift=None if shown is None else shown.drift,
         conclusive=(shown is None or shown.conclusive) and not state.moved,
         state=state,
-        reference_ms=speed_ms(np.concatenate(timed.reference), percentile) if timed.reference else None,
+        reference_ms=reference_ms,
+        usual_ms=usual_ms,
+        waiting=blocks.waiting,
+        set_aside=1 - timed.runs / blocks.every.runs,
     )
-    _log_session(device.name, load, measurement)
-    return measurement
+    _log_session(device.name, load, found)
+    return found
+
+
+def _bounded(
+    timed: _BlockTimes, blocks: _SessionBlocks, percentile: int, latency_ms: float | None, slow: bool
+) -> tuple[Latency, SessionBound | None]:
+    """Latency of the runs that count; its bound by the rule of a proof where there was a reference.
+
+    slow: whether the reference was slower than it is known to be.
+    """
+    latency = summarise([ms for block in timed.artefact for ms in block], percentile, timed.seconds)
+    if not blocks.interleaved:
+        return latency, None
+    shown = session_bound(
+        timed.artefact,
+        timed.reference,
+        percentile,
+        latency_ms,
+        disturbed=slow or taken(blocks.waiting).much,
+        at_best=blocks.at_best,
+    )
+    return replace(latency, bound_ms=shown.bound_ms), shown
 
 
 def prove(
@@ -169,6 +239,7 @@ def prove(
     effort: Effort = PROOF,
     latency_ms: float | None = None,
     reference: Load | None = None,
+    usual_ms: float | None = None,
     sensors: Sequence[str] = (),
     throttle: Sequence[str] = (),
     listen: Listen | None = None,
@@ -186,6 +257,7 @@ def prove(
                 effort=effort,
                 latency_ms=latency_ms,
                 reference=reference,
+                usual_ms=usual_ms,
                 sensors=sensors,
                 throttle=throttle,
                 listen=listen,
@@ -198,11 +270,12 @@ def _log_session(device: str, load: Load, found: Measurement) -> None:
     latency = found.latency
     _log.info(
         "%r on %r: p50 %.4g, p90 %.4g, p99 %.4g ms, bound of p%d %s ms, %d runs in %.1f s; "
-        "%.1f MiB of memory, %.3f MiB of files; drift %s, reference %s ms, %s%s",
+        "%.1f MiB of memory, %.3f MiB of files; drift %s, reference %s ms, %s, %s%s",
         *("/".join(load.artefact.parts[-2:]), device),
         *(latency.p50_ms, latency.p90_ms, latency.p99_ms),
         *(latency.percentile, _figure(latency.bound_ms), latency.runs, latency.seconds),
         *(found.memory_mib, found.size_mib, _figure(found.drift), _figure(found.reference_ms)),
+        taken(found.waiting).words or "nothing took its time",
         "conclusive" if found.conclusive else "inconclusive",
         f", moved: {', '.join(map(repr, found.state.moved))}" if found.state.moved else "",
     )
@@ -242,37 +315,40 @@ def predictor(session: Session) -> Predict:
     return predict
 
 
-def _interleave(
-    artefact: Session,
-    reference: Session | None,
-    feeds: Sequence[Feeds],
-    effort: Effort,
-    watch: _Watch,
-    listen: Listen | None,
-    percentile: int,
-    usual_ms: float | None,
-) -> _BlockTimes:
-    """Times of blocks A B A B ... A, until the effort is spent on blocks that count."""
-    every = _BlockTimes([], [])
-    counted = every  # all of them, where no usual speed is known
-    patience = 1 if usual_ms is None else PATIENCE
-    longest = BLOCK_SECONDS if usual_ms is None else SHORT_SECONDS
-    while not counted.spends(effort) and not every.spends(effort, patience):
-        feed = feeds[len(every.artefact) % len(feeds)]
-        if reference is not None and every.artefact:
-            every.reference.append(reference.time(feed, runs=1, seconds=longest / 2))
-        block = artefact.time(feed, runs=1, seconds=min(longest, effort.seconds))
-        if not block:
-            raise DeviceError(
-                "The device answered a timing request without a single run.", "Check its agent's version."
-            )
-        every.artefact.append(block)
-        if usual_ms is not None:
-            counted = _BlockTimes(*at_usual_speed(every.artefact, every.reference, percentile, usual_ms))
-        watch.glance()
-        if listen is not None:
-            listen(Progress(counted.runs, counted.seconds, effort, float(np.median(block))))
-    return counted if counted.spends(effort, 0.5) else every
+@dataclass(frozen=True)
+class _Turn:
+    """Artefact and reference in turn, A B A B ... A, until the effort is spent on runs that count."""
+
+    artefact: Session
+    reference: Session | None
+    feeds: Sequence[Feeds]
+    effort: Effort
+    percentile: int
+    usual_ms: float | None
+    searching: bool
+
+    def timed(self, watch: _Watch, listen: Listen | None) -> tuple[_SessionBlocks, _BlockTimes]:
+        """All blocks, and the times that count."""
+        blocks, effort = _SessionBlocks(self.reference is not None), self.effort
+        patience = PATIENCE if self.searching else 1
+        longest = SHORT_SECONDS if self.searching else BLOCK_SECONDS
+        counted = every = blocks.every
+        while not counted.spends(effort) and not every.spends(effort, patience):
+            feed = self.feeds[len(every.artefact) % len(self.feeds)]
+            if self.reference is not None and every.artefact:
+                blocks.add_reference(self.reference.time(feed, runs=1, seconds=longest / 2))
+            block = self.artefact.time(feed, runs=1, seconds=min(longest, effort.seconds))
+            if not block.ms:
+                raise DeviceError(
+                    "The device answered a timing request without a single run.", "Check its agent's version."
+                )
+            blocks.add(block)
+            if self.searching:
+                counted = blocks.counted(self.percentile, self.usual_ms)
+            watch.glance()
+            if listen is not None:
+                listen(Progress(counted.runs, counted.seconds, effort, float(np.median(block.ms))))
+        return blocks, counted if counted.spends(effort, 0.5) else every
 
 
 class _Watch:
@@ -321,6 +397,8 @@ def _distance(before: str, now: str) -> float:
         return float(before != now)
 
 
-def _batch(feeds: Feeds) -> int:
-    first = next(iter(feeds.values()))
+def _batch(feeds: Sequence[Feeds]) -> int:
+    if not feeds:
+        raise InputError("There are no inputs to time the model with.", "Give at least one example input.")
+    first = next(iter(feeds[0].values()))
     return int(first.shape[0]) if first.ndim else 1

@@ -9,8 +9,8 @@
          refused here.
     (9)  Peak memory and file size are within the budget.
     (10) The early-stopping bound of the budget's percentile is within the latency budget, in a proof as
-         `fit` makes it. A session that drifted or throttled is repeated; when it never settles, the answer
-         is "inconclusive" and not a number.
+         `fit` makes it. A session that drifted, throttled or waited for other processes is repeated; when it
+         never settles, the answer is "inconclusive", and why, and not a number.
 
 So a bundle that was predicted without a device becomes one that fits or misses.
 
@@ -36,7 +36,7 @@ from edgeprune.records.progress import Event, Listen
 from edgeprune.records.trial import Measurement, Verdict
 from edgeprune.runtimes import TABLE
 from edgeprune.search.agreement import relative_error
-from edgeprune.search.judge import judge
+from edgeprune.search.judge import judge, unsettled
 from edgeprune.shelf import load_target, names
 
 _log = logging.getLogger(__name__)
@@ -253,21 +253,13 @@ def _check_latency(
             10,
             TITLES[10],
             "inconclusive",
-            f"{_unsettled(measurement)} in {len(tried)} sessions; {told}",
+            f"{unsettled(measurement)}, in the last of {len(tried)} sessions; {told}",
             _QUIET,
         )
     return Check(10, TITLES[10], "passed" if latency.bound_ms <= budget.latency_ms else "failed", told)
 
 
 _QUIET = "Stop what else runs on the device, fix its clocks and power mode, let it cool, and validate again."
-
-
-def _unsettled(measurement: Measurement) -> str:
-    if measurement.state.moved:
-        return f"throttling was seen ({', '.join(measurement.state.moved)})"
-    if measurement.latency.bound_ms is None:
-        return "too few runs for a bound"
-    return f"the machine was disturbed (its reference moved by {measurement.drift or 0:.1%})"
 
 
 def _against(what: str, value: float, limit: float | None, unit: str) -> str:

@@ -26,6 +26,7 @@ from edgeprune.measure import (
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Measurement
 from edgeprune.search.judge import PROOF_SESSIONS, judge
+from edgeprune.search.waiting import MOST_WAITED, taken
 
 FEEDS = [{"x": np.full((2, 8), at, np.float32)} for at in range(3)]
 
@@ -201,7 +202,7 @@ def test_a_disturbance_that_does_not_end_is_never_a_verdict(scripted: ModuleType
     assert [verdict(tried, 1.05) for tried in proof.tried] == ["inconclusive"] * PROOF_SESSIONS
 
 
-def test_a_load_that_is_there_all_the_time_makes_a_model_slow_and_is_not_told_apart(
+def test_a_load_that_no_counter_shows_makes_a_model_slow_and_is_not_told_apart(
     scripted: ModuleType, load: Load
 ) -> None:
     device = scripted.ScriptedDevice(speed=lambda block: 1.6, noise=0.01)
@@ -289,19 +290,29 @@ def test_a_search_counts_runs_at_the_usual_speed_of_the_machine(
 ) -> None:
     """In slow spells of eight blocks the artefact takes 1.6 times as long: nothing of them is seen."""
 
-    def session(usual_ms: float | None) -> Measurement:
+    def session(usual_ms: float | None, percentile: int = 10) -> Measurement:
         device = scripted.ScriptedDevice(
             lambda path: 2.0 if path.stem == "dense" else 1.0,
             speed=lambda block: 1.6 if block // 8 % 2 else 1.0,
         )
         effort = Effort(runs=64, seconds=2.0, interleaved=True)
-        found = measure(device, load, FEEDS, percentile=90, effort=effort, reference=other, usual_ms=usual_ms)
+        found = measure(
+            *(device, load, FEEDS),
+            percentile=percentile,
+            effort=effort,
+            reference=other,
+            usual_ms=usual_ms,
+            searching=True,
+        )
         assert found.latency.seconds >= effort.seconds
         return found
 
     seen = session(2.0)
     assert (seen.latency.max_ms, seen.latency.bound_ms, seen.reference_ms, seen.drift) == (1.0, 1.0, 2.0, 0.0)
     assert session(None).latency.max_ms == 1.6
+    assert session(2.0, 90).latency.max_ms == 1.6, (
+        "a proof counts slow spells: a search must not land too wide"
+    )
 
 
 @pytest.mark.parametrize("slow", [0.5, 1.0], ids=["most of the time", "all the time"])
@@ -311,9 +322,96 @@ def test_a_search_on_a_machine_that_is_slow_has_patience_and_an_end(
     """The first two blocks are quick, which is less than half of the effort."""
     device = scripted.ScriptedDevice(speed=lambda block: 1.6 if block > 2 or slow == 1.0 else 1.0)
     effort = Effort(runs=64, seconds=2.0, interleaved=True)
-    seen = measure(device, load, FEEDS, percentile=90, effort=effort, reference=other, usual_ms=1.0)
+    seen = measure(
+        *(device, load, FEEDS), percentile=10, effort=effort, reference=other, usual_ms=1.0, searching=True
+    )
     assert PATIENCE * effort.seconds <= seen.latency.seconds < PATIENCE * effort.seconds + BLOCK_SECONDS
     assert seen.latency.p50_ms == seen.reference_ms == 1.6, "all runs count, and show how slow it was"
+
+
+WAITING = 0.27  # of a block's time
+
+
+def waiting_blocks(
+    scripted: ModuleType, waits: Callable[[int], bool], told: float | None = WAITING, **options: Any
+) -> Any:
+    """A device on which some blocks wait for other processes, and take as much longer; told: what it says."""
+    return scripted.ScriptedDevice(
+        speed=lambda block: 1 / (1 - WAITING) if waits(block) else 1.0,
+        waited=None if told is None else lambda block: told if waits(block) else 0.0,
+        **options,
+    )
+
+
+def test_a_proof_that_waited_for_other_processes_is_no_miss_and_says_who_took_its_time(
+    scripted: ModuleType, load: Load
+) -> None:
+    proof = prove(waiting_blocks(scripted, lambda block: True), load, FEEDS, percentile=90, latency_ms=1.05)
+    assert [verdict(tried, 1.05) for tried in proof.tried] == ["inconclusive"] * PROOF_SESSIONS
+    assert proof.measurement.drift == 0.0, "nothing moved: the load was there all the time"
+    assert taken(proof.measurement.waiting).words == "other processes took 27 % of its time"
+
+
+def test_a_proof_that_waited_and_kept_its_budget_all_the_same_fits(scripted: ModuleType, load: Load) -> None:
+    proof = prove(waiting_blocks(scripted, lambda block: True), load, FEEDS, percentile=90, latency_ms=1.4)
+    assert [verdict(tried, 1.4) for tried in proof.tried] == ["fits"]
+
+
+def test_what_was_waited_less_than_the_stated_share_is_taken_off_before_a_miss(
+    scripted: ModuleType, load: Load
+) -> None:
+    """Each run waited for 1.5 % of its time, as runs do that are longer than a scheduler's slice."""
+
+    def proven(latency_ms: float) -> str:
+        device = scripted.ScriptedDevice(lambda path: 1.015, waited=lambda block: 0.015)
+        return verdict(
+            prove(device, load, FEEDS, percentile=90, latency_ms=latency_ms).measurement, latency_ms
+        )
+
+    assert MOST_WAITED > 0.015
+    assert [proven(limit) for limit in (0.99, 1.01, 1.02)] == ["misses", "inconclusive", "fits"]
+
+
+def test_a_proof_beside_a_reference_that_is_slower_than_it_is_known_to_be_is_no_miss(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    def proven(usual_ms: float | None) -> str:
+        device = scripted.ScriptedDevice(speed=lambda block: 1.3)
+        found = prove(
+            *(device, load, FEEDS), percentile=90, latency_ms=1.05, reference=other, usual_ms=usual_ms
+        )
+        return verdict(found.measurement, 1.05)
+
+    assert [proven(None), proven(1.3), proven(1.0)] == ["misses", "misses", "inconclusive"]
+
+
+def test_a_search_sets_runs_that_waited_aside(scripted: ModuleType, load: Load, other: Load) -> None:
+    effort = Effort(runs=64, seconds=2.0, interleaved=True)
+
+    def searched(told: float | None) -> Measurement:
+        device = waiting_blocks(scripted, lambda block: block % 8 in (2, 3, 4), told)
+        return measure(device, load, FEEDS, percentile=90, effort=effort, reference=other, searching=True)
+
+    seen = searched(WAITING)
+    assert (seen.latency.max_ms, seen.reference_ms, seen.drift) == (1.0, 1.0, 0.0)
+    assert seen.latency.seconds >= effort.seconds
+    assert 0.2 < seen.set_aside < 0.6
+    assert seen.waiting is not None
+    assert seen.waiting.seconds > seen.latency.seconds
+    unknown = searched(None)
+    assert (unknown.set_aside, taken(unknown.waiting).others) == (0.0, None)
+    assert unknown.latency.max_ms > 1.3, "what is not counted cannot be set aside"
+
+
+def test_a_search_that_always_waits_has_an_end_and_shows_that_it_waited(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    effort = Effort(runs=64, seconds=2.0, interleaved=True)
+    device = waiting_blocks(scripted, lambda block: True)
+    seen = measure(device, load, FEEDS, percentile=90, effort=effort, reference=other, searching=True)
+    assert PATIENCE * effort.seconds <= seen.latency.seconds < PATIENCE * effort.seconds + BLOCK_SECONDS
+    assert seen.set_aside == 0.0
+    assert taken(seen.waiting).much
 
 
 def test_feeds_take_turns(scripted: ModuleType, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_a_device_whose_speed_drifts_is_inconclusive_and_was_tried_again(
     assert outcomes(validation)[10] == "inconclusive"
     assert validation.verdict is not None
     assert validation.verdict.kind == "inconclusive"
-    assert "in 3 sessions" in detail(validation, 10)
+    assert "in the last of 3 sessions" in detail(validation, 10)
 
 
 def test_a_device_that_throttles_is_inconclusive(make_run: Callable[..., Any], scripted: ModuleType) -> None:

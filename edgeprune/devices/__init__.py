@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgeprune.devices.lab import LabDevice, find_device
 from edgeprune.records.bundle import Port
+from edgeprune.records.cpu_time import TimedBlock
 from edgeprune.runtimes import exact_runtime
 
 Feeds = Mapping[str, NDArray[Any]]  # input name -> array
@@ -88,8 +89,8 @@ class Session(Protocol):
     def warm_up(self, feeds: Feeds, min_seconds: float) -> int:
         """Run for at least `min_seconds` and until the rolling median moves < 1 %; the number of runs."""
 
-    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
-        """Milliseconds of each synchronous single query, until both `runs` and `seconds` are reached."""
+    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> TimedBlock:
+        """Synchronous single queries, until both `runs` and `seconds` are reached."""
 
     def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
         """The operators, in order, of a session that was loaded with `profile`; may be asked once."""

@@ -50,6 +50,7 @@ WINDOW_SECONDS = 0.1  # what the rolling median looks at, and never fewer than W
 WINDOW_RUNS = 5
 WARM_UP_LIMIT = 20  # times the seconds asked for: a machine that never settles is measured, and shows it
 RECORDED = 1 << 16  # queries of one request that need no further memory
+GLANCE_SECONDS = 1e-3  # of queries, between two looks at what the process waited
 
 
 def sibling(file: str) -> str:
@@ -117,6 +118,44 @@ class Record:
         return self._held[first : self._count]
 
 
+class WaitMeter:
+    """Meter of the time that the process waits for CPUs while queries are timed.
+
+    shares: gets, for each query, the share of the time that its threads waited, summed over them, in the
+        queries between two glances; nothing where the system does not tell. A glance takes a microsecond
+        per thread, so it waits for GLANCE_SECONDS of queries; it lies between queries and is not timed.
+    """
+
+    def __init__(self, waits: Any, shares: Record) -> None:
+        self._waits, self._shares = waits, shares
+        self.counts: dict[str, Any] = {}
+
+    def begin(self) -> None:
+        self._shares.clear()
+        self._waits.begin()
+        self._waited = self._waits.waited_ns()
+        self._begun = self._last = time.perf_counter()
+
+    def glance(self, now: float, queries: int) -> None:
+        """Look, unless the last look was just now. queries: that were answered by then."""
+        if now - self._last >= GLANCE_SECONDS:
+            self._look(now, queries)
+
+    def end(self, queries: int) -> None:
+        now = time.perf_counter()
+        self._look(now, queries)
+        self.counts = self._waits.end(now - self._begun)
+        if self.counts["waited_s"] is None:
+            self._shares.clear()
+
+    def _look(self, now: float, queries: int) -> None:
+        waited = self._waits.waited_ns()
+        share = (waited - self._waited) / 1e9 / max(now - self._last, 1e-9)
+        for _ in range(queries - len(self._shares)):
+            self._shares.add(share)
+        self._waited, self._last = waited, time.perf_counter()
+
+
 class Agent:
     """Answers requests; each method named `do_NAME` answers the request `NAME`."""
 
@@ -126,6 +165,8 @@ class Agent:
         self._sensors: list[str] = []
         self._probe: Any = None
         self._record = Record()
+        self._shares = Record()
+        self._waits: Any = None
 
     def answer(
         self, header: dict[str, Any], arrays: Mapping[str, Any]
@@ -167,6 +208,9 @@ class Agent:
     ) -> Any:
         module = load_session(runtime)
         self._sensors = list(sensors)
+        self._waits = self._waits or load_module("probe.py").Waits()
+        self._waits.begin()
+        self._waits.end(1.0)
         self.do_state({})  # what this and a median take the first time is not the model's
         np.median(np.zeros(2))
         self._empty_mib = peak_mib()
@@ -207,7 +251,9 @@ class Agent:
         return {"runs": len(record), "seconds": last - begin}, {}
 
     def do_time(self, arrays: Mapping[str, Any], runs: int, seconds: float) -> Any:
-        return {}, {"ms": timed(self._runner, arrays, runs, seconds, self._record)}
+        watch = WaitMeter(self._waits, self._shares)
+        ms = timed(self._runner, arrays, runs, seconds, self._record, watch)
+        return {"waiting": watch.counts}, {"ms": ms, "waited": self._shares.since(0)}
 
     def do_operators(self, arrays: Mapping[str, Any], runs: int) -> Any:
         return {"operators": self._runner.operators(arrays, runs)}, {}
@@ -228,24 +274,37 @@ class Agent:
         return {"state": found}, {}
 
 
-def timed(runner: Any, feeds: Mapping[str, Any], runs: int, seconds: float, record: Record) -> Any:
+def timed(
+    runner: Any,
+    feeds: Mapping[str, Any],
+    runs: int,
+    seconds: float,
+    record: Record,
+    watch: WaitMeter | None = None,
+) -> Any:
     """Milliseconds of each single synchronous query, until both `runs` and `seconds` are reached.
 
-    They lie in `record`, until it is used again.
+    They lie in `record`, until it is used again. watch: looks between queries what the process waited.
     """
     run, clock = runner.run, time.perf_counter
     record.clear()
     gc.collect()
     gc.disable()  # a collection in the middle of a query would be charged to the model
     try:
+        if watch is not None:
+            watch.begin()
         begin = end = clock()
         while len(record) < runs or end - begin < seconds:
             start = clock()
             run(feeds)
             end = clock()
             record.add((end - start) * 1e3)
+            if watch is not None:
+                watch.glance(end, len(record))
     finally:
         gc.enable()
+    if watch is not None:
+        watch.end(len(record))
     return record.since(0)
 
 

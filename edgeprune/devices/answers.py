@@ -21,6 +21,7 @@ from edgeprune.devices.frames import MAX_ARRAYS
 from edgeprune.errors import DeviceError
 from edgeprune.foreign import tame
 from edgeprune.records.bundle import Port
+from edgeprune.records.cpu_time import TimedBlock, Waiting
 from edgeprune.runtimes import TABLE
 
 MOST_CORES = 1 << 16
@@ -207,10 +208,41 @@ def read_warm_up(answer: Reply) -> int:
 
 def time_bytes(runs: int, seconds: float) -> int:
     """The most bytes that the times of a request can have."""
-    return 8 * int(2 * runs + seconds * QUERIES_PER_S + (1 << 16))
+    return 16 * int(2 * runs + seconds * QUERIES_PER_S + (1 << 16))
 
 
-def read_times(answer: Reply, runs: int, seconds: float) -> list[float]:
+def read_block(answer: Reply, runs: int, seconds: float) -> TimedBlock:
+    """Single queries, one after the other within the time that the host waited, and what was waited for."""
+    ms, waiting = _times(answer, runs, seconds), _waiting(answer["waiting"], answer.seconds)
+    shares = answer.array("waited", "f", (len(ms) if waiting.waited_s is not None else 0,)).astype(np.float64)
+    most = MOST_CORES  # so many threads, all of them waiting
+    for at in np.flatnonzero(~((shares >= 0) & (shares <= most)))[:1]:
+        told = Field(answer.device, answer.request, f"waited[{at}]", float(shares[at]))
+        raise told.wrong(f"a share, 0 to {most}")
+    return TimedBlock(tuple(ms), waiting, tuple(shares.tolist()))
+
+
+def _waiting(told: Field, waited_s: float) -> Waiting:
+    """Counts of a block. waited_s: that the host waited for it; no counter of one CPU grew by more."""
+    longest = waited_s * CLOCK_FACTOR + CLOCK_MS / 1e3
+
+    def seconds(name: str) -> float | None:
+        field = told.entry(name)
+        return None if field.value is None else field.number(0, MOST_CORES * longest)
+
+    return Waiting(
+        seconds=told.entry("seconds").number(0, longest),
+        cores=told.entry("cores").count(1, MOST_CORES),
+        threads=None if told.entry("threads").value is None else told.entry("threads").count(0, MOST_COUNTED),
+        ran_s=seconds("ran_s"),
+        waited_s=seconds("waited_s"),
+        busy_s=seconds("busy_s"),
+        stolen_s=seconds("stolen_s"),
+        throttled_s=seconds("throttled_s"),
+    )
+
+
+def _times(answer: Reply, runs: int, seconds: float) -> list[float]:
     """Milliseconds of single queries, one after the other within the time that the host waited."""
     times = answer.array("ms", "f", (None,)).astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""Facts and readings of the device: processor, memory, clocks, temperatures. Runs there, on Python 3.8."""
+"""Facts and readings of the device: processor, memory, clocks, heat, waiting. Runs there, on Python 3.8."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Whatever a target or a host asks for, nothing outside of these three lists is read or run.
@@ -38,6 +38,8 @@ COMMAND_SECONDS = 5.0  # a command that takes longer is ended
 READING_BYTES = 4096  # of one reading, a file's or a command's; more is cut off
 FILE_BYTES = 1 << 20  # of /proc/cpuinfo and its like
 MOST_FILES = 512  # of one glob
+BUSY_SHARE = 0.01  # of the time, from which a thread counts as one that wants a CPU
+THROTTLED = {"throttled_usec": 1e-6, "throttled_time": 1e-9}  # of cpu.stat, version 2 and 1: seconds of each
 
 ALWAYS = (
     "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor",
@@ -136,6 +138,121 @@ def cgroup_folders(controller: str, root: str = "/") -> list[str]:
         # A container often sees its own group mounted at the top while /proc names the host's path.
         found += [os.path.join(top, *parts[:depth]) for depth in range(len(parts) + 1)]
     return [folder for folder in found if os.path.isdir(folder)]
+
+
+class Waits:
+    """Counters of what the CPUs did while this process was timed, from the kernel's own books.
+
+    /proc/self/task/*/schedstat has the nanoseconds that each thread ran, and that it was ready and had no
+    CPU; /proc/stat what the CPUs did for everybody, and what their hypervisor took; cpu.stat how long a quota
+    held the control group back. A counter that a system does not keep is None: unknown, never zero.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+        self._books: dict[str, int] = {}  # thread: open schedstat
+        self._before = self._counted()
+
+    def begin(self) -> None:
+        """Count from here; of threads that begin later, `waited_ns` tells nothing and `end` all."""
+        self.close()
+        for thread in _threads(self._root):
+            with contextlib.suppress(OSError):  # it has just ended
+                self._books[thread] = os.open(_schedstat(self._root, thread), os.O_RDONLY)
+        self._before = self._counted()
+
+    def waited_ns(self) -> int:
+        """Nanoseconds that the threads of `begin` waited in their lives; a microsecond each to ask."""
+        total = 0
+        for book in self._books.values():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                total += int(os.pread(book, 128, 0).split()[1])
+        return total
+
+    def end(self, seconds: float) -> dict[str, Any]:
+        """Counts since `begin`, as `records.trial.Waiting` has them. seconds: the clock's, since then."""
+        before, after = self._before, self._counted()
+        self.close()
+        now, then = after["threads"], before["threads"]
+        ran = {thread: now[thread][0] - then.get(thread, (0, 0))[0] for thread in now}
+        waited = {thread: now[thread][1] - then.get(thread, (0, 0))[1] for thread in now}
+        known = _is_kept(now)
+        least = BUSY_SHARE * seconds * 1e9
+        return {
+            "seconds": seconds,
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": sum(ran[thread] + waited[thread] >= least for thread in ran) if known else None,
+            "ran_s": sum(ran.values()) / 1e9 if known else None,
+            "waited_s": sum(waited.values()) / 1e9 if known else None,
+            "busy_s": _grown(before["cpus"], after["cpus"], "busy"),
+            "stolen_s": _grown(before["cpus"], after["cpus"], "steal"),
+            "throttled_s": _grown(before["groups"], after["groups"]),
+        }
+
+    def close(self) -> None:
+        for book in self._books.values():
+            os.close(book)
+        self._books = {}
+
+    def _counted(self) -> dict[str, Any]:
+        threads = {}
+        for thread in _threads(self._root):
+            words = read(_schedstat(self._root, thread), READING_BYTES).split()
+            if len(words) >= 2 and words[0].isdigit() and words[1].isdigit():
+                threads[thread] = (int(words[0]), int(words[1]))
+        return {"threads": threads, "cpus": _cpus(self._root), "groups": _throttled(self._root)}
+
+
+def _threads(root: str) -> list[str]:
+    try:
+        return os.listdir(os.path.join(root, "proc/self/task"))
+    except OSError:
+        return []
+
+
+def _schedstat(root: str, thread: str) -> str:
+    return os.path.join(root, "proc/self/task", thread, "schedstat")
+
+
+def _is_kept(threads: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether the kernel keeps the books: one that does not shows zeros, and this process has run."""
+    return any(ran for ran, _ in threads.values())
+
+
+def _cpus(root: str) -> dict[str, float]:
+    """Seconds that the CPUs this process may use were busy, and had no time from their hypervisor.
+
+    Empty where one of them is not listed: a container may show other CPUs than its own.
+    """
+    tick, mine = 1.0 / os.sysconf("SC_CLK_TCK"), os.sched_getaffinity(0)
+    found = {"busy": 0.0, "steal": 0.0}
+    seen = set()
+    for line in read(os.path.join(root, "proc/stat")).splitlines():
+        name, *words = line.split()
+        if name[3:].isdigit() and name.startswith("cpu") and int(name[3:]) in mine and len(words) >= 8:
+            # user nice system idle iowait irq softirq steal; what guests ran is in user already
+            user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words[:8])
+            found["busy"] += tick * (user + nice + system + irq + softirq)
+            found["steal"] += tick * steal
+            seen.add(int(name[3:]))
+    return found if seen == mine else {}
+
+
+def _throttled(root: str) -> dict[str, float]:
+    """Seconds that a quota held back each control group of this process, the outer ones too."""
+    found = {}
+    for folder in cgroup_folders("cpu", root):
+        for line in read(os.path.join(folder, "cpu.stat")).splitlines():
+            name, _, value = line.partition(" ")
+            if name in THROTTLED and value.strip().isdigit():
+                found[folder] = int(value) * THROTTLED[name]
+    return found
+
+
+def _grown(before: Mapping[str, float], after: Mapping[str, float], name: str = "") -> Any:
+    """Growth of a counter, or of the one that grew most; None where it is not kept."""
+    grown = [after[key] - before[key] for key in after if key in before and name in ("", key)]
+    return max(0.0, *grown) if grown else None
 
 
 def state(sensors: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from edgeprune.devices.frames import NotAFrame, decode, encode
 from edgeprune.devices.pipes import QUIT_SECONDS, Flood, Piped
 from edgeprune.errors import DeviceError, DeviceLost, LostInt8
 from edgeprune.foreign import tame
+from edgeprune.records.cpu_time import TimedBlock
 from edgeprune.runtimes import find
 
 REQUEST_TIMEOUT_S = 300.0  # of one request, or of the copy of one file
@@ -211,12 +212,12 @@ class AgentSession:
             self._channel.ask("warm_up", feeds, extra_s=min_seconds, min_seconds=min_seconds)
         )
 
-    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
+    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> TimedBlock:
         most = min(_most_bytes(), answers.time_bytes(runs, seconds))
         answer = self._channel.ask(
             "time", feeds, extra_s=seconds, most_bytes=most, runs=runs, seconds=seconds
         )
-        return answers.read_times(answer, runs, seconds)
+        return answers.read_block(answer, runs, seconds)
 
     def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
         return answers.read_operators(self._channel.ask("operators", feeds, runs=runs))

@@ -23,6 +23,7 @@ from edgeprune.latency.measured import PROFILE_RUNS, QUICK_PERCENTILE, Emit
 from edgeprune.latency.min_cut import ALWAYS_FLOAT, crossed, slower_in_int8, total_ms
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.records.trial import Candidate
+from edgeprune.search.waiting import undisturbed
 
 MOST_PROPOSALS = 3  # mixtures that are proposed at most
 TURNS, TURN_SECONDS = 4, 0.4  # of a variant end to end, as many of the float model
@@ -132,7 +133,8 @@ class Mixing:
                 session.warm_up(self.feeds, TURN_SECONDS / 2)
             for _ in range(TURNS):
                 for session, seen in zip((one, other), times, strict=True):
-                    seen += session.time(self.feeds, runs=1, seconds=TURN_SECONDS)
+                    block = session.time(self.feeds, runs=1, seconds=TURN_SECONDS)
+                    seen += undisturbed(block) or block.ms
         float_ms, variant_ms = (float(np.percentile(seen, QUICK_PERCENTILE)) for seen in times)
         return float_ms, variant_ms
 

@@ -29,6 +29,7 @@ from edgeprune.graph.resize import Resizable, Widths, at
 from edgeprune.latency.curves import LatencyTable, Row, Whole
 from edgeprune.latency.operators import Node, Nodes
 from edgeprune.search.ranking import width_step
+from edgeprune.search.waiting import undisturbed
 
 DESIGNS = 8  # sets of widths that are timed, besides the whole model
 PROFILE_RUNS = 12  # queries of one profile
@@ -169,7 +170,8 @@ def _in_turn(reference: Session, resized: Session, feeds: Feeds) -> tuple[float,
 
 
 def _quick(session: Session, feeds: Feeds) -> float:
-    return float(np.percentile(session.time(feeds, runs=ROUND_RUNS, seconds=ROUND_SECONDS), QUICK_PERCENTILE))
+    block = session.time(feeds, runs=ROUND_RUNS, seconds=ROUND_SECONDS)
+    return float(np.percentile(undisturbed(block) or block.ms, QUICK_PERCENTILE))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from edgeprune.records.cpu_time import Waiting
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget, Precision, Profile, Target
 
@@ -56,10 +57,13 @@ class Measurement:
     batch: int
     drift: float | None  # relative change of the interleaved reference, None when there was none
     conclusive: bool  # False when a throttle flag moved, or when the session was disturbed and its slowest
-    # third was not within the budget's latency (`search.judge.session_bound` has the rule)
+    # third was not within the budget's latency (`search.judge.session_bound` has the rule, `unsettled` why)
     state: DeviceState
     reference_ms: float | None = None  # of the interleaved reference, the machine's speed just then: its
     # median, or the percentile that is bounded where that is lower
+    usual_ms: float | None = None  # of the reference, as other sessions had told it before this one
+    waiting: Waiting | None = None  # while the artefact was timed; None in what earlier versions wrote
+    set_aside: float = 0.0  # share of the artefact's runs that waited for a CPU and do not count, in a search
     assumptions: tuple[str, ...] = ()  # of a prediction of latency and memory; empty when they were measured
 
     @property

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report
 from edgeprune.search.feasible import feasible
+from edgeprune.search.judge import unsettled
 
 _LINES = {
     "latency_ms": ("latency", "ms"),
@@ -97,7 +98,8 @@ def _verdict(result: FitResult) -> list[str]:
         "fits": [f"fits: {chosen.name} is proven inside its budget on this device."],
         "predicted": [f"predicted: {chosen.name} should fit; no device was attached to prove it."],
         "inconclusive": [
-            f"inconclusive: the machine was too unsteady to prove {chosen.name}. Quieten it and fit again."
+            f"inconclusive: {chosen.name} is not proven. {_open(chosen)}",
+            "  Quieten the machine and go on: the same command with --resume.",
         ],
         "misses": [
             f"misses: nothing {'is predicted to fit' if predicted else 'fits'}. Closest is {chosen.name}:"
@@ -124,6 +126,11 @@ def _verdict(result: FitResult) -> list[str]:
     if chosen.candidate.qat:
         lines.append(f"  trained for INT8, which harmed {result.metric} too much without")
     return lines
+
+
+def _open(chosen: Report) -> str:
+    why = unsettled(chosen.measurement)
+    return f"In its last session {why}." if why else "What was measured of it leaves the answer open."
 
 
 def _assumptions(results: Sequence[FitResult]) -> list[str]:

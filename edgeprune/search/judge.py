@@ -21,6 +21,7 @@ from edgeprune.errors import InputError
 from edgeprune.records.direction import HIGHER, Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Breach, Drop, Latency, Measurement, Verdict, limited_lines
+from edgeprune.search.waiting import taken
 
 CONFIDENCE = 0.99  # of a latency's bound
 PROOF_SESSIONS = 3  # sessions of a proof; only one that drifted is followed by another
@@ -128,6 +129,11 @@ def at_usual_speed(
     return [artefact[at] for at in counted], [reference[at] for at in beside]
 
 
+def slower(reference_ms: float | None, usual_ms: float | None) -> bool:
+    """Whether a reference took longer than it usually does; False where either is unknown."""
+    return bool(reference_ms and usual_ms and reference_ms > USUAL_SPEED * usual_ms)
+
+
 def slowest_bound(
     blocks: Sequence[Sequence[float]], percentile: int, confidence: float = CONFIDENCE
 ) -> float | None:
@@ -174,6 +180,9 @@ def session_bound(
     reference: Sequence[Sequence[float]],
     percentile: int,
     latency_ms: float | None,
+    *,
+    disturbed: bool = False,
+    at_best: Sequence[Sequence[float]] | None = None,
 ) -> SessionBound:
     """Rule of a proof (docs/decisions/003), from milliseconds per run, block by block in time.
 
@@ -183,21 +192,40 @@ def session_bound(
     thirds' medians, and yet long enough for a percentile.
     latency_ms: of the budget; None in a search, which compares and promises nothing: the bound is over all
         runs, and the reference, which ran in turn with them, alone tells whether the session was steady.
+    disturbed: whether the session is known to have waited, or the machine to be slower than usual: it is then
+        as good as one that moved. at_best: the artefact's runs less what they waited, which must miss, too.
     """
     moved = drift(reference, percentile)
     if latency_ms is None:
         return SessionBound(
             early_stopping_bound(np.concatenate(artefact), percentile), moved, moved <= MAX_DRIFT
         )
-    steady = moved <= MAX_DRIFT and drift(artefact, percentile) <= OWN_DRIFT
+    steady = not disturbed and moved <= MAX_DRIFT and drift(artefact, percentile) <= OWN_DRIFT
     if steady:
         bound_ms = early_stopping_bound(np.concatenate(artefact), percentile)
     else:
         bound_ms = slowest_bound(artefact, percentile, 1 - (1 - CONFIDENCE) / PROOF_SESSIONS)
     if bound_ms is None or bound_ms <= latency_ms:
         return SessionBound(bound_ms, moved, steady or bound_ms is not None)
-    every = all(_misses(third, percentile, latency_ms) for third in _parts(artefact))
+    every = all(_misses(third, percentile, latency_ms) for third in _parts(at_best or artefact))
     return SessionBound(bound_ms, moved, steady and every)
+
+
+def unsettled(measurement: Measurement) -> str:
+    """Clause about why a session does not decide on a latency budget; empty where it does."""
+    took, usual_ms, now_ms = taken(measurement.waiting), measurement.usual_ms, measurement.reference_ms
+    if measurement.state.moved:
+        return f"throttling was seen ({', '.join(measurement.state.moved)})"
+    if measurement.latency.bound_ms is None and not measurement.predicted:
+        return "it had too few runs for a bound"
+    if measurement.conclusive:
+        return ""
+    if took.much:
+        return took.words
+    if slower(now_ms, usual_ms):
+        times = (now_ms or 0.0) / (usual_ms or 1.0)
+        return f"the machine was slower: its reference took {times:.2f} times as long as usual"
+    return f"the machine did not keep its speed: its reference moved by {measurement.drift or 0:.1%}"
 
 
 def _misses(runs: NDArray[np.float64], percentile: int, latency_ms: float) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.devices import agent, frames
+from edgeprune.devices import Load, agent, frames, open_device
+from edgeprune.search.waiting import taken, undisturbed
 
 AGENT = str(Path(agent.__file__))
 
@@ -357,3 +358,124 @@ def test_without_an_artefact_it_says_what_is_needed(capsys: pytest.CaptureFixtur
         agent.main(["--golden", "golden.npz"])
     assert caught.value.code == 2
     assert "--artefact and --golden are both needed" in capsys.readouterr().err
+
+
+STAT = "cpu  9 9 9 9 9 9 9 9 0 0\n" + "".join(
+    f"cpu{cpu} {{user}} 0 {{system}} 500 0 0 0 {{steal}} 0 0\n" for cpu in range(2)
+)
+
+
+class FakeProc:
+    """Counters of a process and of two CPUs, both its own, below a folder."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+        monkeypatch.setattr(os, "sysconf", lambda name: 100)
+        self.write("proc/self/cgroup", "4:cpu,cpuacct:/box\n0::/box\n")
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def threads(self, **books: str) -> None:
+        for thread, book in books.items():
+            self.write(f"proc/self/task/{thread[1:]}/schedstat", book)
+
+    def cpus(self, user: int, system: int, steal: int) -> None:
+        self.write("proc/stat", STAT.format(user=user, system=system, steal=steal))
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeProc:
+    return FakeProc(tmp_path, monkeypatch)
+
+
+def test_waiting_is_counted_thread_by_thread_and_for_the_cpus_that_it_may_use(
+    fake: FakeProc, tmp_path: Path
+) -> None:
+    fake.threads(_10="5000000000 1000000000 7", _11="1000000000 0 1")
+    fake.cpus(user=100, system=50, steal=0)
+    fake.write("sys/fs/cgroup/cpu,cpuacct/box/cpu.stat", "nr_throttled 3\nthrottled_time 1000000000\n")
+    fake.write("sys/fs/cgroup/cpu/box/cpu.stat", "nr_periods 9\n")
+    fake.write("sys/fs/cgroup/box/cpu.stat", "usage_usec 5\nthrottled_usec 2000000\n")
+    waits = agent.load_module("probe.py").Waits(str(tmp_path))
+    waits.begin()
+    assert waits.waited_ns() == 1_000_000_000
+    fake.threads(_10="6400000000 1600000000 9", _11="1000000001 0 2", _12="300000000 200000000 1")
+    fake.cpus(user=250, system=75, steal=30)
+    fake.write("sys/fs/cgroup/box/cpu.stat", "usage_usec 5\nthrottled_usec 2250000\n")
+    assert waits.waited_ns() == 1_600_000_000, "of the threads that there were"
+    assert waits.end(2.0) == {
+        "seconds": 2.0,
+        "cores": 2,
+        "threads": 2,  # the eleventh ran for a nanosecond
+        "ran_s": pytest.approx(1.7),
+        "waited_s": pytest.approx(0.8),
+        "busy_s": pytest.approx(3.5),
+        "stolen_s": pytest.approx(0.6),
+        "throttled_s": pytest.approx(0.25),
+    }
+
+
+UNKNOWN = {
+    "no schedstat": {},
+    "a kernel that keeps no books": {"_10": "0 0 0"},
+    "a schedstat of something else": {"_10": "no numbers here"},
+}
+
+
+@pytest.mark.parametrize("books", UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_what_a_system_does_not_count_is_unknown_and_not_zero(
+    books: dict[str, str], fake: FakeProc, tmp_path: Path
+) -> None:
+    fake.threads(**books)
+    fake.write("proc/stat", "cpu  1 2 3 4\ncpu0 1 2 3 4\n")  # no steal, and not all of its CPUs
+    waits = agent.load_module("probe.py").Waits(str(tmp_path))
+    waits.begin()
+    counted = waits.end(1.0)
+    assert {name for name, value in counted.items() if value is not None} == {"seconds", "cores"}
+
+
+def test_a_session_without_schedstat_tells_no_share_of_its_queries() -> None:
+    class Blind:
+        def begin(self) -> None: ...
+
+        def waited_ns(self) -> int:
+            return 0
+
+        def end(self, seconds: float) -> dict[str, Any]:
+            return {"waited_s": None}
+
+    class Model:
+        def run(self, feeds: Any) -> None: ...
+
+    shares = agent.Record()
+    assert len(agent.timed(Model(), {}, 5, 0.0, agent.Record(), agent.WaitMeter(Blind(), shares))) == 5
+    assert len(shares) == 0
+
+
+def test_a_process_that_spins_on_the_same_cpu_is_seen(
+    small_onnx: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session and a spinning process, both pinned to one CPU."""
+    mine = os.sched_getaffinity(0)
+    device, feeds = open_device("local"), {"x": np.ones((1, 8), np.float32)}
+    load = Load("onnxruntime", small_onnx.linear(tmp_path / "m.onnx"), 1)
+    os.sched_setaffinity(0, {min(mine)})  # which both inherit
+    try:
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+            try:
+                with device.start(load) as session:
+                    block = session.time(feeds, runs=1, seconds=0.5)
+            finally:
+                spinning.kill()
+    finally:
+        os.sched_setaffinity(0, mine)
+    if block.waiting.waited_s is None:
+        pytest.skip("waiting: this kernel keeps no schedstat")
+    found = taken(block.waiting)
+    assert found.much
+    assert "other processes took" in found.words
+    assert block.waiting.cores == 1
+    assert len(block.waited) == len(block.ms) > len(undisturbed(block))

@@ -26,7 +26,7 @@ READERS: Mapping[str, Callable[[Reply], object]] = {
     "load": answers.read_loaded,
     "predict": lambda reply: answers.read_outputs(reply, ("output",), DUE),
     "warm_up": answers.read_warm_up,
-    "time": lambda reply: answers.read_times(reply, 1, 0.0),
+    "time": lambda reply: answers.read_block(reply, 1, 0.0),
     "operators": answers.read_operators,
     "memory": answers.read_memory,
     "state": answers.read_state,
@@ -43,6 +43,7 @@ ARRAYS = {
     "ms": np.ones(4),
     "huge": np.full(3, np.inf),
     "none": np.zeros((0, 3), np.int8),
+    "few": np.zeros(0),
 }
 
 JSON = st.recursive(
@@ -82,7 +83,9 @@ def test_no_answer_raises_anything_but_a_device_error(request_: str, wild: Any, 
     numbers = random.Random(seed)
     header = spoiled(ANSWERS[request_], wild, numbers)
     header = header if isinstance(header, dict) else {}
-    arrays = {name: ARRAYS[numbers.choice(list(ARRAYS))] for name in numbers.sample(["0", "1", "ms"], 2)}
+    arrays = {
+        name: ARRAYS[numbers.choice(list(ARRAYS))] for name in numbers.sample(["0", "1", "ms", "waited"], 3)
+    }
     try:
         found = READERS[request_](Reply("bench", request_, header, arrays, 1.0))
     except DeviceError as error:
@@ -105,9 +108,9 @@ def test_an_honest_answer_is_read(request_: str) -> None:
 def test_times_that_are_believed_are_positive_and_no_longer_than_the_host_waited(
     times: list[float], runs: int, seconds: float, waited: float
 ) -> None:
-    reply = Reply("bench", "time", {}, {"ms": np.array(times)}, waited)
+    reply = Reply("bench", "time", HONEST["time"], {"ms": np.array(times), "waited": np.zeros(0)}, waited)
     try:
-        found = answers.read_times(reply, runs, seconds)
+        found = answers.read_block(reply, runs, seconds).ms
     except DeviceError:
         return
     assert len(found) >= runs

@@ -52,7 +52,7 @@ def test_a_session_predicts_times_and_reports(load: Load, small_onnx: ModuleType
         for got, want in zip(session.predict({"x": X}), small_onnx.linear_in_numpy(X), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
         assert session.warm_up({"x": X}, 0.01) > 0
-        assert len(session.time({"x": X}, runs=64, seconds=0.0)) == 64
+        assert len(session.time({"x": X}, runs=64, seconds=0.0).ms) == 64
         state = session.state()
         assert state["/proc/meminfo"].startswith("MemTotal:")
         assert state["echo 1"].startswith("not read")

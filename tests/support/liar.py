@@ -37,8 +37,11 @@ HONEST: dict[str, dict[str, Any]] = {
     "state": {"state": {"loadavg": "0.00 0.00 0.00"}},
     "memory": {"mib": 10.0},
     "predict": {},
-    "time": {},
+    "time": {"waiting": {"seconds": 0.0, "cores": 2}},
 }
+UNCOUNTED = ("threads", "ran_s", "waited_s", "busy_s", "stolen_s", "throttled_s")  # by the honest device
+for _name in UNCOUNTED:
+    HONEST["time"]["waiting"][_name] = None
 TIMES = 64
 
 
@@ -70,7 +73,8 @@ class Liar:
             arrays = [("0", "<f4", [1, len(values)], struct.pack(f"<{len(values)}f", *values))]
             self.predicted += 1
         if do == "time":
-            arrays = [times([max(1e3 * asked["seconds"] / TIMES, 1e-3)] * max(TIMES, asked["runs"]))]
+            each_ms = max(1e3 * asked["seconds"] / TIMES, 1e-3)
+            arrays = [times([each_ms] * max(TIMES, asked["runs"])), ("waited", "<f8", [0], b"")]
         if do != self.order["do"]:
             self.say(frame(header, *arrays))
         else:

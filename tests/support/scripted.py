@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgeprune.devices import Feeds, Load, Machine, Operator, Session
 from edgeprune.devices.agent import load_module
 from edgeprune.errors import DeviceError
+from edgeprune.records.cpu_time import TimedBlock, Waiting
 
 MACHINE = Machine(
     architecture="x86_64",
@@ -27,6 +28,15 @@ MACHINE = Machine(
 )
 
 
+def timed_block(ms: tuple[float, ...], waited: float | None = None, **counted: Any) -> TimedBlock:
+    """A block of one thread, all of whose runs waited for the same share of their time; None: not counted."""
+    seconds = sum(ms) / 1e3
+    if waited is None:
+        return TimedBlock(ms, Waiting(seconds, 2, **counted))
+    books = {"threads": 1, "ran_s": (1 - waited) * seconds, "waited_s": waited * seconds, "busy_s": seconds}
+    return TimedBlock(ms, Waiting(seconds, 2, **{**books, **counted}), (waited,) * len(ms))
+
+
 class ScriptedDevice:
     """A `devices.Device`; predictions are made by the runtime in this process, the rest is scripted.
 
@@ -36,6 +46,8 @@ class ScriptedDevice:
     speed: factor on all latencies by block; blocks are counted over the device's whole life, from 0.
     state: the k-th reading of the device's state, counted per session from 0.
     operators: of one query of an artefact; without it the device has no profile and says so.
+    waited: share of its time that a session waited for other processes, by block counted as for `speed`; all
+        of its runs did, alike. None is a device that does not count it.
     before: called ahead of every request with its name ("start", "warm_up", "time", "predict", "memory",
         "state", "operators") and the artefact; it may raise, as a failing device would.
 
@@ -52,6 +64,7 @@ class ScriptedDevice:
         noise: float = 0.0,
         seed: int = 0,
         speed: Callable[[int], float] = lambda block: 1.0,
+        waited: Callable[[int], float] | None = None,
         state: Callable[[int], Mapping[str, str]] = lambda reading: {"loadavg": "0.00 0.00 0.00"},
         operators: Callable[[Path], tuple[Operator, ...]] | None = None,
         before: Callable[[str, Path], None] | None = None,
@@ -59,7 +72,7 @@ class ScriptedDevice:
     ) -> None:
         self.latency_ms, self.memory_mib = latency_ms, memory_mib
         self.noise, self.seed, self.speed, self.state, self.before = noise, seed, speed, state, before
-        self.operators = operators
+        self.operators, self.waited = operators, waited
         self.log: list[tuple[str, str, int]] = []
         self.sensors: list[tuple[str, ...]] = []  # what each session was asked to read
         self.open = 0  # sessions that have not been left
@@ -108,14 +121,16 @@ class ScriptedSession:
         self._request("warm_up")
         return max(1, math.ceil(min_seconds * 1e3 / self._device.latency_ms(self._load.artefact)))
 
-    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> list[float]:
+    def time(self, feeds: Feeds, *, runs: int, seconds: float) -> TimedBlock:
         self._request("time")
         device = self._device
         one = device.latency_ms(self._load.artefact) * device.speed(device.blocks)
         count = max(runs, math.ceil(seconds * 1e3 / one))
         factors = np.random.default_rng((device.seed, device.blocks)).lognormal(0.0, device.noise, count)
+        ms = tuple(float(each) for each in one * factors)
+        lost = None if device.waited is None else device.waited(device.blocks)
         device.blocks += 1
-        return [float(ms) for ms in one * factors]
+        return timed_block(ms, lost)
 
     def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
         self._request("operators")

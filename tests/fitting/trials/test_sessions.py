@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,38 +93,3 @@ def test_budgets_are_made_of_three_sessions_of_the_dense_model_that_are_steady_o
     taken, found = measured(DENSE, [*sessions, (0.0, 1.0, 1.0)])
     assert taken == len(sessions) >= DENSE_SESSIONS
     assert found.latency.p50_ms == found.reference_ms == ms, "its own runs, not those beside it"
-
-
-@pytest.mark.parametrize(("percentile", "counted"), [(10, USUAL_MS), (50, None), (90, None)])
-def test_slow_spells_are_left_out_below_the_median_only(
-    percentile: int, counted: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proof counts them, so a search for the p90 that did not would land too wide."""
-    seen: list[dict[str, Any]] = []
-
-    def noted(*about: Any, **asked: Any) -> Measurement:
-        seen.append(asked)
-        order: Any = Order([(0.0, 5.0, USUAL_MS)])
-        return Machine(order, order, Path())._session()
-
-    monkeypatch.setattr("edgeprune.fitting.trials.sessions.measure", noted)
-    order: Any = SimpleNamespace(
-        forecast=None,
-        device=None,
-        budget=SimpleNamespace(percentile=percentile),
-        profile=SimpleNamespace(batch=1),
-        target=SimpleNamespace(sensors=(), throttle=()),
-    )
-
-    class Plain(DeviceSide):
-        def load(self, name: str) -> Any:
-            return name
-
-        def rows(self, count: int) -> Any:
-            return {}
-
-        def feeds(self, inputs: Any) -> Any:
-            return []
-
-    Plain(order, order, Path()).measure("trial-01", lambda progress: None, USUAL_MS)
-    assert [asked["usual_ms"] for asked in seen] == [counted]
