@@ -1,4 +1,4 @@
-"""Limits of whole numbers that a user gives: seeds and epochs."""
+"""Limits of whole numbers that a user gives: seeds, epochs, rows of a query and threads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from edgeprune.errors import InputError
 
 MOST_SEED = 2**32 - 1  # what numpy and torch both take
 MOST_EPOCHS = 10_000
+MOST_BATCH = 1 << 20
+MOST_THREADS = 4096
 MOST_DIGITS = 40  # of a number that an error repeats
 
 
@@ -14,13 +16,13 @@ def check_seed(value: object) -> None:
     check_whole("--seed", value, MOST_SEED)
 
 
-def check_whole(flag: str, value: object, most: int) -> None:
-    """Raise `InputError` for anything but a whole number from 0 to `most`."""
-    if isinstance(value, int) and value is not True and value is not False and 0 <= value <= most:
+def check_whole(flag: str, value: object, most: int, least: int = 0) -> None:
+    """Raise `InputError` for anything but a whole number from `least` to `most`."""
+    if isinstance(value, int) and value is not True and value is not False and least <= value <= most:
         return
     huge = isinstance(value, int) and abs(value) >= 10**MOST_DIGITS
     shown = f"a number of more than {MOST_DIGITS} digits" if huge else repr(value)
-    raise InputError(f"{flag} is {shown}.", f"Give a whole number (int) from 0 to {most}.")
+    raise InputError(f"{flag} is {shown}.", f"Give a whole number (int) from {least} to {most}.")
 
 
-__all__ = ["MOST_EPOCHS", "MOST_SEED", "check_seed", "check_whole"]
+__all__ = ["MOST_BATCH", "MOST_EPOCHS", "MOST_SEED", "MOST_THREADS", "check_seed", "check_whole"]

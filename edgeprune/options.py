@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 
 from edgeprune.errors import InputError
-from edgeprune.limits import MOST_EPOCHS, check_seed, check_whole
+from edgeprune.limits import MOST_BATCH, MOST_EPOCHS, MOST_THREADS, check_seed, check_whole
 from edgeprune.records.progress import Event, Listen
 
 if TYPE_CHECKING:
@@ -36,12 +36,14 @@ def silent(event: Event) -> None:
 class FitOptions:
     """Options of one fit, beside its task.
 
-    target, profile: names on the shelf, or paths. Several profiles are several budgets.
+    target, profile: names on the shelf, or paths; each brings the other where one is None, and None for both
+        is this machine. Several profiles are several budgets.
     latency_ms, speedup, memory_mib, size_mib, max_drop: budget lines (ms, times the dense float model, MiB,
         the metric's own unit) that override the profile's. Several latencies or speed-ups are several
-        budgets.
+        budgets; latency_ms="none" is no limit of latency.
+    batch: rows of a query; threads: of the device that serve it. Both override the profile's.
     device: a `Device`, or its URI; None measures on this machine, or predicts for a profile of another one.
-    runtime: serves instead of the target's. criterion: importance of units, by name
+    runtime: serves instead of the target's, in its own INT8 dialect. criterion: importance of units, by name
         or as a `Criterion`.
     recover: a recovery way; None fine-tunes where the task has labels, else distils. epochs: of its training.
     out: the run folder. resume: goes on with the run that is there.
@@ -49,13 +51,15 @@ class FitOptions:
     Raises `InputError` for numbers that no fit can be asked for.
     """
 
-    target: str | Path = "local"
+    target: str | Path | None = None
     profile: str | Path | Sequence[str | Path] | None = None
-    latency_ms: float | Sequence[float] | None = None
+    latency_ms: float | Sequence[float] | Literal["none"] | None = None
     speedup: float | Sequence[float] | None = None
     memory_mib: float | None = None
     size_mib: float | None = None
     max_drop: float | None = None
+    batch: int | None = None
+    threads: int | None = None
     device: Device | str | None = None
     runtime: str | None = None
     criterion: str | Criterion = "l2"
@@ -69,6 +73,10 @@ class FitOptions:
     def __post_init__(self) -> None:
         check_whole("--epochs", self.epochs, MOST_EPOCHS)
         check_seed(self.seed)
+        if self.batch is not None:
+            check_whole("--batch", self.batch, MOST_BATCH, least=1)
+        if self.threads is not None:
+            check_whole("--threads", self.threads, MOST_THREADS, least=1)
         if isinstance(self.device, str) and not self.device.strip():
             raise InputError(
                 f"--device is {self.device!r}, which names no device.",
@@ -78,7 +86,7 @@ class FitOptions:
             raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
 
     @property
-    def budget(self) -> dict[str, float | Sequence[float]]:
+    def budget(self) -> dict[str, float | Sequence[float] | Literal["none"]]:
         """Budget lines that were asked for, by name."""
         lines = {line: getattr(self, line) for line in BUDGET_LINES}
         return {line: value for line, value in lines.items() if value is not None}

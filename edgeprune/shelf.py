@@ -18,6 +18,7 @@ from edgeprune import detect
 from edgeprune.devices.probe import COMMANDS, READABLE_FOLDERS, allowed
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.machine import Budget, Figure, Profile, Target
+from edgeprune.runtimes import AUTO
 from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.toml import Table, nearest
 
@@ -42,8 +43,7 @@ FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 
-# The keys of quantize.dialects.TABLE, a room above this floor. "auto" follows the profile's architecture.
-DIALECTS = ("auto", "onnxruntime-x86", "onnxruntime-arm", "openvino", "tensorrt")
+DIALECTS = (AUTO, *dict.fromkeys(dialect for row in RUNTIMES.values() for dialect in row.dialects))
 
 
 def folder(kind: Kind) -> Path:
@@ -66,15 +66,37 @@ def names(kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder(kind).glob("*.toml")))
 
 
+@dataclass(frozen=True)
+class Shelved:
+    """Profile as its file has it.
+
+    here: whether it is this machine (`detect = true`). target: name or path of the target that it brings,
+    where the machine serves with one runtime.
+    """
+
+    profile: Profile
+    here: bool
+    target: str | None
+
+
 def load_profile(name_or_path: str | Path) -> Profile:
     """Hardware profile, by its name on the shelf or by the path of a .toml file.
 
     Raises `InputError` when there is none, or when the file is not exactly a profile.
     """
+    return shelved(name_or_path).profile
+
+
+def shelved(name_or_path: str | Path) -> Shelved:
+    """Profile with what its file says beside it; as `load_profile`."""
     file = _open("profiles", name_or_path)
-    file.only("title", "detect", "architecture", "threads", "batch", "isa", "sources", "budget", "figures")
-    machine = _detected(file) if file.flag("detect") else _written(file)
-    return Profile(
+    file.only(
+        *("title", "detect", "target", "architecture", "threads", "batch", "isa", "sources", "budget"),
+        "figures",
+    )
+    here = file.flag("detect")
+    machine = _detected(file) if here else _written(file)
+    profile = Profile(
         name=file.path.stem,
         title=file.text("title"),
         architecture=machine.architecture,
@@ -85,6 +107,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         figures=machine.figures + _figures(file.table("figures")),
         sources=machine.sources,
     )
+    return Shelved(profile, here, _other(file, "target", "targets") if "target" in file else None)
 
 
 def load_target(name_or_path: str | Path) -> Target:
@@ -95,25 +118,39 @@ def load_target(name_or_path: str | Path) -> Target:
     """
     file = _open("targets", name_or_path)
     file.only("title", "runtime", "dialect", "profile", "channel_multiple", "device", "sensors", "throttle")
-    profile = file.text("profile")
-    if profile.endswith(".toml"):
-        path = file.path.parent / profile
-        if not path.is_file():
-            raise file.error("profile", f'is "{profile}", and there is no file {path}', "Correct the path.")
-        profile = str(path)
-    elif profile not in names("profiles"):
-        raise file.error("profile", f'is "{profile}"', nearest(profile, names("profiles")))
+    profile = _other(file, "profile", "profiles")
+    row = RUNTIMES[file.text("runtime", among=tuple(RUNTIMES))]
+    dialect = file.text("dialect", among=DIALECTS)
+    if dialect not in (AUTO, *row.dialects):
+        raise file.error(
+            "dialect",
+            f'is "{dialect}", which {row.name} has no kernels for',
+            f"Write one of: {', '.join((AUTO, *row.dialects))}.",
+        )
     return Target(
         name=file.path.stem,
         title=file.text("title"),
-        runtime=file.text("runtime", among=tuple(RUNTIMES)),
-        dialect=file.text("dialect", among=DIALECTS),
+        runtime=row.name,
+        dialect=dialect,
         profile=profile,
         channel_multiple=file.whole("channel_multiple", least=1),
         sensors=_readings(file, "sensors"),
         throttle=_readings(file, "throttle"),
-        device=file.text("device", default="CPU"),
+        device=file.text("device", default=row.device),
     )
+
+
+def _other(file: Table, key: str, kind: Kind) -> str:
+    """Name on the shelf, or path, of the file that another file names."""
+    name = file.text(key)
+    if name.endswith(".toml"):
+        path = file.path.parent / name
+        if not path.is_file():
+            raise file.error(key, f'is "{name}", and there is no file {path}', "Correct the path.")
+        return str(path)
+    if name not in names(kind):
+        raise file.error(key, f'is "{name}"', nearest(name, names(kind)))
+    return name
 
 
 def _readings(file: Table, key: str) -> tuple[str, ...]:
@@ -227,4 +264,14 @@ def _detected(file: Table) -> _Detectable:
     return _Detectable(host.architecture, threads, host.isa or (), tuple(figures), (source,))
 
 
-__all__ = ["DIALECTS", "FIGURES", "Kind", "folder", "load_profile", "load_target", "names"]
+__all__ = [
+    "DIALECTS",
+    "FIGURES",
+    "Kind",
+    "Shelved",
+    "folder",
+    "load_profile",
+    "load_target",
+    "names",
+    "shelved",
+]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune import detect, shelf
+from edgeprune import detect, runtimes, shelf
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.quantize import dialects
 from edgeprune.records.machine import Budget, Profile, Target
@@ -91,6 +91,12 @@ PROFILE_ERRORS = (
     Refused("a negative figure", "value = 4", "value = -4", "figures.memory.value is -4"),
     Refused("a note beside a figure", 'unit = "GB"', 'unit = "GB"\nnote = "x"', "figures.memory.note is not"),
     Refused("detection beside facts", "threads = 4", "detect = true", "architecture stands beside detect"),
+    Refused(
+        "an unknown target", "threads = 4", 'threads = 4\ntarget = "jetsn"', 'target is "jetsn"', '"jetson"'
+    ),
+    Refused(
+        "a target that is not there", "threads = 4", 'threads = 4\ntarget = "own.toml"', "there is no file"
+    ),
     Refused("text that is not TOML", "threads = 4", "threads 4", "is not TOML: "),
 )
 TARGET_ERRORS = (
@@ -100,6 +106,13 @@ TARGET_ERRORS = (
     ),
     Refused(
         "an unknown dialect", '"onnxruntime-arm"', '"onnxruntime-amr"', "dialect is", '"onnxruntime-arm"'
+    ),
+    Refused(
+        "a dialect of another runtime",
+        '"onnxruntime-arm"',
+        '"tensorrt"',
+        'dialect is "tensorrt", which onnxruntime has no kernels for',
+        "auto, onnxruntime-x86, onnxruntime-arm",
     ),
     Refused("an unknown profile", '"raspberry-pi-5"', '"raspberrypi-5"', "profile is", '"raspberry-pi-5"'),
     Refused("a profile file that is not there", '"raspberry-pi-5"', '"own.toml"', "there is no file"),
@@ -189,7 +202,7 @@ def test_every_sensor_is_a_glob_under_sys_or_a_command(target: Target) -> None:
 
 
 def test_the_targets_know_every_dialect_that_exists() -> None:
-    assert {*dialects.TABLE, dialects.AUTO} <= set(shelf.DIALECTS)
+    assert {*dialects.TABLE, runtimes.AUTO} <= set(shelf.DIALECTS)
 
 
 def test_local_is_the_machine_it_is_loaded_on() -> None:
@@ -214,6 +227,22 @@ def test_a_target_of_the_users_own_may_bring_its_profile_along(tmp_path: Path) -
     path = tmp_path / "platform.toml"
     path.write_text(TARGET.replace('"raspberry-pi-5"', '"board.toml"'))
     assert shelf.load_profile(shelf.load_target(path).profile).name == "board"
+
+
+def test_a_profile_may_bring_its_target_and_a_detected_one_is_here_by_any_name(tmp_path: Path) -> None:
+    assert [shelf.shelved(name).target for name in ("jetson-orin-nano", "rtx-4060", "xeon")] == [
+        "jetson",
+        "rtx",
+        None,
+    ]
+    (tmp_path / "platform.toml").write_text(TARGET)
+    path = tmp_path / "board.toml"
+    path.write_text(PROFILE.replace("threads = 4", 'threads = 4\ntarget = "platform.toml"'))
+    own = shelf.shelved(path)
+    assert own.target is not None
+    assert (own.here, shelf.load_target(own.target).name) == (False, "platform")
+    path.write_text('title = "My desk"\ndetect = true\n')
+    assert shelf.shelved(path).here
 
 
 @pytest.mark.parametrize("case", PROFILE_ERRORS, ids=by_name)

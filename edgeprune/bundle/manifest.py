@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from edgeprune.bundle.archive import is_plain
 from edgeprune.bundle.names import wrong_names
 from edgeprune.errors import InputError
+from edgeprune.limits import MOST_BATCH, MOST_THREADS
 from edgeprune.records.bundle import EVIDENCE, GOLDEN, MANIFEST, SIGNATURE, Manifest, Port
 from edgeprune.records.domain import budget_problems, hash_problems, measurement_problems, whole
 
@@ -20,8 +21,6 @@ DTYPES = frozenset(
         *("float16", "float32", "float64"),
     }
 )
-MOST_THREADS = 4096
-MOST_BATCH = 1 << 20
 MOST_DIMENSIONS = 32  # numpy's own limit is 64, of earlier versions 32
 MOST_VALUES = 1 << 40  # of one array
 _HINT = "Restore the file as edgeprune wrote it, or pack the run again: edgeprune bundle RUN"

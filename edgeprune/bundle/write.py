@@ -20,7 +20,7 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import InputError
 from edgeprune.files import replacing, sha256
 from edgeprune.foreign import tame
-from edgeprune.quantize.dialects import TABLE as DIALECTS
+from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.bundle import (
     BUNDLE_SCHEMA,
     EVIDENCE,
@@ -103,7 +103,7 @@ def write_bundle(
             f"{proven} has {golden.rows} rows, which do not fill batches of {measured.batch}.",
             "Run fit again: it writes whole batches.",
         )
-    tolerance = _tolerance(report.candidate.precision, target)
+    tolerance = _tolerance(result, report.candidate.precision)
     build = _build_commands(load, golden)
     files = _runner_files(load, tolerance, build)
     files[GOLDEN] = content
@@ -141,9 +141,9 @@ def _served_here(golden: Golden, load: Load, batch: int) -> Golden:
         return replace(golden, outputs=serve(session, golden, batch))
 
 
-def _tolerance(precision: Precision, target: Target) -> float:
-    half = target.dialect in DIALECTS and DIALECTS[target.dialect].half
-    return max(TOLERANCE[precision], TOLERANCE_HALF if half else 0.0)
+def _tolerance(result: FitResult, precision: Precision) -> float:
+    dialect = dialect_for(result.target.dialect, result.profile.architecture, result.runtime)
+    return max(TOLERANCE[precision], TOLERANCE_HALF if dialect.half else 0.0)
 
 
 def _build_commands(load: Load, golden: Golden) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def _manifest(
         artefact=artefact.name,
         inputs=ports(golden.inputs, report.measurement.batch),
         outputs=ports(golden.outputs, report.measurement.batch),
-        tolerance=_tolerance(report.candidate.precision, target),
+        tolerance=_tolerance(result, report.candidate.precision),
         claim=Claim(
             metric_name=result.metric,
             metric=report.metric,

@@ -31,7 +31,8 @@ _PATHS = ("out", "target", "profile")
 @click.argument("model")
 @click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
 @click.option(
-    "--target", default=DEFAULTS.target, show_default=True, help="Deployment target: a name or a .toml."
+    "--target",
+    help="Deployment target: a name or a .toml; by default the one that the profile brings, else local.",
 )
 @click.option(
     "--profile",
@@ -40,8 +41,9 @@ _PATHS = ("out", "target", "profile")
 )
 @click.option(
     "--latency-ms",
-    type=Numbers(),
-    help="Budget: latency at the profile's percentile. Several, as in 20,10,5, are answered by one search.",
+    type=Numbers(word="none"),
+    help="Budget: latency at the profile's percentile. Several, as in 20,10,5, are answered by one search; "
+    "none is no limit.",
 )
 @click.option(
     "--speedup", type=Numbers(), help="Budget: latency relative to the dense float model; one or several."
@@ -49,6 +51,10 @@ _PATHS = ("out", "target", "profile")
 @click.option("--memory-mib", type=float, help="Budget: peak memory.")
 @click.option("--size-mib", type=float, help="Budget: size of the artefact's files.")
 @click.option("--max-drop", type=float, help="Budget: largest loss of the metric, in its own unit.")
+@click.option(
+    "--batch", type=int, help="Rows of a query, whose latency is limited; the profile's by default."
+)
+@click.option("--threads", type=int, help="Threads of the device that serve; the profile's by default.")
 @click.option("--device", help="Where to measure: local, a URI, or a NAME of the lab.")
 @click.option("--lab", type=click.Path(path_type=Path), help="A lab.toml that names devices.")
 @click.option(
@@ -65,7 +71,10 @@ _PATHS = ("out", "target", "profile")
     show_default=True,
     help=f"Importance: {', '.join(CRITERIA)}.",
 )
-@click.option("--runtime", help=f"Serve with this runtime instead of the target's: {', '.join(RUNTIMES)}.")
+@click.option(
+    "--runtime",
+    help=f"Serve with this runtime instead of the target's, in its INT8 dialect: {', '.join(RUNTIMES)}.",
+)
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")

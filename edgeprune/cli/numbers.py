@@ -1,4 +1,4 @@
-"""The type of a flag that takes one number or several, separated by commas."""
+"""The type of a flag that takes one number or several, separated by commas, or a word instead."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import click
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Parses one number or several: "20,10,5" -> (20.0, 10.0, 5.0)."""
+    """Parses one number or several: "20,10,5" -> (20.0, 10.0, 5.0), or takes `word` as it is."""
 
-    name = "X[,X...]"
+    def __init__(self, word: str | None = None) -> None:
+        self._word = word
+        self.name = "X[,X...]" if word is None else f"X[,X...]|{word}"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
+    ) -> tuple[float, ...] | str:
         if isinstance(value, tuple):
             return value
+        if self._word is not None and str(value).strip() == self._word:
+            return self._word
         found = []
         for part in str(value).split(","):
             try:

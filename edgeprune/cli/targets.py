@@ -53,4 +53,4 @@ def _show(target: Target) -> None:
 
 
 def _dialect(name: str) -> str:
-    return "auto: by the architecture of the profile" if name == "auto" else name
+    return "auto: the runtime's own for the architecture of the profile" if name == "auto" else name

@@ -176,6 +176,8 @@ def _document(validation: Validation) -> dict[str, object]:
         "memory_mib": measurement and measurement.memory_mib,
         "size_mib": measurement and measurement.size_mib,
         "runtime": measurement and measurement.runtime,
+        "threads": measurement and measurement.threads,
+        "batch": measurement and measurement.batch,
         "state": measurement and measurement.state,
         "checks": validation.checks,
     }

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from edgeprune.errors import InputError
 from edgeprune.records.machine import Budget, Profile
 from edgeprune.records.trial import Latency, percentile_ms
 
+UNLIMITED = "none"  # said of the latency
 SEVERAL = {"latency_ms": " ms", "speedup": "x"}  # lines that take several values, and how a value is written
 
 
@@ -25,18 +26,22 @@ class RequestedBudget:
 
 
 def requested_budgets(
-    profiles: Sequence[Profile], flags: Mapping[str, float | Sequence[float]]
+    profiles: Sequence[Profile], flags: Mapping[str, float | Sequence[float] | Literal["none"]]
 ) -> tuple[tuple[RequestedBudget, ...], list[str]]:
     """Budgets to answer, and sentences about those that were given twice or out of order.
 
     Flags override each profile line by line; milliseconds replace a speed-up and vice versa. Several values
-    of one line are several budgets, the largest first; so are several profiles, in the order given.
+    of one line are several budgets, the largest first; so are several profiles, in the order given. A latency
+    of "none" is no limit of it.
     Raises `InputError` for what is no budget, or asks for several values and several profiles at once.
     """
-    found = {name: _values(name, value) for name, value in flags.items()}
+    unlimited: dict[str, float | None] = {
+        name: None for name, value in flags.items() if _unlimited(name, value)
+    }
+    found = {name: _values(name, value) for name, value in flags.items() if name not in unlimited}
     line = next((name for name in SEVERAL if len(found.get(name, ())) > 1), None)
     if line is None:
-        fixed = {name: values[0] for name, values in found.items()}
+        fixed = unlimited | {name: values[0] for name, values in found.items()}
         asked, notes = _each_once(profiles)
         return tuple(RequestedBudget(one.name, one, _overridden(one.budget, fixed)) for one in asked), notes
     if len(profiles) > 1:
@@ -59,13 +64,11 @@ def requested_budgets(
     )
 
 
-def profile_names(value: str | Path | Sequence[str | Path] | None, default: str) -> tuple[str | Path, ...]:
-    """Names or paths of profiles: one, several, or the target's own."""
-    if value is None:
-        return (default,)
+def profile_names(value: str | Path | Sequence[str | Path] | None) -> tuple[str | Path, ...]:
+    """Names or paths of profiles: one, several or none."""
     if isinstance(value, str | Path):
         return (value,)
-    return tuple(value) or (default,)
+    return tuple(value or ())
 
 
 def looseness(budget: Budget, dense_ms: float) -> tuple[float, float, float]:
@@ -74,10 +77,14 @@ def looseness(budget: Budget, dense_ms: float) -> tuple[float, float, float]:
     return latency, budget.memory_mib or inf, budget.size_mib or inf
 
 
-def _values(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
-    several = isinstance(value, Sequence)
-    listed = cast("Sequence[float]", value) if several else (cast("float", value),)
-    values = tuple(float(one) for one in listed)
+def _unlimited(name: str, value: object) -> bool:
+    return name == "latency_ms" and isinstance(value, str) and value == UNLIMITED
+
+
+def _values(name: str, value: float | Sequence[float] | Literal["none"]) -> tuple[float, ...]:
+    if isinstance(value, str):
+        raise InputError(f"The budget's {name} is {value!r}, a text.", "Give a number.")
+    values = tuple(float(one) for one in value) if isinstance(value, Sequence) else (float(value),)
     if not values:
         raise InputError(f"The budget's {name} is an empty list.", "Give one value or more.")
     if len(values) > 1 and name not in SEVERAL:
@@ -91,7 +98,7 @@ def _values(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
     return values
 
 
-def _overridden(budget: Budget, given: Mapping[str, float]) -> Budget:
+def _overridden(budget: Budget, given: Mapping[str, float | None]) -> Budget:
     if "latency_ms" in given:
         budget = replace(budget, speedup=None)
     if "speedup" in given:

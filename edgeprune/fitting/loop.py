@@ -24,7 +24,7 @@ from edgeprune.fitting.answer import answer, conclude, pack
 from edgeprune.fitting.budgets import looseness
 from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_for_int8
 from edgeprune.fitting.landing import Landing, confirmed, earlier_probes
-from edgeprune.fitting.order import Order, check_evaluation, resolve_orders, resume_key
+from edgeprune.fitting.order import Order, check_evaluation, resolve_orders, resume_key, told_rows
 from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
@@ -61,6 +61,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     started = time.monotonic()
     orders, notes = resolve_orders(options)
     task, remarks = check_task(task)
+    notes += told_rows(task, orders[0])
     workshop = workshop_for(task, orders[0])
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
@@ -85,7 +86,7 @@ def workshop_for(task: Task, order: Order) -> Workshop:
     """The workshop of a fit: it makes the candidates of all its orders."""
     return Workshop(
         task,
-        dialect_for(order.target.dialect, order.profile.architecture),
+        dialect_for(order.target.dialect, order.profile.architecture, order.runtime),
         runtime=order.runtime,
         criterion=order.options.criterion,
         seed=order.options.seed,

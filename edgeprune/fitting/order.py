@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +17,12 @@ from edgeprune.latency.forecast import Forecast, forecast_for
 from edgeprune.ledger import Ledger, Noted
 from edgeprune.make import Workshop
 from edgeprune.options import FitOptions
+from edgeprune.quantize.dialects import check_dialect
 from edgeprune.records.machine import Budget, Profile, Target
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.task import Task
-from edgeprune.runtimes import find, require_host
-from edgeprune.shelf import load_profile, load_target
+from edgeprune.runtimes import AUTO, find, require_host
+from edgeprune.shelf import Shelved, load_target, shelved
 from edgeprune.tasks import call_evaluate
 
 LOCAL = "local"
@@ -55,24 +56,99 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
 
     Raises `InputError` or `MissingExtraError` before anything is written.
     """
-    target = load_target(options.target)
-    profiles = [load_profile(name) for name in profile_names(options.profile, target.profile)]
-    runtime = target.runtime if options.runtime is None else find(options.runtime).name
-    requested, notes = requested_budgets(profiles, options.budget)
+    runtime = None if options.runtime is None else find(options.runtime)
+    machines = [shelved(name) for name in profile_names(options.profile)]
+    target = _target(options, machines)
+    machines = [_asked(one, options) for one in machines or [shelved(target.profile)]]
+    if runtime is not None and runtime.name != target.runtime:
+        target = replace(target, runtime=runtime.name, dialect=AUTO, device=runtime.device)
+    for one in machines:
+        check_dialect(target, one.profile.architecture)
+    requested, notes = requested_budgets([one.profile for one in machines], options.budget)
+    here = {one.profile for one in machines if one.here}
     place = LOCAL if options.device is None else options.device
     device = open_device(place) if isinstance(place, str) else place
 
     def order(one: RequestedBudget) -> Order:
-        predicted = options.device is None and one.profile.name != LOCAL
-        forecast = forecast_for(one.profile, runtime, target.device) if predicted else None
-        return Order(one.name, options, target, one.profile, one.budget, runtime, device, forecast)
+        predicted = options.device is None and one.profile not in here
+        forecast = forecast_for(one.profile, target.runtime, target.device) if predicted else None
+        return Order(one.name, options, target, one.profile, one.budget, target.runtime, device, forecast)
 
     orders = tuple(order(one) for one in requested)
     _check_together(orders)
-    require_host(runtime)  # exports are proven here, whatever the device has
+    require_host(target.runtime)  # exports are proven here, whatever the device has
     if orders[0].forecast is None:
         _check_architecture(orders[0])
-    return orders, notes
+    return orders, [*notes, *_told(orders)]
+
+
+def _target(options: FitOptions, machines: Sequence[Shelved]) -> Target:
+    """The target that was asked for, else the one that the profiles bring, else this machine's.
+
+    Raises `InputError` where they contradict each other.
+    """
+    brought = {one.profile.name: one.target for one in machines}
+    if options.target is None:
+        if len(set(brought.values())) > 1:
+            told = ", ".join(f"{name} with {target or 'none of its own'}" for name, target in brought.items())
+            raise InputError(
+                f"The profiles are of different targets: {told}.",
+                "Run fit once for each of them, or give one --target for all.",
+            )
+        return load_target(next(iter(brought.values()), None) or LOCAL)
+    target = load_target(options.target)
+    for name, other in brought.items():
+        if other is None or options.runtime is not None:
+            continue
+        own = load_target(other)
+        if own.runtime != target.runtime:
+            raise InputError(
+                f"Profile {name} is served with {own.runtime} (target {own.name}), and target {target.name} "
+                f"serves with {target.runtime}.",
+                f"Leave --target out, or say --runtime {target.runtime} to serve with it there.",
+            )
+    return target
+
+
+def _asked(machine: Shelved, options: FitOptions) -> Shelved:
+    """Profile with the rows of a query and the threads that were asked for."""
+    profile = machine.profile
+    profile = replace(
+        profile,
+        batch=profile.batch if options.batch is None else options.batch,
+        threads=profile.threads if options.threads is None else options.threads,
+    )
+    return replace(machine, profile=profile)
+
+
+def _told(orders: Sequence[Order]) -> Iterator[str]:
+    """Sentences about what was asked that may not be what was meant."""
+    first = orders[0]
+    if first.forecast is None:
+        cores = first.device.machine().cores
+        if first.profile.threads > cores:
+            yield f"{first.profile.threads} threads will serve on {cores} cores of {first.device.name}."
+    for order in orders:
+        budget = order.budget
+        if not budget.timed and budget.memory_mib is None and budget.size_mib is None:
+            yield (
+                f"Nothing limits latency, memory or size on {order.profile.name}, so the dense model is the "
+                "answer; ask with --latency-ms, --speedup, --memory-mib or --size-mib."
+            )
+
+
+def told_rows(task: Task, order: Order) -> tuple[str, ...]:
+    """Sentence about an example of more rows than are timed."""
+    example = task.example
+    values = example.values() if isinstance(example, Mapping) else example
+    tensor = example if isinstance(example, torch.Tensor) else next(iter(values))
+    rows, timed = len(tensor), order.profile.batch
+    if rows <= timed:
+        return ()
+    return (
+        f"Task.example has {rows} rows, and a query of {timed} is timed; ask with --batch {rows} for the "
+        f"latency of {rows} rows at once.",
+    )
 
 
 def resume_key(

@@ -121,6 +121,12 @@ class _Figures:
 def _cpu(figures: _Figures, profile: Profile) -> tuple[Mapping[NumberType, float], list[str]]:
     """Peak multiply-accumulates per second of the profile's threads, each on a core of its own."""
     clock = figures.need("clock_max", 1e9)
+    if "cores" in figures and profile.threads > figures.need("cores"):
+        raise InputError(
+            f"{profile.threads} threads on the {figures.need('cores'):g} cores of profile {profile.name} "
+            "cannot be predicted: each would need a core of its own.",
+            "Give fewer --threads, or measure with --device.",
+        )
     lines = [
         figures.line("clock_max"),
         f"{profile.threads} threads share the work, each on a core of its own",

@@ -11,8 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeprune.errors import InputError
+from edgeprune.records.machine import Target
+from edgeprune.runtimes import AUTO, find
 
 IntegerType = Literal["uint8", "int8"]
+X86 = ("x86_64", "amd64", "i686", "i386")
+ARM = ("aarch64", "arm64", "arm")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Dialect:
     integer_followers: followers that are placed on the integers themselves, because the runtime would run
         them in float between DequantizeLinear and QuantizeLinear.
     fused: activation functions that the runtime fuses into the kernel in front of them.
+    architectures: of the machines that it is for, as `uname -m` prints them; empty for all.
     dynamic: True when products with ranges from each query have a kernel (`dynamic.py`).
     half: True when everything outside Q/DQ is written in float16: the runtime takes all types from the file.
     blocks: True when products with weights in blocks have a kernel (`weight_only.py`).
@@ -49,6 +54,7 @@ class Dialect:
     followers: frozenset[str]
     integer_followers: frozenset[str]
     fused: frozenset[str]
+    architectures: tuple[str, ...] = ()
     dynamic: bool = False
     half: bool = False
     blocks: bool = False
@@ -56,9 +62,12 @@ class Dialect:
     float_output: bool = False
 
 
-def _onnxruntime(name: str, activation: IntegerType, *, dynamic: bool = False) -> Dialect:
+def _onnxruntime(
+    name: str, activation: IntegerType, architectures: tuple[str, ...] = (), *, dynamic: bool = False
+) -> Dialect:
     return Dialect(
         name=name,
+        architectures=architectures,
         activation=activation,
         symmetric=False,
         per_channel=True,
@@ -101,8 +110,8 @@ _TENSORRT = Dialect(
 # x86 kernels multiply unsigned activations with signed weights (VPMADDUBSW, VPDPBUSD); ARM kernels
 # multiply signed with signed (SMLAL, SDOT). The other combination costs a conversion or runs in C++.
 TABLE: dict[str, Dialect] = {
-    "onnxruntime-x86": _onnxruntime("onnxruntime-x86", "uint8", dynamic=True),
-    "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8", dynamic=True),
+    "onnxruntime-x86": _onnxruntime("onnxruntime-x86", "uint8", X86, dynamic=True),
+    "onnxruntime-arm": _onnxruntime("onnxruntime-arm", "int8", ARM, dynamic=True),
     # OpenVINO's CPU plug-in runs the same Q/DQ graph on integers. Integers through a Concat gain nothing
     # (docs/int8.md), and crash the plug-in in a DenseNet (2026.4).
     "openvino": replace(
@@ -114,24 +123,48 @@ TABLE: dict[str, Dialect] = {
     "tensorrt": _TENSORRT,
 }
 
-AUTO = "auto"
 
-
-def dialect_for(name: str, architecture: str) -> Dialect:
-    """Dialect called `name`; "auto" is ONNX Runtime's for `architecture` (as `uname -m` prints it).
+def dialect_for(name: str, architecture: str, runtime: str = "onnxruntime") -> Dialect:
+    """Dialect called `name`; "auto" is the runtime's own for `architecture` (as `uname -m` prints it).
 
     Raises `InputError` naming the known dialects or architectures.
     """
     if name == AUTO:
-        machine = architecture.lower()
-        if machine in ("x86_64", "amd64", "i686", "i386"):
-            return TABLE["onnxruntime-x86"]
-        if machine in ("aarch64", "arm64") or machine.startswith("arm"):
-            return TABLE["onnxruntime-arm"]
-        raise InputError(
-            f'No INT8 dialect is known for architecture "{architecture}".',
-            f"Name one in the target file: {', '.join(TABLE)}.",
-        )
+        own = [TABLE[each] for each in find(runtime).dialects]
+        found = next((each for each in own if _suits(each, architecture)), None)
+        if found is None:
+            raise InputError(
+                f'No INT8 dialect of {runtime} is known for architecture "{architecture}".',
+                f"Name one in the target file: {', '.join(TABLE)}.",
+            )
+        return found
     if name not in TABLE:
         raise InputError(f'There is no INT8 dialect "{name}".', f"Use {AUTO} or one of: {', '.join(TABLE)}.")
     return TABLE[name]
+
+
+def check_dialect(target: Target, architecture: str) -> None:
+    """Raise `InputError` for a target in whose INT8 dialect its runtime, or the machine, has no kernels."""
+    dialect, row = dialect_for(target.dialect, architecture, target.runtime), find(target.runtime)
+    if dialect.name not in row.dialects:
+        raise InputError(
+            f"Target {target.name} writes INT8 for {row.name} in the dialect {dialect.name}, which it has no "
+            "kernels for.",
+            f"Write dialect = {AUTO!r} in the target file, or one of: {', '.join(row.dialects)}.",
+        )
+    if not _suits(dialect, architecture):
+        raise InputError(
+            f"Target {target.name} writes INT8 in the dialect {dialect.name}, and the profile's machine is "
+            f"{architecture}.",
+            "Choose a target and a profile of one machine: `edgeprune targets` and `edgeprune profiles` list "
+            "them.",
+        )
+
+
+def _suits(dialect: Dialect, architecture: str) -> bool:
+    machine = architecture.lower()
+    return (
+        not dialect.architectures
+        or machine in dialect.architectures
+        or (machine.startswith("arm") and dialect.architectures == ARM)
+    )

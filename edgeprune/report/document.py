@@ -28,6 +28,8 @@ def document(result: FitResult) -> dict[str, JSON]:
         "seconds": result.seconds,
         "bundle": result.bundle,
         "profile": result.profile.name,
+        "threads": result.chosen.measurement.threads,
+        "batch": result.chosen.measurement.batch,
         "target": result.target.name,
         "runtime": result.runtime,
         "out": result.out,
@@ -55,6 +57,8 @@ def _tier(tier: TierResult) -> dict[str, JSON]:
         "chosen": _candidate(tier.chosen),
         "bundle": tier.bundle,
         "profile": tier.profile.name,
+        "threads": tier.chosen.measurement.threads,
+        "batch": tier.chosen.measurement.batch,
     }
 
 

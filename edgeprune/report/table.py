@@ -187,7 +187,11 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
             _count(report.macs),
             f"{report.layers_int8}/{report.layers_int8 + report.layers_float}",
         )
-    made.caption = "latencies in ms, memory and size in MiB, INT8: layers in INT8 of all layers with weights"
+    batch = result.chosen.measurement.batch
+    query = f" of a query of {batch} rows" if batch > 1 else ""
+    made.caption = (
+        f"latencies{query} in ms, memory and size in MiB, INT8: layers in INT8 of all layers with weights"
+    )
     if result.chosen.measurement.predicted:
         made.caption = f"latency and memory are predicted, not measured; {made.caption}"
     return made

@@ -25,6 +25,8 @@ class Runtime:
 
     says: one sentence, for the documentation.
     file: the session file beside this one that runs on the device; beside: other files that it needs there.
+    dialects: INT8 dialects that it has kernels for, of `quantize.dialects`. device: its device string where a
+        target names none.
     suffix: of the artefact that edgeprune writes for it; companions: suffixes of the files that the artefact
         cannot be loaded without.
     accepts: suffixes it can load.
@@ -46,6 +48,8 @@ class Runtime:
     accepts: tuple[str, ...]
     imports: str
     extra: str
+    dialects: tuple[str, ...]
+    device: str = "CPU"
     elsewhere: str = ""
     beside: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
@@ -71,6 +75,7 @@ class Runtime:
         return f"{self.pip} ({self.elsewhere})" if self.elsewhere else self.pip
 
 
+AUTO = "auto"  # the dialect of a target: its runtime's own for the profile's architecture
 _TENSORRT = ("gpu.py", "trt_build.py", "trt_layers.py")
 _ROWS = (
     Runtime(
@@ -81,6 +86,7 @@ _ROWS = (
         accepts=(".onnx",),
         imports="onnxruntime",
         extra="ort",
+        dialects=("onnxruntime-x86", "onnxruntime-arm"),
         exact=True,
         remark="int8",
         attained=on_processor(0.7, 6000, 5, weights=1.6, activations=5, fixed_mib=14),
@@ -93,6 +99,7 @@ _ROWS = (
         accepts=(".onnx", ".xml"),
         imports="openvino",
         extra="openvino",
+        dialects=("openvino",),
         companions=(".bin",),
         remark="devices",
         attained=on_processor(0.75, 6000, 3, weights=2, activations=3, fixed_mib=53),
@@ -105,6 +112,8 @@ _ROWS = (
         accepts=(".onnx", ".plan"),
         imports="tensorrt",
         extra="tensorrt",
+        dialects=("tensorrt",),
+        device="GPU",
         elsewhere="on a Jetson: it comes with JetPack",
         beside=_TENSORRT,
         builds_engine=True,
@@ -120,6 +129,8 @@ _ROWS = (
         accepts=(".onnx", ".plan"),
         imports="tensorrt_rtx_bindings",
         extra="rtx",
+        dialects=("tensorrt",),
+        device="GPU",
         beside=_TENSORRT,
         builds_engine=True,
         engine_program="tensorrt_rtx",
@@ -165,4 +176,14 @@ def require_host(name: str) -> None:
         require(needed)
 
 
-__all__ = ["TABLE", "Attained", "Runtime", "exact_runtime", "find", "require", "require_host", "version"]
+__all__ = [
+    "AUTO",
+    "TABLE",
+    "Attained",
+    "Runtime",
+    "exact_runtime",
+    "find",
+    "require",
+    "require_host",
+    "version",
+]

@@ -41,6 +41,12 @@ def test_several_speed_ups_begin_with_the_least_and_replace_milliseconds() -> No
     assert asked([PRESS], speedup=(4.0, 2.0)) == [("2x", None, 2.0), ("4x", None, 4.0)]
 
 
+def test_no_latency_at_all_is_said_as_none_and_takes_the_profile_s_away() -> None:
+    assert asked([PRESS, GATE], latency_ms="none") == [("press", None, None), ("gate", None, None)]
+    (wish,), _ = requested_budgets([PRESS], {"latency_ms": "none", "size_mib": 2.0})
+    assert (wish.budget.timed, wish.budget.memory_mib, wish.budget.size_mib) == (False, 100.0, 2.0)
+
+
 def test_a_list_in_order_needs_no_sentence() -> None:
     assert requested_budgets([PRESS], {"latency_ms": (20.0, 10.0)})[1] == []
 
@@ -74,6 +80,11 @@ REFUSED = [
     Refused("a list of memories", {"memory_mib": (5.0, 4.0)}, (PRESS,), "memory_mib has 2 values"),
     Refused("nothing", {"latency_ms": ()}, (PRESS,), "latency_ms is an empty list"),
     Refused("one of them negative", {"latency_ms": (5.0, -1.0)}, (PRESS,), "latency_ms is -1.0"),
+    Refused("a text", {"latency_ms": "12"}, (PRESS,), "latency_ms is '12', a text"),
+    Refused("a speed-up of none", {"speedup": "none"}, (PRESS,), "speedup is 'none', a text"),
+    Refused(
+        "none beside a speed-up", {"latency_ms": "none", "speedup": 2.0}, (PRESS,), "Both --latency-ms and"
+    ),
     Refused("not finite", {"latency_ms": float("inf")}, (PRESS,), "latency_ms is inf"),
     Refused("two of a name", {}, (PRESS, replace(PRESS, threads=1)), "Two profiles are called press"),
 ]
@@ -86,9 +97,9 @@ def test_what_cannot_be_meant_is_refused(case: Refused) -> None:
 
 
 def test_profiles_are_given_as_none_one_or_several() -> None:
-    assert profile_names(None, "own") == profile_names((), "own") == ("own",)
-    assert profile_names("a", "own") == ("a",)
-    assert profile_names(["a", "b"], "own") == ("a", "b")
+    assert profile_names(None) == profile_names(()) == ()
+    assert profile_names("a") == ("a",)
+    assert profile_names(["a", "b"]) == ("a", "b")
 
 
 def test_looseness_is_a_budget_s_share_of_the_dense_model_on_its_machine() -> None:

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 import edgeprune
+from edgeprune.bundle import open_bundle
 from edgeprune.devices import Operator
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, InputError
 from edgeprune.records.trial import FitResult
+from edgeprune.report import document, table
 
 Speed = Callable[[str, bool], float]  # (weight, is it INT8?) -> times the float time
 
@@ -134,3 +136,58 @@ def test_a_run_that_lost_its_device_goes_on_to_the_same_candidate(
     resumed = _fit_uneven(scripted, tiny, tmp_path / "run", resume=True)
     assert resumed.chosen.candidate == chosen.chosen.candidate
     assert resumed.chosen.metric == chosen.chosen.metric
+
+
+def test_without_a_latency_budget_room_alone_decides_and_no_operator_is_timed(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    """INT8 is slower here; the widths that keep most for their bytes are chosen without a table."""
+    hand = device(scripted, lambda weight, integer: 2.0 if integer else 1.0)
+    options: dict[str, Any] = {"latency_ms": "none", "device": hand, "max_drop": 0.3, "epochs": 2}
+    dense = edgeprune.fit(tiny.quick(), out=tmp_path / "dense", **options).baseline.measurement
+    limit = 0.3 * dense.size_mib
+    result = edgeprune.fit(tiny.quick(), size_mib=limit, out=tmp_path / "run", **options)
+    chosen = result.chosen
+    assert result.verdict.kind == "fits"
+    assert (result.budget.latency_ms, result.budget.speedup) == (None, None)
+    assert 0.85 * limit <= chosen.measurement.size_mib <= limit, "and no more is cut than room asks for"
+    assert chosen.candidate.precision == "int8"
+    assert chosen.measurement.latency.p50_ms > 0
+    assert not [name for name, _, _ in hand.log if name == "operators"]
+
+
+def test_a_batch_is_timed_served_packed_and_resumed_as_one_query(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    seen: set[int] = set()
+
+    class Watched(scripted.ScriptedSession):
+        def time(self, feeds: Any, *, runs: int, seconds: float) -> list[float]:
+            seen.update(len(array) for array in feeds.values())
+            found: list[float] = super().time(feeds, runs=runs, seconds=seconds)
+            return found
+
+    class Device(scripted.ScriptedDevice):
+        def start(self, load: Any, *, sensors: Any = ()) -> Any:
+            session = Watched(self, load, len(self.sensors))
+            self.sensors.append(tuple(sensors))
+            loads.append((load.batch, load.threads))
+            return session
+
+    loads: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"latency_ms": 50.0, "batch": 4, "threads": 2, "out": tmp_path / "run"}
+    result = edgeprune.fit(tiny.quick(), device=Device(tiny.latency_ms), **options)
+    measured = result.chosen.measurement
+    assert (measured.batch, measured.threads, seen) == (4, 2, {4})
+    assert set(loads) == {(4, 2)}
+    told = document(result)
+    assert (told["batch"], told["threads"]) == (4, 2)
+    assert "latencies of a query of 4 rows in ms" in str(table(result).caption)
+    assert result.bundle is not None
+    with open_bundle(Path(result.bundle)) as verified:
+        manifest = verified.manifest
+        assert (manifest.batch, manifest.threads, manifest.inputs[0].shape[0]) == (4, 2, 4)
+    with pytest.raises(InputError, match="batch"):
+        edgeprune.fit(tiny.quick(), device=Device(), resume=True, **{**options, "batch": 8})
+    with pytest.raises(InputError, match="threads"):
+        edgeprune.fit(tiny.quick(), device=Device(), resume=True, **{**options, "threads": 1})

@@ -20,8 +20,11 @@ from edgeprune.export import export_onnx
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize.calibrate import calibrate
-from edgeprune.quantize.dialects import TABLE, dialect_for
+from edgeprune.quantize.dialects import TABLE, check_dialect, dialect_for
 from edgeprune.quantize.ranges import Ranges
+from edgeprune.records.machine import Target
+from edgeprune.runtimes import TABLE as TABLE_OF_RUNTIMES
+from edgeprune.runtimes import Runtime
 from tests.support.int8_files import quantise
 from tests.support.kernels import integer_nodes
 
@@ -239,6 +242,21 @@ def test_a_file_that_the_runtime_does_not_load_is_an_error(tmp_path: Path) -> No
 def test_auto_is_the_dialect_of_the_machine(architecture: str, expected: str) -> None:
     assert dialect_for("auto", architecture).name == expected
     assert dialect_for("onnxruntime-arm", architecture).name == "onnxruntime-arm"
+
+
+@pytest.mark.parametrize("row", TABLE_OF_RUNTIMES.values(), ids=lambda row: row.name)
+def test_auto_is_the_own_dialect_of_every_runtime(row: Runtime) -> None:
+    own = {dialect_for("auto", machine, row.name).name for machine in ("x86_64", "aarch64")}
+    assert own == set(row.dialects)
+
+
+def test_a_target_is_refused_where_its_runtime_or_its_machine_has_no_kernels() -> None:
+    target = Target("mine", "", "onnxruntime", "onnxruntime-x86", "local", 8)
+    check_dialect(target, "x86_64")
+    with pytest.raises(InputError, match="dialect onnxruntime-x86, and the profile's machine is aarch64"):
+        check_dialect(target, "aarch64")
+    with pytest.raises(InputError, match="for openvino in the dialect onnxruntime-x86"):
+        check_dialect(replace(target, runtime="openvino"), "x86_64")
 
 
 def test_an_unknown_dialect_or_machine_is_refused_with_the_known_ones() -> None:

@@ -14,8 +14,8 @@ import pytest
 from edgeprune import runtimes
 from edgeprune.devices import agent
 from edgeprune.errors import InputError, MissingExtraError
-from edgeprune.quantize.dialects import AUTO
 from edgeprune.quantize.dialects import TABLE as DIALECTS
+from edgeprune.runtimes import AUTO
 from edgeprune.shelf import load_target, names
 
 ROWS = list(runtimes.TABLE.values())

@@ -95,6 +95,16 @@ def test_a_target_may_name_a_toy_runtime(toy: Runtime, tmp_path: Path) -> None:
     assert load_target(path).runtime == "abacus"
 
 
+def test_the_dialect_of_a_target_is_one_that_its_runtime_has_kernels_for(
+    toy: Runtime, tmp_path: Path
+) -> None:
+    path = tmp_path / "wood.toml"
+    path.write_text(TARGET.replace("onnxruntime-x86", "openvino"))
+    with pytest.raises(InputError, match="which abacus has no kernels for") as refused:
+        load_target(path)
+    assert refused.value.hint.endswith("auto, onnxruntime-x86, onnxruntime-arm.")
+
+
 def test_the_files_of_an_artefact_are_those_of_its_row(toy: Runtime) -> None:
     assert [path.name for path in written_files(Path("model.beads"))] == [
         "model.beads",

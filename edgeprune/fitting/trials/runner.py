@@ -230,8 +230,8 @@ class Trials:
         return max(found.values(), default=0.0) <= 1
 
     def zone(self) -> Zone:
-        """Zone of the budget to land in on this device, by how far its sessions scatter."""
-        return zone(self._references)
+        """Zone of the budget to land in; of latency, by how far this device's sessions scatter."""
+        return zone(self._references if self.budget.timed else ())
 
     @property
     def _references(self) -> list[float]:
