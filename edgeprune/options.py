@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 
 from edgeprune.errors import InputError
 from edgeprune.limits import MOST_BATCH, MOST_EPOCHS, MOST_THREADS, check_seed, check_whole
+from edgeprune.records.machine import drop_line
 from edgeprune.records.progress import Event, Listen
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class FitOptions:
         is this machine. Several profiles are several budgets.
     latency_ms, speedup, memory_mib, size_mib, max_drop: budget lines (ms, times the dense float model, MiB,
         the metric's own unit) that override the profile's. Several latencies or speed-ups are several
-        budgets; latency_ms="none" is no limit of latency.
+        budgets; latency_ms="none" is no limit of latency. `max_drop` may also be a text such as "2%", a share
+        of the dense model's metric.
     batch: rows of a query; threads: of the device that serve it. Both override the profile's.
     device: a `Device`, or its URI; None measures on this machine, or predicts for a profile of another one.
     runtime: serves instead of the target's, in its own INT8 dialect. criterion: importance of units, by name
@@ -57,7 +59,7 @@ class FitOptions:
     speedup: float | Sequence[float] | None = None
     memory_mib: float | None = None
     size_mib: float | None = None
-    max_drop: float | None = None
+    max_drop: float | str | None = None
     batch: int | None = None
     threads: int | None = None
     device: Device | str | None = None
@@ -82,6 +84,8 @@ class FitOptions:
                 f"--device is {self.device!r}, which names no device.",
                 "Give local, ssh://user@host:port or a name of the lab, or leave --device out.",
             )
+        if self.max_drop is not None:
+            self._drop_line(self.max_drop)
         if self.latency_ms is not None and self.speedup is not None:
             raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
 
@@ -89,7 +93,20 @@ class FitOptions:
     def budget(self) -> dict[str, float | Sequence[float] | Literal["none"]]:
         """Budget lines that were asked for, by name."""
         lines = {line: getattr(self, line) for line in BUDGET_LINES}
+        if self.max_drop is not None:
+            lines |= {"max_drop": None, **self._drop_line(self.max_drop)}
         return {line: value for line, value in lines.items() if value is not None}
+
+    @staticmethod
+    def _drop_line(value: float | str) -> dict[str, float]:
+        try:
+            return drop_line(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"--max-drop is {value!r:.60}.",
+                "Give a number of 0 or more in the metric's own unit, or a share of the dense model's metric "
+                "such as 2%.",
+            ) from error
 
 
 def takes(

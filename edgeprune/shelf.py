@@ -17,10 +17,10 @@ from typing import Literal, TypeAlias
 from edgeprune import detect
 from edgeprune.devices.probe import COMMANDS, READABLE_FOLDERS, allowed
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.records.machine import Budget, Figure, Profile, Target
+from edgeprune.records.machine import Budget, Figure, Profile, Target, drop_line
 from edgeprune.runtimes import AUTO
 from edgeprune.runtimes import TABLE as RUNTIMES
-from edgeprune.toml import Table, nearest
+from edgeprune.toml import Table, nearest, quoted
 
 Kind: TypeAlias = Literal["profiles", "targets"]
 
@@ -106,6 +106,7 @@ def shelved(name_or_path: str | Path) -> Shelved:
         isa=machine.isa,
         figures=machine.figures + _figures(file.table("figures")),
         sources=machine.sources,
+        unsaid=tuple(key for key in ("percentile", "max_drop") if key not in file.table("budget")),
     )
     return Shelved(profile, here, _other(file, "target", "targets") if "target" in file else None)
 
@@ -195,8 +196,23 @@ def _budget(table: Table) -> Budget:
         percentile=table.whole("percentile", least=1, most=99, default=90),
         memory_mib=line("memory_mib"),
         size_mib=line("size_mib"),
-        max_drop=table.number("max_drop", zero=True, default=0.01),
+        **_drop(table),
     )
+
+
+def _drop(table: Table) -> dict[str, float]:
+    """Line of the largest drop: a number, or a text such as "2%"; none where the file says nothing."""
+    if "max_drop" not in table:
+        return {}
+    if not table.is_text("max_drop"):
+        return {"max_drop": table.number("max_drop", zero=True)}
+    try:
+        return drop_line(table.text("max_drop"))
+    except ValueError as error:
+        raise table.error(
+            "max_drop",
+            f'is {quoted(table.text("max_drop"))}, expected a number of 0 or more, or a text such as "2%"',
+        ) from error
 
 
 def _figures(table: Table) -> tuple[tuple[str, Figure], ...]:

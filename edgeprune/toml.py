@@ -102,6 +102,10 @@ class Table:
             raise self.error(key, "is an empty text", "Write one, or leave the key out if it is optional.")
         return value
 
+    def is_text(self, key: str) -> bool:
+        """Whether a text stands under a key that may hold something else, too."""
+        return isinstance(self._content.get(key), str)
+
     def texts(self, key: str, *, among: Iterable[str] = ()) -> tuple[str, ...]:
         """An array of texts; empty when absent."""
         choices = tuple(among)

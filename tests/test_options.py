@@ -7,6 +7,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 import pytest
+from click import BadParameter
 
 import edgeprune
 from edgeprune.cli.fit import command
@@ -38,12 +39,40 @@ def test_fit_shows_every_option_of_the_record() -> None:
 
 
 def test_budget_lines_are_fields_of_a_budget_and_those_not_given_are_left_out() -> None:
-    assert {field.name for field in fields(Budget)} == {*BUDGET_LINES, "percentile"}
+    assert {field.name for field in fields(Budget)} == {*BUDGET_LINES, "percentile", "max_drop_percent"}
     assert FitOptions().budget == {}
     assert FitOptions(latency_ms=(5.0, 3.0), max_drop=0.0).budget == {
         "latency_ms": (5.0, 3.0),
         "max_drop": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (0.5, {"max_drop": 0.5}),
+        ("0.5", {"max_drop": 0.5}),
+        ("2%", {"max_drop_percent": 2.0}),
+        (" 0.5 % ", {"max_drop_percent": 0.5}),
+        ("0%", {"max_drop_percent": 0.0}),
+    ],
+)
+def test_a_largest_drop_is_a_number_or_a_share(given: Any, line: dict[str, float]) -> None:
+    assert FitOptions(max_drop=given).budget == line
+
+
+@pytest.mark.parametrize("given", ["2", "0.5%"])
+def test_the_command_line_takes_both(given: str) -> None:
+    options = command.make_context("fit", ["model.py", "--max-drop", given]).params
+    assert FitOptions(max_drop=options["max_drop"]) == FitOptions(max_drop=given)
+
+
+@pytest.mark.parametrize("given", ["two", "2%%", "%", "-1%", "nan", "inf%", "2 percent"])
+def test_what_is_no_largest_drop_is_refused_by_both(given: str) -> None:
+    with pytest.raises(BadParameter, match="share as in 2%"):
+        command.make_context("fit", ["model.py", f"--max-drop={given}"])
+    with pytest.raises(InputError, match="--max-drop is"):
+        FitOptions(max_drop=given)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +93,8 @@ def test_budget_lines_are_fields_of_a_budget_and_those_not_given_are_left_out() 
         ({"threads": 10**6}, "--threads is 1000000"),
         ({"device": ""}, "--device is '', which names no device"),
         ({"device": " \t"}, "names no device"),
+        ({"max_drop": -0.1}, r"--max-drop is -0\.1"),
+        ({"max_drop": [0.1]}, r"--max-drop is \[0\.1\]"),
         ({"latency_ms": 5.0, "speedup": 2.0}, "Both --latency-ms and --speedup"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

@@ -69,6 +69,12 @@ PROFILE_ERRORS = (
     Refused("percentile 100", "= 20", "= 20\npercentile = 100", "budget.percentile is 100"),
     Refused("half a percentile", "= 20", "= 20\npercentile = 99.9", "budget.percentile is 99.9"),
     Refused(
+        "a drop in words",
+        "= 20",
+        '= 20\nmax_drop = "little"',
+        'budget.max_drop is "little", expected a number of 0 or more, or a text such as "2%"',
+    ),
+    Refused(
         "a negative drop", "= 20", "= 20\nmax_drop = -0.1", "budget.max_drop is -0.1, expected a number of 0"
     ),
     Refused("negative memory", "= 20", "= 20\nmemory_mib = -1", "budget.memory_mib is -1"),
@@ -303,4 +309,13 @@ def test_every_budget_line_of_the_record_can_be_written(tmp_path: Path) -> None:
     written = "\n".join(f"{key} = {value}" for key, value in lines.items())
     path.write_text(PROFILE.replace("latency_ms = 20", written))
     assert shelf.load_profile(path).budget == Budget(**lines)
-    assert {field.name for field in fields(Budget)} == {*lines, "speedup"}
+    assert {field.name for field in fields(Budget)} == {*lines, "speedup", "max_drop_percent"}
+
+
+def test_a_largest_drop_may_be_a_share_and_what_is_left_out_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(PROFILE.replace("latency_ms = 20", 'latency_ms = 20\nmax_drop = "2%"'))
+    found = shelf.load_profile(path)
+    assert (found.budget.max_drop_percent, found.unsaid) == (2.0, ("percentile",))
+    path.write_text(PROFILE)
+    assert shelf.load_profile(path).unsaid == ("percentile", "max_drop")

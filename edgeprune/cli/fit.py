@@ -11,7 +11,7 @@ import click
 
 from edgeprune.cli import INTERRUPTED
 from edgeprune.cli.logs import log_options
-from edgeprune.cli.numbers import Numbers
+from edgeprune.cli.numbers import LargestDrop, Numbers
 from edgeprune.options import FitOptions
 from edgeprune.pruning.criteria import TABLE as CRITERIA
 from edgeprune.recover.ways import LABELLED, UNLABELLED
@@ -50,7 +50,11 @@ _PATHS = ("out", "target", "profile")
 )
 @click.option("--memory-mib", type=float, help="Budget: peak memory.")
 @click.option("--size-mib", type=float, help="Budget: size of the artefact's files.")
-@click.option("--max-drop", type=float, help="Budget: largest loss of the metric, in its own unit.")
+@click.option(
+    "--max-drop",
+    type=LargestDrop(),
+    help="Budget: largest loss of the metric, in its own unit, or in percent of the dense model's, as in 2%.",
+)
 @click.option(
     "--batch", type=int, help="Rows of a query, whose latency is limited; the profile's by default."
 )

@@ -1,10 +1,12 @@
-"""The type of a flag that takes one number or several, separated by commas, or a word instead."""
+"""Types of flags that take more than one number: several, a word instead, or a share in percent."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import click
+
+from edgeprune.records.machine import drop_line
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -30,3 +32,18 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
                     f"{part.strip()!r} is not a number; write one, or several as in 20,10,5.", param, ctx
                 )
         return tuple(found)
+
+
+class LargestDrop(click.ParamType):  # type: ignore[type-arg]
+    """Checks a number or a share: "0.5" or "2%" stays the text that it is."""
+
+    name = "X|X%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            drop_line(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no largest drop; write a number of 0 or more, or a share as in 2%.", param, ctx
+            )
+        return str(value)

@@ -61,7 +61,8 @@ def lines(budget: Budget) -> tuple[str, str, str, str]:
     elif budget.speedup is not None:
         latency = f"p{budget.percentile} {budget.speedup:g}x faster"
     memory, size = ("-" if mib is None else f"{mib:g} MiB" for mib in (budget.memory_mib, budget.size_mib))
-    return latency, memory, size, f"{budget.max_drop:g}"
+    percent = budget.max_drop_percent
+    return latency, memory, size, f"{budget.max_drop:g}" if percent is None else f"{percent:g}%"
 
 
 def _show(profile: Profile) -> None:

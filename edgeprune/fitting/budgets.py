@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,16 +13,23 @@ from edgeprune.records.machine import Budget, Profile
 from edgeprune.records.trial import Latency, percentile_ms
 
 UNLIMITED = "none"  # said of the latency
+# Lines of which one replaces the other: an absolute bound, and one relative to the dense model.
+RELATIVE = {"latency_ms": "speedup", "max_drop": "max_drop_percent"}
+LARGE_SHARE = 0.1  # of the dense model's metric: a default that allows more is told
 SEVERAL = {"latency_ms": " ms", "speedup": "x"}  # lines that take several values, and how a value is written
 
 
 @dataclass(frozen=True)
 class RequestedBudget:
-    """One budget, its profile, and the name of the tier that answers it; a speed-up is not yet resolved."""
+    """One budget, its profile, and the name of the tier that answers it; relative lines are not yet resolved.
+
+    sources: who said each line, also that it has no limit: "flag", "profile" or "default".
+    """
 
     name: str
     profile: Profile
     budget: Budget
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 def requested_budgets(
@@ -43,7 +50,7 @@ def requested_budgets(
     if line is None:
         fixed = unlimited | {name: values[0] for name, values in found.items()}
         asked, notes = _each_once(profiles)
-        return tuple(RequestedBudget(one.name, one, _overridden(one.budget, fixed)) for one in asked), notes
+        return tuple(_requested(one.name, one, fixed) for one in asked), notes
     if len(profiles) > 1:
         raise InputError(
             f"{len(profiles)} profiles and {len(found[line])} values of {line} were given.",
@@ -54,12 +61,7 @@ def requested_budgets(
     rest = {name: values[0] for name, values in found.items() if name != line}
     (profile,) = profiles
     return (
-        tuple(
-            RequestedBudget(
-                f"{value:g}{SEVERAL[line]}", profile, _overridden(profile.budget, {**rest, line: value})
-            )
-            for value in ordered
-        ),
+        tuple(_requested(f"{value:g}{SEVERAL[line]}", profile, {**rest, line: value}) for value in ordered),
         notes,
     )
 
@@ -93,17 +95,29 @@ def _values(name: str, value: float | Sequence[float] | Literal["none"]) -> tupl
             f"Only {' and '.join(SEVERAL)} may have several.",
         )
     for one in values:
-        if not 0 < one < inf and not (name == "max_drop" and one == 0):
+        if not 0 < one < inf and not (name in ("max_drop", "max_drop_percent") and one == 0):
             raise InputError(f"The budget's {name} is {one}.", "Give a positive number.")
     return values
 
 
-def _overridden(budget: Budget, given: Mapping[str, float | None]) -> Budget:
-    if "latency_ms" in given:
-        budget = replace(budget, speedup=None)
-    if "speedup" in given:
-        budget = replace(budget, latency_ms=None)
-    return replace(budget, **cast("Any", given))
+def _requested(name: str, profile: Profile, given: Mapping[str, float | None]) -> RequestedBudget:
+    """The budget of a profile with the lines of `given` in place of its own."""
+    replaced: dict[str, Any] = {}
+    for absolute, relative in RELATIVE.items():
+        if absolute in given:
+            replaced[relative] = None
+        if relative in given:
+            replaced[absolute] = getattr(Budget(), absolute)
+    budget = replace(profile.budget, **replaced, **cast("Any", given))
+    lines = {field.name: getattr(budget, field.name) for field in fields(budget)}
+    if budget.max_drop_percent is not None:
+        del lines["max_drop"]
+    said = {
+        line: "flag" if line in given else "default" if line in profile.unsaid else "profile"
+        for line in lines
+    }
+    sources = ((line, said[line]) for line, value in lines.items() if value is not None or line in given)
+    return RequestedBudget(name, profile, budget, tuple(sources))
 
 
 def _each_once(profiles: Sequence[Profile]) -> tuple[list[Profile], list[str]]:
@@ -134,11 +148,43 @@ def _told(line: str, given: Sequence[float], ordered: Sequence[float]) -> list[s
     return notes
 
 
-def resolved(budget: Budget, dense: Latency) -> Budget:
-    """Budget with its speed-up in milliseconds: the dense float model's percentile divided by it.
+def resolved(budget: Budget, dense: Latency, metric: float) -> Budget:
+    """Budget with its relative lines in absolute figures: of the dense float model's latency and metric.
 
-    The percentile itself and not its upper bound, which would make the budget the wider the less is known.
+    A speed-up divides the percentile itself and not its upper bound, which would make the budget the wider
+    the less is known.
     """
-    if budget.speedup is None:
-        return budget
-    return replace(budget, latency_ms=percentile_ms(dense) / budget.speedup)
+    if budget.speedup is not None:
+        budget = replace(budget, latency_ms=percentile_ms(dense) / budget.speedup)
+    if budget.max_drop_percent is not None:
+        budget = replace(budget, max_drop=abs(metric) * budget.max_drop_percent / 100)
+    return budget
+
+
+def check_drop(budget: Budget, sources: Mapping[str, str], name: str, metric: float) -> str | None:
+    """Sentence about a default drop that is a large share of the dense model's metric; None where it is not.
+
+    name, metric: of the dense model. Raises `InputError` where a share of it is nothing, and where the drop
+    was left to a default that is not meant for such a metric.
+    """
+    percent = budget.max_drop_percent
+    if percent is not None and metric == 0:
+        raise InputError(
+            f"{name} of the dense model is 0, and {percent:g}% of that allows nothing.",
+            "Give --max-drop in the metric's own unit.",
+        )
+    if sources.get("max_drop") != "default":
+        return None
+    if not 0 <= metric <= 1:
+        raise InputError(
+            f"{name} of the dense model is {metric:.4g}, and how much of it may be lost was not said: the "
+            f"default of {budget.max_drop:g} is for metrics of 0 to 1.",
+            "Give --max-drop in the metric's own unit, or as a share of the dense model's such as 2%.",
+        )
+    if budget.max_drop <= LARGE_SHARE * metric:
+        return None
+    share = f"{budget.max_drop / metric:.0%} of it" if metric else "more than it"
+    return (
+        f"{name} of the dense model is {metric:.4g}, and the default --max-drop of {budget.max_drop:g} "
+        f"allows to lose {share}; say another in its unit, or as a share such as 2%."
+    )

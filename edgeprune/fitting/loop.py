@@ -24,7 +24,14 @@ from edgeprune.fitting.answer import answer, conclude, pack
 from edgeprune.fitting.budgets import looseness
 from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_for_int8
 from edgeprune.fitting.landing import Landing, confirmed, earlier_probes
-from edgeprune.fitting.order import Order, check_evaluation, resolve_orders, resume_key, told_rows
+from edgeprune.fitting.order import (
+    Order,
+    check_evaluation,
+    drop_notes,
+    resolve_orders,
+    resume_key,
+    told_rows,
+)
 from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
@@ -67,6 +74,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
     score = call_evaluate(task, workshop.predict)  # refused, where it fails, before anything is written
+    notes += drop_notes(orders, task, score)
     for stage, note in (*(("budgets", note) for note in notes), *(("data", remark) for remark in remarks)):
         options.listen(Event(stage, note, lasting=True))
     with Ledger.open(Path(options.out), resume_key(orders, workshop, score), options.resume) as ledger:

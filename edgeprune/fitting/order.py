@@ -12,7 +12,7 @@ import torch
 
 from edgeprune.devices import Device, Load, open_device
 from edgeprune.errors import InputError
-from edgeprune.fitting.budgets import RequestedBudget, profile_names, requested_budgets
+from edgeprune.fitting.budgets import RequestedBudget, check_drop, profile_names, requested_budgets
 from edgeprune.latency.forecast import Forecast, forecast_for
 from edgeprune.ledger import Ledger, Noted
 from edgeprune.make import Workshop
@@ -36,7 +36,8 @@ SAME_SCORE = (
 class Order:
     """One budget to answer, on one machine.
 
-    name: the tier's, where a fit has several budgets. budget: as asked for, a speed-up not in milliseconds.
+    name: the tier's, where a fit has several budgets. budget: as asked for, relative lines not resolved.
+    sources: who said each line of it: "flag", "profile" or "default".
     forecast: predicts latency when no device is attached; `device` is then this host, which computes outputs
         only.
     """
@@ -49,6 +50,7 @@ class Order:
     runtime: str
     device: Device
     forecast: Forecast | None = None
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
@@ -72,7 +74,9 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
     def order(one: RequestedBudget) -> Order:
         predicted = options.device is None and one.profile not in here
         forecast = forecast_for(one.profile, target.runtime, target.device) if predicted else None
-        return Order(one.name, options, target, one.profile, one.budget, target.runtime, device, forecast)
+        return Order(
+            one.name, options, target, one.profile, one.budget, target.runtime, device, forecast, one.sources
+        )
 
     orders = tuple(order(one) for one in requested)
     _check_together(orders)
@@ -151,6 +155,12 @@ def told_rows(task: Task, order: Order) -> tuple[str, ...]:
     )
 
 
+def drop_notes(orders: Sequence[Order], task: Task, score: float) -> list[str]:
+    """Sentences of `check_drop` about the orders. score: of the dense model. Raises `InputError`."""
+    notes = [check_drop(order.budget, dict(order.sources), task.metric, score) for order in orders]
+    return list(dict.fromkeys(note for note in notes if note is not None))
+
+
 def resume_key(
     orders: Sequence[Order], workshop: Workshop, score: float | None = None
 ) -> Mapping[str, object]:
@@ -161,12 +171,9 @@ def resume_key(
     """
     order, *others = orders
     options = order.options
-    asked: dict[str, object] = {"profile": order.profile, "budget": order.budget}
+    asked: dict[str, object] = _compared(order)
     if others:
-        asked = {
-            f"budget {number}": {"profile": one.profile, "budget": one.budget}
-            for number, one in enumerate(orders, 1)
-        }
+        asked = {f"budget {number}": _compared(one) for number, one in enumerate(orders, 1)}
     return {
         "model": _fingerprint(workshop),
         "target": order.target,
@@ -180,6 +187,11 @@ def resume_key(
         "metric": workshop.task.direction,
         EVALUATION: Noted(score),
     }
+
+
+def _compared(order: Order) -> dict[str, object]:
+    """Machine and budget of an order; who said the budget changes no answer."""
+    return {"profile": replace(order.profile, unsaid=()), "budget": order.budget}
 
 
 def check_evaluation(ledger: Ledger, score: float, task: Task, workshop: Workshop, listen: Listen) -> None:

@@ -22,6 +22,7 @@ def budget_problems(where: str, budget: Budget) -> Iterator[str]:
     for name in ("latency_ms", "speedup", "memory_mib", "size_mib"):
         yield from _positive(f"{where}.{name}", getattr(budget, name))
     yield from _figure(f"{where}.max_drop", budget.max_drop)
+    yield from _figure(f"{where}.max_drop_percent", budget.max_drop_percent)
 
 
 def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 # In "...-weights" activations stay float, and weights have 8 or 4 bits.
 Precision = Literal["float32", "int8", "int8-weights", "int4-weights"]
+
+
+DEFAULT_DROP = 0.01  # of a metric that is a share, 0 to 1
+_PERCENT = re.compile(r"\s*([^%\s]+)\s*%\s*")
+
+
+def drop_line(value: float | str) -> dict[str, float]:
+    """Line of a budget that a largest drop is: `max_drop` of 0.5 or "0.5", `max_drop_percent` of "2%".
+
+    Raises `ValueError` for anything else than a finite number of 0 or more.
+    """
+    percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    found = float(value if percent is None else percent[1])
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{found:g} is no largest drop")
+    return {"max_drop" if percent is None else "max_drop_percent": found}
 
 
 @dataclass(frozen=True)
@@ -24,7 +42,8 @@ class Budget:
 
     `latency_ms` bounds the `percentile` of single-query latency; `speedup` is the same bound given
     relative to the dense float model on the same device, and is resolved to milliseconds before a
-    search. `max_drop` is absolute, in the metric's own unit.
+    search. `max_drop` is absolute, in the metric's own unit; `max_drop_percent` is the same bound given
+    relative to the dense model's metric, and resolved likewise.
     """
 
     latency_ms: float | None = None
@@ -32,7 +51,8 @@ class Budget:
     percentile: int = 90
     memory_mib: float | None = None
     size_mib: float | None = None
-    max_drop: float = 0.01
+    max_drop: float = DEFAULT_DROP
+    max_drop_percent: float | None = None
 
     @property
     def timed(self) -> bool:
@@ -53,6 +73,7 @@ class Profile:
     isa: tuple[str, ...] = ()  # INT8-relevant instruction sets, e.g. ("avx2", "avx512_vnni")
     figures: tuple[tuple[str, Figure], ...] = ()  # by name, e.g. ("memory", Figure(8, "GB", ...))
     sources: tuple[str, ...] = ()  # where architecture and isa were read
+    unsaid: tuple[str, ...] = ()  # lines of the budget that the file leaves to their defaults
 
 
 @dataclass(frozen=True)

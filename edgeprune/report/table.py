@@ -8,10 +8,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from edgeprune.records.machine import Budget
 from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report
 from edgeprune.search.feasible import feasible
 from edgeprune.search.judge import unsettled
 
+SMALL_SCORE = 0.01
 _LINES = {
     "latency_ms": ("latency", "ms"),
     "memory_mib": ("peak memory", "MiB"),
@@ -62,6 +64,7 @@ def cascade_lines(result: FitResult) -> list[str]:
     if found is None:
         return [f"no cascade: {result.no_cascade}"] if result.no_cascade else []
     alone = found.tiers[-1]
+    metric, metric_alone = (_score(each, result) for each in (found.metric, found.metric_alone))
     shares = [f"{name} answers {share:.0%}" for name, share in zip(found.tiers, found.shares, strict=True)]
     ends = [
         f"{name} none" if least is None else f"{name} from {least:.4f}"
@@ -72,8 +75,7 @@ def cascade_lines(result: FitResult) -> list[str]:
         f"cascade: {', '.join(shares)} of the requests",
         f"  {found.cost_ms:.3f} ms a request on average, {less} the {found.cost_alone_ms:.3f} ms of {alone} "
         f"alone; {found.memory_mib:.1f} MiB for all tiers",
-        f"  {result.metric} {found.metric:.4f}, {found.metric_alone:.4f} with {alone} alone; "
-        f"{_sure(found.drop, result)}",
+        f"  {result.metric} {metric}, {metric_alone} with {alone} alone; {_sure(found.drop, result)}",
         f"  ends a request at this confidence: {', '.join(ends)}; calibrated on {found.calibrated_on} other "
         "samples",
     ]
@@ -179,7 +181,7 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
         spread = (latency.p90_ms, latency.p99_ms, latency.bound_ms) if latency.runs else (None, None, None)
         made.add_row(
             escape(title),
-            f"{report.metric:.4f}",
+            _score(report.metric, result),
             *(_ms(value) for value in (latency.p50_ms, *spread)),
             f"{report.measurement.memory_mib:.1f}",
             f"{report.measurement.size_mib:.3f}",
@@ -200,8 +202,8 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
 def _sure(drop: Drop, result: FitResult) -> str:
     low, high = sorted(result.direction.change(end) for end in (drop.low, drop.high))
     return (
-        f"compared sample by sample ({drop.samples}), {result.metric} changed by {low:+.4f} to "
-        f"{high:+.4f} with {drop.confidence:.0%} confidence"
+        f"compared sample by sample ({drop.samples}), {result.metric} changed by "
+        f"{_score(low, result, '+')} to {_score(high, result, '+')} with {drop.confidence:.0%} confidence"
     )
 
 
@@ -209,8 +211,8 @@ def _gained(result: FitResult) -> str:
     dense, chosen = result.baseline, result.chosen
     speed = dense.measurement.latency.p50_ms / chosen.measurement.latency.p50_ms
     size = chosen.measurement.size_mib / dense.measurement.size_mib
-    change = chosen.metric - dense.metric
-    return f"{speed:.2f}x the speed of the dense model, {size:.0%} of its size, {result.metric} {change:+.4f}"
+    change = _score(chosen.metric - dense.metric, result, "+")
+    return f"{speed:.2f}x the speed of the dense model, {size:.0%} of its size, {result.metric} {change}"
 
 
 def _within_reach(result: FitResult) -> list[str]:
@@ -230,8 +232,9 @@ def _broken(breach: Breach, result: FitResult) -> str:
     if breach.line == "metric":
         side = "above the ceiling" if result.lower_is_better else "below the floor"
         return (
-            f"{result.metric} is {breach.value:.4f}, {breach.excess:.4f} {side} of "
-            f"{breach.limit:.4f} (dense {result.baseline.metric:.4f}, max_drop {result.budget.max_drop:g})"
+            f"{result.metric} is {_score(breach.value, result)}, {_score(breach.excess, result)} {side} of "
+            f"{_score(breach.limit, result)} (dense {_score(result.baseline.metric, result)}, "
+            f"max_drop {_largest_drop(result.budget)})"
         )
     name, unit = _LINES[breach.line]
     name = f"p{result.budget.percentile} {name}" if breach.line == "latency_ms" else name
@@ -240,6 +243,16 @@ def _broken(breach: Breach, result: FitResult) -> str:
         f"{name} is {breach.value:.4g} {unit}, {breach.excess:.3g} {unit}{more} over the budget of "
         f"{breach.limit:.4g} {unit}"
     )
+
+
+def _largest_drop(budget: Budget) -> str:
+    percent = budget.max_drop_percent
+    return f"{budget.max_drop:g}" if percent is None else f"{percent:g}%, {budget.max_drop:.4g}"
+
+
+def _score(value: float, result: FitResult, sign: str = "") -> str:
+    """A metric or a change of it: four digits behind the point, or four that count where it is small."""
+    return format(value, sign + (".4f" if abs(result.baseline.metric) >= SMALL_SCORE else ".4g"))
 
 
 def _ms(value: float | None) -> str:

@@ -31,9 +31,9 @@ _SAVE = "Write it with `torch.export.save(torch.export.export(model.eval(), (x,)
 def task_from_export(path: Path, data: Path | None, seed: int) -> Task:
     """Task of a .pt2 file and a .npz file with the inputs by name and, optionally, `labels`.
 
-    The metric is "top-1" for integer labels, "negative RMSE" for float labels, and without labels the
-    "fidelity" to the outputs of the file's own model. The rows are shuffled by `seed` and split, so that no
-    evaluation row is used for calibration or training. Raises `InputError`.
+    The metric is "top-1" for integer labels, "RMSE" for float labels, and without labels the "fidelity" to
+    the outputs of the file's own model. The rows are shuffled by `seed` and split, so that no evaluation row
+    is used for calibration or training. Raises `InputError`.
     """
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
@@ -79,6 +79,7 @@ def _task(module: GraphModule, keywords: bool, metric: Metric, calibration: Arra
         evaluate_subset=metric.evaluate_subset,
         evaluate_samples=metric.evaluate_samples,
         metric=metric.name,
+        lower_is_better=metric.lower_is_better,
     )
 
 

@@ -1,4 +1,4 @@
-"""Metrics of a model that is given as a file: top-1, negative RMSE, or fidelity to the original model."""
+"""Metrics of a model that is given as a file: top-1, RMSE, or fidelity to the original model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVALUATION_BATCH = 32
 SUBSET = 256  # evaluation rows on which INT8 variants are compared before one is evaluated in full
 
 Forward = Callable[[Arrays], torch.Tensor]
-Score = Callable[[NDArray[Any], NDArray[Any]], float]  # (outputs, targets), all rows -> higher is better
+Score = Callable[[NDArray[Any], NDArray[Any]], float]  # (outputs, targets), all rows
 Loss = Callable[[Any, Any], torch.Tensor]
 
 
@@ -60,6 +60,7 @@ class Metric:
     loss: Loss
     training: Arrays
     evaluation: Arrays
+    lower_is_better: bool = False
 
     def evaluate(self, predict: Predict) -> float:
         """Score of `predict`: numpy arrays in the model's order -> the model's (first) output."""
@@ -111,7 +112,7 @@ def metric_for(forward: Forward, arrays: Arrays, training: Arrays, evaluation: A
                 f"{path}: float labels are [N{_rest(labels.shape)}], the output is [N{_rest(shape)}].",
                 "Give one value for each value that the model predicts.",
             )
-        return Metric("negative RMSE", negative_rmse, _mean_square, training, evaluation)
+        return Metric("RMSE", rmse, _mean_square, training, evaluation, lower_is_better=True)
     if len(shape) < 2 or shape[1] < 2 or labels.shape[1:] != shape[2:]:
         raise InputError(
             f"{path}: integer labels are [N{_rest(labels.shape)}], the output is [N{_rest(shape)}].",
@@ -136,10 +137,10 @@ def top_1_marks(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float
     return _per_sample(outputs.argmax(axis=1) == labels)
 
 
-def negative_rmse(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Minus the root of the mean squared error."""
+def rmse(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Root of the mean squared error."""
     error = outputs.reshape(labels.shape).astype(np.float64) - labels
-    return -float(np.sqrt(np.mean(error**2)))
+    return float(np.sqrt(np.mean(error**2)))
 
 
 def same_argmax(outputs: NDArray[Any], original: NDArray[Any]) -> float:

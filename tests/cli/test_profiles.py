@@ -52,6 +52,7 @@ def test_json_of_one_carries_budget_and_sourced_figures() -> None:
         "memory_mib": 2048,
         "size_mib": None,
         "max_drop": 0.01,
+        "max_drop_percent": None,
     }
     assert document["figures"]["int8_dense"]["value"] == 20
     assert all(set(figure) == {"value", "unit", "source"} for figure in document["figures"].values())

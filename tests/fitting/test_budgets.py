@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from edgeprune.errors import InputError
-from edgeprune.fitting.budgets import looseness, profile_names, requested_budgets
+from edgeprune.fitting.budgets import check_drop, looseness, profile_names, requested_budgets, resolved
 from edgeprune.options import FitOptions
 from edgeprune.records.machine import Budget, Profile
+from edgeprune.records.trial import Latency
 
 PRESS = Profile("press", "At the press", "x86_64", 2, Budget(latency_ms=8.0, memory_mib=100.0))
 GATE = Profile("gate", "At the gate", "x86_64", 2, Budget(speedup=2.0))
@@ -45,6 +46,91 @@ def test_no_latency_at_all_is_said_as_none_and_takes_the_profile_s_away() -> Non
     assert asked([PRESS, GATE], latency_ms="none") == [("press", None, None), ("gate", None, None)]
     (wish,), _ = requested_budgets([PRESS], {"latency_ms": "none", "size_mib": 2.0})
     assert (wish.budget.timed, wish.budget.memory_mib, wish.budget.size_mib) == (False, 100.0, 2.0)
+
+
+def test_a_share_replaces_an_absolute_drop_and_vice_versa() -> None:
+    strict = replace(PRESS, budget=Budget(latency_ms=8.0, max_drop_percent=2.0))
+    (share,), _ = requested_budgets([PRESS], FitOptions(max_drop="0.5%").budget)
+    (absolute,), _ = requested_budgets([strict], FitOptions(max_drop=0.3).budget)
+    assert share.budget.max_drop_percent == 0.5
+    assert (absolute.budget.max_drop, absolute.budget.max_drop_percent) == (0.3, None)
+
+
+def test_every_line_that_binds_has_its_source() -> None:
+    profile = replace(PRESS, unsaid=("percentile", "max_drop"))
+    (found,), _ = requested_budgets([profile], {"latency_ms": 5.0})
+    assert dict(found.sources) == {
+        "latency_ms": "flag",
+        "percentile": "default",
+        "memory_mib": "profile",
+        "max_drop": "default",
+    }
+    (share,), _ = requested_budgets([profile], FitOptions(max_drop="1%").budget)
+    assert "max_drop" not in dict(share.sources)
+    assert dict(share.sources)["max_drop_percent"] == "flag"
+
+
+DENSE = Latency(2.0, 3.0, 4.0, 5.0, 90, 3.3, 1000, 10.0, percentile_ms=3.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "dense", "percent", "drop"),
+    [
+        pytest.param("MSE", 0.03, 2.0, 0.0006, id="MSE"),
+        pytest.param("perplexity", 18.5, 2.0, 0.37, id="perplexity"),
+        pytest.param("WER %", 7.5, 10.0, 0.75, id="word error rate in percent"),
+        pytest.param("top-1", 93.0, 1.0, 0.93, id="accuracy of 0 to 100"),
+        pytest.param("PSNR", 31.5, 1.0, 0.315, id="PSNR"),
+        pytest.param("R2", -0.4, 5.0, 0.02, id="R2 below zero"),
+        pytest.param("-MSE", -0.03, 2.0, 0.0006, id="negative error"),
+    ],
+)
+def test_a_share_is_of_the_dense_models_metric_whatever_its_sign(
+    metric: str, dense: float, percent: float, drop: float
+) -> None:
+    asked = Budget(max_drop_percent=percent)
+    assert check_drop(asked, {"max_drop_percent": "flag"}, metric, dense) is None
+    got = resolved(asked, DENSE, dense)
+    assert got.max_drop == pytest.approx(drop)
+    assert got.max_drop_percent == percent, "what was asked stays"
+
+
+def test_both_relative_lines_are_resolved_together() -> None:
+    got = resolved(Budget(speedup=2.0, max_drop_percent=1.0), DENSE, 0.9)
+    assert (got.latency_ms, got.max_drop) == (1.5, pytest.approx(0.009))
+    assert resolved(PRESS.budget, DENSE, 0.9) == PRESS.budget
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="MSE of the dense model is 0, and 2% of that allows nothing"):
+        check_drop(Budget(max_drop_percent=2.0), {"max_drop_percent": "flag"}, "MSE", 0.0)
+
+
+UNSAID = {"max_drop": "default"}
+
+
+@pytest.mark.parametrize("dense", [18.5, 7.5, 93.0, 31.5, 1.0001, -0.03])
+def test_a_default_drop_is_for_shares_alone(dense: float) -> None:
+    with pytest.raises(InputError, match=r"the default of 0\.01 is for metrics of 0 to 1") as caught:
+        check_drop(Budget(), UNSAID, "metric", dense)
+    assert "in the metric's own unit" in caught.value.hint
+    assert "2%" in caught.value.hint
+    for source in ("flag", "profile"):
+        assert check_drop(Budget(), {"max_drop": source}, "metric", dense) is None
+
+
+@pytest.mark.parametrize("dense", [1.0, 0.9, 0.1])
+def test_a_default_drop_of_a_share_needs_no_sentence(dense: float) -> None:
+    assert check_drop(Budget(), UNSAID, "top-1", dense) is None
+
+
+@pytest.mark.parametrize(
+    ("dense", "share"), [(0.03, "33% of it"), (0.0004, "2500% of it"), (0.0, "more than it")]
+)
+def test_a_default_drop_that_is_much_of_the_metric_is_told(dense: float, share: str) -> None:
+    told = check_drop(Budget(), UNSAID, "MSE", dense)
+    assert told is not None
+    assert f"allows to lose {share}" in told
 
 
 def test_a_list_in_order_needs_no_sentence() -> None:

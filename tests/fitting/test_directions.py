@@ -135,6 +135,48 @@ def test_a_run_by_one_direction_is_not_resumed_by_the_other(
     assert fit(accuracy, speedup=1.15, resume=True).chosen == first.chosen
 
 
+def stretched(tiny: ModuleType, by: float, **changes: Any) -> edgeprune.Task:
+    """The tiny task with its error rate in another unit: 100 is a percentage."""
+    error = pair(tiny)["error"]
+    return replace(
+        error,
+        evaluate=lambda predict: by * error.evaluate(predict),
+        evaluate_subset=None,
+        evaluate_samples=None,
+        metric="WER %",
+        **changes,
+    )
+
+
+def test_a_share_of_an_error_is_resolved_by_the_dense_model_and_binds(
+    fit: Callable[..., FitResult], tiny: ModuleType
+) -> None:
+    result = fit(stretched(tiny, 100.0), speedup=1.15, max_drop="50%")
+    dense = result.baseline.metric
+    assert dense > 1, "no percentage"
+    assert (result.budget.max_drop, result.budget.max_drop_percent) == (pytest.approx(0.5 * dense), 50.0)
+    assert result.verdict.kind == "fits"
+    assert result.chosen.metric <= 1.5 * dense
+    assert all(one.metric <= 1.5 * dense for one in result.trials if one.verdict.kind != "misses")
+
+
+@pytest.mark.parametrize(
+    ("by", "options", "sentence"),
+    [
+        (100.0, {}, r"WER % of the dense model is 9\.333, and how much of it may be lost was not said"),
+        (-1.0, {}, "how much of it may be lost was not said"),
+        (0.0, {"max_drop": "2%"}, "WER % of the dense model is 0, and 2% of that allows nothing"),
+    ],
+    ids=["in percent", "negative", "a share of nothing"],
+)
+def test_a_drop_that_cannot_be_meant_is_refused_before_anything_is_written(
+    tiny: ModuleType, fit: Callable[..., FitResult], tmp_path: Path, by: float, options: Any, sentence: str
+) -> None:
+    with pytest.raises(edgeprune.InputError, match=sentence):
+        fit(stretched(tiny, by), **options)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("value", [None, 1, "yes"])
 def test_a_direction_that_is_neither_is_refused(tiny: ModuleType, value: Any) -> None:
     with pytest.raises(edgeprune.InputError, match=r"Task\.lower_is_better is"):

@@ -127,6 +127,24 @@ def test_an_error_is_shown_in_its_own_sign(result: FitResult) -> None:
     assert told["breaches"][0] == {"line": "metric", "value": 0.07, "limit": 0.06, "excess": breach.excess}
 
 
+def test_a_small_error_is_shown_with_the_digits_that_count(result: FitResult) -> None:
+    """An MSE of 3e-5 is not 0.0000, and its share of 2% neither."""
+    small = replace(
+        result,
+        metric="MSE",
+        lower_is_better=True,
+        baseline=replace(result.baseline, metric=3.25e-5),
+        chosen=replace(result.chosen, metric=4.5e-5),
+        budget=replace(result.budget, max_drop=6.5e-7, max_drop_percent=2.0),
+    )
+    verdict = Verdict("misses", (Breach("metric", 4.5e-5, 3.315e-5),))
+    assert verdict_lines(small)[1].endswith("MSE +1.25e-05")
+    (broken,) = [line for line in verdict_lines(replace(small, verdict=verdict)) if "ceiling" in line]
+    assert broken.endswith("of 3.315e-05 (dense 3.25e-05, max_drop 2%, 6.5e-07)")
+    assert {row[0]: row[1] for row in shown(table(small)) if len(row) == 11}["dense"] == "3.25e-05"
+    assert document(small)["budget"]["max_drop_percent"] == 2.0
+
+
 def test_layers_that_went_back_to_float_are_named_with_the_reason(result: FitResult) -> None:
     candidate = replace(result.chosen.candidate, float_layers=("stem", "head"), slow_layers=("depthwise",))
     changed = replace(result, chosen=replace(result.chosen, candidate=candidate))

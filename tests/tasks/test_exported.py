@@ -84,13 +84,13 @@ def test_integer_labels_are_scored_by_top_1(classifier: Path, data):
     assert call_evaluate(task, lambda image: -predict_with(task)(image)) == 0.0
 
 
-def test_float_labels_are_scored_by_negative_rmse(tmp_path: Path, data):
+def test_float_labels_are_scored_by_their_rmse(tmp_path: Path, data):
     model = export(TwoInputs(), tmp_path / "sum.pt2", torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1))
     ids, scale = np.arange(3 * ROWS).reshape(ROWS, 3), np.full((ROWS, 1), 0.5, np.float32)
     task = load_task(str(model), data(ids=ids, scale=scale, labels=ids.sum(axis=1) * 0.5 + 2.0))
     check_task(task)
-    assert task.metric == "negative RMSE"
-    assert call_evaluate(task, predict_with(task)) == pytest.approx(-2.0)
+    assert (task.metric, task.lower_is_better) == ("RMSE", True)
+    assert call_evaluate(task, predict_with(task)) == pytest.approx(2.0)
     assert task.loss is not None
     inputs, target = next(iter(task.train or []))
     assert float(task.loss(task.model(*inputs), target)) == pytest.approx(4.0)

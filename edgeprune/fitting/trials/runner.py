@@ -52,7 +52,7 @@ class Trials:
         self.folder = ledger.folder
         self.device_side = DeviceSide(order, workshop, ledger.folder)
         self.drafts = Drafts(self.device_side, ledger)
-        self.subset = Subset(workshop, order.budget.max_drop, order.profile.batch)
+        self.subset = Subset(workshop, lambda: self.budget.max_drop, order.profile.batch)
         self.tested: dict[str, TrialRecord] = {}  # measured by a proof where there is one
         self.proven: set[str] = set()  # names whose measurement is a proof session, whatever it showed
         self.screened: dict[str, Screened] = {}
@@ -76,8 +76,9 @@ class Trials:
 
     @cached_property
     def budget(self) -> Budget:
-        """The order's budget, a speed-up resolved to milliseconds by the dense model."""
-        return resolved(self.order.budget, self._searched[DENSE].measurement.latency)
+        """The order's budget, relative lines resolved by the dense model."""
+        dense = self._searched[DENSE]
+        return resolved(self.order.budget, dense.measurement.latency, dense.metric)
 
     @property
     def dense(self) -> TrialRecord:
@@ -316,7 +317,7 @@ class Trials:
             return self.device_side.scores(each)
 
         known = {each: self.tested[each].metric for each in (DENSE, name)}
-        allowed = self.order.budget.max_drop
+        allowed = self.budget.max_drop
         self.compared[name] = self._ledger.once(
             f"{name}-compared", lambda: compare(scores, known, allowed, self.direction), Compared
         )

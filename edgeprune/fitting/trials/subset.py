@@ -8,7 +8,7 @@ be asked for less than everything, so there it is the distance to the float outp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,7 +38,8 @@ class Screened:
 class Subset:
     """Subset of rows that variants are compared on, and the float model's answers there."""
 
-    def __init__(self, workshop: Workshop, max_drop: float, batch: int) -> None:
+    def __init__(self, workshop: Workshop, max_drop: Callable[[], float], batch: int) -> None:
+        """Subset for a budget. max_drop: of it, once it is resolved."""
         self._workshop = workshop
         self._max_drop = max_drop
         self._batch = batch  # rows that a session is given at a time
@@ -46,7 +47,7 @@ class Subset:
     @property
     def slack(self) -> float:
         """Largest error that does no harm."""
-        return HARMLESS if self._workshop.task.evaluate_subset is None else self._max_drop / 2
+        return HARMLESS if self._workshop.task.evaluate_subset is None else self._max_drop() / 2
 
     def error(self, predict: Predict) -> float:
         """Error of `predict`, an artefact in its runtime, against the float model; lower is better."""
