@@ -15,7 +15,8 @@ once at the end by connected components, so the cost is linear in the number of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,12 +80,66 @@ class Book:
         self.frozen: list[Frozen] = []
         self._left: list[Ids] = []
         self._right: list[Ids] = []
+        self._scratch = np.zeros(0, np.int8)
+        self._following: list[tuple[int, int]] = []  # atoms of no parameter, from and to
 
     def fresh(self, size: int) -> Ids:
         """`size` new atoms."""
         ids = np.arange(self.count, self.count + size, dtype=np.int64)
         self.count += size
         return ids
+
+    def filler(self, size: int) -> Ids:
+        """`size` new atoms of no parameter: a dimension of any size, which follows what it meets."""
+        self._following.append((self.count, self.count + size))
+        return self.fresh(size)
+
+    def follows(self, ids: Ids) -> bool:
+        """Whether the first of some atoms is of no parameter."""
+        first = int(ids.flat[0]) if ids.size else 0
+        place = bisect_right(self._following, (first, self.count)) - 1
+        return place >= 0 and first < self._following[place][1]
+
+    def mark(self) -> tuple[int, int]:
+        """Place in the record, from which `lost` looks at what was added."""
+        return len(self._left), len(self.frozen)
+
+    def lost(self, sides: Sequence[Ids], known: Sequence[Ids], since: tuple[int, int]) -> Ids:
+        """Atoms of an operation's arguments that came to nothing since a mark.
+
+        sides: atoms of each argument. known: atoms that are accounted for, beside those frozen since. An atom
+        that was united with an atom of another argument, or with one of none, is accounted for as well.
+        """
+        if len(self._scratch) < self.count:
+            self._scratch = np.zeros(2 * self.count, np.int8)
+        state = self._scratch  # 0 unless an atom is touched here: 1 + its argument, -1 once accounted for
+        frozen = [entry.ids for entry in self.frozen[since[1] :]]
+        touched = [*sides, *known, *frozen]
+        unions = list(zip(self._left[since[0] :], self._right[since[0] :], strict=True))
+        try:
+            for number, ids in enumerate(sides):
+                again = ids[state[ids] > 0]
+                state[ids] = min(number + 1, 100)
+                state[again] = 101  # of several arguments
+            for ids in (*known, *frozen):
+                state[ids] = -1
+            open_ = unions
+            while any((state[ids] > 0).any() for ids in sides):
+                count = len(touched)
+                for left, right in open_:
+                    a, b = state[left], state[right]
+                    found = (a != b) | (a == 101)
+                    for ids, own in ((left, a), (right, b)):
+                        new = ids[found & (own > 0)]
+                        if new.size:
+                            touched.append(new)
+                            state[new] = -1
+                if len(touched) == count:
+                    break
+            return np.unique(np.concatenate([ids[state[ids] > 0] for ids in sides]))
+        finally:
+            for ids in touched:
+                state[ids] = 0
 
     def unite(self, left: Ids, right: Ids) -> None:
         """Record that atoms at equal positions of two arrays must be removed together."""
@@ -213,26 +268,33 @@ def project(
 
 
 def reshape(
-    blocks: Blocks, old: Sequence[int], new: Sequence[int], *, inner: bool = False
+    blocks: Blocks,
+    old: Sequence[int],
+    new: Sequence[int],
+    *,
+    inner: bool = False,
+    last: Callable[[Ids], bool] = lambda ids: False,
 ) -> tuple[Blocks, tuple[Block, ...]]:
     """Blocks after a view from shape `old` to `new`, and those that the view makes impossible to follow.
 
     A dimension of batch times width, [B, C] -> [B*C], has the atoms of one sample, repeated for every sample.
     Such a dimension needs the batch as its outer factor; otherwise the block is lost.
-    Where two blocks meet in one dimension, the outer block is followed (with `inner`, the inner block).
+    Where two blocks meet in one dimension, the outer block is followed (with `inner`, the inner block),
+    one whose atoms are `last` only where it meets no other.
     """
     if 0 in old:
         return (), blocks
     chunks = _chunks(old, new)
     scattered = {n for n, sides in enumerate(chunks) if not _batch_leads(old, new, *sides)}
-    old, new = ([_per_sample(size) for size in sizes] for sizes in (old, new))
+    old, new = ([per_sample(size) for size in sizes] for sizes in (old, new))
     carried: list[Block] = []
     lost: list[Block] = []
     by_dims: dict[int, int] = {}  # old dim -> chunk
     for number, (old_dims, _) in enumerate(chunks):
         by_dims.update(dict.fromkeys(old_dims, number))
     merged: set[int] = set()  # chunks that end in one dimension and already carry a block
-    for block in reversed(blocks) if inner else blocks:
+    ordered = reversed(blocks) if inner else blocks
+    for block in sorted(ordered, key=lambda block: last(block.ids)):
         touched = sorted({by_dims[dim] for dim in block.dims})
         single = {number for number in touched if len(chunks[number][1]) == 1}
         if (scattered | merged) & set(touched):
@@ -254,7 +316,8 @@ def reshape(
     return tuple(sorted(carried, key=lambda block: block.dims)), tuple(lost)
 
 
-def _per_sample(size: int) -> int:
+def per_sample(size: int) -> int:
+    """Size of a dimension in one sample: [batch * width] holds `width`, and the batch alone 1."""
     return size // SYMBOLIC_BATCH if size % SYMBOLIC_BATCH == 0 else size
 
 

@@ -16,6 +16,7 @@ from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import dead_nodes
 from edgeprune.graph.fx import argument, attribute, op_name, shape_of, tensor_readers
+from edgeprune.graph.rules import einsum_labels
 
 Factor = int | Ids  # a fixed size, or the classes along a dimension that can be cut
 
@@ -130,27 +131,20 @@ class _CostReader:
         return (*self._dims(argument(node, 0, "input") if transposed else node), *weight[1:])
 
     def _einsum(self, node: Node) -> list[tuple[Factor, ...]]:
-        """Work of an einsum, two operands at a time from the left; an ellipsis stands for numbered labels."""
-        left, arrow, right = str(node.args[0]).replace(" ", "").partition("->")
-        sizes: dict[str, Factor] = {}
-        operands = []
+        """Work of an einsum, two operands at a time from the left."""
         values: Any = node.args[1]
-        for text, value in zip(left.split(","), values, strict=True):
-            rank = len(self._shape(value))
-            labels = _labels(text, rank)
-            operands.append(labels)
+        operands, wanted = einsum_labels(str(node.args[0]), [len(self._shape(value)) for value in values])
+        sizes: dict[str, Factor] = {}
+        for labels, value in zip(operands, values, strict=True):
             for dim, label in enumerate(labels):
                 known = sizes.get(label, 1)
                 if isinstance(known, int) and known == 1:
                     sizes[label] = self._dim(value, dim)
-        everywhere = [label for labels in operands for label in labels]
-        once = {label for label in everywhere if everywhere.count(label) == 1 or label.isdigit()}
-        wanted = set(_labels(right, len(self._shape(node)))) if arrow else once
         terms, have = [], operands[0]
         for place, labels in enumerate(operands[1:], 2):
             have = list(dict.fromkeys([*have, *labels]))
             terms.append(tuple(sizes[label] for label in have))
-            later = wanted.union(*operands[place:])
+            later = set(wanted).union(*operands[place:])
             have = [label for label in have if label in later]
         return terms
 
@@ -181,10 +175,3 @@ class _CostReader:
 
     def _shape(self, value: Any) -> tuple[int, ...]:
         return shape_of(self._captured.module, value)
-
-
-def _labels(text: str, rank: int) -> list[str]:
-    """Labels of one einsum operand; the dimensions under an ellipsis are counted from the right."""
-    before, dots, after = text.partition("...")
-    hidden = rank - len(before) - len(after) if dots else 0
-    return [*before, *(str(place) for place in reversed(range(hidden))), *after]

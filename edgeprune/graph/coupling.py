@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.fx import GraphModule
 
 from edgeprune.errors import InputError
 from edgeprune.graph import images, joining, layout, norms, recurrent  # noqa: F401  register rules
-from edgeprune.graph.blocks import Block, Blocks, Ids
+from edgeprune.graph.blocks import Block, Ids
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.depth import Branch, find_branches
+from edgeprune.graph.masks import Masks
+from edgeprune.graph.rehearsal import misfits
 from edgeprune.graph.rules import RULES
 from edgeprune.graph.walk import ParameterUse, Rule, Walk
 
@@ -111,6 +114,10 @@ class Coupling:
             gone[group.classes[chosen]] = False
         return gone
 
+    def masks(self, module: GraphModule, removed: NDArray[np.bool_]) -> Masks:
+        """Masks of the kept positions of `module`, the graph of this analysis."""
+        return Masks(module, self.values, self.parameters, self.classes, removed)
+
     def dropped(self, kept: Kept) -> tuple[Branch, ...]:
         """Branches that are dropped: `kept` has () for their names."""
         return tuple(branch for branch in self.branches if len(kept.get(branch.name, (0,))) == 0)
@@ -126,6 +133,15 @@ def analyse(
     """
     walk = Walk(captured.module, inner)
     walk.run(rules)
+    found = _coupling(walk)
+    while broken := _misfits(walk, found):
+        for name in broken:
+            walk.freeze_misfit(name)
+        found = _coupling(walk)
+    return found
+
+
+def _coupling(walk: Walk) -> Coupling:
     classes = _rectangular(walk)
     owner = _owners(walk, classes)
     normed = np.zeros(int(classes.max(initial=-1)) + 1, dtype=bool)
@@ -133,7 +149,7 @@ def analyse(
         normed[classes[ids]] = True
     return Coupling(
         groups=_groups(walk, classes, owner, normed),
-        branches=find_branches(captured.module),
+        branches=find_branches(walk.module),
         frozen=_frozen(walk, classes, owner),
         classes=classes,
         values={node.name: value for node, value in walk.values.items()},
@@ -141,6 +157,22 @@ def analyse(
         normed_nodes=frozenset(node.name for _, node in walk.normed),
         unknown=tuple(sorted(walk.unknown)),
     )
+
+
+def _misfits(walk: Walk, coupling: Coupling) -> list[str]:
+    """Nodes that a cut would break and that can still be cut, by a cut of every group to another width."""
+    random = np.random.default_rng(0)
+    kept = {}
+    for group in coupling.groups:
+        count = int(random.integers(group.least, max(group.units, group.least + 1)))
+        kept[group.name] = tuple(random.choice(group.units, size=count, replace=False).tolist())
+    removed = coupling.removed(kept)
+    frozen = _owners(walk, coupling.classes) >= 0
+    return [
+        name
+        for name in misfits(coupling.masks(walk.module, removed))
+        if any((~frozen[coupling.classes[block.ids]]).any() for block in walk.touched_by(name))
+    ]
 
 
 def _owners(walk: Walk, classes: Ids) -> NDArray[np.int64]:
@@ -163,6 +195,7 @@ def _rectangular(walk: Walk) -> Ids:
             for block in blocks:
                 if len(block.dims) > 1:
                     joint.setdefault((block.ids.tobytes(), block.ids.shape), block)
+    joint.update({(block.ids.tobytes(), block.ids.shape): block for block in walk.inside})
     while True:
         classes = walk.book.classes()
         owner = _owners(walk, classes)
@@ -275,15 +308,3 @@ def _frozen(walk: Walk, classes: Ids, owner: NDArray[np.int64]) -> tuple[FrozenP
             reason = walk.book.frozen[int(freezes[0][0])]
             found.append(FrozenParameter(use.name, reason.op, reason.node, reason.reason, size))
     return tuple(found)
-
-
-def mask(blocks: Blocks, dim: int, classes: Ids, removed: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """[size], True at the positions of `dim` that are kept; None where all are."""
-    for block in blocks:
-        if dim in block.dims:
-            gone = removed[classes[block.ids]]
-            axis = block.dims.index(dim)
-            rows = np.moveaxis(gone, axis, 0).reshape(gone.shape[axis], -1)
-            stays: NDArray[np.bool_] = ~np.all(rows, axis=1)
-            return None if stays.all() else stays
-    return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from edgeprune.graph.blocks import SYMBOLIC_BATCH
 
@@ -17,8 +17,22 @@ _LINE = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')  # of a stack 
 
 
 def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    """Argument of a node, given by position or by name."""
-    return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
+    """Argument of a node, given by position or by name; left out, the operation's own default."""
+    if position < len(node.args):
+        return node.args[position]
+    if name in node.kwargs:
+        return node.kwargs[name]
+    if isinstance(node.target, torch._ops.OpOverload):
+        for declared in node.target._schema.arguments:
+            if declared.name == name:
+                return declared.default_value if declared.has_default_value() else default
+    return default
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """Arguments of a node by the names of its operation's schema, those left out at their defaults."""
+    declared = node.target._schema.arguments  # type: ignore[union-attr]
+    return {each.name: argument(node, place, each.name) for place, each in enumerate(declared)}
 
 
 def aten(names: str) -> list[str]:
@@ -69,12 +83,31 @@ def written_at(node: Node) -> str:
     return " ({}, line {}: {})".format(*own[-1]) if own else ""
 
 
-def shape_of(module: torch.nn.Module, value: Node) -> tuple[int, ...]:
-    """Concrete shape of a node's tensor; () for a value that is no tensor."""
+def is_pointwise(node: Node) -> bool:
+    """Whether PyTorch says of an operation that it works position by position, and draws no numbers."""
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
+
+
+def shape_of(module: torch.nn.Module, value: Node, part: int | None = None) -> tuple[int, ...]:
+    """Concrete shape of a node's tensor, or of one of several; () for a value that is no tensor."""
     if value.op == "get_attr":
         return tuple(attribute(module, str(value.target)).shape)
     meta = value.meta.get("val")
+    if part is not None and meta is not None:
+        meta = meta[part]
     return tuple(concrete(size) for size in meta.shape) if isinstance(meta, torch.Tensor) else ()
+
+
+def constant_nodes(graph: Graph) -> frozenset[Node]:
+    """Nodes whose tensor is stored, or computed from stored tensors alone: no input is behind them."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr" or (
+            node.op == "call_function" and node.all_input_nodes and found.issuperset(node.all_input_nodes)
+        ):
+            found.add(node)
+    return frozenset(found)
 
 
 def tensor_readers(module: GraphModule) -> Mapping[int, frozenset[str]]:

@@ -9,17 +9,19 @@ import numpy as np
 from torch.fx import Node
 
 from edgeprune.graph.blocks import Block, Blocks, Operand, merge, project
-from edgeprune.graph.fx import argument
+from edgeprune.graph.fx import argument, op_name
 from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
 
 
-@rule("aten.cat", "aten.concat")
+@rule("aten.cat", "aten.concat", "aten.concatenate")
 def cat(walk: Walk, node: Node) -> Blocks:
     values: Any = node.args[0]
     values = [value for value in values if walk.shape(value) != (0,)]
     rank = len(walk.shape(node))
     dim = int(argument(node, 1, "dim", 0)) % rank
+    for value in values:
+        walk.check_width(value, dim)
     along = [next((b for b in walk.blocks(value) if dim in b.dims), None) for value in values]
     layouts = {block.dims if block is not None else None for block in along}
     if any(block is not None and len(block.dims) > 1 for block in along) and len(layouts) > 1:
@@ -82,8 +84,10 @@ def stack(walk: Walk, node: Node) -> Blocks:
 def filled(walk: Walk, node: Node) -> Blocks:
     """Constant tensor: its dimensions can have any size, so they follow the tensors that they meet."""
     shape = node.meta["val"].shape
+    for value in node.all_input_nodes:
+        walk.unread(value)
     return tuple(
-        Block((dim,), walk.book.fresh(size))
+        Block((dim,), walk.book.filler(size))
         for dim, size in enumerate(shape)
         if isinstance(size, int) and size > 1
     )
@@ -94,8 +98,10 @@ def filled(walk: Walk, node: Node) -> Blocks:
 )
 def fixed(walk: Walk, node: Node) -> Blocks:
     for value in node.all_input_nodes:
-        if value.op != "placeholder" and str(node.target) != "aten.sym_size.int":
+        if op_name(node) == "aten.sym_size":
+            walk.unread(value)  # a size that is no number is the batch's, or has the batch as a factor
+        else:
             walk.freeze(
-                node, str(node.target), "depends on every position of its dimensions", walk.blocks(value)
+                node, op_name(node), "depends on every position of its dimensions", walk.blocks(value)
             )
     return ()

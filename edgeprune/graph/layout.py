@@ -3,60 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeprune.graph.blocks import Block, Blocks, Ids
-from edgeprune.graph.fx import argument, attribute, concrete, op_name
+from edgeprune.graph.blocks import SYMBOLIC_BATCH, Block, Blocks, Ids, Operand
+from edgeprune.graph.fx import argument, aten, attribute, concrete, op_name
 from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
 
 
 @rule("getitem")
 def getitem(walk: Walk, node: Node) -> Any:
-    source = walk.values.get(argument(node, 0, "source"), ())
-    return source[argument(node, 1, "index")] if isinstance(source, list) else ()
+    walk.unread(node.args[0])  # the other outputs are another node's business
+    source_node, part = cast(tuple[Node, int], node.args)
+    source = walk.values.get(source_node, ())
+    return source[part] if isinstance(source, list) else ()
 
 
-@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.view_as")
+@rule(*aten("view reshape _unsafe_view flatten unflatten ravel squeeze unsqueeze"))
+@rule(*aten("atleast_1d atleast_2d atleast_3d"))
 def view(walk: Walk, node: Node) -> Blocks:
     return walk.reshaped(node, node.args[0])
 
 
-@rule("aten.squeeze", "aten.unsqueeze")
-def squeeze(walk: Walk, node: Node) -> Blocks:
-    return walk.reshaped(node, node.args[0])
+@rule("aten.view_as", "aten.reshape_as")
+def view_as(walk: Walk, node: Node) -> Blocks:
+    """View in the shape of another tensor: after a cut the other one's shape decides."""
+    labels = range(len(walk.shape(node)))
+    like = walk.operand(node.args[1], labels)
+    carried = walk.reshaped(node, node.args[0])
+    return walk.contract(node, [Operand(carried, like.labels), like], labels)
 
 
-def _moved(blocks: Blocks, order: Sequence[int]) -> Blocks:
+def moved(blocks: Blocks, order: Sequence[int]) -> Blocks:
     """Blocks after a permutation: output dimension i is input dimension order[i]."""
-    moved = []
+    found = []
     for block in blocks:
         dims = [order.index(dim) for dim in block.dims]
         rank = np.argsort(dims)
-        moved.append(Block(tuple(sorted(dims)), block.ids.transpose(rank)))
-    return tuple(sorted(moved, key=lambda block: block.dims))
+        found.append(Block(tuple(sorted(dims)), block.ids.transpose(rank)))
+    return tuple(sorted(found, key=lambda block: block.dims))
 
 
 def permutation(node: Node, rank: int) -> list[int]:
     """Order in which a permuting node puts its input's dimensions."""
-    name = str(node.target)
+    name = op_name(node).removeprefix("aten.")
     order = list(range(rank))
-    if name.startswith("aten.permute"):
-        dims: Any = node.args[1]
+    if name == "permute":
+        dims: Any = argument(node, 1, "dims")
         return [int(dim) % rank for dim in dims]
-    if name.startswith("aten.movedim"):
+    if name == "numpy_T":
+        return order[::-1]
+    if name in ("movedim", "moveaxis"):
         sources, targets = (_dims(argument(node, place, ""), rank) for place in (1, 2))
         rest = [dim for dim in order if dim not in sources]
         for target, source in sorted(zip(targets, sources, strict=True)):
             rest.insert(target, source)
         return rest
     first, second = -2, -1
-    if name.startswith(("aten.transpose", "aten.swapaxes", "aten.swapdims")):
-        first, second = argument(node, 1, "dim0"), argument(node, 2, "dim1")
+    if name in ("transpose", "swapaxes", "swapdims"):
+        word = "axis" if name == "swapaxes" else "dim"
+        first, second = (argument(node, place, f"{word}{place - 1}") for place in (1, 2))
     if rank > 1:
         order[first % rank], order[second % rank] = order[second % rank], order[first % rank]
     return order
@@ -66,29 +76,45 @@ def _dims(chosen: Any, rank: int) -> list[int]:
     return [int(dim) % rank for dim in (chosen if isinstance(chosen, list | tuple) else [chosen])]
 
 
-@rule("aten.permute", "aten.transpose", "aten.t", "aten.mT", "aten.numpy_T", "aten.swapaxes", "aten.movedim")
+@rule(*aten("permute transpose t mT numpy_T adjoint mH matrix_H swapaxes swapdims movedim moveaxis"))
 def permute(walk: Walk, node: Node) -> Blocks:
-    return _moved(walk.blocks(node.args[0]), permutation(node, len(walk.shape(node.args[0]))))
+    return moved(walk.blocks(node.args[0]), permutation(node, len(walk.shape(node.args[0]))))
 
 
-@rule("aten.expand", "aten.expand_as")
+@rule("aten.expand", "aten.broadcast_to")
 def expand(walk: Walk, node: Node) -> Blocks:
-    shift = len(walk.shape(node)) - len(walk.shape(node.args[0]))
-    return tuple(Block(tuple(d + shift for d in b.dims), b.ids) for b in walk.blocks(node.args[0]))
+    """Broadcast: a dimension that was 1 long, or is new, can have any size and follows what it meets."""
+    old, new = walk.shape(node.args[0]), walk.shape(node)
+    shift = len(new) - len(old)
+    blocks = [Block(tuple(d + shift for d in b.dims), b.ids) for b in walk.blocks(node.args[0])]
+    for dim, size in enumerate(new):
+        if size > 1 and size % SYMBOLIC_BATCH and (dim < shift or old[dim - shift] == 1):
+            blocks.append(Block((dim,), walk.book.filler(size)))
+    return tuple(sorted(blocks, key=lambda block: block.dims))
 
 
-@rule("aten.repeat")
+@rule("aten.expand_as")
+def expand_as(walk: Walk, node: Node) -> Blocks:
+    """Broadcast to the shape of another tensor: after a cut the other one's shape decides."""
+    return walk.elementwise(node, node.args[:2])
+
+
+@rule("aten.repeat", "aten.tile")
 def repeat(walk: Walk, node: Node) -> Blocks:
     """Tiling: a prunable dimension's atoms are repeated."""
-    shape, times = walk.shape(node.args[0]), argument(node, 1, "repeats")
-    shift = len(walk.shape(node)) - len(shape)
+    shape, times = (
+        walk.shape(node.args[0]),
+        list(argument(node, 1, "dims" if "tile" in op_name(node) else "repeats")),
+    )
+    times = [1] * (len(walk.shape(node)) - len(times)) + times
+    shift = len(times) - len(shape)
     blocks = []
     for block in walk.blocks(node.args[0]):
         tiles = [times[dim + shift] for dim in block.dims]
         if all(isinstance(count, int) for count in tiles):
             blocks.append(Block(tuple(d + shift for d in block.dims), np.tile(block.ids, tiles)))
         else:
-            walk.freeze(node, "aten.repeat", "repeated a variable number of times", (block,))
+            walk.freeze(node, op_name(node), "repeated a variable number of times", (block,))
     return tuple(blocks)
 
 
@@ -109,8 +135,11 @@ def repeat_interleave(walk: Walk, node: Node) -> Blocks:
 # Selecting -----------------------------------------------------------------------------------------
 
 
-def select_positions(blocks: Blocks, dim: int, index: Any) -> Blocks:
+def select_positions(walk: Walk, value: Any, dim: int, index: Any) -> Blocks:
     """Blocks of value[..., index, ...] at `dim`; `index` is a slice or an array of positions."""
+    blocks = walk.blocks(value)
+    walk.check_width(value, dim)
+    walk.leave_out(tuple(block for block in blocks if dim in block.dims))
     found = []
     for block in blocks:
         if dim in block.dims:
@@ -129,7 +158,7 @@ def slice_(walk: Walk, node: Node) -> Blocks:
         return walk.blocks(value)
     if start is None or step != 1:
         return walk.close(node, walk.blocks(value), dim, "cut at positions that are not one constant run")
-    return select_positions(walk.blocks(value), dim, slice(start, end, step))
+    return select_positions(walk, value, dim, slice(start, end, step))
 
 
 def slice_bounds(walk: Walk, node: Node) -> tuple[int | None, int, int]:
@@ -153,34 +182,32 @@ def select(walk: Walk, node: Node) -> Blocks:
     value, index = node.args[0], argument(node, 2, "index")
     rank = len(walk.shape(value))
     dim = int(argument(node, 1, "dim")) % rank
-    blocks = walk.blocks(value)
-    if any(dim in block.dims for block in blocks) and not isinstance(index, int):
+    return _selected(walk, node, dim, index)
+
+
+def _selected(walk: Walk, node: Node, dim: int, index: Any) -> Blocks:
+    """Blocks of one position of `dim`, which must stay; a dimension that is joint with others is closed."""
+    blocks = walk.blocks(node.args[0])
+    walk.check_width(node.args[0], dim)
+    alone = [block for block in blocks if block.dims == (dim,)]
+    if not isinstance(index, int):
         blocks = walk.close(node, blocks, dim, "selected at a position that is not a constant")
-    return _selected(walk, node, blocks, dim, index)
-
-
-def _selected(walk: Walk, node: Node, blocks: Blocks, dim: int, index: Any) -> Blocks:
-    found = []
-    for block in blocks:
-        if dim in block.dims:
-            ids = block.ids.take(index, axis=block.dims.index(dim))
-            if ids.ndim == 0:
-                walk.freeze(node, "aten.select", "a single position is taken", (Block((0,), ids[None]),))
-                continue
-            block = Block(tuple(d for d in block.dims if d != dim), ids)
-        found.append(Block(tuple(d - (d > dim) for d in block.dims), block.ids))
-    return tuple(found)
+    elif alone:
+        walk.freeze(node, op_name(node), "a single position is taken", (Block((0,), alone[0].ids[[index]]),))
+        walk.leave_out((alone[0],))
+        blocks = tuple(block for block in blocks if block is not alone[0])
+    else:
+        blocks = walk.close(node, blocks, dim, "a single position is taken")
+    return tuple(Block(tuple(d - (d > dim) for d in b.dims), b.ids) for b in blocks)
 
 
 @rule("aten.unbind")
 def unbind(walk: Walk, node: Node) -> list[Blocks]:
-    value = node.args[0]
-    dim = int(argument(node, 1, "dim", 0)) % len(walk.shape(value))
-    blocks = walk.blocks(value)
-    return [_selected(walk, node, blocks, dim, index) for index in range(len(node.meta["val"]))]
+    dim = int(argument(node, 1, "dim", 0)) % len(walk.shape(node.args[0]))
+    return [_selected(walk, node, dim, index) for index in range(len(node.meta["val"]))]
 
 
-@rule("aten.split", "aten.split_with_sizes", "aten.chunk")
+@rule(*aten("split split_with_sizes chunk unsafe_split unsafe_split_with_sizes unsafe_chunk tensor_split"))
 def split(walk: Walk, node: Node) -> list[Blocks]:
     value = node.args[0]
     dim = int(argument(node, 2, "dim", 0)) % len(walk.shape(value))
@@ -188,7 +215,7 @@ def split(walk: Walk, node: Node) -> list[Blocks]:
     start = 0
     for meta in node.meta["val"]:
         size = concrete(meta.shape[dim])
-        parts.append(select_positions(walk.blocks(value), dim, slice(start, start + size)))
+        parts.append(select_positions(walk, value, dim, slice(start, start + size)))
         start += size
     return parts
 
@@ -223,7 +250,7 @@ def _constant_rows(walk: Walk, node: Node) -> Blocks | None:
         return None
     dim = one[0] % len(shape)
     positions = constant_positions(walk.module, one[1], shape[dim])
-    return None if positions is None else select_positions(walk.blocks(node.args[0]), dim, positions)
+    return None if positions is None else select_positions(walk, node.args[0], dim, positions)
 
 
 @rule("aten.index_select")
@@ -251,6 +278,8 @@ def index(walk: Walk, node: Node) -> Blocks:
     value, indices = node.args[0], list(argument(node, 1, "indices"))
     blocks = walk.blocks(value)
     indexed = [dim for dim, chosen in enumerate(indices) if chosen is not None]
+    if any(indices[dim].meta["val"].dtype in (torch.bool, torch.uint8) for dim in indexed):
+        raise ValueError("a mask takes the place of one dimension or several")
     for dim in indexed:
         blocks = walk.close(node, blocks, dim, "positions are looked up by index")
     extra = len(walk.shape(node)) - (len(walk.shape(value)) - len(indexed))
@@ -268,6 +297,14 @@ def index(walk: Walk, node: Node) -> Blocks:
 
 @rule("aten.gather")
 def gather(walk: Walk, node: Node) -> Blocks:
-    for value in (node.args[0], node.args[2]):
-        walk.freeze(node, "aten.gather", "positions are looked up by index", walk.blocks(value))
-    return ()
+    """Positions along one dimension by index, at equal positions of all other dimensions."""
+    value, index = node.args[0], argument(node, 2, "index")
+    shape, wanted = walk.shape(value), walk.shape(index)
+    dim = int(argument(node, 1, "dim")) % len(shape)
+    blocks = walk.close(node, walk.blocks(value), dim, "positions are looked up by index")
+    for other in range(len(shape)):
+        if other != dim and wanted[other] != shape[other]:
+            blocks = walk.close(node, blocks, other, "only some of its positions are looked up")
+    labels = range(len(shape))
+    taken = [("looked up", dim) if other == dim else other for other in labels]
+    return walk.contract(node, [walk.operand(value, taken, blocks), walk.operand(index, labels)], labels)

@@ -8,22 +8,27 @@ import numpy as np
 from torch.fx import Node
 
 from edgeprune.graph.blocks import Block, Blocks
-from edgeprune.graph.fx import argument, aten, op_name
+from edgeprune.graph.fx import argument, arguments, aten, op_name
 from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
 
 
 @rule("aten.batch_norm", "aten.instance_norm")
 def batch_norm(walk: Walk, node: Node) -> Blocks:
+    """Batch and instance norm: with the statistics of the input, those over the positions of each channel."""
     rank = len(walk.shape(node))
     affine = [walk.operand(value, [1]) for value in node.args[1:5] if isinstance(value, Node)]
-    return walk.contract(node, [walk.operand(node.args[0], range(rank)), *affine], range(rank))
+    blocks = walk.contract(node, [walk.operand(node.args[0], range(rank)), *affine], range(rank))
+    if argument(node, 5, "training" if op_name(node) == "aten.batch_norm" else "use_input_stats"):
+        own = {1} if op_name(node) == "aten.batch_norm" else {0, 1}
+        walk.normed.extend((block.ids, node) for block in blocks if not set(block.dims) <= own)
+    return blocks
 
 
 @rule("aten.layer_norm", "aten.rms_norm")
 def layer_norm(walk: Walk, node: Node) -> Blocks:
     rank = len(walk.shape(node))
-    normalised: Any = node.args[1]
+    normalised: Any = argument(node, 1, "normalized_shape")
     dims = range(rank - len(normalised), rank)
     affine = [walk.operand(value, dims) for value in node.args[2:4] if isinstance(value, Node)]
     blocks = walk.contract(node, [walk.operand(node.args[0], range(rank)), *affine], range(rank))
@@ -98,53 +103,63 @@ def _over_kept_units(walk: Walk, node: Node, dim: int) -> Blocks:
     return tuple(sorted((*alone, *united), key=lambda block: block.dims))
 
 
-@rule(*aten("cumsum cumprod sort argsort flip roll"))
+def _chosen_dims(node: Node, rank: int) -> list[int]:
+    """Dimensions that a node names; all of them where it names none."""
+    given = arguments(node)
+    chosen = given.get("dims", given.get("dim"))
+    if chosen is None or chosen == []:
+        return list(range(rank))
+    return sorted({int(dim) % rank for dim in (chosen if isinstance(chosen, list | tuple) else [chosen])})
+
+
+@rule(*aten("cumsum cumprod cummax cummin logcumsumexp sort argsort flip roll _fft_r2c _fft_c2r _fft_c2c"))
 def along_a_dimension(walk: Walk, node: Node) -> Any:
+    """Operations on runs of positions, whose order and number count: their dimensions are closed."""
     value = node.args[0]
-    rank = len(walk.shape(value))
-    name = op_name(node)
-    dims: Any = argument(node, 2, "dims") if name == "aten.roll" else argument(node, 1, "dim", -1)
-    if name == "aten.sort" and len(node.args) == 1:
-        dims = node.kwargs.get("dim", -1)
     blocks = walk.blocks(value)
-    for dim in dims if isinstance(dims, list | tuple) else [dims]:
-        blocks = walk.close(node, blocks, int(dim) % rank, "depends on every position of this dimension")
-    return [blocks, blocks] if name == "aten.sort" else blocks
+    for dim in _chosen_dims(node, len(walk.shape(value))):
+        blocks = walk.close(node, blocks, dim, "depends on every position of this dimension")
+    return _for_each_output(node, blocks)
+
+
+def _for_each_output(node: Node, blocks: Blocks) -> Any:
+    meta = node.meta["val"]
+    return [blocks] * len(meta) if isinstance(meta, tuple | list) else blocks
 
 
 # Reductions ----------------------------------------------------------------------------------------
 
-_STATISTICS = aten("mean sum var std var_mean linalg_vector_norm norm")
-_EXTREMES = aten("amax amin any all argmax argmin prod logsumexp")
 
-
-@rule(*_STATISTICS, *_EXTREMES)
-def reduction(walk: Walk, node: Node) -> Any:
-    """Reduction: sums, means and norms run over the kept units; extremes freeze their dimension."""
+@rule(*aten("amax amin any all argmax argmin prod logsumexp max min aminmax median nanmedian mode kthvalue"))
+def extreme(walk: Walk, node: Node) -> Any:
+    """Reductions that a position at zero may decide: the reduced dimensions are closed."""
     value = node.args[0]
-    name = op_name(node)
     rank = len(walk.shape(value))
-    position = 2 if name in ("aten.linalg_vector_norm", "aten.norm") else 1
-    chosen: Any = argument(node, position, "dim")
-    if chosen is None:
-        chosen = list(range(rank))
-    dims = sorted({int(d) % rank for d in (chosen if isinstance(chosen, list | tuple) else [chosen])})
+    if "other" in arguments(node):  # the larger of two, position by position
+        return walk.elementwise(node, node.args[:2])
+    dims = _chosen_dims(node, rank)
     blocks = walk.blocks(value)
-    if name in _EXTREMES:
-        for dim in dims:
-            blocks = walk.close(node, blocks, dim, "depends on every position of this dimension")
-    else:
-        for block in blocks:
-            if set(block.dims) & set(dims):
-                walk.normed.append((block.ids, node))
-    meta = node.meta["val"]
-    output_rank = len((meta[0] if isinstance(meta, tuple | list) else meta).shape)
-    keepdim = output_rank == rank
+    for dim in dims:
+        blocks = walk.close(node, blocks, dim, "depends on every position of this dimension")
+    if _output_rank(node) < rank:
+        blocks = tuple(Block(tuple(d - sum(g < d for g in dims) for d in b.dims), b.ids) for b in blocks)
+    return _for_each_output(node, blocks)
+
+
+@rule(*aten("mean sum nansum var std var_mean std_mean linalg_vector_norm norm"))
+def statistic(walk: Walk, node: Node) -> Any:
+    """Sums, means, variances and norms: they run over the kept units."""
+    value = node.args[0]
+    rank = len(walk.shape(value))
+    dims = _chosen_dims(node, rank)
+    for block in walk.blocks(value):
+        if set(block.dims) & set(dims):
+            walk.normed.append((block.ids, node))
+    keepdim = _output_rank(node) == rank
     output = [dim if dim not in dims else ("gone", dim) for dim in range(rank) if keepdim or dim not in dims]
-    if name in _EXTREMES:
-        kept = {dim: place for place, dim in enumerate(output)}
-        return tuple(
-            Block(tuple(kept[d] for d in b.dims), b.ids) for b in blocks if all(d in kept for d in b.dims)
-        )
-    result = walk.contract(node, [walk.operand(value, range(rank))], output)
-    return [result, result] if isinstance(meta, tuple | list) else result
+    return _for_each_output(node, walk.contract(node, [walk.operand(value, range(rank))], output))
+
+
+def _output_rank(node: Node) -> int:
+    meta = node.meta["val"]
+    return len((meta[0] if isinstance(meta, tuple | list) else meta).shape)

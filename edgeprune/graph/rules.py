@@ -40,30 +40,30 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def _nodes(node: Node) -> list[Any]:
-    found: list[Any] = []
-    for value in [*node.args, *node.kwargs.values()]:
-        found.extend(value if isinstance(value, list | tuple) else [value])
-    return [value for value in found if isinstance(value, Node)]
-
-
 # Position by position ------------------------------------------------------------------------------
 
 
+# Most of them need no rule: `Walk` knows PyTorch's tag of pointwise operations. These have no such tag.
 @rule(
     *aten(
-        "add add_ sub sub_ mul mul_ div div_ pow maximum minimum where neg exp log log1p sqrt rsqrt abs"
-        " relu relu_ gelu silu silu_ sigmoid sigmoid_ tanh tanh_ hardswish hardswish_ hardsigmoid"
-        " hardsigmoid_ hardtanh hardtanh_ relu6 relu6_ leaky_relu leaky_relu_ elu elu_ celu selu softplus"
-        " mish mish_ log_sigmoid erf clamp clamp_ clamp_min clamp_max dropout dropout_ feature_dropout"
-        " alpha_dropout clone contiguous to _to_copy type_as detach detach_ lift_fresh_copy alias"
-        " eq ne lt le gt ge bitwise_and bitwise_or bitwise_not logical_and logical_or logical_not __and__"
-        " __or__ masked_fill masked_fill_ sin cos floor ceil round reciprocal square sign rsub addcmul"
-        " addcdiv lerp isnan isinf float_power fmod remainder zeros_like ones_like full_like"
+        "where masked_fill masked_fill_ rsub floor_divide zeros_like ones_like full_like zero_ fill fill_"
+        " copy copy_"
+        " hardswish hardswish_ relu6 relu6_ mish mish_ gelu gelu_ log_sigmoid clamp_min clamp_max"
+        " dropout dropout_ feature_dropout alpha_dropout"
+        " clone contiguous detach detach_ lift_fresh_copy alias conj real resolve_conj resolve_neg"
+        " multiply multiply_ subtract subtract_ divide divide_ true_divide negative absolute"
+        " greater greater_equal less less_equal not_equal __and__ __or__"
     )
 )
 def elementwise(walk: Walk, node: Node) -> Blocks:
-    return walk.elementwise(node, _nodes(node))
+    return walk.elementwise(node, node.all_input_nodes)
+
+
+@rule("aten.to", "aten._to_copy", "aten.type_as")
+def converted(walk: Walk, node: Node) -> Blocks:
+    for value in node.all_input_nodes[1:]:
+        walk.unread(value)
+    return walk.elementwise(node, node.args[:1])
 
 
 @rule("aten.prelu")
@@ -77,6 +77,7 @@ def prelu(walk: Walk, node: Node) -> Blocks:
 def glu(walk: Walk, node: Node) -> Blocks:
     value = node.args[0]
     dim = int(argument(node, 1, "dim", -1)) % len(walk.shape(value))
+    walk.check_width(value, dim)
     blocks = []
     for block in walk.blocks(value):
         if dim in block.dims:
@@ -113,30 +114,71 @@ def _matmul(walk: Walk, node: Node, left: Any, right: Any, extra: Sequence[Any] 
     return walk.contract(node, operands, output)
 
 
-@rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
+@rule(*aten("matmul mm bmm mv dot vdot linalg_matmul"))
 def matmul(walk: Walk, node: Node) -> Blocks:
     return _matmul(walk, node, node.args[0], node.args[1])
 
 
-@rule("aten.addmm", "aten.baddbmm")
+@rule("aten.outer", "aten.ger")
+def outer(walk: Walk, node: Node) -> Blocks:
+    operands = [
+        walk.operand(value, [label]) for value, label in zip(node.args[:2], ("row", "column"), strict=True)
+    ]
+    return walk.contract(node, operands, ["row", "column"])
+
+
+@rule("aten._grouped_mm")
+def grouped_mm(walk: Walk, node: Node) -> Blocks:
+    """Products of experts: rows [R, I] in runs, given by their ends, each with an expert's matrix [E, I, O].
+
+    Two tensors of rank 3 are a batched product. Experts are as many as the runs, which data decide.
+    """
+    left, right, ends, bias = (argument(node, *each) for each in enumerate(("self", "mat2", "offs", "bias")))
+    if bias is not None or len(walk.shape(right)) != 3:
+        raise ValueError("a grouped product with a bias, or whose runs lie along the sum")
+    if len(walk.shape(left)) == 3:
+        return _matmul(walk, node, left, right)
+    walk.freeze(node, op_name(node), "used as an index", walk.blocks(ends))
+    experts = walk.close(node, walk.blocks(right), 0, "rows of data go to every expert")
+    operands = [walk.operand(left, ["row", "sum"]), walk.operand(right, ["expert", "sum", "column"], experts)]
+    return walk.contract(node, operands, ["row", "column"])
+
+
+@rule("aten.addmm", "aten.baddbmm", "aten.addmv")
 def addmm(walk: Walk, node: Node) -> Blocks:
     return _matmul(walk, node, node.args[1], node.args[2], [node.args[0]])
 
 
 @rule("aten.einsum")
 def einsum(walk: Walk, node: Node) -> Blocks:
-    equation = str(node.args[0]).replace(" ", "")
-    tensors: Any = node.args[1]
-    if "->" not in equation or "..." in equation:
-        walk.freeze(
-            node, op_name(node), "einsum without explicit labels", sum(map(walk.all_blocks, tensors), ())
-        )
-        return ()
-    inputs, output = equation.split("->")
-    operands = [
-        walk.operand(value, list(names)) for value, names in zip(tensors, inputs.split(","), strict=True)
-    ]
-    return walk.contract(node, operands, list(output))
+    values: Any = node.args[1]
+    inputs, output = einsum_labels(str(node.args[0]), [len(walk.shape(value)) for value in values])
+    if any(len(set(labels)) < len(labels) for labels in inputs):
+        raise ValueError("an einsum that takes a diagonal")
+    operands = [walk.operand(value, labels) for value, labels in zip(values, inputs, strict=True)]
+    return walk.contract(node, operands, output)
+
+
+def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """Labels of every operand's dimensions and of the output's; an ellipsis stands for numbered labels.
+
+    Without an arrow the output has the labels that occur once, by the alphabet, behind an ellipsis.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    inputs = [einsum_operand(text, rank) for text, rank in zip(left.split(","), ranks, strict=True)]
+    hidden = max((sum(label.isdigit() for label in labels) for labels in inputs), default=0)
+    if arrow:
+        return inputs, einsum_operand(right, len(right.replace("...", "")) + hidden * ("..." in right))
+    letters = [label for labels in inputs for label in labels if not label.isdigit()]
+    once = sorted(label for label in letters if letters.count(label) == 1)
+    return inputs, [*(str(place) for place in reversed(range(hidden))), *once]
+
+
+def einsum_operand(text: str, rank: int) -> list[str]:
+    """Labels of one einsum operand; the dimensions under an ellipsis are counted from the right."""
+    before, dots, after = text.partition("...")
+    hidden = rank - len(before) - len(after) if dots else 0
+    return [*before, *(str(place) for place in reversed(range(hidden))), *after]
 
 
 @rule("aten.embedding")

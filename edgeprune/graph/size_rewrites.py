@@ -9,6 +9,7 @@ positions of a value are kept (`cutter.mask(value, dim)`, None where all are) an
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -17,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import Node
 
-from edgeprune.errors import EdgepruneError
-from edgeprune.graph.fx import argument
+from edgeprune.graph.fx import argument, op_name
 from edgeprune.graph.layout import constant_positions, looked_up
 
 Mask = NDArray[np.bool_]
@@ -65,19 +65,16 @@ def _sizes(cutter: Cutter, node: Node, sizes: Sequence[Any], first: int = 0) -> 
             continue
         if isinstance(size, int):
             found[place] = int(keep.sum())
-        elif -1 in [entry for entry in found if isinstance(entry, int)]:
-            raise EdgepruneError(
-                f"{node.name} ({node.target}) mixes the batch with two cut dimensions.",
-                "Please report this model: its view should have been frozen.",
-            )
-        else:  # batch times width in one dimension, which torch infers from the others
-            found[place] = -1
+        else:  # batch times width in one dimension: the width is len(keep) before the cut
+            with node.graph.inserting_before(node):
+                many = node.graph.call_function(operator.mul, (size, int(keep.sum())))
+                found[place] = node.graph.call_function(operator.floordiv, (many, len(keep)))
     return found
 
 
-@rewrite("view", "reshape", "_unsafe_view", "expand")
+@rewrite("view", "reshape", "_unsafe_view", "expand", "broadcast_to")
 def resize(cutter: Cutter, node: Node) -> None:
-    name = "size" if "size" in node.kwargs or "expand" in str(node.target) else "shape"
+    name = "shape" if op_name(node) in ("aten.reshape",) else "size"
     sizes = argument(node, 1, name)
     if isinstance(sizes, list | tuple):  # not the dtype overload
         _set(node, 1, name, _sizes(cutter, node, sizes))
@@ -147,7 +144,15 @@ def look_up(cutter: Cutter, node: Node) -> None:
         node.replace_input_with(one[1], node.graph.get_attr(name))
 
 
-@rewrite("split", "split_with_sizes", "chunk")
+@rewrite(
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
+    "unsafe_chunk",
+    "tensor_split",
+)
 def split(cutter: Cutter, node: Node) -> None:
     dim = int(argument(node, 2, "dim", 0)) % len(cutter.shape(node.args[0]))
     if cutter.mask(node.args[0], dim) is None:
@@ -176,10 +181,18 @@ def pad(cutter: Cutter, node: Node) -> None:
 
 @rewrite("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def convolution(cutter: Cutter, node: Node) -> None:
-    groups = int(argument(node, 6, "groups", 1))
     keep = cutter.mask(node, 1)
-    if groups > 1 and keep is not None:
+    if keep is not None and argument(node, 6, "groups", 1) != 1:
+        groups = int(argument(node, 6, "groups"))
         _set(node, 6, "groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
+
+
+@rewrite("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(cutter: Cutter, node: Node) -> None:
+    keep = cutter.mask(node.args[0], 1)
+    if keep is not None:
+        groups = int(argument(node, 1, "groups"))
+        _set(node, 1, "groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
 
 
 @rewrite("layer_norm", "rms_norm")
@@ -190,9 +203,9 @@ def layer_norm(cutter: Cutter, node: Node) -> None:
 
 @rewrite("group_norm")
 def group_norm(cutter: Cutter, node: Node) -> None:
-    groups = int(argument(node, 1, "num_groups"))
     keep = cutter.mask(node, 1)
     if keep is not None:
+        groups = int(argument(node, 1, "num_groups"))
         _set(node, 1, "num_groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
 
 

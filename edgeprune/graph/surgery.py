@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.coupling import Coupling, Kept, mask
+from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import drop_branches
-from edgeprune.graph.fx import attribute, op_name, owner_of, shape_of
+from edgeprune.graph.fx import attribute, op_name, owner_of
 from edgeprune.graph.shapes import derive_shapes
 from edgeprune.graph.size_rewrites import REWRITES, Mask
 
@@ -24,7 +22,7 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     The copy's module is an ordinary `GraphModule` whose parameters keep their names, and whose nodes tell the
     shapes that they have now.
     """
-    cutter = _MaskedGraph(coupling, coupling.removed(kept), captured.module)
+    cutter = coupling.masks(captured.module, coupling.removed(kept))
     masks = cutter.parameter_masks()
     # Tensors that are sliced are not copied first: a cut needs no more memory than its result.
     result = captured.copy(borrowed=[attribute(captured.module, name) for name in masks])
@@ -40,38 +38,6 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     result.module.recompile()
     derive_shapes(result.module)
     return result
-
-
-class _MaskedGraph:
-    """Masks of the kept positions of every value and parameter."""
-
-    def __init__(self, coupling: Coupling, removed: NDArray[np.bool_], module: GraphModule) -> None:
-        self._coupling = coupling
-        self._removed = removed
-        self._module = module
-
-    def mask(self, value: Any, dim: int) -> Mask | None:
-        blocks = self._coupling.values.get(value.name, ()) if isinstance(value, Node) else ()
-        return mask(blocks, dim, self._coupling.classes, self._removed)
-
-    def part_mask(self, node: Node, part: int, dim: int) -> Mask | None:
-        parts = self._coupling.values[node.name]
-        return mask(parts[part], dim, self._coupling.classes, self._removed)
-
-    def shape(self, value: Any) -> tuple[int, ...]:
-        return shape_of(self._module, value)
-
-    def parameter_masks(self) -> dict[str, list[Mask | None]]:
-        found = {}
-        for use in self._coupling.parameters.values():
-            gone = [
-                self._removed[self._coupling.classes[atoms]] if atoms is not None else None
-                for atoms in use.atoms
-            ]
-            masks = [~lost if lost is not None and lost.any() else None for lost in gone]
-            if any(keep is not None for keep in masks):
-                found[use.name] = masks
-        return found
 
 
 def _slice_parameters(module: GraphModule, parameter_masks: Mapping[str, Sequence[Mask | None]]) -> None:
@@ -108,7 +74,7 @@ def uncut(captured: Captured, coupling: Coupling, kept: Kept, smaller: Captured)
     the weights that read them are zero: cutting the same units again gives `smaller` back, and another choice
     may keep such a unit. Dropped branches are those of `captured`.
     """
-    masks = _MaskedGraph(coupling, coupling.removed(kept), captured.module).parameter_masks()
+    masks = coupling.masks(captured.module, coupling.removed(kept)).parameter_masks()
     trained = smaller.module.state_dict()
     result = captured.copy()
     with torch.no_grad():

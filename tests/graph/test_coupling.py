@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import ModuleType
 
 import numpy as np
@@ -142,7 +143,7 @@ def _op(node: torch.fx.Node) -> str:
 
 
 class Strange(nn.Module):
-    """`frac` has no rule: the width that it touches is frozen, the hidden widths are not."""
+    """`renorm` has no rule: the width that it touches is frozen, the hidden widths are not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,15 +151,18 @@ class Strange(nn.Module):
         self.after, self.last = nn.Linear(6, 5), nn.Linear(5, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(self.after(torch.frac(self.touched(self.before(x))))))
+        return self.last(torch.relu(self.after(torch.renorm(self.touched(self.before(x)), 2, 0, 1.0))))
 
 
 def test_an_operation_without_a_rule_freezes_what_it_touches_and_is_named() -> None:
     coupling = analyse(capture(Strange(), torch.randn(2, 4)))
-    assert coupling.unknown == ("aten.frac",)
+    assert coupling.unknown == ("aten.renorm",)
     assert {group.name: group.units for group in coupling.groups} == {"before": 8, "after": 5}
     (frozen,) = [each for each in coupling.frozen if each.name == "touched.bias"]
-    assert (frozen.op, frozen.reason, frozen.size) == ("aten.frac", "no rule for this operation", 6)
+    assert (frozen.op, frozen.size) == ("aten.renorm", 6)
+    assert re.fullmatch(
+        r"no rule for this operation \(.*test_coupling\.py, line \d+: return self\.last\(.*\)", frozen.reason
+    )
 
 
 def test_heads_are_units_and_shared_kv_heads_take_their_queries_along(networks: ModuleType) -> None:

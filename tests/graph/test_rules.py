@@ -109,14 +109,20 @@ def test_as_many_units_stay_as_the_best_are_taken_of(references: ModuleType) -> 
 
 
 def test_a_rule_is_one_function_in_one_table(references: ModuleType) -> None:
-    """The ten lines of docs/coupling.md: without a rule `frac` freezes, with one it is cut exactly."""
+    """The ten lines of docs/coupling.md: without a rule an operator freezes, with one it is cut exactly."""
 
-    def frac(walk: object, node: torch.fx.Node) -> object:
+    @torch.library.custom_op("edgeprune_test::gate", mutates_args=())
+    def gate(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+    gate.register_fake(torch.empty_like)
+
+    def position_by_position(walk: object, node: torch.fx.Node) -> object:
         return walk.elementwise(node, node.args)  # type: ignore[attr-defined]
 
-    captured = capture(Around(torch.frac, torch.randn(2, 6, 5)), torch.randn(2, 6, 5))
+    captured = capture(Around(gate, torch.randn(2, 6, 5)), torch.randn(2, 6, 5))
     assert analyse(captured).groups == ()
-    coupling = analyse(captured, rules={**RULES, "aten.frac": frac})
+    coupling = analyse(captured, rules={**RULES, "edgeprune_test.gate": position_by_position})
     assert [group.units for group in coupling.groups] == [WIDTH]
     kept = references.random_kept(coupling, 0, 0.5)
     with torch.no_grad():

@@ -52,6 +52,8 @@ class Masked(Interpreter):
             sizes = [1] * len(shape)
             for dim, size in zip(block.dims, gone.shape, strict=True):
                 sizes[dim] = size
+            if gone.size == 0:
+                continue
             own = torch.from_numpy(~gone).reshape(sizes)
             # [B, C] -> [B*C]: the block holds one sample, and every sample repeats it.
             keep = keep & own.tile(
@@ -92,15 +94,16 @@ class Masked(Interpreter):
             scaled = ((rows - centre) / torch.sqrt(variance + eps)).reshape(x.shape)
             shape = [1, -1, *[1] * (x.dim() - 2)]
             return scaled * weight.reshape(shape) + bias.reshape(shape)
-        if name in ("aten.mean", "aten.var"):
+        if name in ("aten.mean", "aten.var", "aten.std"):
             dims = args[1] if len(args) > 1 and args[1] is not None else list(range(x.dim()))
             dims = [dims] if isinstance(dims, int) else list(dims)
             keepdim = bool(args[2]) if name == "aten.mean" and len(args) > 2 else kwargs.get("keepdim", False)
             centre = _mean(x, keep, dims)
-            if name == "aten.var":
+            if name != "aten.mean":
                 freedom = kwargs.get("correction", 1)
                 count = keep.sum(dims, keepdim=True)
                 centre = ((x - centre) ** 2 * keep).sum(dims, keepdim=True) / (count - freedom)
+                centre = centre.sqrt() if name == "aten.std" else centre
             return centre if keepdim else centre.squeeze(dims)
         return None
 

@@ -1,0 +1,219 @@
+"""The promise of the walk: whatever a rule does not follow is frozen there and then, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+from torch.fx import Node
+from torch.nn import functional as F
+
+from edgeprune.graph.blocks import Blocks
+from edgeprune.graph.capture import Captured, capture
+from edgeprune.graph.coupling import Coupling, analyse
+from edgeprune.graph.rules import RULES
+from edgeprune.graph.surgery import cut
+from edgeprune.graph.walk import Walk
+
+Image = Callable[[torch.Tensor, "Branches"], torch.Tensor]
+
+
+class Branches(nn.Module):
+    """Two convolutions of 8 filters on one image, the work on what they give, and a head behind it."""
+
+    def __init__(self, work: Image, example: torch.Tensor) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.bank = nn.Parameter(torch.randn(8, 8, 3, 3) / 9)
+        self.narrow = nn.Parameter(torch.randn(8, 4, 3, 3) / 6)
+        self.style = nn.Linear(3, 8)
+        self.work = work
+        self.eval()
+        with torch.no_grad():
+            self.head = nn.Linear(work(example, self).flatten(1).shape[1], 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.work(x, self).flatten(1))
+
+
+@dataclass(frozen=True)
+class Case:
+    """units: how many units the filters of `one` have; 0 where they are frozen."""
+
+    name: str
+    work: Image
+    units: int
+
+
+def _unpooled(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    small, places = F.max_pool2d(net.one(x), 2, return_indices=True)
+    return F.max_unpool2d(torch.relu(small), places, 2)
+
+
+def _places_of_another(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    _, places = F.adaptive_max_pool2d(net.two(x), 1, return_indices=True)
+    return net.one(x).flatten(2).gather(2, places.flatten(2))
+
+
+def _heads_in_batch(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    rows = x.shape[0]
+    heads = net.one(x).flatten(2).reshape(rows * 2, 4, 64)
+    return F.conv1d(heads, net.narrow[:4, :1, 0], padding=1, groups=4).reshape(rows, 8, 64)
+
+
+def _bank_of_a_sample(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    rows = x.shape[0]
+    style = net.style(x.mean((2, 3)))
+    bank = (net.bank[None] * style[:, None, :, None, None]).reshape(rows * 8, 8, 3, 3)
+    images = net.one(x).reshape(1, rows * 8, 8, 8)
+    return F.conv2d(images, bank, padding=1, groups=rows).reshape(rows, 8, 8, 8)
+
+
+def _packed(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    rows = x.shape[0]
+    pixels = net.one(x).flatten(2).transpose(1, 2)
+    q, k = pixels.reshape(rows, 64, 2, 2, -1).permute(2, 0, 3, 1, 4).reshape(2, rows * 2, 64, -1).unbind(0)
+    return ((q @ k.transpose(1, 2)).softmax(-1) @ k).reshape(rows, 2, 64, -1)
+
+
+def _folded(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    columns = F.unfold(net.one(x), 3, padding=1)
+    return F.fold(torch.relu(columns), (8, 8), 3, padding=1)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.repeat(1, 3, 1, 1)[:, :8]
+
+
+def _grouped_input(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    return F.conv2d(_wide(x), net.narrow, groups=2) + net.one(x)[..., :6, :6]
+
+
+def _normalised(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    y = net.one(x)
+    return y / y.norm(dim=1, keepdim=True).clamp_min(1e-6).expand_as(y)
+
+
+CASES = [
+    Case("places of a pool, unpooled", _unpooled, 8),
+    Case("places that another branch chose", _places_of_another, 8),
+    Case("heads in the batch of a depthwise convolution", _heads_in_batch, 2),
+    Case("a filter bank for each sample", _bank_of_a_sample, 0),
+    Case("two products packed, heads in the batch", _packed, 2),
+    Case("patches as columns, and back", _folded, 8),
+    Case("pixel shuffle takes four planes at once", lambda x, net: F.pixel_shuffle(net.one(x), 2), 2),
+    Case("pixel unshuffle", lambda x, net: F.pixel_unshuffle(net.one(x), 2), 8),
+    Case("channels shuffled", lambda x, net: F.channel_shuffle(net.one(x), 4).relu(), 4),
+    Case("in the shape of another", lambda x, net: net.one(x).flatten(1).view_as(net.two(x)), 8),
+    Case("reshaped as an untouched one", lambda x, net: net.one(x).reshape_as(_wide(x)), 0),
+    Case("divided by its norm", _normalised, 8),
+    Case("a map that is expanded by number", lambda x, net: net.one(x) / x[:, :1].expand(-1, 8, -1, -1), 8),
+    Case("rolled, all dimensions as one", lambda x, net: torch.roll(net.one(x), 1), 0),
+    Case("rolled along an image", lambda x, net: torch.roll(net.one(x), (1, -1), (2, -1)), 8),
+    Case("an empty part", lambda x, net: torch.cat([net.one(x)[:, :8], net.one(x)[:, 8:]], 1), 8),
+    Case("sorted along the channels", lambda x, net: torch.sort(net.one(x), dim=1, stable=True).values, 0),
+    Case("sorted along rows", lambda x, net: torch.sort(net.one(x), stable=True).values, 8),
+    Case("the largest of the channels", lambda x, net: net.one(x).max(1).values, 0),
+    Case("the larger of two", lambda x, net: torch.max(net.one(x), net.two(x)), 8),
+    Case("the median of each plane", lambda x, net: net.one(x).flatten(2).median(-1).values, 8),
+    Case("a spread of all channels", lambda x, net: net.one(x) / net.one(x).std(), 8),
+    Case("a mask of another branch", lambda x, net: torch.where(net.two(x) > 0, net.one(x), 0.0), 8),
+    Case("the other name of a product", lambda x, net: torch.multiply(net.one(x), net.two(x)), 8),
+    Case("exotic, position by position", lambda x, net: torch.logaddexp(net.one(x), net.two(x)).erfc(), 8),
+    Case("filters of another shape of groups", lambda x, net: F.conv2d(net.one(x), net.narrow, groups=2), 2),
+    Case("grouped without an input that is cut", _grouped_input, 4),
+    Case("three dimensions of an image", lambda x, net: F.avg_pool3d(net.one(x).unsqueeze(2), (1, 2, 2)), 8),
+    Case("an adaptive pool of rows", lambda x, net: F.adaptive_max_pool1d(net.one(x).flatten(2), 3), 8),
+    Case("padded by its own border", lambda x, net: F.pad(net.one(x), (1, 2, 0, 1), mode="reflect"), 8),
+    Case("einsum without an arrow", lambda x, net: torch.einsum("bchw,bchv", net.one(x), net.two(x)), 8),
+    Case("einsum with dots", lambda x, net: torch.einsum("b...hw,b...hv->b...wv", net.one(x), net.two(x)), 8),
+    Case("a weight transposed", lambda x, net: F.linear(net.one(x).mean((2, 3)), net.bank[..., 0, 0].t()), 8),
+    Case("axes moved", lambda x, net: net.one(x).movedim((1, 2), (-1, 1)).swapaxes(1, -1), 8),
+    Case("one channel selected of pairs", lambda x, net: net.one(x).unflatten(1, (4, 2))[:, -1], 2),
+    Case("the diagonal of channels and rows", lambda x, net: net.one(x).diagonal(dim1=1, dim2=2), 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_unusual_work_is_cut_exactly_or_frozen(case: Case, references: ModuleType) -> None:
+    torch.manual_seed(0)
+    example = torch.randn(2, 3, 8, 8)
+    captured = capture(Branches(case.work, example), example)
+    coupling = analyse(captured)
+    one = [g for g in coupling.groups if any(a.parameter == "one.weight" and a.dim == 0 for a in g.axes)]
+    assert sum(group.units for group in one) == case.units
+    assert_exact(references, captured, coupling)
+
+
+def assert_exact(references: ModuleType, captured: Captured, coupling: Coupling) -> None:
+    """Random units leave, and what stays is what the dense graph computes with them at zero."""
+    for seed in range(3):
+        kept = references.random_kept(coupling, seed)
+        x = tuple(torch.randn(3, *tensor.shape[1:]) for tensor in captured.inputs)
+        with torch.no_grad():
+            found = cut(captured, coupling, kept).run(*x)
+        assert references.difference(found, references.masked(captured, coupling, kept, x)) < 1e-5
+        removed = [group for group in coupling.groups if len(kept[group.name]) < group.units]
+        if not any(group.normed for group in removed):
+            with torch.no_grad():
+                wanted = references.zeroed(captured, coupling, kept).run(*x)
+            assert references.difference(found, wanted) < 1e-5
+
+
+def relu_of(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    return torch.relu(net.one(x)) + x.mean()
+
+
+def raises(walk: Walk, node: Node) -> Blocks:
+    raise TypeError("int() argument must be a string")
+
+
+def forgets(walk: Walk, node: Node) -> Blocks:
+    return ()
+
+
+def misplaces(walk: Walk, node: Node) -> Blocks:
+    (block,) = walk.blocks(node.args[0])
+    return (type(block)((2,), block.ids),)
+
+
+def too_many(walk: Walk, node: Node) -> list[Blocks]:  # type: ignore[return]
+    return [walk.blocks(node.args[0])] * 2
+
+
+BROKEN = {
+    raises: "no rule for these arguments",
+    forgets: "its rule does not follow every dimension",
+    too_many: "no rule for these arguments",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_a_rule_that_is_wrong_freezes_what_its_node_touches_and_is_named(
+    broken: Callable[[Walk, Node], Blocks], references: ModuleType
+) -> None:
+    example = torch.randn(2, 3, 8, 8)
+    captured = capture(Branches(relu_of, example), example)
+    coupling = analyse(captured, rules={**RULES, "aten.relu": broken})
+    (frozen,) = [each for each in coupling.frozen if each.name == "one.bias"]
+    assert frozen.op == "aten.relu"
+    assert frozen.reason.startswith(f"{BROKEN[broken]} (")
+    assert "line" in frozen.reason
+    assert "self.work(x, self)" in frozen.reason
+
+
+def test_blocks_of_the_wrong_dimension_are_found_by_the_rehearsal(references: ModuleType) -> None:
+    """The image has as many rows as channels, so that no size tells the two apart before a cut."""
+    example = torch.randn(2, 3, 8, 8)
+    captured = capture(Branches(relu_of, example), example)
+    coupling = analyse(captured, rules={**RULES, "aten.relu": misplaces})
+    (frozen,) = [each for each in coupling.frozen if each.name == "one.bias"]
+    assert (frozen.op, frozen.reason.split(" (")[0]) == (
+        "aten.relu",
+        "its sizes cannot be written after a cut",
+    )
+    assert_exact(references, captured, coupling)
