@@ -30,6 +30,7 @@ FLOORS = {
     "quiet": 1,
     "detect": 2,
     "graph": 2,
+    "meaning": 2.2,  # reads the captured graph, and is asked by all that compare outputs
     "runtimes": 2,
     "search": 2,
     "shelf": 2.7,  # reads what detect found, and holds sensors against the probe of devices

@@ -31,6 +31,11 @@ _PATHS = ("out", "target", "profile")
 @click.argument("model")
 @click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
 @click.option(
+    "--outputs",
+    help="What the outputs are, for a MODEL that does not say it: classes, labels, values, probabilities, "
+    "embeddings or none; of several outputs classes,none or NAME=classes,NAME=none.",
+)
+@click.option(
     "--target",
     help="Deployment target: a name or a .toml; by default the one that the profile brings, else local.",
 )
@@ -86,7 +91,14 @@ _PATHS = ("out", "target", "profile")
 @log_options
 @click.pass_context
 def command(
-    context: click.Context, /, model: str, data: Path | None, lab: Path | None, as_json: bool, **options: Any
+    context: click.Context,
+    /,
+    model: str,
+    data: Path | None,
+    outputs: str | None,
+    lab: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Find the least compressed version of MODEL that provably fits a device's budget.
 
@@ -111,7 +123,7 @@ def command(
     here = Path.cwd()
     try:
         with answers_alone():
-            task = load_task(model, data, given["seed"])
+            task = load_task(model, data, given["seed"], outputs)
             if Path.cwd() != here:  # the task's code has moved; what edgeprune was given has not
                 given |= {name: _seen_from(here, given[name]) for name in _PATHS if name in given}
             with _progress() as listen:

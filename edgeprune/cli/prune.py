@@ -25,6 +25,7 @@ from edgeprune.pruning.criteria import TABLE as CRITERIA
     help="Remove whole attention heads, or make heads narrower.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
+@click.option("--outputs", help="What the outputs are, as for `edgeprune fit`.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .pt2 file to write."
@@ -37,6 +38,7 @@ def command(
     branches: int,
     heads: Literal["whole", "inside"],
     data: Path | None,
+    outputs: str | None,
     seed: int,
     output: Path,
     as_json: bool,
@@ -55,9 +57,12 @@ def command(
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
     place = output.absolute()  # before the task's code may change the working folder
     with answers_alone():
-        task = load_task(model, data, seed)
+        task = load_task(model, data, seed, outputs)
         pruned = prune(
-            task.model, task.example, ratio, criterion, task.calibration, seed, branches=branches, heads=heads
+            *(task.model, task.example, ratio, criterion, task.calibration, seed),
+            branches=branches,
+            heads=heads,
+            outputs=task.outputs,
         )
         pruned.save(place)
     if as_json:

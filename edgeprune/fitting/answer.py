@@ -146,13 +146,13 @@ def _gathered(answers: Sequence[Answer], decided: Answer) -> tuple[Report, ...]:
 
 
 def _cascade(trials: Trials, tiers: Sequence[TierResult]) -> Cascaded:
-    task = trials.workshop.task
-    able, reason = members(task, tiers)
+    task, meanings = trials.workshop.task, trials.workshop.yardstick.meanings
+    able, reason = members(task, tiers, meanings)
     if reason is not None:
         return Cascaded(None, reason)
     trials.tell("cascade", "asking all tiers about the same samples")
     ask, seed = trials.device_side.ask, trials.order.options.seed
-    return trials.once("cascade", lambda: cascade(task, able, ask, seed), Cascaded)
+    return trials.once("cascade", lambda: cascade(task, able, ask, seed, meanings), Cascaded)
 
 
 def _packed(trials: Trials, result: FitResult, tier: int | None) -> str | None:

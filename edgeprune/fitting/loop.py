@@ -73,8 +73,10 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
+    workshop.rehearse(rung, options.epochs)
     score = call_evaluate(task, workshop.predict)  # refused, where it fails, before anything is written
     notes += drop_notes(orders, task, score)
+    remarks = (*remarks, *workshop.understood.remarks)
     for stage, note in (*(("budgets", note) for note in notes), *(("data", remark) for remark in remarks)):
         options.listen(Event(stage, note, lasting=True))
     with Ledger.open(Path(options.out), resume_key(orders, workshop, score), options.resume) as ledger:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.records.meaning import Meaning
 from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import CascadeResult, TierResult
 from edgeprune.search.cascade import NEVER, Tier, calibrate, confidence_of, outcome
@@ -45,10 +46,17 @@ class Graded:
 Ask = Callable[[str, Callable[[Predict], Graded | str]], Graded | str]
 
 
-def members(task: Task, tiers: Sequence[TierResult]) -> tuple[tuple[TierResult, ...], str | None]:
-    """Tiers that a cascade may consist of, the quickest first; or none, and the reason."""
+def members(
+    task: Task, tiers: Sequence[TierResult], meanings: Sequence[Meaning]
+) -> tuple[tuple[TierResult, ...], str | None]:
+    """Tiers that a cascade may consist of, the quickest first; or none, and the reason.
+
+    meanings: of the model's outputs.
+    """
     if task.evaluate_samples is None:
         return (), "the task has no evaluate_samples to tell which samples are right"
+    if len(_class_scores(meanings)) != 1:
+        return (), "no one output is said to hold class scores, by which a cascade knows how sure it is"
     able = {tier.chosen.name: tier for tier in tiers if tier.verdict.kind != "misses"}
     if len(able) < 2:
         return (
@@ -62,11 +70,13 @@ def members(task: Task, tiers: Sequence[TierResult]) -> tuple[tuple[TierResult, 
     return tuple(sorted(able.values(), key=_cost)), None
 
 
-def cascade(task: Task, tiers: Sequence[TierResult], ask: Ask, seed: int) -> Cascaded:
+def cascade(
+    task: Task, tiers: Sequence[TierResult], ask: Ask, seed: int, meanings: Sequence[Meaning]
+) -> Cascaded:
     """Cascade calibrated on half of the samples and measured on the others. tiers: of `members`."""
     asked: list[Tier] = []
     for tier in tiers:
-        graded = ask(tier.chosen.name, lambda predict: grade(task, predict, seed, check=not asked))
+        graded = ask(tier.chosen.name, lambda predict: grade(task, predict, seed, meanings, check=not asked))
         if isinstance(graded, str):
             return Cascaded(None, graded)
         asked.append(Tier(tier.name, graded.confidence, graded.correct, _cost(tier)))
@@ -94,11 +104,15 @@ def cascade(task: Task, tiers: Sequence[TierResult], ask: Ask, seed: int) -> Cas
     )
 
 
-def grade(task: Task, predict: Predict, seed: int, *, check: bool) -> Graded | str:
+def grade(
+    task: Task, predict: Predict, seed: int, meanings: Sequence[Meaning], *, check: bool
+) -> Graded | str:
     """Grades of all samples by evaluating one by one; or a sentence why these cannot be told apart.
 
-    check: that scores and rows of the outputs come in the same order.
+    meanings: of the outputs, one of which holds class scores. check: that scores and rows of the outputs come
+    in the same order.
     """
+    (place,) = _class_scores(meanings)
     answers: list[Any] = []
 
     def recorded(*arrays: Any) -> Any:
@@ -109,16 +123,17 @@ def grade(task: Task, predict: Predict, seed: int, *, check: bool) -> Graded | s
     if not np.isin(scores, (0, 1)).all():
         return "samples are scored, not right or wrong"
     correct = _right(task, scores)
-    outputs = [np.asarray(_first(answer)) for answer in answers]
+    outputs = [np.asarray(_output(answer, place)) for answer in answers]
     shapes = {output.shape[1:] for output in outputs}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or next(iter(shapes))[0] < 2:
         return f"outputs are {_shown(outputs)}, and a classifier gives one score per class"
     logits = np.concatenate(outputs).astype(np.float64)
     if len(logits) != correct.size:
         return f"evaluate_samples scores {correct.size} samples and asks for {len(logits)} predictions"
-    if check and not _same_order(task, answers, correct, seed):
+    if check and not _same_order(task, answers, correct, seed, place):
         return "the i-th score of evaluate_samples is not about the i-th prediction that it asks for"
-    return Graded(_confidence(logits), correct)
+    certain = logits.max(axis=1) if meanings[place].kind == "probabilities" else confidence_of(logits)
+    return Graded(certain, correct)
 
 
 def _right(task: Task, shares: Shares) -> Shares:
@@ -126,14 +141,13 @@ def _right(task: Task, shares: Shares) -> Shares:
     return 1 - shares if task.lower_is_better else shares
 
 
-def _confidence(scores: Scores) -> Scores:
-    """Confidence by logits, or by probabilities where the outputs are a softmax's already."""
-    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
-        return np.asarray(scores.max(axis=1), np.float64)
-    return confidence_of(scores)
+def _class_scores(meanings: Sequence[Meaning]) -> list[int]:
+    """Places of the outputs that hold one score per class."""
+    kinds = ("classes", "probabilities")
+    return [at for at, meaning in enumerate(meanings) if meaning.kind in kinds and meaning.axis == 1]
 
 
-def _same_order(task: Task, answers: Sequence[Any], correct: Scores, seed: int) -> bool:
+def _same_order(task: Task, answers: Sequence[Any], correct: Scores, seed: int, place: int) -> bool:
     """Whether negated scores of some rows make exactly those samples wrong."""
     turned = np.random.default_rng(seed).random(correct.size) < 0.5
     waiting, start = list(reversed(answers)), 0
@@ -143,11 +157,13 @@ def _same_order(task: Task, answers: Sequence[Any], correct: Scores, seed: int) 
         if not waiting:
             raise InputError("The evaluation asks for more predictions than before.", "Let it repeat itself.")
         answer = waiting.pop()
-        first = np.array(_first(answer))
-        rows = turned[start : start + len(first)]
-        start += len(first)
-        first[rows] = -first[rows]
-        return (first, *answer[1:]) if isinstance(answer, tuple | list) else first
+        output = np.array(_output(answer, place))
+        rows = turned[start : start + len(output)]
+        start += len(output)
+        output[rows] = -output[rows]
+        if isinstance(answer, tuple | list):
+            return (*answer[:place], output, *answer[place + 1 :])
+        return output
 
     try:
         again = _right(task, call_evaluate_samples(task, replayed))
@@ -158,8 +174,8 @@ def _same_order(task: Task, answers: Sequence[Any], correct: Scores, seed: int) 
     return bool((again[~turned] == correct[~turned]).all() and not again[turned & (correct == 1)].any())
 
 
-def _first(answer: Any) -> Any:
-    return answer[0] if isinstance(answer, tuple | list) else answer
+def _output(answer: Any, place: int) -> Any:
+    return answer[place] if isinstance(answer, tuple | list) else answer
 
 
 def _shown(outputs: Sequence[NDArray[Any]]) -> str:

@@ -47,9 +47,13 @@ class Captured:
 
     def run(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run on flat inputs (placeholder order) and return the outputs' tensors, flattened."""
+        return flatten(self.answer(*tensors))
+
+    def answer(self, *tensors: torch.Tensor) -> Any:
+        """The answer to flat inputs as the original model gives it: a tensor, a tuple, a dict, a class."""
         spec = pytree.tree_structure((self.args, self.kwargs))
         args, kwargs = pytree.tree_unflatten(list(tensors), spec)
-        return flatten(self.module(*args, **kwargs))
+        return self.module(*args, **kwargs)
 
     def with_module(self, module: GraphModule) -> Captured:
         """Another graph with the same example, called in the same way."""
@@ -74,6 +78,12 @@ class Captured:
 def flatten(value: Any) -> tuple[torch.Tensor, ...]:
     """Tensors of a nested structure, in pytree order; None and plain numbers are left out."""
     return tuple(leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
+
+
+def rebuilt(answer: Any, tensors: Iterable[torch.Tensor]) -> Any:
+    """A structure like `answer` that holds `tensors`, in the order of `flatten`, in the place of its own."""
+    given = iter(tensors)
+    return pytree.tree_map_only(torch.Tensor, lambda _: next(given), answer)
 
 
 def capture(model: torch.nn.Module, example: Any) -> Captured:

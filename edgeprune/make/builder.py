@@ -18,6 +18,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.pointwise import convolve_products
 from edgeprune.ir import HALF_TOLERANCE, difference, write_ir
+from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.dynamic import DYNAMIC, quantise_dynamic
@@ -176,17 +177,22 @@ class Builder:
         """Write an artefact, for timing only, of an exported model that has the candidate's shapes."""
         return self._write(self.emitter(candidate)(exported), folder, exported)
 
-    def damage(self, candidate: Candidate, layers: Sequence[str]) -> Mapping[str, float]:
-        """Error of the dense network's output by layer, that layer alone in the candidate's precision."""
+    def damage(
+        self, candidate: Candidate, layers: Sequence[str], yardstick: Yardstick
+    ) -> Mapping[str, float]:
+        """Error of the dense network's outputs by layer, that layer alone in the candidate's precision."""
         dense = self.equalised(self.dense) if candidate.equalised else self.dense
         if candidate.precision in WEIGHT_FORMS:
-            return weight_damage(dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0])
+            return weight_damage(
+                dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0], yardstick
+            )
         return damage(
             dense,
             self._ranges(candidate, dense),
             self.dialect,
             layers,
             self.calibration[0],
+            yardstick,
             reduce_range=candidate.reduce_range,
         )
 

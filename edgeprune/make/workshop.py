@@ -18,6 +18,9 @@ from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.resize import Resizable, resizable
 from edgeprune.graph.surgery import cut, uncut
 from edgeprune.make.builder import Builder
+from edgeprune.make.first_batch import Understood, understand
+from edgeprune.meaning.losses import Loss, or_own
+from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.pruning.criteria import Criterion, find_criterion
 from edgeprune.pruning.importance import importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
@@ -32,10 +35,11 @@ from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import Judge, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
+from edgeprune.recover.train import Pair, Recipe, rehearse
 from edgeprune.recover.warm_start import better_start
 from edgeprune.recover.ways import LABELLED, UNLABELLED, find_way
 from edgeprune.search.ranking import Choice, Ranking
-from edgeprune.tasks import capture_pure, flat_inputs, guarded_loss, training_again, walk
+from edgeprune.tasks import capture_pure, flat_inputs, training_again, training_pairs, walk
 
 
 class Workshop:
@@ -59,12 +63,11 @@ class Workshop:
         self.dialect = dialect
         # Scores come late, when a run has begun: a wrong criterion is refused here.
         self.criterion = find_criterion(criterion)
-        self.criterion.check_labels(task.train is not None)
         self.seed = seed
-        self.loss = None if task.loss is None else guarded_loss(task.loss)
         self.dense: Captured = capture_pure(task.model, task.example)
         self.coupling: Coupling = analyse(self.dense)
         self.cost: Cost = count(self.dense, self.coupling)
+        self.criterion.check_labels(self.labelled)
         self.calibration = [
             flat_inputs(task.example, batch) for batch in walk(task.calibration, "calibration")
         ]
@@ -79,9 +82,7 @@ class Workshop:
         """The training data, or where there is none the calibration inputs without labels."""
         if self.task.train is None:
             return split(lambda: [(inputs, None) for inputs in self.calibration])
-        return split(
-            lambda: ((inputs, _target(target)) for inputs, target in training_again(self.task, self._once))
-        )
+        return split(lambda: training_again(self.task, self._once))
 
     def _once(self, sentence: str) -> None:
         """Tell a sentence that every pass over the data would say again."""
@@ -90,8 +91,44 @@ class Workshop:
         self._told.add(sentence)
 
     @cached_property
+    def first(self) -> Pair:
+        """The first batch of what recovery trains on."""
+        pair = None if self.task.train is None else next(training_pairs(self.task), None)
+        return (self.calibration[0], None) if pair is None else pair
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the training data have targets."""
+        return self.task.train is not None and self.first[1] is not None
+
+    @cached_property
+    def understood(self) -> Understood:
+        """Meaning of the outputs, and the loss on targets."""
+        return understand(self.task, self.dense, self.first, self.calibration)
+
+    @property
+    def yardstick(self) -> Yardstick:
+        return self.understood.yardstick
+
+    @property
+    def loss(self) -> Loss:
+        return self.understood.loss
+
+    def rehearse(self, recover: str, epochs: int) -> None:
+        """Refuse, before anything is measured, what training in the way `recover` would stumble over.
+
+        Raises `InputError`, with the line of the user's code where that raised.
+        """
+        way = find_way(recover)
+        pair, yardstick = self.first, self.yardstick
+        if way.trains and epochs:
+            recipe = Recipe(epochs, supervised=way.labels != "unused", low_rank=way.low_rank)
+            with torch.random.fork_rng(devices=[]):
+                rehearse(self.dense.copy(), self.dense, yardstick, pair, recipe, self.loss)
+
+    @cached_property
     def judge(self) -> Judge:
-        return judge_of(self.dense, self.split.held_back, self.loss)
+        return judge_of(self.dense, self.yardstick, self.split.held_back, self.loss)
 
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
@@ -103,7 +140,8 @@ class Workshop:
             self.split.epoch(0) if self.task.train is not None else ((x, None) for x in self.calibration)
         )
         return importance(
-            *(self.dense, self.coupling, self.criterion, labelled, self.loss, self.seed),
+            *(self.dense, self.coupling, self.criterion, labelled),
+            *(or_own(self.loss, self.yardstick), self.seed),
             consumers=lambda: self.consumers,
         )
 
@@ -143,7 +181,7 @@ class Workshop:
 
         The gain is the error that INT8 makes of the dense network's output there, by the work that it saves.
         """
-        found = self.builder.damage(candidate, layers)
+        found = self.builder.damage(candidate, layers, self.yardstick)
         macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
         work = {layer: sum(macs[node.name] for node in nodes.get(layer, ())) for layer in layers}
         return tuple(sorted(layers, key=lambda layer: (-found[layer] / max(work[layer], 1), layer)))
@@ -225,7 +263,6 @@ class Workshop:
             self.judge,
             epochs=epochs,
             seed=self.seed,
-            loss=self.loss,
             listen=listen,
             start=start,
         )
@@ -269,7 +306,6 @@ class Workshop:
             epochs=epochs,
             seed=self.seed,
             supervised=find_way(candidate.recover).labels != "unused",
-            loss=self.loss,
             listen=listen,
         )
 
@@ -279,11 +315,11 @@ class Workshop:
         Raises `InputError` when there is no such way, or it needs what the task has not.
         """
         if wished is None:
-            return LABELLED if self.task.train is not None else UNLABELLED
+            return LABELLED if self.labelled else UNLABELLED
         way = find_way(wished)
         if way.needs_earlier:
             required(self.task.earlier)
-        way.check_labels(self.task.train is not None)
+        way.check_labels(self.labelled)
         if way.low_rank:
             adaptable(self.dense)  # refuses a model without a layer for it before a search begins
         return wished
@@ -293,10 +329,6 @@ class Workshop:
 
     def _reestimate(self, pruned: Captured) -> object:
         return reestimate(pruned, self.calibration)
-
-
-def _target(value: Any) -> torch.Tensor:
-    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
 
 
 def recovered(rungs: Iterable[Rung]) -> tuple[tuple[str, float, float, bool], ...]:

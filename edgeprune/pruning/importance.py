@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ import torch
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Group
+from edgeprune.meaning.losses import Loss
 from edgeprune.pruning.criteria import Criterion, Evidence, Need, Scores, find_criterion
 from edgeprune.pruning.reconstruct import Consumer, grams
 
-Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Batches: TypeAlias = Iterable[tuple[tuple[torch.Tensor, ...], torch.Tensor | None]]  # (inputs, target)
+Batches: TypeAlias = Iterable[tuple[tuple[torch.Tensor, ...], Any]]  # (inputs, target or None)
 
 
 def importance(
@@ -29,8 +29,8 @@ def importance(
 ) -> Mapping[str, Scores]:
     """Scores per group, each divided by its group's mean so that groups can be ranked together.
 
-    batches: (inputs, target or None), for criteria that need data. Without a target the model's own answer
-        stands in for it.
+    batches: (inputs, target or None), for criteria that need data. loss: (what the model returns, target or
+        None) -> scalar, for criteria that look at gradients (`meaning.losses.or_own`).
     consumers: called for the Gram matrices that reconstruction uses too; None measures them on the batches.
     Raises `InputError` for an unknown criterion, one that needs data and gets none, and scores that are
     not finite or not one for each unit.
@@ -76,6 +76,10 @@ def _gradients(
     trainable, with the user's model.
     """
     _check_declared(criterion, "gradients")
+    if loss is None:
+        raise InputError(
+            f"Criterion {criterion.name!r} looks at gradients, and there is no loss.", "Give one."
+        )
     copy = captured.copy()
     for parameter in copy.module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
@@ -84,7 +88,18 @@ def _gradients(
         torch.manual_seed(seed)  # a loader that shuffles draws from it
         for inputs, target in batches:
             criterion.check_labels(target is not None)
-            _objective(copy.run(*inputs)[0], target, loss).backward()  # type: ignore[no-untyped-call]
+            if loss is None:
+                raise InputError(
+                    f"Criterion {criterion.name!r} looks at gradients, and there is no loss.",
+                    "Give one: `or_own` makes one of what the outputs are.",
+                )
+            objective = loss(copy.answer(*inputs), target)
+            if not objective.requires_grad:
+                raise InputError(
+                    f"Criterion {criterion.name!r} looks at gradients, and the loss of this model has none.",
+                    "Return scores instead of classes, or choose l1 or l2.",
+                )
+            objective.backward()  # type: ignore[no-untyped-call]
             seen += 1
     _check_data(criterion, seen)
     return {
@@ -129,16 +144,3 @@ def _check_data(criterion: Criterion, batches: int) -> None:
             f"Criterion {criterion.name!r} needs data and there is none.",
             "Give calibration data, or choose l1 or l2.",
         )
-
-
-def _objective(
-    output: torch.Tensor,
-    target: torch.Tensor | None,
-    loss: Loss | None,
-) -> torch.Tensor:
-    """The task's loss; without labels, cross-entropy against the model's own class or the output's energy."""
-    if target is not None:
-        return (loss or torch.nn.functional.cross_entropy)(output, target)
-    if output.dim() == 2 and output.shape[1] > 1:
-        return torch.nn.functional.cross_entropy(output, output.detach().argmax(dim=1))
-    return output.square().mean()

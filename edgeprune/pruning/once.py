@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,15 +14,19 @@ from torch.fx import GraphModule
 
 from edgeprune.errors import InputError
 from edgeprune.files import replacing
-from edgeprune.graph.capture import Captured, capture
+from edgeprune.graph.capture import Captured, capture, flatten
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
 from edgeprune.graph.surgery import cut
 from edgeprune.limits import check_seed
+from edgeprune.meaning.kinds import Said, understood
+from edgeprune.meaning.losses import Loss
+from edgeprune.meaning.yardstick import yardstick
 from edgeprune.pruning.criteria import Criterion, find_criterion
 from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import influence
 from edgeprune.pruning.reconstruct import grams, reconstruct
+from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Data
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks.calibration import Calibration
@@ -68,6 +72,7 @@ def prune(
     *,
     branches: int = 0,
     heads: Heads = "whole",
+    outputs: Said = None,
 ) -> Pruned:
     """Remove a share of the prunable parameters, spread over all groups by the criterion.
 
@@ -78,6 +83,7 @@ def prune(
     branches: residual branches to drop whole first, those that change their stream least on the
     calibration inputs (without any, on the example); the widths give the rest of the ratio.
     heads: "whole" removes attention heads (KV groups with their queries), "inside" makes heads narrower.
+    outputs: what the outputs are, as in `Task.outputs`, for criteria that look at gradients.
     Raises `InputError` for a ratio or seed out of range, an unknown criterion, too many branches, a model
     that does not export, a batch unlike the example, and a ratio that no layer's tenth allows.
     """
@@ -86,10 +92,8 @@ def prune(
         raise InputError(f"The ratio is {ratio}.", "Give a share of the parameters, 0 <= ratio < 1.")
     if heads not in get_args(Heads):
         raise InputError(f"There is no way {heads!r} to prune heads.", "Choose whole or inside.")
-    find_criterion(criterion)
-    dense = capture(model, example)
-    nodes = (node.name for node in dense.module.graph.nodes)
-    coupling = analyse(dense, inner=frozenset(nodes if heads == "inside" else ()))
+    chosen, dense = find_criterion(criterion), capture(model, example)
+    coupling = analyse(dense, inner=_nodes(dense) if heads == "inside" else frozenset())
     if not coupling.groups:
         raise InputError(
             "Nothing in this model can be pruned: every parameter is frozen.",
@@ -98,8 +102,8 @@ def prune(
     batches = [] if calibration is None else _read(example, calibration)
     consumers = cache(lambda: grams(dense, coupling, batches))
     scores = importance(
-        *(dense, coupling, criterion, ((batch, None) for batch in batches)),
-        seed=seed,
+        *(dense, coupling, chosen, ((batch, None) for batch in batches)),
+        *(_own_objective(chosen, dense, outputs, batches), seed),
         consumers=consumers if batches else None,
     )
     cost = count(dense, coupling)
@@ -126,6 +130,27 @@ def _read(example: Any, calibration: Data) -> list[tuple[torch.Tensor, ...]]:
     for remark in reading.remarks():
         _log.warning("%s", remark)
     return batches
+
+
+def _nodes(dense: Captured) -> frozenset[str]:
+    return frozenset(node.name for node in dense.module.graph.nodes)
+
+
+def _own_objective(
+    criterion: Criterion, dense: Captured, said: Said, batches: Sequence[tuple[torch.Tensor, ...]]
+) -> Loss | None:
+    """The objective that the dense model's own answer gives, without labels, where gradients are asked for.
+
+    Of class scores it is the cross-entropy against the model's own classes; of outputs that nobody says
+    anything about, their energy.
+    """
+    check_words(said)
+    if "gradients" not in criterion.needs:
+        return None
+    with torch.no_grad():
+        meanings = understood(dense, dense.answer(*dense.inputs), said)
+        measured = yardstick(meanings, (dense.run(*inputs) for inputs in batches or [dense.inputs]))
+    return lambda answer, target: measured.own_objective(flatten(answer))
 
 
 def _kept(

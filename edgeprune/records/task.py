@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from edgeprune.errors import InputError
 from edgeprune.records.direction import Direction
+from edgeprune.records.meaning import check_words
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ _CALLABLE: Mapping[str, str] = {
     "evaluate": "Give a function (predict) -> float.",
     "evaluate_subset": "Give a function (predict) -> float, or leave it out.",
     "evaluate_samples": "Give a function (predict) -> one score per sample, or leave it out.",
-    "loss": "Give a function (output, target) -> scalar tensor, or leave it out for cross-entropy.",
+    "loss": "Give a function (output, target) -> scalar tensor, or leave it out.",
 }
 _OPTIONAL = ("evaluate_subset", "evaluate_samples", "loss")
 
@@ -47,8 +48,11 @@ class Task:
         batches, a generator function, or whatever else can be read from the beginning again. As much as
         `edgeprune.tasks.calibration` allows is read, twice: a second pass with another number of samples is
         refused, one with other samples is told.
-    train: optional, likewise, of (inputs, target), for recovery training; each epoch is a pass.
-    loss: optional (output, target) -> scalar tensor; cross-entropy when None.
+    train: optional, likewise, of (inputs, target), for recovery training; each epoch is a pass. A target is a
+        tensor or a tree (tuple, list, dict) of them, the batch first in each; with None, recovery trains on
+        the original's outputs alone.
+    loss: optional (output, target) -> scalar tensor; `output` is what `model(x)` returns. Without it the loss
+        follows from what the outputs are: cross-entropy for class numbers, squared error for values.
     evaluate: (predict) -> float, the metric; `predict` takes and returns numpy arrays. What a call changes of
         the process (working folder, torch's and numpy's settings) is put back; random numbers not.
     metric: what `evaluate` returns, for the reports.
@@ -56,6 +60,10 @@ class Task:
         rewinding starts. (A copy of it: `state_dict()` itself follows the model as it trains.)
     evaluate_subset: optional, `evaluate` on a few hundred of its samples: INT8 variants are compared by it,
         so that few are evaluated in full. Without it they are compared by their distance to the original.
+    outputs: optional, what the outputs are, by which candidates are compared with the original: "classes",
+        "labels", "values", "probabilities", "embeddings" or "none"; one word for all, a tuple by position or
+        a dict by output name. "classes:1" names the axis of the classes. What the loss or the targets make
+        certain need not be said (docs/tasks.md).
     evaluate_samples: optional, (predict) -> [samples], scores whose mean is `evaluate`: the confidence
         interval of the chosen candidate's drop comes from comparing both models sample by sample. Where the
         mean is not `evaluate`, the evaluation is random, and the metric's limit is held by repeating it.
@@ -73,6 +81,7 @@ class Task:
     earlier: Mapping[str, torch.Tensor] | None = None
     evaluate_subset: Callable[[Predict], float] | None = None
     evaluate_samples: Callable[[Predict], Any] | None = None
+    outputs: str | Sequence[str] | Mapping[str, str] | None = None
     lower_is_better: bool = False
 
     @property
@@ -85,6 +94,7 @@ class Task:
             value = getattr(self, field)
             if not callable(value) and not (value is None and field in _OPTIONAL):
                 raise InputError(f"Task.{field} is {type(value).__name__}, which cannot be called.", hint)
+        check_words(self.outputs)
         if not isinstance(self.lower_is_better, bool):
             raise InputError(
                 f"Task.lower_is_better is {self.lower_is_better!r:.60}.",

@@ -7,8 +7,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from edgeprune.recover.train import Pair
 
@@ -88,13 +90,21 @@ def _rebatched(pairs: Iterable[Pair], size: int, *, partial: bool) -> Iterator[P
 
 def _joined(pairs: Sequence[Pair]) -> Pair:
     inputs = tuple(torch.cat(column) for column in zip(*(pair[0] for pair in pairs), strict=True))
-    targets = [target for _, target in pairs if target is not None]
-    return inputs, torch.cat(targets) if targets else None
+    first, *others = (target for _, target in pairs)
+    return inputs, pytree.tree_map(_joined_target, first, *others)
+
+
+def _joined_target(*parts: torch.Tensor | None) -> torch.Tensor | None:
+    return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
 
 
 def _sliced(pair: Pair, rows: slice) -> Pair:
     inputs, target = pair
-    return tuple(tensor[rows] for tensor in inputs), None if target is None else target[rows]
+    return tuple(tensor[rows] for tensor in inputs), _target_rows(target, rows)
+
+
+def _target_rows(target: Any, rows: slice | torch.Tensor) -> Any:
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor[rows], target)
 
 
 def _checksum(inputs: Sequence[torch.Tensor], row: int) -> int:
@@ -106,7 +116,7 @@ def _checksum(inputs: Sequence[torch.Tensor], row: int) -> int:
     return checksum
 
 
-def _rows(inputs: tuple[torch.Tensor, ...], target: torch.Tensor | None, residue: int, *, held: bool) -> Pair:
+def _rows(inputs: tuple[torch.Tensor, ...], target: Any, residue: int, *, held: bool) -> Pair:
     chosen = [r for r in range(len(inputs[0])) if (_checksum(inputs, r) % HELD_BACK == residue) == held]
     index = torch.tensor(chosen, dtype=torch.long)
-    return tuple(tensor[index] for tensor in inputs), None if target is None else target[index]
+    return tuple(tensor[index] for tensor in inputs), _target_rows(target, index)

@@ -6,12 +6,15 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from edgeprune.graph.capture import Captured
+from edgeprune.graph.capture import Captured, flatten, rebuilt
+from edgeprune.meaning.losses import Loss
+from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.recover.data import Split
-from edgeprune.recover.train import Forward, Loss, Pair, Recipe, distance, train
+from edgeprune.recover.train import Forward, Pair, Recipe, train
 from edgeprune.recover.ways import find_way
 
 NOT_FINITE = sys.float_info.max  # stands for an error that is not finite: the ledger keeps finite numbers
@@ -34,30 +37,31 @@ class Judge:
     """The held-back error of a student: distance to the original, plus the task's loss with labels.
 
     An error that is not finite counts as `NOT_FINITE`.
-    wanted: the original's outputs for each held-back batch.
+    answers: what the original returns for each held-back batch. loss: None judges by the distance alone.
     """
 
+    yardstick: Yardstick
     held_back: Sequence[Pair]
-    wanted: Sequence[tuple[torch.Tensor, ...]]
+    answers: Sequence[Any]
     loss: Loss | None
 
     def error(self, student: Captured | Forward) -> float:
         total, rows = 0.0, 0
         with torch.no_grad():
-            for (inputs, target), wanted in zip(self.held_back, self.wanted, strict=True):
+            for (inputs, target), answer in zip(self.held_back, self.answers, strict=True):
                 given = student.run(*inputs)
-                value = float(distance(given, wanted))
-                if target is not None:
-                    value += float((self.loss or torch.nn.functional.cross_entropy)(given[0], target))
+                value = float(self.yardstick.distance(given, flatten(answer)))
+                if self.loss is not None and target is not None:
+                    value += float(self.loss(rebuilt(answer, given), target))
                 total += value * len(inputs[0])
                 rows += len(inputs[0])
         return total / rows if rows and math.isfinite(total) else NOT_FINITE
 
 
-def judge_of(teacher: Captured, held_back: Sequence[Pair], loss: Loss | None) -> Judge:
+def judge_of(teacher: Captured, yardstick: Yardstick, held_back: Sequence[Pair], loss: Loss | None) -> Judge:
     with torch.no_grad():
-        wanted = [teacher.run(*inputs) for inputs, _ in held_back]
-    return Judge(held_back, wanted, loss)
+        answers = [teacher.answer(*inputs) for inputs, _ in held_back]
+    return Judge(yardstick, held_back, answers, loss)
 
 
 def attempt(
@@ -83,7 +87,6 @@ def train_rungs(
     *,
     epochs: int,
     seed: int,
-    loss: Loss | None,
     listen: Callable[[str, int, int], None] | None = None,
     start: Captured | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
@@ -106,7 +109,7 @@ def train_rungs(
         # All that is random draws from torch's generator; the caller's state stays.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            train(tried, teacher, split.epoch, split.steps, recipe, loss, tell)
+            train(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell)
 
     better, rung = attempt(name, student, judge, step)
     return better, (rung,)
@@ -122,7 +125,6 @@ def train_aware(
     epochs: int,
     seed: int,
     supervised: bool,
-    loss: Loss | None,
     listen: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
     """The rung "qat": train the student through its INT8 arithmetic, and judge it by that.
@@ -138,7 +140,7 @@ def train_aware(
     tell = None if listen is None else lambda at, total: listen(QAT, at, total)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        train(tried, teacher, split.epoch, split.steps, recipe, loss, tell, forward)
+        train(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell, forward)
     forward.refresh()
     after = judge.error(forward)
     kept = after < before

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 
 from edgeprune.errors import InputError
-from edgeprune.graph.capture import Captured
+from edgeprune.graph.capture import Captured, flatten, rebuilt
+from edgeprune.meaning.losses import Loss
+from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.recover.lora import low_rank
 
-Pair = tuple[tuple[torch.Tensor, ...], torch.Tensor | None]  # inputs, target
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Pair = tuple[tuple[torch.Tensor, ...], Any]  # inputs; a tensor or a tree of them, or None: no target
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def training_mode(captured: Captured) -> Iterator[None]:
 def train(
     student: Captured,
     teacher: Captured,
+    yardstick: Yardstick,
     epochs: Callable[[int], Iterable[Pair]],
     steps: int,
     recipe: Recipe,
@@ -63,8 +64,9 @@ def train(
 ) -> None:
     """Train `student` in place, by distillation from the teacher and the task's loss.
 
-    epochs: epoch number -> the batches of that epoch. steps: batches in one epoch.
-    loss: the task's (output, target) -> scalar; cross-entropy when None.
+    yardstick: how far the student's outputs are from the teacher's. epochs: epoch number -> the batches of
+    that epoch. steps: batches in one epoch.
+    loss: (what the original model returns, target) -> scalar; None trains by distillation alone.
     listen: called with (step, total steps).
     forward: how the student computes, which then also decides on BatchNorm and dropout.
     Raises `InputError` when no output depends on the parameters in a way that has a gradient.
@@ -81,17 +83,7 @@ def train(
             for inputs, target in epochs(epoch):
                 for group in optimiser.param_groups:
                     group["lr"] = recipe.learning_rate * _schedule(step, total)
-                with torch.no_grad():
-                    wanted = teacher.run(*inputs)
-                given = run(*inputs)
-                objective = recipe.distillation * distance(given, wanted, recipe.temperature)
-                if recipe.supervised and target is not None:
-                    objective = objective + (loss or F.cross_entropy)(given[0], target)
-                if not objective.requires_grad:
-                    raise InputError(
-                        "The model cannot be trained: its outputs, or the task's loss, have no gradient.",
-                        "Return scores instead of classes, or recover with reconstruct.",
-                    )
+                objective = _objective(run, teacher, yardstick, (inputs, target), recipe, loss)
                 optimiser.zero_grad(set_to_none=True)
                 objective.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -99,6 +91,44 @@ def train(
                 step += 1
                 if listen is not None:
                     listen(step, total)
+
+
+def rehearse(
+    student: Captured, teacher: Captured, yardstick: Yardstick, pair: Pair, recipe: Recipe, loss: Loss | None
+) -> None:
+    """The first step of `train` without the step: what it raises is raised before anything is measured."""
+    with training_mode(student), _trained(student, recipe):
+        objective = _objective(student.run, teacher, yardstick, pair, recipe, loss)
+        objective.backward()  # type: ignore[no-untyped-call]
+
+
+def _objective(
+    run: Callable[..., tuple[torch.Tensor, ...]],
+    teacher: Captured,
+    yardstick: Yardstick,
+    pair: Pair,
+    recipe: Recipe,
+    loss: Loss | None,
+) -> torch.Tensor:
+    inputs, target = pair
+    with torch.no_grad():
+        answer = teacher.answer(*inputs)
+    given = run(*inputs)
+    objective = recipe.distillation * yardstick.distance(given, flatten(answer), recipe.temperature)
+    if recipe.supervised and loss is not None and target is not None:
+        value = loss(rebuilt(answer, given), target)
+        if not value.requires_grad:
+            raise InputError(
+                "The task's loss has no gradient for the model's outputs: nothing can be learnt from it.",
+                "Compute it from the output with torch alone, without detach(), item(), numpy or argmax.",
+            )
+        objective = objective + value
+    if not objective.requires_grad:
+        raise InputError(
+            "The model cannot be trained: its outputs have no gradient.",
+            "Return scores instead of classes, or recover with reconstruct.",
+        )
+    return objective
 
 
 def _trained(student: Captured, recipe: Recipe) -> AbstractContextManager[list[torch.nn.Parameter]]:
@@ -117,24 +147,3 @@ def _schedule(step: int, total: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
-
-
-def distance(
-    given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], temperature: float = 1.0
-) -> torch.Tensor:
-    """Distance of outputs from the original's, summed over the outputs.
-
-    Class scores [N, C]: Kullback-Leibler divergence of the softened distributions, times temperature
-    squared (Hinton et al. 2015). Anything else: mean squared error relative to the original's energy.
-    """
-    total = torch.zeros(())
-    for ours, theirs in zip(given, wanted, strict=True):
-        if not ours.is_floating_point():
-            continue
-        if ours.dim() == 2 and ours.shape[1] > 1:
-            soft = F.log_softmax(ours / temperature, dim=1)
-            target = F.log_softmax(theirs / temperature, dim=1)
-            total = total + temperature**2 * F.kl_div(soft, target, reduction="batchmean", log_target=True)
-        else:
-            total = total + (ours - theirs).square().mean() / theirs.square().mean().clamp_min(1e-12)
-    return total

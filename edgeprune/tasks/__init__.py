@@ -8,12 +8,15 @@ MODEL.pt2 --data DATA.npz   a `torch.export` file and named arrays; no Python fi
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.limits import check_seed
+from edgeprune.meaning.kinds import Said
+from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Task
-from edgeprune.tasks.check import check_task, training_again
+from edgeprune.tasks.check import check_task, training_again, training_pairs
 from edgeprune.tasks.evaluation import call_evaluate, call_evaluate_samples, guarded_loss
 from edgeprune.tasks.guest import walk
 from edgeprune.tasks.items import flat_inputs
@@ -22,16 +25,17 @@ from edgeprune.tasks.purity import capture_pure
 _SPELLINGS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
 
 
-def load_task(model: str, data: Path | None = None, seed: int = 0) -> Task:
+def load_task(model: str, data: Path | None = None, seed: int = 0, outputs: str | None = None) -> Task:
     """Task that `model` names; `seed` splits the rows of `data` into calibration, training and evaluation.
 
+    outputs: what the outputs are, as on the command line: "classes", "classes,none", "a=classes,b=none".
     Raises `InputError` when there is no such task or the task cannot be made.
     """
     check_seed(seed)
     if Path(model).suffix == ".pt2":
         from edgeprune.tasks.exported import task_from_export
 
-        return task_from_export(Path(model), data, seed)
+        return task_from_export(Path(model), data, seed, _said(outputs))
 
     from edgeprune.tasks.python import task_from_file, task_from_module
 
@@ -48,9 +52,22 @@ def load_task(model: str, data: Path | None = None, seed: int = 0) -> Task:
     name = found["name"] if found["name"] is not None else "task"
     if not name.isidentifier():
         raise InputError(f"{name!r} in {model!r} is not a name that Python can hold.", _SPELLINGS)
-    if file:
-        return task_from_file(Path(file["path"]), name)
-    return task_from_module(found["module"], name)
+    task = task_from_file(Path(file["path"]), name) if file else task_from_module(str(found["module"]), name)
+    return task if outputs is None else replace(task, outputs=_said(outputs))
+
+
+def _said(words: str | None) -> Said:
+    """`Task.outputs` of an option's text."""
+    if words is None:
+        return None
+    parts = [part.strip() for part in words.split(",")]
+    named = [part.split("=", 1) for part in parts if "=" in part]
+    if len(named) == len(parts):
+        said: Said = {name.strip(): word.strip() for name, word in named}
+    else:
+        said = parts[0] if len(parts) == 1 else tuple(parts)
+    check_words(said)
+    return said
 
 
 def _hint(model: str) -> str:
@@ -73,5 +90,6 @@ __all__ = [
     "guarded_loss",
     "load_task",
     "training_again",
+    "training_pairs",
     "walk",
 ]

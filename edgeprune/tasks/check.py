@@ -14,6 +14,7 @@ from edgeprune.tasks.blame import kind_of
 from edgeprune.tasks.calibration import READ_AGAIN, hold
 from edgeprune.tasks.guest import guest, walk
 from edgeprune.tasks.items import laid_out, like_example, named_inputs
+from edgeprune.tasks.targets import as_tensors, layout
 
 # Samples of a pass over training data that does not say its length: it may have no end.
 MOST_UNCOUNTED = 65_536
@@ -43,12 +44,13 @@ def check_task(task: Task) -> tuple[Task, tuple[str, ...]]:
 def training_pairs(
     task: Task, tell: Callable[[str], None] | None = None
 ) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
-    """One pass over the training data: (inputs in the example's order, target).
+    """One pass over the training data: (inputs in the example's order, target as tensors or None).
 
     It ends after as many batches as len() of the data says, or without a len() at MOST_UNCOUNTED samples;
     `tell` gets a sentence when the data goes on. Raises `InputError` for a batch that is no such pair, or
-    unlike the example.
+    unlike the example, and for a target unlike the first one or without the batch first.
     """
+    first: Any = None
     length, samples = _length(task.train), 0
     for number, pair in enumerate(() if task.train is None else walk(task.train, "train"), 1):
         if samples >= MOST_UNCOUNTED if length is None else number > length:
@@ -63,8 +65,16 @@ def training_pairs(
                 f"Yield pairs: for a model of several inputs, ({inputs}, target).",
             )
         tensors = like_example(task.example, pair[0], where)
+        target = as_tensors(pair[1], f"{where}, target")
+        found = layout(target, len(tensors[0]), where)
+        first = found if first is None else first
+        if found != first:
+            raise InputError(
+                f"{where} has the target {found.shown}, and the first batch had {first.shown}.",
+                "Give every batch targets of one form and size; pad what varies.",
+            )
         samples += len(tensors[0])
-        yield tensors, pair[1]
+        yield tensors, target
 
 
 def training_again(

@@ -7,19 +7,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
-from edgeprune.graph.capture import flatten, module_of
+from edgeprune.graph.capture import Captured, flatten, module_of
 from edgeprune.graph.mode import trains
+from edgeprune.meaning.kinds import Said
 from edgeprune.quiet import quiet
 from edgeprune.records.task import Task
 from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split_rows
-from edgeprune.tasks.metrics import Batches, Metric, metric_for
+from edgeprune.tasks.metrics import Batches, Metric, Pairs, metric_for
 
 _DYNAMIC = (
     "Export it with a batch that may vary: `torch.export.export(model.eval(), (x,), "
@@ -28,12 +29,13 @@ _DYNAMIC = (
 _SAVE = "Write it with `torch.export.save(torch.export.export(model.eval(), (x,), ...), path)`."
 
 
-def task_from_export(path: Path, data: Path | None, seed: int) -> Task:
+def task_from_export(path: Path, data: Path | None, seed: int, said: Said = None) -> Task:
     """Task of a .pt2 file and a .npz file with the inputs by name and, optionally, `labels`.
 
-    The metric is "top-1" for integer labels, "RMSE" for float labels, and without labels the "fidelity" to
-    the outputs of the file's own model. The rows are shuffled by `seed` and split, so that no evaluation row
-    is used for calibration or training. Raises `InputError`.
+    The metric is "top-1" for integer labels, "RMSE" for float labels, and without labels the
+    "fidelity" to the outputs of the file's own model. said: what the outputs are, as in `Task.outputs`. The
+    rows are shuffled by `seed` and split, so that no evaluation row is used for calibration or training.
+    Raises `InputError`.
     """
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
@@ -53,28 +55,28 @@ def task_from_export(path: Path, data: Path | None, seed: int) -> Task:
 
     module = module_of(program)
 
-    def forward(rows: Arrays) -> torch.Tensor:
-        inputs = [torch.tensor(array) for array in rows.inputs.values()]
-        with torch.no_grad():
-            result = module(**dict(zip(rows.inputs, inputs, strict=True))) if keywords else module(*inputs)
-        outputs = flatten(result)
-        if not outputs:
-            raise InputError(f"{path} returns no tensor.", "Export a model that returns tensors.")
-        return outputs[0]
-
-    metric = metric_for(forward, arrays, train, evaluation, data)
-    return _task(module, keywords, metric, calibration)
-
-
-def _task(module: GraphModule, keywords: bool, metric: Metric, calibration: Arrays) -> Task:
-    batches = Batches(calibration, keywords)
     example = next(iter(Batches(calibration.rows(slice(0, 1)), keywords)))
+    named = dict(example) if keywords else {}
+    captured = Captured(module, () if keywords else tuple(example), named)
+
+    def forward(rows: Arrays) -> Any:
+        with torch.no_grad():
+            result = captured.answer(*(torch.tensor(array) for array in rows.inputs.values()))
+        if not flatten(result):
+            raise InputError(f"{path} returns no tensor.", "Export a model that returns tensors.")
+        return result
+
+    metric = metric_for(forward, captured, said, arrays, evaluation, data)
+    return _task(captured, example, metric, Batches(calibration, keywords), Batches(train, keywords))
+
+
+def _task(captured: Captured, example: Any, metric: Metric, calibration: Batches, train: Batches) -> Task:
     return Task(
-        model=module,
+        model=captured.module,
         example=example,
-        calibration=batches,
-        train=metric.train(keywords),
-        loss=metric.loss,
+        calibration=calibration,
+        train=Pairs(train),
+        outputs=metric.outputs,
         evaluate=metric.evaluate,
         evaluate_subset=metric.evaluate_subset,
         evaluate_samples=metric.evaluate_samples,

@@ -13,6 +13,7 @@ import torch
 import edgeprune
 from edgeprune.fitting.tier_cascade import Cascaded, Graded, cascade, grade, members
 from edgeprune.records.machine import Budget, Profile
+from edgeprune.records.meaning import Meaning
 from edgeprune.records.trial import Candidate, DeviceState, Latency, Measurement, Report, TierResult, Verdict
 
 SAMPLES, CLASSES, BATCH = 4000, 5, 64
@@ -70,6 +71,7 @@ def tier(
     return TierResult(f"{ms:g} ms", chosen.verdict, Budget(), chosen, chosen, None, profile)
 
 
+SCORES = [Meaning("classes", 1)]
 SMALL, LARGE = tier("final-02", 1.0), tier("dense-int8", 4.0)
 MODELS = {"final-02": classifier(1.0, 2), "dense-int8": classifier(3.0, 3)}
 
@@ -79,7 +81,7 @@ def ask(name: str, question: Callable[[Predict], Any]) -> Any:
 
 
 def test_the_small_tier_answers_what_it_is_sure_of_and_the_rest_goes_on() -> None:
-    found = cascade(task(in_batches), (SMALL, LARGE), ask, seed=0)
+    found = cascade(task(in_batches), (SMALL, LARGE), ask, seed=0, meanings=SCORES)
     assert found.reason is None
     got = found.result
     assert got is not None
@@ -99,7 +101,7 @@ def test_calibration_does_not_see_the_samples_that_are_reported() -> None:
     """On the reported half every answer of the small tier becomes wrong: thresholds stay as they were."""
     rest = np.random.default_rng(0).permutation(SAMPLES)[SAMPLES // 2 :]
     mine = task(in_batches)
-    before = cascade(mine, (SMALL, LARGE), ask, seed=0).result
+    before = cascade(mine, (SMALL, LARGE), ask, seed=0, meanings=SCORES).result
 
     def worse(rows: np.ndarray) -> np.ndarray:
         logits = MODELS["final-02"](rows).copy()
@@ -108,7 +110,11 @@ def test_calibration_does_not_see_the_samples_that_are_reported() -> None:
         return logits
 
     after = cascade(
-        mine, (SMALL, LARGE), lambda name, q: q(worse if name == "final-02" else MODELS[name]), seed=0
+        mine,
+        (SMALL, LARGE),
+        lambda name, q: q(worse if name == "final-02" else MODELS[name]),
+        seed=0,
+        meanings=SCORES,
     ).result
     assert before is not None
     assert after is not None
@@ -124,7 +130,10 @@ def test_a_small_tier_that_is_always_wrong_ends_nothing_and_that_is_told_without
         logits[np.arange(len(rows)), (LABELS[rows] + 1) % CLASSES] = 9.0
         return logits
 
-    got = cascade(wrong, (SMALL, LARGE), lambda name, q: q(never if name == "final-02" else MODELS[name]), 0)
+    def asked(name: str, question: Callable[[Predict], Any]) -> Any:
+        return question(never if name == "final-02" else MODELS[name])
+
+    got = cascade(wrong, (SMALL, LARGE), asked, 0, SCORES)
     assert got.result is not None
     assert (got.result.thresholds, got.result.shares) == ((None,), (0.0, 1.0))
     assert got.result.saving == pytest.approx(-0.25), "asking in vain costs"
@@ -135,8 +144,8 @@ def test_probabilities_are_taken_as_they_are_and_logits_through_softmax() -> Non
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     softmax = exp / exp.sum(axis=1, keepdims=True)
     mine = task(in_batches)
-    one = grade(mine, MODELS["final-02"], 0, check=True)
-    other = grade(mine, lambda rows: softmax[rows], 0, check=True)
+    one = grade(mine, MODELS["final-02"], 0, SCORES, check=True)
+    other = grade(mine, lambda rows: softmax[rows], 0, [Meaning("probabilities", 1)], check=True)
     assert isinstance(other, Graded)
     np.testing.assert_allclose(one.confidence, other.confidence)
 
@@ -175,7 +184,7 @@ class Growing:
     ids=["another order", "cannot be repeated", "more predictions than samples", "not right or wrong"],
 )
 def test_samples_that_cannot_be_told_apart_give_a_reason_and_no_cascade(samples: Any, sentence: str) -> None:
-    found = cascade(task(samples), (SMALL, LARGE), ask, seed=0)
+    found = cascade(task(samples), (SMALL, LARGE), ask, seed=0, meanings=SCORES)
     assert found.result is None
     assert found.reason is not None
     assert sentence in found.reason
@@ -183,14 +192,14 @@ def test_samples_that_cannot_be_told_apart_give_a_reason_and_no_cascade(samples:
 
 def test_outputs_of_another_shape_give_a_reason() -> None:
     mine = task(lambda predict: (predict(np.arange(8)).reshape(8, -1)[:, 0] > 0).astype(float))
-    told = grade(mine, lambda rows: np.ones((8, 3, 2, 2)), 0, check=True)
+    told = grade(mine, lambda rows: np.ones((8, 3, 2, 2)), 0, SCORES, check=True)
     assert told == "outputs are [N, 3, 2, 2], and a classifier gives one score per class"
 
 
 def test_a_cascade_of_error_rates_is_that_of_the_accuracies_in_its_own_sign() -> None:
-    right = cascade(task(in_batches), (SMALL, LARGE), ask, seed=0).result
+    right = cascade(task(in_batches), (SMALL, LARGE), ask, seed=0, meanings=SCORES).result
     mine = replace(task(lambda predict: ~in_batches(predict)), lower_is_better=True)
-    wrong = cascade(mine, (SMALL, LARGE), ask, seed=0).result
+    wrong = cascade(mine, (SMALL, LARGE), ask, seed=0, meanings=SCORES).result
     assert right is not None
     assert wrong is not None
     assert (wrong.metric, wrong.metric_alone) == (
@@ -218,18 +227,49 @@ GATE = replace(PROFILE, name="gate")
     ids=["no samples", "one model", "one fits", "two machines"],
 )
 def test_tiers_that_are_no_family_give_a_reason(samples: Any, tiers: Any, sentence: str) -> None:
-    found, reason = members(task(samples), tiers)
+    found, reason = members(task(samples), tiers, SCORES)
     assert found == ()
     assert reason is not None
     assert sentence in reason
 
 
 def test_members_are_asked_the_quickest_first() -> None:
-    assert members(task(in_batches), (LARGE, SMALL)) == ((SMALL, LARGE), None)
+    assert members(task(in_batches), (LARGE, SMALL), SCORES) == ((SMALL, LARGE), None)
+
+
+@pytest.mark.parametrize(
+    "meanings",
+    [
+        [Meaning(None)],
+        [Meaning("values")],
+        [Meaning("classes", 2)],
+        [Meaning("classes", 1), Meaning("classes", 1)],
+    ],
+    ids=["unsaid", "values", "classes per place", "two of them"],
+)
+def test_without_one_output_of_class_scores_there_is_no_cascade(meanings: list[Meaning]) -> None:
+    found, reason = members(task(in_batches), (LARGE, SMALL), meanings)
+    assert found == ()
+    assert reason is not None
+    assert "class scores" in reason
+
+
+def test_confidence_is_read_off_the_output_that_holds_class_scores() -> None:
+    mine = task(lambda predict: in_batches(lambda rows: predict(rows)[1]))
+    beside = grade(
+        mine,
+        lambda rows: (np.zeros((len(rows), 3)), MODELS["final-02"](rows)),
+        0,
+        [Meaning("embeddings", 1), *SCORES],
+        check=True,
+    )
+    alone = grade(task(in_batches), MODELS["final-02"], 0, SCORES, check=True)
+    assert isinstance(beside, Graded)
+    np.testing.assert_array_equal(beside.confidence, alone.confidence)
 
 
 def test_a_cascade_is_a_record_that_the_ledger_keeps() -> None:
     from edgeprune.records.codec import from_json, to_json
 
-    found = cascade(task(in_batches), (SMALL, LARGE), ask, seed=0)
+    found = cascade(task(in_batches), (SMALL, LARGE), ask, seed=0, meanings=SCORES)
     assert from_json(Cascaded, to_json(found)) == found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Group, analyse
 from edgeprune.graph.fx import attribute
+from edgeprune.meaning.losses import Loss, or_own
+from edgeprune.pruning import importance as measured
 from edgeprune.pruning.criteria import TABLE
-from edgeprune.pruning.importance import importance
+from tests.support.yardsticks import yardstick_of
 
 # Noise belongs to no unit: `random` is held to its own contract below.
 OF_UNITS = [name for name in TABLE if name != "random"]
@@ -53,6 +57,19 @@ class Transformer(nn.Module):
 
 MODELS = {"convolutional": Convolutional, "transformer": Transformer}
 SHAPES = {"convolutional": (4, 2, 6, 6), "transformer": (4, 5, 8)}
+
+
+def importance(
+    captured: Captured,
+    coupling: Coupling,
+    criterion: str,
+    batches: Any = (),
+    loss: Loss = cross_entropy,
+    **options: Any,
+) -> Mapping[str, Any]:
+    """Scores by class numbers, or without any by the model's own classes."""
+    objective = or_own(loss, yardstick_of(captured, "classes"))
+    return measured.importance(captured, coupling, criterion, batches, objective, **options)
 
 
 @cache

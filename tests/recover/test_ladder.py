@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytest
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from edgeprune.graph.capture import Captured, capture
+from edgeprune.meaning.losses import Loss
+from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.records.codec import to_json
 from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import NOT_FINITE, Judge, Rung, attempt, judge_of, train_rungs
-from edgeprune.recover.train import Pair, distance
+from edgeprune.recover.train import Pair
+from tests.support.yardsticks import yardstick_of
 
 
 @cache
@@ -53,6 +56,15 @@ def unlabelled() -> list[Pair]:
     return [(x, None) for x, _ in labelled()]
 
 
+@cache
+def yards() -> Yardstick:
+    return yardstick_of(_captured(), "classes")
+
+
+def judged(teacher: Captured, held_back: Sequence[Pair], loss: Loss | None = cross_entropy) -> Judge:
+    return judge_of(teacher, yards(), held_back, loss)
+
+
 def scaled(by: float) -> Captured:
     """The original with its answers multiplied."""
     student = original()
@@ -80,7 +92,7 @@ def same(one: Captured, other: Captured) -> bool:
 
 
 def test_a_rung_that_helps_is_kept() -> None:
-    judge = judge_of(original(), labelled(), None)
+    judge = judged(original(), labelled())
     better, rung = attempt("repair", damaged(), judge, repair)
     assert rung.kept
     assert rung.name == "repair"
@@ -90,7 +102,7 @@ def test_a_rung_that_helps_is_kept() -> None:
 
 @pytest.mark.parametrize("value", [5.0, math.nan, math.inf], ids=str)
 def test_a_rung_that_harms_is_not_kept(value: float) -> None:
-    judge = judge_of(original(), labelled(), None)
+    judge = judged(original(), labelled())
     student = damaged(0.01)
     stayed, rung = attempt("spoil", student, judge, spoil(value))
     assert not rung.kept
@@ -101,7 +113,7 @@ def test_a_rung_that_harms_is_not_kept(value: float) -> None:
 
 def test_a_rung_that_changes_nothing_is_not_kept() -> None:
     student = damaged()
-    stayed, rung = attempt("idle", student, judge_of(original(), labelled(), None), lambda tried: None)
+    stayed, rung = attempt("idle", student, judged(original(), labelled()), lambda tried: None)
     assert not rung.kept
     assert rung.after == rung.before
     assert stayed is student
@@ -110,20 +122,20 @@ def test_a_rung_that_changes_nothing_is_not_kept() -> None:
 def test_a_rung_that_repairs_a_model_of_nan_is_kept() -> None:
     student = damaged()
     spoil(math.nan)(student)
-    better, rung = attempt("repair", student, judge_of(original(), labelled(), None), repair)
+    better, rung = attempt("repair", student, judged(original(), labelled()), repair)
     assert rung.kept
     assert rung.before == NOT_FINITE
     assert same(better, original())
 
 
 def test_errors_that_are_not_finite_can_go_into_the_ledger() -> None:
-    _, rung = attempt("spoil", damaged(), judge_of(original(), labelled(), None), spoil(math.nan))
+    _, rung = attempt("spoil", damaged(), judged(original(), labelled()), spoil(math.nan))
     assert to_json(rung) == {"name": "spoil", "before": rung.before, "after": NOT_FINITE, "kept": False}
 
 
 def test_without_held_back_data_no_rung_is_kept() -> None:
     student = damaged()
-    stayed, rung = attempt("repair", student, judge_of(original(), [], None), repair)
+    stayed, rung = attempt("repair", student, judged(original(), []), repair)
     assert not rung.kept
     assert stayed is student
 
@@ -133,25 +145,25 @@ def test_the_error_is_the_distance_to_the_original_plus_the_loss() -> None:
     (x,), target = pairs[0]
     assert target is not None
     with torch.no_grad():
-        gap = float(distance(student.run(x), teacher.run(x)))
+        gap = float(yards().distance(student.run(x), teacher.run(x)))
         loss = float(cross_entropy(student.run(x)[0], target))
-    assert judge_of(teacher, [((x,), None)], None).error(student) == pytest.approx(gap)
-    assert judge_of(teacher, [((x,), target)], None).error(student) == pytest.approx(gap + loss)
+    assert judged(teacher, [((x,), None)]).error(student) == pytest.approx(gap)
+    assert judged(teacher, [((x,), target)]).error(student) == pytest.approx(gap + loss)
     wanted = torch.zeros(16, 3)
     with torch.no_grad():
         loss = float(mse_loss(student.run(x)[0], wanted))
-    assert judge_of(teacher, [((x,), wanted)], mse_loss).error(student) == pytest.approx(gap + loss)
+    assert judged(teacher, [((x,), wanted)], mse_loss).error(student) == pytest.approx(gap + loss)
 
 
 def test_every_held_back_sample_weighs_the_same_however_they_are_batched() -> None:
     (x,), _ = labelled()[0]
     parts: list[Pair] = [((x[:1],), None), ((x[1:],), None)]
-    whole = judge_of(original(), [((x,), None)], None).error(damaged())
-    assert judge_of(original(), parts, None).error(damaged()) == pytest.approx(whole)
+    whole = judged(original(), [((x,), None)]).error(damaged())
+    assert judged(original(), parts).error(damaged()) == pytest.approx(whole)
 
 
 def test_the_original_without_labels_has_no_error() -> None:
-    judge = judge_of(original(), unlabelled(), None)
+    judge = judged(original(), unlabelled())
     assert judge.error(original()) == pytest.approx(0, abs=1e-6)
     assert judge.error(scaled(1.5)) > 1e-3
 
@@ -159,14 +171,14 @@ def test_the_original_without_labels_has_no_error() -> None:
 def climb(
     highest: str, found: Split, judge: Judge, seed: int = 0, epochs: int = 2
 ) -> tuple[Captured, tuple[Rung, ...]]:
-    return train_rungs(damaged(), original(), highest, found, judge, epochs=epochs, seed=seed, loss=None)
+    return train_rungs(damaged(), original(), highest, found, judge, epochs=epochs, seed=seed)
 
 
 @pytest.mark.parametrize("highest", ["distill", "finetune", "lora"])
 def test_training_recovers_a_damaged_model(highest: str) -> None:
     found = split(labelled)
-    judge = judge_of(original(), found.held_back, None)
-    better, (rung,) = train_rungs(damaged(), original(), highest, found, judge, epochs=8, seed=0, loss=None)
+    judge = judged(original(), found.held_back)
+    better, (rung,) = train_rungs(damaged(), original(), highest, found, judge, epochs=8, seed=0)
     assert rung.name == highest
     assert rung.kept
     assert judge.error(better) == pytest.approx(rung.after)
@@ -175,15 +187,15 @@ def test_training_recovers_a_damaged_model(highest: str) -> None:
 
 def test_distillation_needs_no_labels() -> None:
     found = split(unlabelled)
-    judge = judge_of(original(), found.held_back, None)
-    _, (rung,) = train_rungs(damaged(), original(), "distill", found, judge, epochs=8, seed=0, loss=None)
+    judge = judged(original(), found.held_back)
+    _, (rung,) = train_rungs(damaged(), original(), "distill", found, judge, epochs=8, seed=0)
     assert rung.kept
     assert rung.after < 0.5 * rung.before
 
 
 def test_labels_reach_only_the_rung_that_may_use_them() -> None:
     found, turned = split(labelled), split(lambda: [(x, (y + 1) % 3) for x, y in labelled() if y is not None])
-    judge = judge_of(original(), split(unlabelled).held_back, None)
+    judge = judged(original(), split(unlabelled).held_back)
     (one, (rung,)), (other, _) = climb("distill", found, judge), climb("distill", turned, judge)
     assert rung.kept, "or both would be the damaged model"
     assert same(one, other)
@@ -193,14 +205,14 @@ def test_labels_reach_only_the_rung_that_may_use_them() -> None:
 def test_lower_rungs_do_not_train(highest: str) -> None:
     student = damaged()
     found = split(labelled)
-    judge = judge_of(original(), found.held_back, None)
-    stayed, rungs = train_rungs(student, original(), highest, found, judge, epochs=5, seed=0, loss=None)
+    judge = judged(original(), found.held_back)
+    stayed, rungs = train_rungs(student, original(), highest, found, judge, epochs=5, seed=0)
     assert stayed is student
     assert rungs == ()
 
 
 def test_no_epochs_or_no_data_train_nothing() -> None:
-    judge = judge_of(original(), labelled(), None)
+    judge = judged(original(), labelled())
     assert climb("finetune", split(labelled), judge, epochs=0)[1] == ()
     assert climb("finetune", split(list), judge)[1] == ()
 
@@ -212,7 +224,7 @@ def test_the_same_seed_climbs_to_the_same_weights_and_leaves_the_generator_alone
         shuffle=True,
     )
     found = split(lambda: (((x,), y) for x, y in loader))
-    judge = judge_of(original(), found.held_back, None)
+    judge = judged(original(), found.held_back)
     torch.manual_seed(99)
     state = torch.get_rng_state()
     one = climb("finetune", found, judge, seed=3)[0]
@@ -230,10 +242,9 @@ def test_a_listener_hears_the_rung_and_every_step() -> None:
         original(),
         "finetune",
         found,
-        judge_of(original(), found.held_back, None),
+        judged(original(), found.held_back),
         epochs=2,
         seed=0,
-        loss=None,
         listen=lambda rung, step, total: heard.append((rung, step, total)),
     )
     total = 2 * found.steps
@@ -245,9 +256,7 @@ def test_a_loss_that_diverges_is_not_kept() -> None:
         return cross_entropy(output, target) * math.nan
 
     student, found = damaged(), split(labelled)
-    judge = judge_of(original(), split(unlabelled).held_back, None)
-    stayed, (rung,) = train_rungs(
-        student, original(), "finetune", found, judge, epochs=1, seed=0, loss=broken
-    )
+    judge = judged(original(), split(unlabelled).held_back, broken)
+    stayed, (rung,) = train_rungs(student, original(), "finetune", found, judge, epochs=1, seed=0)
     assert not rung.kept
     assert stayed is student

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
@@ -19,6 +20,7 @@ from edgeprune.recover.data import split
 from edgeprune.recover.ladder import judge_of, train_rungs
 from edgeprune.recover.lora import RANK, adaptable, low_rank
 from edgeprune.recover.train import Pair, Recipe, train
+from tests.support.yardsticks import yardstick_of
 
 
 class Net(nn.Module):
@@ -64,7 +66,10 @@ def stir(factors: list[nn.Parameter]) -> None:
 
 def trained(student: Captured, pairs: list[Pair], **options: Any) -> None:
     torch.manual_seed(0)
-    train(student, net(), lambda epoch: pairs, len(pairs), Recipe(epochs=2, low_rank=True), **options)
+    recipe = Recipe(epochs=2, low_rank=True)
+    train(
+        student, net(), yardstick_of(net(), "classes:-1"), lambda epoch: pairs, len(pairs), recipe, **options
+    )
 
 
 def test_weights_of_linear_and_convolution_layers_are_adapted_and_tied_ones_together() -> None:
@@ -100,7 +105,8 @@ def test_the_optimiser_holds_less_than_the_weights_it_replaces(monkeypatch: pyte
     monkeypatch.setattr(torch.optim, "AdamW", Spy)
     captured = capture(nn.Sequential(nn.Conv2d(16, 64, 3), nn.Flatten(), nn.Linear(64, 64)), images(2, 1))
     student = captured.copy()
-    train(student, captured, lambda epoch: [((images(4, 2),), None)], 1, Recipe(1, low_rank=True))
+    pairs: list[Pair] = [((images(4, 2),), None)]
+    train(student, captured, yardstick_of(captured), lambda epoch: pairs, 1, Recipe(1, low_rank=True))
     assert held == [RANK * (64 + 16 * 9) + RANK * (64 + 64)]
     assert held[0] < sum(parameter.numel() for parameter in student.module.parameters()) / 4
 
@@ -193,14 +199,14 @@ def test_low_rank_updates_recover_a_cut_network(nets: ModuleType, labels: bool) 
             return [(x, dense.run(*x)[0].argmax(1) if labels else None) for x in nets.images(6, 16)]
 
     found = split(pairs)
-    judge = judge_of(dense, found.held_back, None)
-    better, (rung,) = train_rungs(student, dense, "lora", found, judge, epochs=6, seed=0, loss=None)
+    judge = judge_of(dense, yardstick_of(dense, "classes"), found.held_back, cross_entropy)
+    better, (rung,) = train_rungs(student, dense, "lora", found, judge, epochs=6, seed=0)
     assert (rung.name, rung.kept) == ("lora", True)
     assert rung.after < 0.9 * rung.before
     assert judge.error(better) == pytest.approx(rung.after)
     assert better.module.code == code
     assert set(better.module.state_dict()) == names
-    again, _ = train_rungs(student, dense, "lora", found, judge, epochs=6, seed=0, loss=None)
+    again, _ = train_rungs(student, dense, "lora", found, judge, epochs=6, seed=0)
     assert all(torch.equal(one, other) for one, other in zip(*map(values, (better, again)), strict=True))
 
 

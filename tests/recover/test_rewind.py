@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, analyse
@@ -16,6 +17,7 @@ from edgeprune.recover.data import split
 from edgeprune.recover.ladder import judge_of, train_rungs
 from edgeprune.recover.rewind import rewound
 from edgeprune.recover.train import Pair
+from tests.support.yardsticks import yardstick_of
 
 UNITS = (1, 4, 5, 9)
 
@@ -95,8 +97,8 @@ def test_training_starts_from_the_earlier_values(monkeypatch: pytest.MonkeyPatch
     starts: list[Captured] = []
     monkeypatch.setattr(ladder, "train", lambda tried, *rest: starts.append(tried.copy()))
     dense, found = trained()[0], split(labelled)
-    judge = judge_of(dense, found.held_back, None)
-    train_rungs(pruned(), dense, "rewind", found, judge, epochs=1, seed=0, loss=None, start=rewound_early())
+    judge = judge_of(dense, yardstick_of(dense, "classes"), found.held_back, cross_entropy)
+    train_rungs(pruned(), dense, "rewind", found, judge, epochs=1, seed=0, start=rewound_early())
     (start,) = starts
     assert same(start, rewound_early())
 
@@ -104,9 +106,9 @@ def test_training_starts_from_the_earlier_values(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("by", "kept"), [(1.0, True), (30.0, False)], ids=["helps", "harms"])
 def test_rewinding_is_kept_only_when_it_beats_what_it_replaces(by: float, kept: bool) -> None:
     dense, found, student = trained()[0], split(labelled), pruned()
-    judge = judge_of(dense, found.held_back, None)
+    judge = judge_of(dense, yardstick_of(dense, "classes"), found.held_back, cross_entropy)
     better, (rung,) = train_rungs(
-        student, dense, "rewind", found, judge, epochs=1, seed=0, loss=None, start=rewound_early(by)
+        student, dense, "rewind", found, judge, epochs=1, seed=0, start=rewound_early(by)
     )
     assert (rung.name, rung.kept) == ("rewind", kept)
     assert (better is student) == (not kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import pytest
@@ -12,7 +11,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
-from edgeprune.recover.train import Pair, Recipe, _schedule, distance, train, training_mode
+from edgeprune.meaning.yardstick import Yardstick
+from edgeprune.recover.train import Pair, Recipe, _schedule, train, training_mode
+from tests.support.yardsticks import yardstick_of
 
 
 class Net(nn.Module):
@@ -37,6 +38,11 @@ def _captured(seed: int) -> Captured:
 
 def net(seed: int = 0) -> Captured:
     return _captured(seed).copy()
+
+
+@cache
+def yards() -> Yardstick:
+    return yardstick_of(_captured(0), "classes")
 
 
 def learnable(count: int = 4, rows: int = 16) -> list[Pair]:
@@ -106,7 +112,8 @@ def loss_of(captured: Captured, pairs: list[Pair]) -> float:
 def test_fine_tuning_lowers_the_loss_of_the_task() -> None:
     student, pairs = net(), learnable()
     before = loss_of(student, pairs)
-    train(student, net(), lambda epoch: pairs, 4, Recipe(epochs=15, learning_rate=1e-2, distillation=0.0))
+    recipe = Recipe(epochs=15, learning_rate=1e-2, distillation=0.0)
+    train(student, net(), yards(), lambda epoch: pairs, 4, recipe, cross_entropy)
     assert loss_of(student, pairs) < 0.7 * before
 
 
@@ -116,10 +123,10 @@ def test_distillation_brings_the_student_to_the_teacher_without_labels() -> None
 
     def gap() -> float:
         with torch.no_grad():
-            return sum(float(distance(student.run(*x), teacher.run(*x))) for x, _ in pairs)
+            return sum(float(yards().distance(student.run(*x), teacher.run(*x))) for x, _ in pairs)
 
     before = gap()
-    train(student, teacher, lambda epoch: pairs, 4, Recipe(epochs=15, learning_rate=1e-2))
+    train(student, teacher, yards(), lambda epoch: pairs, 4, Recipe(epochs=15, learning_rate=1e-2))
     assert gap() < 0.5 * before
 
 
@@ -128,7 +135,7 @@ def test_without_supervision_labels_are_not_looked_at() -> None:
         student = net(seed=1)
         pairs: list[Pair] = [(x, None if y is None else (y + offset) % 3) for x, y in learnable()]
         torch.manual_seed(0)
-        train(student, net(), lambda epoch: pairs, 4, Recipe(epochs=1, supervised=False))
+        train(student, net(), yards(), lambda epoch: pairs, 4, Recipe(1, supervised=False), cross_entropy)
         return weights(student)
 
     one, other = trained(0), trained(1)
@@ -139,7 +146,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
     def trained(seed: int) -> dict[str, Tensor]:
         student, pairs = net(seed=1), learnable()
         torch.manual_seed(seed)
-        train(student, net(), lambda epoch: pairs, 4, Recipe(epochs=2))
+        train(student, net(), yards(), lambda epoch: pairs, 4, Recipe(epochs=2), cross_entropy)
         return weights(student)
 
     one, again, other = trained(3), trained(3), trained(4)
@@ -150,7 +157,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
 def test_the_teacher_does_not_learn() -> None:
     teacher, pairs = net(), learnable()
     before = weights(teacher)
-    train(net(seed=1), teacher, lambda epoch: pairs, 4, Recipe(epochs=2))
+    train(net(seed=1), teacher, yards(), lambda epoch: pairs, 4, Recipe(epochs=2), cross_entropy)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(teacher).items())
     assert all(parameter.grad is None for parameter in teacher.module.parameters())
 
@@ -164,7 +171,7 @@ def test_every_batch_is_one_step_of_the_total_and_epochs_are_numbered() -> None:
         return learnable(count=2)
 
     recipe = Recipe(epochs=3)
-    train(net(), net(), epochs, 2, recipe, listen=lambda step, total: steps.append((step, total)))
+    train(net(), net(), yards(), epochs, 2, recipe, listen=lambda step, total: steps.append((step, total)))
     assert numbers == [0, 1, 2]
     assert steps == [(step, 6) for step in range(1, 7)]
 
@@ -179,7 +186,7 @@ def test_the_loss_of_the_task_is_the_one_that_is_minimised() -> None:
 
     before = error()
     recipe = Recipe(epochs=15, learning_rate=1e-2, distillation=0.0)
-    train(student, net(), lambda epoch: pairs, 4, recipe, mse_loss)
+    train(student, net(), yards(), lambda epoch: pairs, 4, recipe, mse_loss)
     assert error() < 0.3 * before
 
 
@@ -187,7 +194,7 @@ def test_parameters_that_the_user_froze_are_trained() -> None:
     student = net()
     student.module.requires_grad_(False)
     before = weights(student)
-    train(student, net(), lambda epoch: learnable(), 4, Recipe(epochs=1))
+    train(student, net(), yards(), lambda epoch: learnable(), 4, Recipe(epochs=1))
     assert not torch.equal(before["stem.weight"], weights(student)["stem.weight"])
 
 
@@ -203,7 +210,7 @@ def test_a_model_whose_outputs_have_no_gradient_is_refused() -> None:
     captured = capture(Classes(), torch.randn(2, 4))
     pairs: list[Pair] = [((torch.randn(8, 4),), None)]
     with pytest.raises(InputError, match="cannot be trained"):
-        train(captured.copy(), captured, lambda epoch: pairs, 1, Recipe(epochs=1))
+        train(captured.copy(), captured, yardstick_of(captured), lambda epoch: pairs, 1, Recipe(epochs=1))
 
 
 @pytest.mark.parametrize("total", [1, 2, 19, 400])
@@ -216,29 +223,3 @@ def test_the_learning_rate_rises_then_falls_and_never_comes_back(total: int) -> 
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert min(rates) >= 0
     assert rates[0] > 0, "the first step would be lost"
-
-
-def test_the_distance_of_class_scores_is_hintons_divergence() -> None:
-    ours, theirs, temperature = torch.randn(5, 4), torch.randn(5, 4), 3.0
-    p, q = (theirs / temperature).softmax(1), (ours / temperature).softmax(1)
-    expected = temperature**2 * (p * (p / q).log()).sum(1).mean()
-    torch.testing.assert_close(distance([ours], [theirs], temperature), expected)
-
-
-@pytest.mark.parametrize("shape", [(6, 1), (6,), (6, 4, 5)], ids=str)
-def test_the_distance_of_other_outputs_is_relative_to_their_energy(shape: tuple[int, ...]) -> None:
-    theirs = torch.randn(shape)
-    assert float(distance([1.1 * theirs], [theirs])) == pytest.approx(0.01, rel=1e-3)
-    assert float(distance([110 * theirs], [100 * theirs])) == pytest.approx(0.01, rel=1e-3)
-
-
-def test_the_distance_of_several_outputs_is_their_sum_and_integers_do_not_count() -> None:
-    one, other = torch.randn(5, 4), torch.randn(5, 1)
-    numbers = torch.arange(5)
-    assert float(distance([one, other, numbers], [one, other, 7 - numbers])) == pytest.approx(0, abs=1e-6)
-    both = distance([2 * one, 2 * other, numbers], [one, other, numbers])
-    torch.testing.assert_close(both, distance([2 * one], [one]) + distance([2 * other], [other]))
-
-
-def test_a_teacher_that_says_zero_gives_a_finite_distance() -> None:
-    assert math.isfinite(float(distance([torch.ones(3, 1)], [torch.zeros(3, 1)])))

@@ -14,6 +14,7 @@ from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.surgery import cut, uncut
 from edgeprune.recover.ladder import judge_of
 from edgeprune.recover.warm_start import better_start
+from tests.support.yardsticks import yardstick_of
 
 
 @cache
@@ -89,7 +90,7 @@ def test_a_unit_that_the_larger_network_had_lost_begins_without_influence() -> N
 def test_the_start_with_the_lower_held_back_error_is_taken(by: float, taken: bool) -> None:
     captured, _ = dense()
     x = torch.randn(64, 4)
-    judge = judge_of(captured, [((x,), None)], None)
+    judge = judge_of(captured, yardstick_of(captured, "classes"), [((x,), None)], None)
     pruned, other = moved(cut_to(0, 1), 0.5), moved(cut_to(0, 1), by)
     start, rung = better_start(pruned, other, judge, [lambda tried: None])
     assert (start is not pruned, rung.kept) == (taken, taken)

@@ -91,13 +91,14 @@ def test_float_labels_are_scored_by_their_rmse(tmp_path: Path, data):
     check_task(task)
     assert (task.metric, task.lower_is_better) == ("RMSE", True)
     assert call_evaluate(task, predict_with(task)) == pytest.approx(2.0)
-    assert task.loss is not None
-    inputs, target = next(iter(task.train or []))
-    assert float(task.loss(task.model(*inputs), target)) == pytest.approx(4.0)
+    assert task.outputs == {"": "values"}
+    assert task.loss is None
 
 
-def test_without_labels_a_classifier_is_scored_by_the_classes_it_keeps(classifier: Path, data):
-    task = load_task(str(classifier), data(image=images()))
+def test_without_labels_what_is_said_to_be_a_classifier_is_scored_by_the_classes_it_keeps(
+    classifier: Path, data
+):
+    task = load_task(str(classifier), data(image=images()), outputs="classes")
     check_task(task)
     predict = predict_with(task)
 
@@ -113,7 +114,8 @@ def test_without_labels_a_classifier_is_scored_by_the_classes_it_keeps(classifie
 def test_a_score_per_sample_has_the_metric_as_its_mean(labelled: bool, classifier: Path, data):
     rng = np.random.default_rng(0)
     labels = {"labels": rng.integers(0, 3, ROWS)} if labelled else {}
-    task = load_task(str(classifier), data(image=images(), **labels))
+    said = None if labelled else "classes"
+    task = load_task(str(classifier), data(image=images(), **labels), outputs=said)
     plain = predict_with(task)
 
     def sometimes_wrong(image: np.ndarray) -> np.ndarray:
@@ -130,23 +132,68 @@ def test_a_score_that_is_no_mean_has_none_per_sample(tmp_path: Path, data):
     assert load_task(str(model), data(ids=ids, scale=scale)).evaluate_samples is None
 
 
-def test_without_labels_other_models_are_scored_by_their_distance(tmp_path: Path, data):
-    model = export(TwoInputs(), tmp_path / "sum.pt2", torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1))
-    task = load_task(str(model), data(ids=np.ones((ROWS, 3), np.int64), scale=np.ones((ROWS, 1), np.float32)))
-    assert call_evaluate(task, predict_with(task)) == 1.0
-    assert call_evaluate(task, lambda ids, scale: [predict_with(task)(ids, scale) * 0.9]) == pytest.approx(
-        0.9
-    )
-
-
-def test_recovery_without_labels_trains_towards_the_original(classifier: Path, data):
+def test_without_labels_and_words_what_counts_is_the_share_of_the_outputs_spread_that_is_kept(
+    classifier: Path, data
+):
     task = load_task(str(classifier), data(image=images()))
-    assert task.loss is not None
-    inputs, target = next(iter(task.train or []))
-    with torch.no_grad():
-        output = task.model(*inputs)
-    assert torch.allclose(output, target)
-    assert float(task.loss(output, target)) < float(task.loss(-output, target))
+    predict = predict_with(task)
+    assert call_evaluate(task, predict) == 1.0
+    assert call_evaluate(task, lambda image: [predict(image)]) == 1.0
+
+    def shifted(image: np.ndarray) -> np.ndarray:
+        return predict(image) + 5.0  # the same classes, for a softmax
+
+    assert call_evaluate(task, shifted) < 0
+    outputs = []
+    call_evaluate(task, lambda image: outputs.append(predict(image)) or outputs[-1])
+    mean = np.concatenate(outputs).mean(axis=0)
+    assert call_evaluate(task, lambda image: 0 * predict(image) + mean) == pytest.approx(0, abs=1e-5)
+
+
+def test_all_outputs_count_for_fidelity(tmp_path: Path, data):
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"near": x, "far": 100 * x}
+
+    model = export(Two(), tmp_path / "two.pt2", torch.zeros(2, 3))
+    task = load_task(str(model), data(x=images()))
+
+    def without_the_second(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x, np.tile(100 * x.mean(axis=0), (len(x), 1))
+
+    assert call_evaluate(task, without_the_second) == pytest.approx(0.5, abs=0.1)
+    task = load_task(str(model), data(x=images()), outputs="near=values,far=none")
+    assert call_evaluate(task, without_the_second) == 1.0
+
+
+def test_labels_of_several_outputs_say_which_one_they_are_about(tmp_path: Path, data):
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return 2 * x, x
+
+    model = export(Two(), tmp_path / "two.pt2", torch.zeros(2, 3))
+    path = data(x=images(), labels=images().argmax(1))
+    with pytest.raises(InputError, match="which output they are about is not known"):
+        load_task(str(model), path)
+    task = load_task(str(model), path, outputs="1=classes")
+    assert task.outputs == {"1": "classes:1"}
+    assert call_evaluate(task, lambda x: (-x, x)) == 1.0
+
+
+def test_classes_of_tokens_are_along_the_last_axis(tmp_path: Path, data):
+    class Tagger(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x, -x], dim=-1)  # [N, 3, 2]
+
+    model = export(Tagger(), tmp_path / "tagger.pt2", torch.zeros(2, 3))
+    task = load_task(str(model), data(x=images(), labels=(images() < 0).astype(np.int64)))
+    assert task.outputs == {"": "classes:2"}
+    assert call_evaluate(task, predict_with(task)) == 1.0
+
+
+def test_recovery_without_labels_has_no_targets(classifier: Path, data):
+    task = load_task(str(classifier), data(image=images()))
+    assert [target for _, target in task.train or []] == [None]
 
 
 def test_evaluation_rows_neither_calibrate_nor_train(classifier: Path, data):

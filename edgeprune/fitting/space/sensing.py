@@ -17,7 +17,6 @@ from edgeprune.graph.branch_contents import branch_contents
 from edgeprune.graph.capture import Captured
 from edgeprune.make import Workshop
 from edgeprune.pruning.sensitivity import Sensitivity, sensitivity
-from edgeprune.recover.train import distance
 from edgeprune.search.ranking import Choice
 
 SHARES = (0.8, 0.5, 0.25)  # of a group's units: the widths that are tried
@@ -40,7 +39,7 @@ def sense(
     def error(pruned: Captured) -> float:
         with torch.no_grad():
             errors = [
-                float(distance(pruned.run(*inputs), wanted)) * len(inputs[0])
+                float(workshop.yardstick.distance(pruned.run(*inputs), wanted)) * len(inputs[0])
                 for inputs, wanted in zip(rows, exact, strict=True)
             ]
         found = sum(errors) / sum(len(inputs[0]) for inputs in rows)

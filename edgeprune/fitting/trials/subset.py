@@ -18,11 +18,10 @@ from edgeprune.make import Workshop
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.ladder import NOT_FINITE
-from edgeprune.recover.train import distance
 from edgeprune.tasks import call_evaluate
 
 ROWS = 128  # of calibration data, the last ones: bias correction reads the first
-HARMLESS = 1e-3  # a distance, in nats or as a share of the outputs' energy, that moves no metric to speak of
+HARMLESS = 1e-3  # a distance, in nats or as a share of the outputs' spread, that moves no metric to speak of
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Subset:
         answers = [predict(*(tensor.numpy(force=True) for tensor in inputs)) for inputs in self._inputs]
         parts = [answer if isinstance(answer, tuple) else (answer,) for answer in answers]
         given = [torch.cat([torch.tensor(part) for part in column]) for column in zip(*parts, strict=True)]
-        found = float(distance(given, self._wanted))
+        found = float(self._workshop.yardstick.distance(given, self._wanted))
         return found if math.isfinite(found) else NOT_FINITE
 
     @cached_property

@@ -12,6 +12,7 @@ import torch
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.fx import op_name
+from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate.planned import Simulation, layer_nodes
@@ -24,10 +25,11 @@ def damage(
     dialect: Dialect,
     layers: Sequence[str],
     inputs: tuple[torch.Tensor, ...],
+    yardstick: Yardstick,
     *,
     reduce_range: bool = False,
 ) -> Mapping[str, float]:
-    """Relative squared error of the outputs with one of `layers` in INT8, by layer.
+    """Distance of the outputs from the original's with one of `layers` in INT8, by layer.
 
     layers: names as in `Quantised.layers_int8`; a layer that is not in the graph gets 0.
     inputs: one batch, in placeholder order.
@@ -37,15 +39,21 @@ def damage(
     with torch.no_grad():
         exact = simulation.outputs(inputs, ())
         return {
-            layer: _distance(simulation.outputs(inputs, nodes[layer]), exact) if layer in nodes else 0.0
+            layer: float(yardstick.distance(simulation.outputs(inputs, nodes[layer]), exact))
+            if layer in nodes
+            else 0.0
             for layer in layers
         }
 
 
 def weight_damage(
-    captured: Captured, stored_as: WeightFormat, layers: Sequence[str], inputs: tuple[torch.Tensor, ...]
+    captured: Captured,
+    stored_as: WeightFormat,
+    layers: Sequence[str],
+    inputs: tuple[torch.Tensor, ...],
+    yardstick: Yardstick,
 ) -> Mapping[str, float]:
-    """Relative squared error of the outputs with the weights of one of `layers` in blocks, by layer.
+    """Distance of the outputs from the original's with the weights of one of `layers` in blocks, by layer.
 
     As for `damage`, a layer that is not in the graph gets 0.
     """
@@ -63,12 +71,6 @@ def weight_damage(
             matrix = (kept.T if transposed else kept).numpy(force=True)
             rounded = torch.from_numpy(stored_as.rounded(matrix).restored())
             weight.copy_(rounded.T if transposed else rounded)
-            found[layer] = _distance(copied.run(*inputs), exact)
+            found[layer] = float(yardstick.distance(copied.run(*inputs), exact))
             weight.copy_(kept)
     return found
-
-
-def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:
-    pairs = [(one.double(), other.double()) for one, other in zip(found, exact, strict=True)]
-    wrong = sum(float(((one - other) ** 2).sum()) for one, other in pairs)
-    return wrong / max(sum(float((other**2).sum()) for _, other in pairs), 1e-30)
