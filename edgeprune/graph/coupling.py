@@ -284,8 +284,12 @@ def _least(row: Ids, units: NDArray[np.int64], count: int) -> int:
 
 
 def _name(axes: Sequence[Axis], taken: set[str]) -> str:
-    """Name of a group: its first \"out\" parameter without `.weight`, numbered from the second group on."""
-    first = next((axis for axis in axes if axis.role == "out"), axes[0])
+    """Name of a group: its first \"out\" parameter without `.weight`, numbered from the second group on.
+
+    A bias gives the name where there is nothing else.
+    """
+    out = [axis for axis in axes if axis.role == "out"]
+    first = next((axis for axis in out if not axis.parameter.endswith("bias")), (*out, *axes)[0])
     base = first.parameter.removesuffix(".weight")
     name, number = base, 1
     while name in taken:
