@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
+from edgeprune.graph.composites import write_out
 from edgeprune.graph.folding import fold_weights
 from edgeprune.graph.mode import TrainableGraph, trains
 from edgeprune.quiet import quiet
@@ -129,9 +130,11 @@ def module_of(program: ExportedProgram) -> TrainableGraph:
     """A trainable module of the program, in evaluation mode, without torch.export's run-time guards.
 
     The guards compare sizes with the example's, so they would refuse a pruned graph. Weights that are
-    computed from parameters alone are parameters of their values (graph/folding.py).
+    computed from parameters alone are parameters of their values (graph/folding.py), and composite operations
+    that have no rule are written out (graph/composites.py).
     """
     module = _again(program.module(check_guards=False)).eval()
+    write_out(module)
     fold_weights(module)
     return module
 

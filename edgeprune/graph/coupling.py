@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgeprune.errors import InputError
-from edgeprune.graph import images, joining, layout, norms, recurrent  # noqa: F401  register rules
 from edgeprune.graph.blocks import Block, Ids
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.depth import Branch, find_branches
 from edgeprune.graph.masks import Masks
 from edgeprune.graph.rehearsal import misfits
-from edgeprune.graph.rules import RULES
+from edgeprune.graph.rulebook import RULES
 from edgeprune.graph.walk import ParameterUse, Rule, Walk
 
 Role = Literal["out", "in"]

@@ -49,6 +49,16 @@ def _topk(x: torch.Tensor) -> torch.Tensor:
     return x + x.topk(2, dim=-1).values.sum(-1, keepdim=True)
 
 
+def _sampled(x: torch.Tensor) -> torch.Tensor:
+    grid = torch.linspace(-1, 1, 12).reshape(1, 1, 6, 2).expand(x.shape[0], 1, 6, 2)
+    return F.grid_sample(x.transpose(1, 2)[:, :, None], grid, align_corners=False)[:, :, 0].transpose(1, 2)
+
+
+def _rotated(x: torch.Tensor) -> torch.Tensor:
+    numbers = torch.view_as_complex(x.unflatten(-1, (4, 2))) * torch.polar(torch.ones(6, 1), torch.ones(6, 1))
+    return torch.view_as_real(numbers).flatten(-2)
+
+
 CASES = [
     Case("glu ties the halves", lambda x: F.glu(x, dim=-1), 4),
     Case(
@@ -78,6 +88,19 @@ CASES = [
     Case("norm over the width", lambda x: x / (x.norm(dim=-1, keepdim=True) + 1), 8),
     Case("prelu-like clamp", lambda x: x.clamp(min=-0.1) * torch.where(x > 0, x, -x), 8),
     Case("a sequence rolled", lambda x: x.roll(1, 1) + x, 8),
+    Case("windows over time", lambda x: x.unfold(1, 2, 1).flatten(2), 8),
+    Case("windows over the width freeze it", lambda x: x.unfold(2, 2, 2).flatten(2), 0),
+    Case("written to along time, by index", lambda x: x.scatter(1, x.argsort(1)[:, :1], 0.0), 8),
+    Case("written to along the width, by index", lambda x: x.scatter(2, x.argsort(2)[..., :1], 0.0), 0),
+    Case("added at constant times", lambda x: x.index_add(1, torch.tensor([0, 1]), x[:, :2]), 8),
+    Case("a run of times written to", lambda x: x.slice_scatter(2 * x[:, :2], 1, 0, 2), 8),
+    Case("a run of the width written to", lambda x: x.slice_scatter(2 * x[..., :2], 2, 0, 2), 0),
+    Case("one time written to", lambda x: x.select_scatter(x[:, 0], 1, 1), 8),
+    Case("distances of all times", lambda x: torch.cdist(x, x) @ x, 8),
+    Case("sampled between times", _sampled, 8),
+    Case("pairs of units are complex numbers", _rotated, 4),
+    Case("a diagonal over time and width", lambda x: x[:, None].diagonal(dim1=2, dim2=3), 0),
+    Case("found among constants", lambda x: x * torch.bucketize(x, torch.arange(3.0)), 8),
 ]
 
 

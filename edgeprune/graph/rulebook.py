@@ -1,0 +1,8 @@
+"""Table of all coupling rules: its import registers those of every kind of operation."""
+
+from __future__ import annotations
+
+from edgeprune.graph import images, joining, layout, norms, recurrent, scattering  # noqa: F401
+from edgeprune.graph.rules import RULES
+
+__all__ = ["RULES"]
