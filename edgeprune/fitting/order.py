@@ -185,6 +185,7 @@ def resume_key(
         "epochs": options.epochs,
         "seed": options.seed,
         "metric": workshop.task.direction,
+        "outputs": workshop.yardstick.outputs.words,
         EVALUATION: Noted(score),
     }
 

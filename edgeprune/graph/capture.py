@@ -7,7 +7,7 @@ import inspect
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -79,7 +79,16 @@ class Captured:
 
 def flatten(value: Any) -> tuple[torch.Tensor, ...]:
     """Tensors of a nested structure, in pytree order; None and plain numbers are left out."""
-    return tuple(leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
+    return tuple(leaf for leaf in pytree.tree_leaves(_known(value)) if isinstance(leaf, torch.Tensor))
+
+
+def _known(value: Any) -> Any:
+    """The value, its dataclasses made known to torch, which takes them for no structure by themselves."""
+    leaves = pytree.tree_leaves(value)
+    kinds = {type(leaf) for leaf in leaves if is_dataclass(leaf) and not isinstance(leaf, type)}
+    for kind in kinds:
+        torch.export.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
+    return _known(value) if kinds else value
 
 
 def rebuilt(answer: Any, tensors: Iterable[torch.Tensor]) -> Any:
@@ -246,6 +255,7 @@ def _export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             torch.no_grad(),
             quiet(*_LOGGERS),
             _attention_in_full(),
+            _outputs_known(model),
             _keywords_by_name(model, kwargs),
         ):
             # Shapes are given by the names of forward's parameters, those that `*args` gathers included.
@@ -300,6 +310,16 @@ def _attention_in_full() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def _outputs_known(model: torch.nn.Module) -> Iterator[None]:
+    """Make the dataclasses that a model returns known before torch.export looks at them."""
+    hook = model.register_forward_hook(lambda module, args, output: _known(output))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

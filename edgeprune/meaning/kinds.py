@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.fx import argument, op_name
-from edgeprune.records.meaning import Meaning
+from edgeprune.records.meaning import Meaning, SaidOutputs
 
 Said = str | Sequence[str] | Mapping[str, str] | None
 _LOGITS = "aten.log_softmax"
@@ -37,6 +37,14 @@ class Outputs:
     names: tuple[str, ...]
     meanings: tuple[Meaning, ...]
     said: tuple[bool, ...]
+
+    @property
+    def words(self) -> SaidOutputs:
+        """Words of the task itself for them, with the axes as they were settled."""
+        if not any(self.said):
+            return SaidOutputs()
+        pairs = zip(self.meanings, self.said, strict=True)
+        return SaidOutputs(tuple(str(meaning) if said else "" for meaning, said in pairs))
 
     def called(self, at: int) -> str:
         """An output, for a sentence: `The output`, `Output 'logits'`."""
@@ -71,6 +79,11 @@ def understood(captured: Captured, answer: Any, said: Said, heard: Sequence[Mean
         if not numbers[at] and any(numbers) and words[at] is None:
             meaning = Meaning("none")  # decisions beside the scores that they are made of
         found.append(_settled(Outputs(names, (), ()).called(at), meaning, tensor, certain))
+    if all(meaning.kind == "none" for meaning in found):
+        raise InputError(
+            "Task.outputs says 'none' of every output, so nothing tells a good model from a bad one.",
+            "Say what one of them is at least.",
+        )
     return Outputs(names, tuple(found), tuple(each is not None for each in words))
 
 

@@ -36,12 +36,13 @@ class RecoveryWay:
     warm_start: bool = False
 
     def check_labels(self, labelled: bool) -> None:
-        """Raise `InputError` when the way requires labels and the task has none."""
+        """Raise `InputError` when the way requires labels and the task has none, or None in their place."""
         if self.labels == "required" and not labelled:
             without = [row.name for row in TABLE.values() if row.trains and row.labels != "required"]
             raise InputError(
-                f"Recovery {self.name!r} needs labelled data, and the task has no `train`.",
-                f"Give Task.train, or recover with {' or '.join(without)}.",
+                f"Recovery {self.name!r} needs labelled data, and the task has no `train`, or None for its "
+                "targets.",
+                f"Give Task.train with targets, or recover with {' or '.join(without)}.",
             )
 
 

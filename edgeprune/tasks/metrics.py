@@ -57,8 +57,8 @@ class Pairs:
 class Metric:
     """A score over the evaluation rows, and what the outputs are.
 
-    marks: for a score that is the mean of right and wrong answers. outputs: for `Task.outputs`, as the labels
-        make it certain or as the user says.
+    marks: for a score that is the mean of right and wrong answers. outputs: for `Task.outputs`, as the user
+        says, and as float labels make it certain.
     """
 
     name: str
@@ -117,15 +117,13 @@ def metric_for(
         def score(outputs: Found, rows: slice) -> float:
             return rmse(outputs[at], targets[rows])
 
-        outputs = _with(tensors, words, at, Meaning("values"))
-        return Metric("RMSE", score, evaluation, outputs, lower_is_better=True)
+        return Metric("RMSE", score, evaluation, _with_values(tensors, words, at), lower_is_better=True)
     axis = _class_axis(tensors[at][1], words[at], arrays.labels, path)
 
     def marks(outputs: Found, rows: slice) -> torch.Tensor:
         return outputs[at].argmax(axis) == targets[rows]
 
-    outputs = _with(tensors, words, at, Meaning("classes", axis))
-    return Metric("top-1", _mean_of(marks), evaluation, outputs, marks)
+    return Metric("top-1", _mean_of(marks), evaluation, said, marks)
 
 
 def rmse(outputs: torch.Tensor, labels: torch.Tensor) -> float:
@@ -209,12 +207,10 @@ def _class_axis(output: torch.Tensor, word: Meaning | None, labels: NDArray[Any]
     return axes[0]
 
 
-def _with(tensors: Named, words: Sequence[Meaning | None], at: int, meaning: Meaning) -> dict[str, str]:
-    """What is said of each output by its name, and of the labelled one what its labels say."""
-    word = words[at]
-    kind = meaning.kind if word is None else word.kind
+def _with_values(tensors: Named, words: Sequence[Meaning | None], at: int) -> dict[str, str]:
+    """What is said of each output by its name; the one that float labels are about holds values."""
     said = {name: str(each) for (name, _), each in zip(tensors, words, strict=True) if each is not None}
-    return {**said, tensors[at][0]: str(Meaning(kind, meaning.axis))}
+    return {tensors[at][0]: "values", **said}
 
 
 def _outputs(predict: Predict, rows: Arrays) -> list[torch.Tensor]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
 from edgeprune.errors import InputError
-from edgeprune.graph.capture import capture
+from edgeprune.graph.capture import capture, flatten, rebuilt
 
 
 class Two(nn.Module):
@@ -122,3 +124,36 @@ def test_an_example_that_forward_does_not_take_is_refused(example: object, expec
 def test_an_example_without_a_batch_is_refused(example: torch.Tensor) -> None:
     with pytest.raises(InputError, match="dimension 0 must be the batch"):
         capture(nn.Linear(4, 3), example)
+
+
+Named = collections.namedtuple("Named", "logits states")
+
+
+@dataclass
+class Result:
+    logits: torch.Tensor
+    states: tuple[torch.Tensor, ...]
+    loss: torch.Tensor | None = None
+
+
+@pytest.mark.parametrize("kind", [Named, Result])
+def test_a_class_of_the_users_comes_back_with_the_tensors_of_any_run(kind: type) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> object:
+            return kind(logits=self.layer(x), states=(x, 2 * x))
+
+    model, x = Model().eval(), torch.randn(3, 4)
+    captured = capture(model, torch.randn(2, 4))
+    for module in (captured.module, captured.copy().module):
+        answer = module(x)
+        assert type(answer) is kind
+        assert torch.equal(answer.logits, model(x).logits)
+        assert torch.equal(answer.states[1], 2 * x)
+    other = rebuilt(answer, [tensor + 1 for tensor in flatten(answer)])
+    assert type(other) is kind
+    assert torch.equal(other.states[0], x + 1)
+    assert torch.equal(captured.run(x)[2], 2 * x)

@@ -97,6 +97,7 @@ REFUSED = (
     Refused(
         "another number of words", lambda y: (y, y), ("values",), "1 outputs are, and .* returns 2: 0, 1"
     ),
+    Refused("nothing that counts", lambda y: (y, y), "none", "nothing tells a good model from a bad one"),
     Refused("another name", lambda y: {"a": y}, {"b": "values"}, "'b' is, and the model returns a"),
 )
 

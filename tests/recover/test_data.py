@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -150,3 +153,26 @@ def test_no_data_gives_no_steps_and_nothing_held_back() -> None:
         assert found.steps == 0
         assert found.held_back == ()
         assert list(found.epoch(0)) == []
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        lambda numbers: {"number": numbers, "twice": (2 * numbers, None)},
+        lambda numbers: [numbers, {"twice": 2 * numbers}],
+    ],
+    ids=["a dict", "a list"],
+)
+def test_targets_that_are_trees_stay_with_their_inputs(tree: Callable[[Tensor], Any]) -> None:
+    pairs: list[Pair] = [((part[:, None],), tree(part.long())) for part in POOL[:200].split(32)]
+    found = split(lambda: pairs)
+    for (inputs,), target in [*found.held_back, *found.epoch(0)]:
+        expected = tree(inputs[:, 0].long())
+        assert type(target) is type(expected)
+        torch.testing.assert_close(target, expected)
+
+
+def test_without_targets_there_is_none_in_any_part() -> None:
+    pairs: list[Pair] = [((part[:, None],), None) for part in POOL[:200].split(32)]
+    found = split(lambda: pairs)
+    assert {target for _, target in [*found.held_back, *found.epoch(0)]} == {None}

@@ -63,7 +63,7 @@ def test_a_toy_way_is_run_by_its_row(toy: RecoveryWay) -> None:
 def test_a_toy_way_is_refused_where_the_task_lacks_what_its_row_requires(toy: RecoveryWay) -> None:
     with pytest.raises(InputError, match="'imitate' needs labelled data") as refused:
         workshop(labelled=False).highest_rung(toy.name)
-    assert refused.value.hint == "Give Task.train, or recover with distill or lora."
+    assert refused.value.hint == "Give Task.train with targets, or recover with distill or lora."
 
 
 def test_an_unknown_way_is_refused_with_every_row(toy: RecoveryWay) -> None:
