@@ -16,6 +16,7 @@ from edgeprune.records.trial import FitResult
 
 RESULT = "result.json"
 _HINT = "Restore it, or write it again: `edgeprune fit ... --resume` with the same model, data and flags."
+OCCASIONAL = ("seconds", "remarks")  # keys of a result that tell of a run, not of its answer
 RESULT_SCHEMA = 1  # of result.json; docs/decisions/010-schemas.md says when it moves
 
 
@@ -73,6 +74,6 @@ def check_golden(folder: Path, golden: Path) -> None:
 
 
 def _seal(document: dict[str, JSON]) -> str:
-    """SHA-256 of a result, but for its seconds: a run that is resumed at its end takes others."""
-    text = dumps({key: value for key, value in document.items() if key != "seconds"})
+    """SHA-256 of a result, but for what a run that is resumed at its end has others of."""
+    text = dumps({key: value for key, value in document.items() if key not in OCCASIONAL})
     return hashlib.sha256(text.encode("ascii")).hexdigest()

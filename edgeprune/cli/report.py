@@ -29,5 +29,5 @@ def command(run: Path, as_json: bool) -> None:
         if part.row_count:
             out.print(f"[bold]{title}[/]")
             out.print(part)
-    for line in verdict_lines(result):
+    for line in (*(f"note: {remark}" for remark in result.remarks), *verdict_lines(result)):
         out.print(line, markup=False)

@@ -12,6 +12,8 @@ from edgeprune.fitting.trials.runner import Trials
 from edgeprune.records.trial import FitResult, Report, TierResult
 from edgeprune.search.frontier import frontier
 
+FAR_BETTER = 0.5  # of the dense model's metric: a gain that recovery seldom brings
+FAR = 0.1  # a distance of outputs, in nats or as a share of their energy, that no metric should like
 DECISIVE = ("misses", "inconclusive")  # a verdict of several tiers is the first of these that one of them has
 
 
@@ -33,6 +35,7 @@ def answer(trials: Trials, found: str | None) -> Answer:
     chosen = next((r for r in reports if r.name == found), None) or _unproven(reports, trials)
     chosen = trials.with_drop(chosen)
     reports = [chosen if report.name == chosen.name else report for report in reports]
+    _question(chosen, trials)
     if chosen.verdict.kind == "misses":
         _check_broken(reports)
     tier = TierResult(
@@ -47,8 +50,11 @@ def answer(trials: Trials, found: str | None) -> Answer:
     return Answer(tier, tuple(reports), trials)
 
 
-def conclude(answers: Sequence[Answer], seconds: float) -> FitResult:
-    """Result of a fit without its bundles. answers: the loosest budget first."""
+def conclude(answers: Sequence[Answer], seconds: float, remarks: Sequence[str]) -> FitResult:
+    """Result of a fit without its bundles.
+
+    answers: the loosest budget first. remarks: sentences that the fit told.
+    """
     tiers = tuple(each.tier for each in answers)
     decided = answers[_deciding(tiers)]
     order, workshop = decided.trials.order, decided.trials.workshop
@@ -73,6 +79,7 @@ def conclude(answers: Sequence[Answer], seconds: float) -> FitResult:
         tiers=tiers if several else (),
         cascade=together.result,
         no_cascade=together.reason,
+        remarks=tuple(remarks),
     )
 
 
@@ -97,6 +104,19 @@ def closest(reports: Sequence[Report]) -> Report:
 
     broken = [report for report in reports if report.verdict.kind == "misses"]
     return min(broken or reports, key=worst)
+
+
+def _question(chosen: Report, trials: Trials) -> None:
+    """Question a metric that got far better while the outputs went far from the dense model's."""
+    name, dense = trials.workshop.task.metric, trials.dense.metric
+    gained = -trials.direction.drop(dense, chosen.metric)
+    if gained <= max(trials.budget.max_drop, FAR_BETTER * abs(dense)) or trials.distance(chosen.name) <= FAR:
+        return
+    trials.note(
+        chosen.name,
+        f"{name} of {chosen.name} is {chosen.metric:.4g}, far better than {dense:.4g} of the dense model, "
+        f"although its outputs are far from that one's: {trials.direction.question}",
+    )
 
 
 def _check_broken(reports: Sequence[Report]) -> None:

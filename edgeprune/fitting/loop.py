@@ -42,13 +42,13 @@ from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
 from edgeprune.options import FitOptions, takes
 from edgeprune.quantize.dialects import dialect_for
-from edgeprune.records.progress import Event
+from edgeprune.records.progress import Event, Remarks
 from edgeprune.records.task import Task
 from edgeprune.records.trial import FitResult, compared_ms
 from edgeprune.recover.ways import before_training, find_way
 from edgeprune.results import save_result
 from edgeprune.search.bracketing import Probe
-from edgeprune.tasks import call_evaluate, check_task
+from edgeprune.tasks import Remembered, call_evaluate, check_task, doubted
 from edgeprune.tasks.blame import exits_refused
 
 AT_A_STEP = "by what units cost, nothing that keeps more is within it"
@@ -66,28 +66,31 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     nothing meets is a result: `verdict.kind == "misses"`, `chosen` the closest candidate.
     """
     started = time.monotonic()
+    remarks = Remarks(options.listen)
+    options = replace(options, listen=remarks)
     orders, notes = resolve_orders(options)
-    task, remarks = check_task(task)
+    task, unusual = check_task(task)
     notes += told_rows(task, orders[0])
     workshop = workshop_for(task, orders[0])
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
     workshop.rehearse(rung, options.epochs)
-    score = call_evaluate(task, workshop.predict)  # refused, where it fails, before anything is written
-    notes += drop_notes(orders, task, score)
-    remarks = (*remarks, *workshop.understood.remarks)
-    for stage, note in (*(("budgets", note) for note in notes), *(("data", remark) for remark in remarks)):
-        options.listen(Event(stage, note, lasting=True))
+    predict = Remembered(workshop.predict)
+    score = call_evaluate(task, predict)  # refused, where it fails, before anything is written
+    notes += [*drop_notes(orders, task, score), *doubted(task, score, predict, options.seed)]
+    unusual = (*unusual, *workshop.understood.remarks)
+    for stage, note in (*(("budgets", note) for note in notes), *(("data", note) for note in unusual)):
+        remarks(Event(stage, note, lasting=True))
     with Ledger.open(Path(options.out), resume_key(orders, workshop, score), options.resume) as ledger:
-        check_evaluation(ledger, score, task, workshop, options.listen)
+        check_evaluation(ledger, score, task, workshop, remarks)
         trials = Trials(orders[0], workshop, ledger)
         trials.run(DENSE, FLOAT, kind="dense")
         answers = []
         for order in loosest_first(orders, trials):
             trials = trials.for_budget(order)
             answers.append(answer(trials, _search(trials, rung) or _overlooked(trials)))
-        result = pack(trials, conclude(answers, time.monotonic() - started))
+        result = pack(trials, conclude(answers, time.monotonic() - started, remarks.said))
         save_result(result, trials.folder, ledger)
         return result
 

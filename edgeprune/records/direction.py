@@ -17,6 +17,14 @@ class Direction:
 
     lower_is_better: bool = False
 
+    @property
+    def question(self) -> str:
+        """Question to ask where all speaks for the other direction."""
+        return (
+            f"is {'more' if self.lower_is_better else 'less'} of it better "
+            f"(Task.lower_is_better={not self.lower_is_better})?"
+        )
+
     def cost(self, metric: float) -> float:
         """Metric as a cost, of which less is better; the metric of a cost, for it is its own inverse."""
         return metric if self.lower_is_better else -metric

@@ -23,3 +23,21 @@ class Event:
 
 
 Listen = Callable[[Event], None]
+
+
+class Remarks:
+    """Listener that hands events on and keeps the sentences to be read later, each once."""
+
+    def __init__(self, listen: Listen) -> None:
+        self._listen = listen
+        self._said: dict[str, None] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event.lasting:
+            self._said[event.doing] = None
+        self._listen(event)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Sentences so far, in order."""
+        return tuple(self._said)

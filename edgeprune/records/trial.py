@@ -225,6 +225,7 @@ class FitResult:
     cascade: CascadeResult | None = None
     no_cascade: str | None = None  # of several budgets: why there is no cascade
     lower_is_better: bool = False  # of the metric
+    remarks: tuple[str, ...] = ()  # sentences for people that the fit told on its way
 
     @property
     def direction(self) -> Direction:

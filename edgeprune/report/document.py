@@ -18,6 +18,7 @@ def document(result: FitResult) -> dict[str, JSON]:
         "breaches": _breaches(result.verdict),
         "feasible": to_json(_feasible(result)),
         "assumptions": list(result.chosen.measurement.assumptions),
+        "remarks": list(result.remarks),
         "metric": result.metric,
         "lower_is_better": result.lower_is_better,
         "budget": to_json(result.budget),

@@ -13,7 +13,9 @@ import pytest
 
 import edgeprune
 from edgeprune.bundle import open_bundle
-from edgeprune.records.trial import FitResult, Report
+from edgeprune.records.progress import Event
+from edgeprune.records.trial import FitResult
+from edgeprune.report import document
 from edgeprune.results import load_result
 from edgeprune.validating import validate
 
@@ -54,11 +56,6 @@ def both(
         )
         for name, task in pair(tiny).items()
     }
-
-
-def unlike(report: Report) -> Report:
-    """A report with its metric turned round, and without the time that its reference took."""
-    return replace(report, metric=round(1 - report.metric, 9))
 
 
 def test_the_same_candidates_are_tried_and_chosen(both: dict[str, FitResult]) -> None:
@@ -175,6 +172,26 @@ def test_a_drop_that_cannot_be_meant_is_refused_before_anything_is_written(
     with pytest.raises(edgeprune.InputError, match=sentence):
         fit(stretched(tiny, by), **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_that_is_taken_for_an_accuracy_is_questioned_before_and_after(
+    fit: Callable[..., FitResult], tiny: ModuleType
+) -> None:
+    """It is told, not refused: only the task knows what its metric means."""
+    told: list[Event] = []
+    error = replace(pair(tiny)["error"], lower_is_better=False, evaluate_samples=None, train=None)
+    result = fit(error, speedup=4.0, max_drop=0.05, recover="none", listen=told.append)
+    assert result.chosen.metric > 2 * result.baseline.metric, "not much worse"
+    before, after = (one for one in result.remarks if "Task.lower_is_better=True" in one)
+    assert "in a wrong order, better than" in before
+    assert "although its outputs are far from" in after
+    assert [event.doing for event in told if event.doing in (before, after)] == [before, after]
+    assert load_result(Path(result.out)).remarks == result.remarks
+    assert document(result)["remarks"] == list(result.remarks)
+
+
+def test_a_metric_of_the_right_direction_is_not_questioned(both: dict[str, FitResult]) -> None:
+    assert [one for result in both.values() for one in result.remarks if "?" in one] == []
 
 
 @pytest.mark.parametrize("value", [None, 1, "yes"])

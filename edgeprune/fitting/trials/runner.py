@@ -181,6 +181,12 @@ class Trials:
 
         return self._ledger.once(f"{name}-float", evaluate, float)
 
+    def distance(self, name: str) -> float:
+        """Distance of a trial's outputs, on the device, to the dense model's."""
+        return self._ledger.once(
+            f"{name}-distance", lambda: self.device_side.ask(name, self.subset.distance), float
+        )
+
     def prove(self, name: str) -> VerdictKind:
         """Replace the measurement of a finished trial by a proof session; the verdict that it gives."""
         key = f"{name}-proof" if self._turn <= 1 else f"{name}-proof-{self._turn}"

@@ -53,6 +53,10 @@ class Subset:
         if self._workshop.task.evaluate_subset is not None:
             task = self._workshop.task
             return task.direction.drop(self._exact_metric, call_evaluate(task, predict, subset=True))
+        return self.distance(predict)
+
+    def distance(self, predict: Predict) -> float:
+        """Distance of an artefact's outputs to the float model's on calibration rows."""
         answers = [predict(*(tensor.numpy(force=True) for tensor in inputs)) for inputs in self._inputs]
         parts = [answer if isinstance(answer, tuple) else (answer,) for answer in answers]
         given = [torch.cat([torch.tensor(part) for part in column]) for column in zip(*parts, strict=True)]
