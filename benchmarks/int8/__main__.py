@@ -34,6 +34,8 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.pointwise import convolve_products
 from edgeprune.latency.float_layers import Mixing
 from edgeprune.make.builder import Builder
+from edgeprune.meaning.kinds import understood
+from edgeprune.meaning.yardstick import yardstick
 from edgeprune.quantize.dialects import TABLE
 
 SECONDS = 8.0  # of each session's queries
@@ -98,7 +100,9 @@ def _ours(
     """
     given = [(batch,) for batch in batches]
     feeds = [{captured.input_names[0]: batch.numpy()} for batch in batches]
-    builder = Builder(captured, given, TABLE[dialect], runtime)
+    outputs = understood(captured, captured.answer(*given[0]), None)
+    yards = yardstick(outputs, (captured.run(*inputs) for inputs in given))
+    builder = Builder(captured, given, TABLE[dialect], runtime, yardstick=lambda: yards)
     served = Load(runtime, folder / "float.onnx", 1)
     mixing = Mixing(
         LocalDevice(), served, TABLE[dialect], builder.emitter, builder.exported(captured), feeds[0]

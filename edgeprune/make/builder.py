@@ -37,6 +37,7 @@ from edgeprune.quantize.weight_only import TABLE as WEIGHT_FORMS
 from edgeprune.quantize.weight_only import compress_weights
 from edgeprune.records.trial import Candidate
 from edgeprune.runtimes import find
+from edgeprune.search.agreement import LARGEST_ERROR
 
 ARTEFACT_STEM = "model"  # the suffix is the runtime's
 
@@ -62,6 +63,7 @@ class Built:
 class Builder:
     """Writes artefacts for one runtime.
 
+    yardstick: called for how far outputs are from the original's, when that is asked first.
     lost_in: where engines are built of artefacts: builds one, and names the layers that are INT8 in the
         file alone. They go back to float, so what is INT8 in an artefact is INT8 in its engine.
     keep_onnx: leave the ONNX file beside an artefact in another format.
@@ -74,11 +76,13 @@ class Builder:
         dialect: Dialect,
         runtime: str,
         *,
+        yardstick: Callable[[], Yardstick],
         lost_in: Callable[[Path], Iterable[str]] | None = None,
         keep_onnx: bool = False,
     ) -> None:
         self.dense, self.calibration, self.dialect = dense, calibration, dialect
         self.artefact = f"{ARTEFACT_STEM}{find(runtime).suffix}"
+        self.yardstick = yardstick
         self.lost_in = lost_in
         self.keep_onnx = keep_onnx
         self._dense_ranges: dict[str, Ranges] = {}  # by calibrator: forms that share one, share its ranges
@@ -177,14 +181,12 @@ class Builder:
         """Write an artefact, for timing only, of an exported model that has the candidate's shapes."""
         return self._write(self.emitter(candidate)(exported), folder, exported)
 
-    def damage(
-        self, candidate: Candidate, layers: Sequence[str], yardstick: Yardstick
-    ) -> Mapping[str, float]:
+    def damage(self, candidate: Candidate, layers: Sequence[str]) -> Mapping[str, float]:
         """Error of the dense network's outputs by layer, that layer alone in the candidate's precision."""
         dense = self.equalised(self.dense) if candidate.equalised else self.dense
         if candidate.precision in WEIGHT_FORMS:
             return weight_damage(
-                dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0], yardstick
+                dense, WEIGHT_FORMS[candidate.precision], layers, self.calibration[0], self.yardstick()
             )
         return damage(
             dense,
@@ -192,7 +194,7 @@ class Builder:
             self.dialect,
             layers,
             self.calibration[0],
-            yardstick,
+            self.yardstick(),
             reduce_range=candidate.reduce_range,
         )
 
@@ -228,14 +230,20 @@ class Builder:
         return artefact
 
     def _halved(self, pruned: Captured, exported: onnx.ModelProto) -> onnx.ModelProto:
-        """The model in float16, where that moves no output by more than HALF_TOLERANCE, else as it is."""
+        """The model in float16, where that moves no output by more than HALF_TOLERANCE, else as it is.
+
+        Their distance counts, too: a forecast may vary by little about a mean that float16 rounds by more.
+        """
         from edgeprune.runtimes.ort import Runner  # imports onnxruntime
 
         model, feeds = onnxfile.copied(exported), self._feeds()
         halve(model, Graph(model, calibrate(pruned, self.calibration, "minmax")).bounds)
         exact = Runner(onnxfile.content(exported), 1).run(feeds)
         found = Runner(onnxfile.content(model), 1, exact=True).run(feeds)
-        return model if difference(found, exact) <= HALF_TOLERANCE else exported
+        given, wanted = ([torch.from_numpy(each) for each in outputs] for outputs in (found, exact))
+        moved = float(self.yardstick().distance(given, wanted))
+        kept = difference(found, exact) <= HALF_TOLERANCE and moved <= LARGEST_ERROR**2
+        return model if kept else exported
 
     def _feeds(self) -> dict[str, Any]:
         """The example, by input name."""

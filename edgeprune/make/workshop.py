@@ -72,7 +72,10 @@ class Workshop:
             flat_inputs(task.example, batch) for batch in walk(task.calibration, "calibration")
         ]
         self.builder = Builder(
-            self.dense, self.calibration, dialect, runtime, lost_in=lost_in, keep_onnx=keep_onnx
+            *(self.dense, self.calibration, dialect, runtime),
+            yardstick=lambda: self.yardstick,
+            lost_in=lost_in,
+            keep_onnx=keep_onnx,
         )
 
     # Learnt once ------------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ class Workshop:
 
         The gain is the error that INT8 makes of the dense network's output there, by the work that it saves.
         """
-        found = self.builder.damage(candidate, layers, self.yardstick)
+        found = self.builder.damage(candidate, layers)
         macs, nodes = self.cost.node_macs(), layer_nodes(self.dense)
         work = {layer: sum(macs[node.name] for node in nodes.get(layer, ())) for layer in layers}
         return tuple(sorted(layers, key=lambda layer: (-found[layer] / max(work[layer], 1), layer)))

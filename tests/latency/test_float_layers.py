@@ -23,6 +23,7 @@ from edgeprune.make.builder import Builder
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.records.trial import Candidate, FitResult
 from edgeprune.report import document, verdict_lines
+from tests.support.yardsticks import yardstick_of
 
 FLOAT_MS = {"stem": 0.2, "conv1": 1.0, "conv2": 1.0, "head": 0.1}
 INT8_MS = {"stem": 0.1, "conv1": 0.4, "conv2": 1.6, "head": 0.05}  # of conv2 the device has no good kernel
@@ -121,7 +122,9 @@ def mixture(
     captured = capture(task.model, task.example)
     exported = export_onnx(captured, tmp_path / "float.onnx", prove=False)
     dialect = TABLE["onnxruntime-x86"]
-    builder = Builder(captured, [(rows,) for rows in task.calibration], dialect, "onnxruntime")
+    yards = yardstick_of(captured)
+    data = [(rows,) for rows in task.calibration]
+    builder = Builder(captured, data, dialect, "onnxruntime", yardstick=lambda: yards)
     device = scripted.ScriptedDevice(lambda path: sum(each.ms for each in timed(path)), operators=timed)
     feeds = {captured.input_names[0]: task.example.numpy()}
     served = Load("onnxruntime", exported, 1)
@@ -146,7 +149,9 @@ def test_milliseconds_of_layers_are_those_of_both_profiles(tiny: ModuleType, tmp
     task = tiny.task()
     captured = capture(task.model, task.example)
     exported = export_onnx(captured, tmp_path / "float.onnx", prove=False)
-    builder = Builder(captured, [(rows,) for rows in task.calibration], TABLE["openvino"], "openvino")
+    yards = yardstick_of(captured)
+    data = [(rows,) for rows in task.calibration]
+    builder = Builder(captured, data, TABLE["openvino"], "openvino", yardstick=lambda: yards)
     model = onnxfile.load(exported)
     in_int8 = onnxfile.save(builder.emitter(PLAIN)(model), tmp_path / "int8.onnx")
     parts = Parts(model, TABLE["openvino"])

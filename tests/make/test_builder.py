@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto
+from torch import nn
 
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import capture
@@ -19,6 +20,7 @@ from edgeprune.make.builder import Builder, Built
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.trial import Candidate
 from edgeprune.runtimes.ort import Runner
+from tests.support.yardsticks import yardstick_of
 
 DECODERS = (
     *("transposed convolutions beside a rectified skip", "maps brought to the size of another"),
@@ -37,7 +39,8 @@ def built(
     data = [(torch.randn(8, *example.shape[1:]),) for _ in range(2)]
     runtime = "tensorrt" if dialect == "tensorrt" else "onnxruntime"
     machine = "aarch64" if dialect == "tensorrt" else "x86_64"
-    builder = Builder(dense, data, dialect_for(dialect, machine), runtime)
+    yards = yardstick_of(dense, batches=data)
+    builder = Builder(dense, data, dialect_for(dialect, machine), runtime, yardstick=lambda: yards)
     found = builder.build(candidate, pruned, folder, (example,))
     with torch.no_grad():
         exact = [output.numpy() for output in pruned.run(example)]
@@ -63,3 +66,20 @@ def test_a_pruned_pyramid_is_halved_for_a_gpu(
     made, _, _ = built(DECODERS[0], Candidate((), "float32"), "tensorrt", tmp_path, pyramids, references)
     kinds = {tensor.data_type for tensor in onnxfile.load(made.artefact).graph.initializer}
     assert kinds == {TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize(("mean", "halved"), [(0.0, True), (3000.0, False)], ids=["about 0", "about 3000"])
+def test_a_forecast_that_varies_little_about_a_large_mean_is_not_rounded_to_float16(
+    mean: float, halved: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    with torch.no_grad():
+        net[2].bias.add_(mean)
+    data = [(torch.randn(32, 6),)]
+    dense = capture(net, data[0][0][:1])
+    yards = yardstick_of(dense, "values", data)
+    builder = Builder(dense, data, dialect_for("tensorrt", "aarch64"), "tensorrt", yardstick=lambda: yards)
+    made = builder.build(Candidate((), "float32"), dense, tmp_path, dense.inputs)
+    kinds = {tensor.data_type for tensor in onnxfile.load(made.artefact).graph.initializer}
+    assert kinds == {TensorProto.FLOAT16 if halved else TensorProto.FLOAT}
