@@ -16,7 +16,7 @@ from edgeprune.records.trial import FitResult
 
 RESULT = "result.json"
 _HINT = "Restore it, or write it again: `edgeprune fit ... --resume` with the same model, data and flags."
-OCCASIONAL = ("seconds", "remarks")  # keys of a result that tell of a run, not of its answer
+OCCASIONAL = ("seconds", "remarks", "occasion")  # keys of a result that tell of a run, not of its answer
 RESULT_SCHEMA = 1  # of result.json; docs/decisions/010-schemas.md says when it moves
 
 

@@ -143,7 +143,7 @@ def validate_on(
         metric_name=manifest.claim.metric_name,
         metric=manifest.claim.metric,
         budget=manifest.budget,
-        machine="" if machine is None else _describe(machine),
+        machine="" if machine is None else machine.words,
     )
 
 
@@ -272,7 +272,3 @@ def _skipped(last: int) -> tuple[Check, ...]:
         for number in TITLES
         if number > last
     )
-
-
-def _describe(machine: Machine) -> str:
-    return f"{machine.processor}, {machine.architecture}, {machine.cores} cores, {machine.memory_mib:.0f} MiB"

@@ -108,8 +108,8 @@ def write_bundle(
     files = _runner_files(load, tolerance, build)
     files[GOLDEN] = content
     files |= {file.name: file for file in artefact_files(artefact)}
-    # The evidence is about the run, not about where it lay or what was packed from it before.
-    evidence = replace(result, bundle=None, out=folder.resolve().name)
+    # The evidence is about the run, not about where it lay, who ran it or what was packed from it before.
+    evidence = replace(result, bundle=None, out=folder.resolve().name, occasion=None)
     files[EVIDENCE] = _document(evidence)
     text = _document(_manifest(result, report, target, profile, folder, golden, files, build))
     files[MANIFEST] = text

@@ -37,6 +37,11 @@ class Machine:
     python: str
     runtimes: tuple[tuple[str, str], ...]  # (name in runtimes.TABLE, version) of those that import
 
+    @property
+    def words(self) -> str:
+        """Processor, architecture, cores and memory in words."""
+        return f"{self.processor}, {self.architecture}, {self.cores} cores, {self.memory_mib:.0f} MiB"
+
 
 @dataclass(frozen=True)
 class Load:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
 
 from edgeprune.bundle.write import bundle_path, write_bundle
 from edgeprune.errors import EdgepruneError
+from edgeprune.fitting.order import Order
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.runner import Trials
-from edgeprune.records.trial import FitResult, Report, TierResult
+from edgeprune.records.trial import FitResult, Occasion, Report, TierResult
 from edgeprune.search.frontier import frontier
 
 FAR_BETTER = 0.5  # of the dense model's metric: a gain that recovery seldom brings
@@ -46,14 +51,15 @@ def answer(trials: Trials, found: str | None) -> Answer:
         chosen=chosen,
         bundle=None,
         profile=trials.order.profile,
+        sources=trials.order.sources,
     )
     return Answer(tier, tuple(reports), trials)
 
 
-def conclude(answers: Sequence[Answer], seconds: float, remarks: Sequence[str]) -> FitResult:
+def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str]) -> FitResult:
     """Result of a fit without its bundles.
 
-    answers: the loosest budget first. remarks: sentences that the fit told.
+    answers: the loosest budget first. began: now, when the fit began. remarks: sentences that it told.
     """
     tiers = tuple(each.tier for each in answers)
     decided = answers[_deciding(tiers)]
@@ -70,7 +76,7 @@ def conclude(answers: Sequence[Answer], seconds: float, remarks: Sequence[str]) 
         chosen=decided.tier.chosen,
         frontier=frontier(reports, workshop.task.direction),
         trials=reports,
-        seconds=seconds,
+        seconds=(datetime.now(timezone.utc) - began).total_seconds(),
         bundle=None,
         profile=order.profile,
         target=order.target,
@@ -79,6 +85,8 @@ def conclude(answers: Sequence[Answer], seconds: float, remarks: Sequence[str]) 
         tiers=tiers if several else (),
         cascade=together.result,
         no_cascade=together.reason,
+        sources=decided.tier.sources,
+        occasion=_occasion(order, began),
         remarks=tuple(remarks),
     )
 
@@ -104,6 +112,16 @@ def closest(reports: Sequence[Report]) -> Report:
 
     broken = [report for report in reports if report.verdict.kind == "misses"]
     return min(broken or reports, key=worst)
+
+
+def _occasion(order: Order, began: datetime) -> Occasion:
+    predicts = order.forecast is not None
+    return Occasion(
+        device="none" if predicts else order.device.name,
+        machine="" if predicts else order.device.machine().words,
+        date=began.isoformat(timespec="seconds"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
 
 
 def _question(chosen: Report, trials: Trials) -> None:

@@ -14,9 +14,9 @@ everything that was measured, scored and trained before.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     Raises `InputError` for anything wrong with the input, `DeviceError` when the device fails. A budget that
     nothing meets is a result: `verdict.kind == "misses"`, `chosen` the closest candidate.
     """
-    started = time.monotonic()
+    began = datetime.now(timezone.utc)
     remarks = Remarks(options.listen)
     options = replace(options, listen=remarks)
     orders, notes = resolve_orders(options)
@@ -90,7 +90,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
         for order in loosest_first(orders, trials):
             trials = trials.for_budget(order)
             answers.append(answer(trials, _search(trials, rung) or _overlooked(trials)))
-        result = pack(trials, conclude(answers, time.monotonic() - started, remarks.said))
+        result = pack(trials, conclude(answers, began, remarks.said))
         save_result(result, trials.folder, ledger)
         return result
 

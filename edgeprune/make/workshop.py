@@ -29,7 +29,7 @@ from edgeprune.quantize.emit import Quantised
 from edgeprune.quantize.simulate.planned import layer_nodes
 from edgeprune.quantize.simulate.training import QuantisationAware
 from edgeprune.records.task import Predict, Task
-from edgeprune.records.trial import Candidate
+from edgeprune.records.trial import Candidate, Training
 from edgeprune.recover.batchnorm import reestimate
 from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import Judge, Rung, attempt, judge_of, train_aware, train_rungs
@@ -336,6 +336,11 @@ class Workshop:
 
 def recovered(rungs: Iterable[Rung]) -> tuple[tuple[str, float, float, bool], ...]:
     return tuple((rung.name, rung.before, rung.after, rung.kept) for rung in rungs)
+
+
+def trainings(rungs: Iterable[Rung]) -> tuple[Training, ...]:
+    """Trainings of the rungs that train."""
+    return tuple(rung.training for rung in rungs if rung.training is not None)
 
 
 def as_candidate_kept(kept: Mapping[str, Sequence[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

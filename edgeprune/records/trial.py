@@ -142,6 +142,32 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Training of a candidate by one rung of the recovery ladder.
+
+    falling: whether its loss still fell at the end, beyond the scatter of its steps.
+    """
+
+    rung: str
+    epochs: int
+    steps: int  # of all epochs
+    falling: bool
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Occasion of a fit: where it measured, when it began and by which command.
+
+    device: name or address; "none" where it predicted. machine: the device in words.
+    """
+
+    device: str
+    machine: str
+    date: str  # UTC, ISO 8601
+    command: str  # as a shell takes it
+
+
+@dataclass(frozen=True)
 class Report:
     """Candidate with its metric, measurement and verdict: `baseline` and `chosen` of `--json`."""
 
@@ -158,6 +184,7 @@ class Report:
     artefact: str  # path below the run folder
     verdict: Verdict
     drop: Drop | None = None  # of the chosen candidate, where samples are scored one by one: evidence only
+    training: tuple[Training, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,6 +198,7 @@ class TierResult:
     chosen: Report
     bundle: str | None
     profile: Profile
+    sources: tuple[tuple[str, str], ...] = ()  # as a FitResult's
 
 
 @dataclass(frozen=True)
@@ -225,6 +253,8 @@ class FitResult:
     cascade: CascadeResult | None = None
     no_cascade: str | None = None  # of several budgets: why there is no cascade
     lower_is_better: bool = False  # of the metric
+    sources: tuple[tuple[str, str], ...] = ()  # who said a line of the budget: "flag", "profile" or "default"
+    occasion: Occasion | None = None  # None in what earlier versions wrote
     remarks: tuple[str, ...] = ()  # sentences for people that the fit told on its way
 
     @property
@@ -243,6 +273,7 @@ class FitResult:
             chosen=one.chosen,
             bundle=one.bundle,
             profile=one.profile,
+            sources=one.sources,
             tiers=(),
             cascade=None,
             no_cascade=None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import mean, variance
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from edgeprune.graph.capture import Captured, flatten, rebuilt
 from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick
+from edgeprune.records.trial import Training
 from edgeprune.recover.data import Split
 from edgeprune.recover.train import Forward, Pair, Recipe, train
 from edgeprune.recover.ways import find_way
@@ -30,6 +32,7 @@ class Rung:
     before: float
     after: float
     kept: bool
+    training: Training | None = None  # of a rung that trains
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,21 @@ def attempt(
     return (tried if kept else student), Rung(name, before, after, kept)
 
 
+def still_falling(losses: Sequence[float]) -> bool:
+    """Whether the losses of a training's last fifth are below those of the fifth before, by more than the
+    standard error of the difference. Fewer steps than make two fifths of two were no end of anything; losses
+    that are not finite fall nowhere.
+    """
+    if not all(map(math.isfinite, losses)):
+        return False
+    size = max(2, len(losses) // 5)
+    if len(losses) < 2 * size:
+        return True
+    late, before = losses[-size:], losses[-2 * size : -size]
+    scatter = math.sqrt((variance(late) + variance(before)) / size)
+    return mean(before) - mean(late) > scatter
+
+
 def train_rungs(
     student: Captured,
     teacher: Captured,
@@ -101,6 +119,8 @@ def train_rungs(
     if not way.trains or split.steps == 0 or epochs == 0:
         return student, ()
 
+    losses: list[float] = []
+
     def step(tried: Captured) -> None:
         if start is not None:
             tried.module.load_state_dict(start.module.state_dict())
@@ -109,10 +129,12 @@ def train_rungs(
         # All that is random draws from torch's generator; the caller's state stays.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            train(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell)
+            losses.extend(
+                train(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell)
+            )
 
     better, rung = attempt(name, student, judge, step)
-    return better, (rung,)
+    return better, (replace(rung, training=Training(name, epochs, len(losses), still_falling(losses))),)
 
 
 def train_aware(
@@ -140,8 +162,13 @@ def train_aware(
     tell = None if listen is None else lambda at, total: listen(QAT, at, total)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        train(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell, forward)
+        losses = train(
+            *(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell),
+            forward=forward,
+        )
     forward.refresh()
     after = judge.error(forward)
     kept = after < before
-    return (tried if kept else student), (Rung(QAT, before, after, kept),)
+    return (tried if kept else student), (
+        Rung(QAT, before, after, kept, Training(QAT, epochs, len(losses), still_falling(losses))),
+    )

@@ -61,8 +61,8 @@ def train(
     loss: Loss | None = None,
     listen: Callable[[int, int], None] | None = None,
     forward: Forward | None = None,
-) -> None:
-    """Train `student` in place, by distillation from the teacher and the task's loss.
+) -> list[float]:
+    """Train `student` in place, by distillation from the teacher and the task's loss; the loss of each step.
 
     yardstick: how far the student's outputs are from the teacher's. epochs: epoch number -> the batches of
     that epoch. steps: batches in one epoch.
@@ -72,7 +72,7 @@ def train(
     Raises `InputError` when no output depends on the parameters in a way that has a gradient.
     """
     total = max(1, steps * recipe.epochs)
-    step = 0
+    losses: list[float] = []
     mode = training_mode(student) if forward is None else nullcontext()
     run = student.run if forward is None else forward.run
     with mode, _trained(student, recipe) as parameters:
@@ -82,15 +82,16 @@ def train(
                 forward.refresh()
             for inputs, target in epochs(epoch):
                 for group in optimiser.param_groups:
-                    group["lr"] = recipe.learning_rate * _schedule(step, total)
+                    group["lr"] = recipe.learning_rate * _schedule(len(losses), total)
                 objective = _objective(run, teacher, yardstick, (inputs, target), recipe, loss)
                 optimiser.zero_grad(set_to_none=True)
                 objective.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimiser.step()
-                step += 1
+                losses.append(float(objective.detach()))
                 if listen is not None:
-                    listen(step, total)
+                    listen(len(losses), total)
+    return losses
 
 
 def rehearse(

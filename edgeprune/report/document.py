@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.trial import Candidate, CascadeResult, FitResult, Report, TierResult, Verdict
+from edgeprune.report.asked import unbound
+from edgeprune.report.missed import bests, is_trained
 from edgeprune.search.feasible import Feasible, feasible
+
+DOCUMENT_SCHEMA = 1  # moves when a key goes or changes its meaning
 
 
 def document(result: FitResult) -> dict[str, JSON]:
@@ -13,15 +17,21 @@ def document(result: FitResult) -> dict[str, JSON]:
     With several budgets there are `tiers` and `cascade`; the other keys are then those of the tier that
     decides the verdict (`records.trial.FitResult`), while `frontier` and `trials` are those of all tiers.
     """
+    measured = result.chosen.measurement
     return {
+        "schema": DOCUMENT_SCHEMA,
         "verdict": result.verdict.kind,
+        "answer": _answer(result),
+        "best_of_lines": _bests(result),
+        "unbound": unbound(result),
         "breaches": _breaches(result.verdict),
         "feasible": to_json(_feasible(result)),
-        "assumptions": list(result.chosen.measurement.assumptions),
+        "assumptions": list(measured.assumptions),
         "remarks": list(result.remarks),
         "metric": result.metric,
         "lower_is_better": result.lower_is_better,
         "budget": to_json(result.budget),
+        "sources": dict(result.sources),
         "baseline": _measured(result.baseline),
         "chosen": _candidate(result.chosen),
         "frontier": [_candidate(report) for report in result.frontier],
@@ -29,31 +39,60 @@ def document(result: FitResult) -> dict[str, JSON]:
         "seconds": result.seconds,
         "bundle": result.bundle,
         "profile": result.profile.name,
-        "threads": result.chosen.measurement.threads,
-        "batch": result.chosen.measurement.batch,
+        "threads": measured.threads,
+        "batch": measured.batch,
         "target": result.target.name,
         "runtime": result.runtime,
+        "runtime_version": measured.runtime,
+        "occasion": to_json(result.occasion),
         "out": result.out,
         **(_family(result) if result.tiers else {}),
     }
 
 
+def _answer(result: FitResult | TierResult) -> str | None:
+    """Name of the candidate that answers a budget; null of a miss, to which `chosen` only came closest."""
+    return None if result.verdict.kind == "misses" else result.chosen.name
+
+
+def _bests(result: FitResult) -> list[JSON]:
+    """Best of each line of a budget that is missed."""
+    if result.verdict.kind != "misses":
+        return []
+    return [
+        {
+            "line": best.line,
+            "name": best.report.name,
+            "value": best.value,
+            "limit": best.limit,
+            "trained": is_trained(best.report),
+        }
+        for best in bests(result)
+    ]
+
+
 def _family(result: FitResult) -> dict[str, JSON]:
+    deciding = next(tier.name for tier in result.tiers if tier.verdict.kind == result.verdict.kind)
     return {
-        "tiers": [_tier(tier) for tier in result.tiers],
+        "tier": deciding,
+        "tiers": [_tier(result.of_tier(at), tier) for at, tier in enumerate(result.tiers, 1)],
         "cascade": None if result.cascade is None else _cascade(result.cascade),
         **({} if result.no_cascade is None else {"no_cascade": result.no_cascade}),
     }
 
 
-def _tier(tier: TierResult) -> dict[str, JSON]:
+def _tier(result: FitResult, tier: TierResult) -> dict[str, JSON]:
     """Document of one tier: the keys of a fit with this budget alone, without those that all tiers share."""
     return {
         "name": tier.name,
         "verdict": tier.verdict.kind,
+        "answer": _answer(tier),
+        "best_of_lines": _bests(result),
+        "unbound": unbound(result),
         "breaches": _breaches(tier.verdict),
         "assumptions": list(tier.chosen.measurement.assumptions),
         "budget": to_json(tier.budget),
+        "sources": dict(tier.sources),
         "baseline": _measured(tier.baseline),
         "chosen": _candidate(tier.chosen),
         "bundle": tier.bundle,
@@ -120,6 +159,8 @@ def _candidate(report: Report) -> dict[str, JSON]:
             {"rung": rung, "before": before, "after": after, "kept": kept}
             for rung, before, after, kept in report.recovered
         ],
+        "trained": is_trained(report),
+        "training": [to_json(each) for each in report.training],
         "artefact": report.artefact,
         "verdict": report.verdict.kind,
         "breaches": _breaches(report.verdict),

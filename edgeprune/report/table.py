@@ -8,17 +8,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edgeprune.records.machine import Budget
 from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report
-from edgeprune.search.feasible import feasible
+from edgeprune.report.asked import LINES, asked_lines, largest_drop, unbound
+from edgeprune.report.figures import counted, milliseconds, score
+from edgeprune.report.missed import best_words, training_lines, untrained, within_reach
 from edgeprune.search.judge import unsettled
-
-SMALL_SCORE = 0.01
-_LINES = {
-    "latency_ms": ("latency", "ms"),
-    "memory_mib": ("peak memory", "MiB"),
-    "size_mib": ("file size", "MiB"),
-}
 
 
 def table(result: FitResult) -> Table:
@@ -29,7 +23,8 @@ def table(result: FitResult) -> Table:
     for tier in result.tiers:
         if _machines(result):
             rows.append((f"{tier.name}: dense", tier.baseline))
-        rows.append((f"{tier.name}: {tier.chosen.name}", tier.chosen))
+        missed = ", missed" if tier.verdict.kind == "misses" else ""
+        rows.append((f"{tier.name}{missed}: {tier.chosen.name}", tier.chosen))
     return _table(result, rows)
 
 
@@ -50,12 +45,12 @@ def verdict_lines(result: FitResult) -> list[str]:
     """Sentences about the verdict: the broken budget lines and by how much, the gain, the bundle."""
     results = [result.of_tier(at) for at in range(1, len(result.tiers) + 1)]
     if not results:
-        return [*_verdict(result), *_assumptions([result]), *_packed(result)]
+        return [*_verdict(result), *_assumptions([result]), *asked_lines(result), *_packed(result)]
     lines = [_overall(result)]
     for at, (tier, one) in enumerate(zip(result.tiers, results, strict=True), 1):
         first, *rest = _verdict(one)
         lines += [f"tier {at}, {tier.name}: {first}", *rest, *(f"  {line}" for line in _packed(one))]
-    return [*lines, *_assumptions(results), *cascade_lines(result)]
+    return [*lines, *_assumptions(results), *cascade_lines(result), *asked_lines(result)]
 
 
 def cascade_lines(result: FitResult) -> list[str]:
@@ -64,7 +59,7 @@ def cascade_lines(result: FitResult) -> list[str]:
     if found is None:
         return [f"no cascade: {result.no_cascade}"] if result.no_cascade else []
     alone = found.tiers[-1]
-    metric, metric_alone = (_score(each, result) for each in (found.metric, found.metric_alone))
+    metric, metric_alone = (score(each, result) for each in (found.metric, found.metric_alone))
     shares = [f"{name} answers {share:.0%}" for name, share in zip(found.tiers, found.shares, strict=True)]
     ends = [
         f"{name} none" if least is None else f"{name} from {least:.4f}"
@@ -104,14 +99,21 @@ def _verdict(result: FitResult) -> list[str]:
             "  Quieten the machine and go on: the same command with --resume.",
         ],
         "misses": [
-            f"misses: nothing {'is predicted to fit' if predicted else 'fits'}. Closest is {chosen.name}:"
+            f"misses: nothing {'is predicted to fit' if predicted else 'fits'}. Closest is "
+            f"{chosen.name}{untrained(chosen)}:"
         ],
     }[kind]
     lines += [f"  {_broken(breach, result)}" for breach in result.verdict.breaches]
     if kind == "misses":
-        lines += _within_reach(result)
+        lines += [
+            *training_lines(result),
+            f"  best of each line: {best_words(result)}",
+            *within_reach(result),
+        ]
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
+        if (told := unbound(result)) is not None:
+            lines.append(f"  {told}")
         if chosen.drop is not None:
             lines.append(f"  {_sure(chosen.drop, result)}")
     if chosen.candidate.slow_layers:
@@ -166,7 +168,9 @@ def _role(result: FitResult, report: Report) -> str:
         role = "dense"
     elif report.name.startswith(DENSE_INT8):
         role = report.name.replace(DENSE_INT8, "dense INT8", 1)
-    return f"chosen: {role}" if report.name == result.chosen.name and not result.tiers else role
+    if report.name != result.chosen.name or result.tiers:
+        return role
+    return f"{'closest' if result.verdict.kind == 'misses' else 'chosen'}: {role}"
 
 
 def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
@@ -181,12 +185,12 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
         spread = (latency.p90_ms, latency.p99_ms, latency.bound_ms) if latency.runs else (None, None, None)
         made.add_row(
             escape(title),
-            _score(report.metric, result),
-            *(_ms(value) for value in (latency.p50_ms, *spread)),
+            score(report.metric, result),
+            *(milliseconds(value) for value in (latency.p50_ms, *spread)),
             f"{report.measurement.memory_mib:.1f}",
             f"{report.measurement.size_mib:.3f}",
-            _count(report.params),
-            _count(report.macs),
+            counted(report.params),
+            counted(report.macs),
             f"{report.layers_int8}/{report.layers_int8 + report.layers_float}",
         )
     batch = result.chosen.measurement.batch
@@ -203,7 +207,7 @@ def _sure(drop: Drop, result: FitResult) -> str:
     low, high = sorted(result.direction.change(end) for end in (drop.low, drop.high))
     return (
         f"compared sample by sample ({drop.samples}), {result.metric} changed by "
-        f"{_score(low, result, '+')} to {_score(high, result, '+')} with {drop.confidence:.0%} confidence"
+        f"{score(low, result, '+')} to {score(high, result, '+')} with {drop.confidence:.0%} confidence"
     )
 
 
@@ -211,56 +215,22 @@ def _gained(result: FitResult) -> str:
     dense, chosen = result.baseline, result.chosen
     speed = dense.measurement.latency.p50_ms / chosen.measurement.latency.p50_ms
     size = chosen.measurement.size_mib / dense.measurement.size_mib
-    change = _score(chosen.metric - dense.metric, result, "+")
+    change = score(chosen.metric - dense.metric, result, "+")
     return f"{speed:.2f}x the speed of the dense model, {size:.0%} of its size, {result.metric} {change}"
-
-
-def _within_reach(result: FitResult) -> list[str]:
-    """Line about the budget that the smallest candidate would meet, when no candidate fits this one."""
-    found = feasible(result.trials, result.budget)
-    if found is None:
-        return []
-    lines = [
-        f"{label} {limit:.4g} {unit}"
-        for line, (label, unit) in _LINES.items()
-        if (limit := getattr(found.budget, line)) is not None
-    ]
-    return [f"  the smallest candidate, {found.name}, would fit a budget of {', '.join(lines)}"]
 
 
 def _broken(breach: Breach, result: FitResult) -> str:
     if breach.line == "metric":
         side = "above the ceiling" if result.lower_is_better else "below the floor"
         return (
-            f"{result.metric} is {_score(breach.value, result)}, {_score(breach.excess, result)} {side} of "
-            f"{_score(breach.limit, result)} (dense {_score(result.baseline.metric, result)}, "
-            f"max_drop {_largest_drop(result.budget)})"
+            f"{result.metric} is {score(breach.value, result)}, {score(breach.excess, result)} {side} of "
+            f"{score(breach.limit, result)} (dense {score(result.baseline.metric, result)}, "
+            f"max_drop {largest_drop(result.budget)})"
         )
-    name, unit = _LINES[breach.line]
+    name, unit, _ = LINES[breach.line]
     name = f"p{result.budget.percentile} {name}" if breach.line == "latency_ms" else name
     more = f" ({breach.excess / breach.limit:.1%})" if breach.limit > 0 else ""
     return (
         f"{name} is {breach.value:.4g} {unit}, {breach.excess:.3g} {unit}{more} over the budget of "
         f"{breach.limit:.4g} {unit}"
     )
-
-
-def _largest_drop(budget: Budget) -> str:
-    percent = budget.max_drop_percent
-    return f"{budget.max_drop:g}" if percent is None else f"{percent:g}%, {budget.max_drop:.4g}"
-
-
-def _score(value: float, result: FitResult, sign: str = "") -> str:
-    """A metric or a change of it: four digits behind the point, or four that count where it is small."""
-    return format(value, sign + (".4f" if abs(result.baseline.metric) >= SMALL_SCORE else ".4g"))
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _count(value: int) -> str:
-    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= scale:
-            return f"{value / scale:.3g} {letter}"
-    return str(value)

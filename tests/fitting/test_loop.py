@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from edgeprune.bundle import open_bundle, read_golden
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.fitting.loop import AT_A_STEP
 from edgeprune.fitting.trials.comparison import FEWEST
-from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.bundle import EVIDENCE, GOLDEN
 from edgeprune.records.progress import Event
 from edgeprune.records.trial import FitResult
 from edgeprune.results import load_result
@@ -49,6 +50,26 @@ def pruned(tiny: ModuleType, scripted: ModuleType, tmp_path_factory: pytest.Temp
 def test_a_dense_model_that_fits_is_not_compressed(fit: Callable[..., FitResult]) -> None:
     result = fit(latency_ms=50)
     assert (result.verdict.kind, result.chosen.name, len(result.trials)) == ("fits", "dense", 1)
+
+
+def test_an_answer_knows_what_was_asked_of_whom_and_by_what(
+    fit: Callable[..., FitResult], scripted: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/opt/bin/edgeprune", "fit", "my model.py"])
+    result = fit(latency_ms=50, max_drop="2%")
+    assert dict(result.sources) == {"latency_ms": "flag", "percentile": "profile", "max_drop_percent": "flag"}
+    occasion = result.occasion
+    assert occasion is not None
+    assert (occasion.device, occasion.machine) == ("scripted", scripted.MACHINE.words)
+    assert occasion.command == "edgeprune fit 'my model.py'"
+    assert datetime.fromisoformat(occasion.date).tzinfo is not None
+    assert result.seconds > 0
+    assert load_result(Path(result.out)) == result
+    again = fit(latency_ms=50, max_drop="2%", resume=True)
+    assert replace(again, seconds=0.0, occasion=occasion) == replace(result, seconds=0.0)
+    with open_bundle(Path(result.bundle or "")) as verified:
+        evidence = (verified.folder / EVIDENCE).read_text()
+    assert "my model" not in evidence, "a bundle tells nothing of who ran the fit"
 
 
 def test_int8_comes_before_pruning(fit: Callable[..., FitResult]) -> None:

@@ -16,7 +16,7 @@ from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.records.codec import to_json
 from edgeprune.recover.data import Split, split
-from edgeprune.recover.ladder import NOT_FINITE, Judge, Rung, attempt, judge_of, train_rungs
+from edgeprune.recover.ladder import NOT_FINITE, Judge, Rung, attempt, judge_of, still_falling, train_rungs
 from edgeprune.recover.train import Pair
 from tests.support.yardsticks import yardstick_of
 
@@ -130,7 +130,8 @@ def test_a_rung_that_repairs_a_model_of_nan_is_kept() -> None:
 
 def test_errors_that_are_not_finite_can_go_into_the_ledger() -> None:
     _, rung = attempt("spoil", damaged(), judged(original(), labelled()), spoil(math.nan))
-    assert to_json(rung) == {"name": "spoil", "before": rung.before, "after": NOT_FINITE, "kept": False}
+    assert (rung.after, rung.kept) == (NOT_FINITE, False)
+    assert to_json(rung)
 
 
 def test_without_held_back_data_no_rung_is_kept() -> None:
@@ -183,6 +184,27 @@ def test_training_recovers_a_damaged_model(highest: str) -> None:
     assert rung.kept
     assert judge.error(better) == pytest.approx(rung.after)
     assert rung.after < 0.8 * rung.before
+    assert rung.training is not None
+    assert (rung.training.rung, rung.training.epochs, rung.training.steps) == (highest, 8, 8 * found.steps)
+
+
+FLAT = [1.0, 1.1, 0.9, 1.05, 0.95] * 8
+
+
+@pytest.mark.parametrize(
+    ("losses", "falling"),
+    [
+        pytest.param([5.0 - 0.1 * step for step in range(40)], True, id="falls to the end"),
+        pytest.param([5.0 * 0.8**step for step in range(60)] + [0.1] * 40, False, id="had ended"),
+        pytest.param(FLAT, False, id="scatters"),
+        pytest.param([loss - 0.03 * step for step, loss in enumerate(FLAT)], True, id="falls and scatters"),
+        pytest.param([1.0 + 0.1 * step for step in range(40)], False, id="rises"),
+        pytest.param([1.0, 2.0, 3.0], True, id="too few steps for an end"),
+        pytest.param([*FLAT, math.nan], False, id="not finite"),
+    ],
+)
+def test_whether_a_training_had_ended_is_seen_in_its_last_steps(losses: list[float], falling: bool) -> None:
+    assert still_falling(losses) == falling
 
 
 def test_distillation_needs_no_labels() -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from edgeprune.records.trial import Breach, Drop, FitResult, Verdict
 from edgeprune.report import document, frontier_table, table, trials_table, verdict_lines
+from edgeprune.report.document import DOCUMENT_SCHEMA
 
 
 @pytest.fixture
@@ -46,6 +47,16 @@ def test_the_table_has_dense_dense_int8_and_chosen(result: FitResult) -> None:
         "100 k",
         "0/2",
     ]
+
+
+def test_what_was_missed_is_not_called_chosen(result: FitResult) -> None:
+    breach = Breach("latency_ms", 6.0, 5.0)
+    missed = Verdict("misses", (breach,))
+    chosen = replace(result.chosen, verdict=missed)
+    alone = replace(result, verdict=missed, chosen=chosen)
+    assert [row[0] for row in shown(table(alone)) if len(row) == 11][-1] == "closest: trial-01"
+    assert document(alone)["answer"] is None
+    assert document(result)["answer"] == "trial-01"
 
 
 def test_the_header_names_metric_and_percentile(result: FitResult) -> None:
@@ -99,8 +110,8 @@ def test_what_misses_says_which_line_broke_and_by_how_much(result: FitResult) ->
         Breach("metric", 0.93, 0.955),
     )
     lines = verdict_lines(replace(result, verdict=Verdict("misses", breaches)))
-    assert lines == [
-        "misses: nothing fits. Closest is trial-01:",
+    assert lines[:5] == [
+        "misses: nothing fits. Closest is trial-01, not trained:",
         "  p90 latency is 6 ms, 1 ms (20.0%) over the budget of 5 ms",
         "  peak memory is 150 MiB, 50 MiB (50.0%) over the budget of 100 MiB",
         "  file size is 2 MiB, 0.5 MiB (33.3%) over the budget of 1.5 MiB",
@@ -197,6 +208,7 @@ def test_the_json_document_keeps_its_contract(result: FitResult) -> None:
         "profile",
     }
     assert contract | {"runtime"} <= set(found)
+    assert found["schema"] == DOCUMENT_SCHEMA
     assert found["verdict"] == "fits"
     assert found["budget"]["latency_ms"] == 1000.0
     measured = {"metric", "latency_ms", "memory_mib", "size_mib", "params", "macs"}

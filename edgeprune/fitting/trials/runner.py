@@ -23,7 +23,7 @@ from edgeprune.fitting.trials.telling import Telling
 from edgeprune.fitting.trials.verdict import Kind, TrialRecord, report, uses
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
-from edgeprune.make import Built, Workshop, recovered
+from edgeprune.make import Built, Workshop, recovered, trainings
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
@@ -295,6 +295,7 @@ class Trials:
             recovered=(*(self.tested[start].recovered if start else ()), *recovered(rungs)),
             seconds=time.monotonic() - started,
             kind=kind,
+            training=(*(self.tested[start].training if start else ()), *trainings(rungs)),
         )
 
     def _screen(self, name: str, candidate: Candidate) -> Screened:

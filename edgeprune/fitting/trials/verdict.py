@@ -8,7 +8,7 @@ from typing import Literal
 from edgeprune.make import Workshop
 from edgeprune.measure import PROOF
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Verdict, limited_lines
+from edgeprune.records.trial import Candidate, Drop, Measurement, Report, Training, Verdict, limited_lines
 from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.search.judge import judge
 
@@ -28,6 +28,7 @@ class TrialRecord:
     recovered: tuple[tuple[str, float, float, bool], ...]
     seconds: float
     kind: Kind = "variant"  # ledgers of before had none: the runner knows it
+    training: tuple[Training, ...] = ()
 
 
 def report(
@@ -64,6 +65,7 @@ def report(
         recovered=tested.recovered,
         artefact=f"{name}/{workshop.builder.artefact}",
         verdict=verdict,
+        training=tested.training,
     )
 
 

@@ -1,0 +1,139 @@
+"""Every answer says what was asked, of whom and by what; a budget that binds nothing is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import FitResult, Occasion, TierResult, Verdict
+from edgeprune.report import document, verdict_lines
+from edgeprune.report.asked import asked_lines, unbound
+
+OCCASION = Occasion(
+    "ssh://pi@board",
+    "Cortex-A76, aarch64, 4 cores, 8000 MiB",
+    "2026-11-30T12:00:00+00:00",
+    "edgeprune fit m.py",
+)
+SOURCES = (
+    ("latency_ms", "flag"),
+    ("memory_mib", "profile"),
+    ("percentile", "default"),
+    ("max_drop", "default"),
+)
+
+
+@pytest.fixture
+def result(make_run: Callable[..., Any]) -> FitResult:
+    found: FitResult = make_run(budget=Budget(latency_ms=20.0, memory_mib=64.0)).result
+    return replace(found, sources=SOURCES, occasion=OCCASION)
+
+
+def test_the_answer_says_what_was_asked_of_whom_and_by_what(result: FitResult) -> None:
+    assert asked_lines(result) == [
+        "asked: p90 latency of 20 ms (--latency-ms), peak memory of 64 MiB (profile local), "
+        "top-1 at most 0.01 below the dense model's (default)",
+        "of: target local, profile local, on ssh://pi@board (Cortex-A76, aarch64, 4 cores, 8000 MiB); "
+        "onnxruntime 1.32.0, 1 thread, batch 1; 62 s, 2026-11-30T12:00:00+00:00",
+        "by: edgeprune fit m.py",
+    ]
+    assert verdict_lines(result)[-3:] == asked_lines(result)
+
+
+def test_relative_lines_are_told_as_they_were_asked_and_what_they_come_to(result: FitResult) -> None:
+    budget = Budget(latency_ms=3.6, speedup=2.0, max_drop=0.0006, max_drop_percent=2.0)
+    sources = (("latency_ms", "flag"), ("speedup", "flag"), ("max_drop_percent", "flag"))
+    told = asked_lines(replace(result, budget=budget, sources=sources, metric="MSE", lower_is_better=True))[0]
+    assert told == (
+        "asked: p90 latency of 3.6 ms, 2x the dense model's speed (--speedup), "
+        "MSE at most 2%, 0.0006 above the dense model's (--max-drop)"
+    )
+
+
+def test_a_result_of_an_earlier_version_says_what_it_knows(result: FitResult) -> None:
+    lines = asked_lines(replace(result, sources=(), occasion=None))
+    assert len(lines) == 2
+    assert "(" not in lines[0]
+    assert "on this device" in lines[1]
+
+
+def test_every_tier_says_its_own_budget(result: FitResult) -> None:
+    def tier(ms: float) -> TierResult:
+        return TierResult(
+            name=f"{ms:g} ms",
+            verdict=result.verdict,
+            budget=replace(result.budget, latency_ms=ms),
+            baseline=result.baseline,
+            chosen=result.chosen,
+            bundle=None,
+            profile=result.profile,
+            sources=SOURCES,
+        )
+
+    several = replace(result, tiers=(tier(20.0), tier(5.0)))
+    asked = [line for line in verdict_lines(several) if line.startswith("asked:")]
+    assert ["20 ms" in asked[0], "5 ms" in asked[1]] == [True, True]
+    told: Any = document(several)
+    assert told["tier"] == "20 ms"
+    assert [(one["answer"], one["sources"]["latency_ms"]) for one in told["tiers"]] == [
+        ("trial-01", "flag")
+    ] * 2
+
+
+def test_the_document_has_it_all_with_a_schema_number(result: FitResult) -> None:
+    told: Any = document(result)
+    assert told["schema"] == 1
+    assert told["sources"] == dict(SOURCES)
+    assert told["occasion"] == {
+        "device": OCCASION.device,
+        "machine": OCCASION.machine,
+        "date": OCCASION.date,
+        "command": OCCASION.command,
+    }
+    assert (told["runtime_version"], told["threads"], told["batch"]) == ("onnxruntime 1.32.0", 1, 1)
+    assert document(replace(result, occasion=None))["occasion"] is None
+
+
+def test_a_budget_that_the_dense_model_holds_binds_nothing(result: FitResult) -> None:
+    dense = replace(result, chosen=replace(result.baseline, verdict=Verdict("fits")))
+    assert unbound(dense) == (
+        "the bound of p90 is 42.0% of the budget of 20 ms (--latency-ms): nothing binds; "
+        "ask with --latency-ms or --speedup"
+    )
+    assert f"  {unbound(dense)}" in verdict_lines(dense)
+    assert document(dense)["unbound"] == unbound(dense)
+    assert unbound(result) is None, "something was given up for it"
+
+
+def test_of_a_prediction_the_one_figure_that_there_is_is_told(result: FitResult) -> None:
+    measured = result.baseline.measurement
+    latency = replace(measured.latency, runs=0, bound_ms=None, max_ms=0.137)
+    chosen = replace(
+        result.baseline, measurement=replace(measured, latency=latency, assumptions=("a roofline",))
+    )
+    found = replace(
+        result,
+        chosen=chosen,
+        verdict=Verdict("predicted"),
+        budget=Budget(latency_ms=33.3),
+        sources=(("latency_ms", "profile"),),
+        profile=replace(result.profile, name="jetson-orin-nano"),
+    )
+    assert unbound(found) == (
+        "p50 is 0.4% of the budget of 33.3 ms (profile jetson-orin-nano): nothing binds; "
+        "ask with --latency-ms or --speedup"
+    )
+
+
+def test_the_line_that_is_used_most_is_told_with_its_own_flag(result: FitResult) -> None:
+    dense = replace(result, chosen=replace(result.baseline, verdict=Verdict("fits")))
+    tight = replace(dense, budget=Budget(latency_ms=100.0, memory_mib=15.0))
+    told = unbound(tight)
+    assert told is not None
+    assert told.startswith("peak memory is 83.3% of the budget of 15 MiB")
+    assert told.endswith("ask with --memory-mib")
+    assert unbound(replace(dense, budget=Budget())) is None
