@@ -116,7 +116,7 @@ def _compared(runtime: str, built: Path, draft: Path, shop: Workshop) -> Sequenc
     def memory_mib(artefact: Path) -> float:
         with LocalDevice().start(Load(runtime, artefact, 1)) as session:
             session.time(feed, runs=RUNS, seconds=0.0)
-            return session.memory_mib()
+            return session.memory().added_mib
 
     memory = memory_mib(draft) / memory_mib(built)
     return draft_ms / built_ms, memory, artefact_size_mib(draft) / artefact_size_mib(built)

@@ -147,7 +147,7 @@ def print_case(
             with LocalDevice().start(Load(runtime, path, 1)) as session:
                 session.warm_up(case.feeds, 0.2)
                 ms = median(session.time(case.feeds, runs=10, seconds=seconds).ms)
-                mib = session.memory_mib()
+                mib = session.memory().process_mib
             predicted_ms, predicted_mib = roof.latency_ms(workload), roof.memory_mib(workload)
             errors.setdefault(runtime, []).append(math.log(predicted_ms / ms))
             latency = f"{predicted_ms:.3f} | {ms:.3f} | {predicted_ms / ms:.2f}"

@@ -189,11 +189,12 @@ def measure(
         turn = _Turn(artefact, other, feeds, effort, percentile, usual_ms, searching)
         blocks, timed = turn.timed(watch, listen)
         state = watch.finish(throttle)
-        memory_mib = artefact.memory_mib()
+        memory = artefact.memory()
     reference_ms = speed_ms(np.concatenate(timed.reference), percentile) if timed.reference else None
     latency, shown = _bounded(timed, blocks, percentile, latency_ms, slower(reference_ms, usual_ms))
     found = Measurement(
-        *(latency, memory_mib, size_mib, sha256),
+        *(latency, memory.added_mib, size_mib, sha256),
+        process_mib=memory.process_mib,
         runtime=artefact.runtime_version,
         threads=load.threads,
         batch=batch,

@@ -19,6 +19,7 @@ from edgeprune.errors import BundleError, DeviceError
 from edgeprune.measure import Effort
 from edgeprune.records.bundle import Validation
 from edgeprune.records.machine import Budget
+from edgeprune.records.trial import Report
 from edgeprune.shelf import load_target
 from edgeprune.validating import TITLES, validate
 
@@ -72,6 +73,33 @@ def test_a_device_that_needs_too_much_memory_misses(bundle: Path, scripted: Modu
     assert validation.verdict is not None
     assert [breach.line for breach in validation.verdict.breaches] == ["memory_mib"]
     assert "peak memory 150 MiB of 100 allowed" in detail(validation, 9)
+
+
+def test_memory_is_the_process_s_and_what_the_model_adds_is_told(bundle: Path, scripted: ModuleType) -> None:
+    """100 MiB are allowed; the model adds 14.5 of 115."""
+    device = scripted.ScriptedDevice(memory_mib=lambda artefact: 115.0, runtime_mib=100.5)
+    validation = validate(bundle, device, effort=QUICK)
+    assert outcomes(validation)[9] == "failed"
+    assert "peak memory 115 MiB of 100 allowed, of which the model adds 14.5 MiB" in detail(validation, 9)
+
+
+def test_a_bundle_of_before_is_held_to_the_memory_that_it_claimed(
+    make_run: Callable[..., Any], scripted: ModuleType
+) -> None:
+    """Its budget and its claim were about what the model adds."""
+    run = make_run(budget=BUDGET)
+
+    def before(report: Report) -> Report:
+        return replace(report, measurement=replace(report.measurement, process_mib=None))
+
+    lists = {name: tuple(map(before, getattr(run.result, name))) for name in ("frontier", "trials")}
+    single = {name: before(getattr(run.result, name)) for name in ("baseline", "chosen")}
+    old = replace(run, result=replace(run.result, **lists, **single)).bundle()
+    for added_mib, outcome in ((14.5, "passed"), (115.0, "failed")):
+        device = scripted.ScriptedDevice(memory_mib=lambda path: 300.0, runtime_mib=300.0 - added_mib)
+        validation = validate(old, device, effort=QUICK)
+        assert outcomes(validation)[9] == outcome
+        assert f"as the bundle claims it, {added_mib:g} MiB of 100 allowed" in detail(validation, 9)
 
 
 @pytest.mark.parametrize(

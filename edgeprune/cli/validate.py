@@ -174,6 +174,7 @@ def _document(validation: Validation) -> dict[str, object]:
             "runs": latency.runs,
         },
         "memory_mib": measurement and measurement.memory_mib,
+        "memory_added_mib": measurement and measurement.added_mib,
         "size_mib": measurement and measurement.size_mib,
         "runtime": measurement and measurement.runtime,
         "threads": measurement and measurement.threads,

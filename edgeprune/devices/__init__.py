@@ -81,6 +81,19 @@ def exact_load(artefact: Path, threads: int = 1) -> Load:
     return Load(exact_runtime().name, artefact.with_suffix(".onnx"), threads, exact=True)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of a session in MiB.
+
+    process_mib: highest resident set of its process, the runtime included, as the system counts it (VmHWM);
+    with a GPU, what its driver says was taken is added. added_mib: of it, what lies above the same process
+    with the runtime imported and nothing loaded.
+    """
+
+    process_mib: float
+    added_mib: float
+
+
 class Session(Protocol):
     """An artefact loaded in a process of its own on the device; leaving the context ends the process."""
 
@@ -100,11 +113,8 @@ class Session(Protocol):
     def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
         """The operators, in order, of a session that was loaded with `profile`; may be asked once."""
 
-    def memory_mib(self) -> float:
-        """Peak resident set so far, minus the same process with the runtime imported and nothing loaded.
-
-        With a GPU, what its driver says was taken is added.
-        """
+    def memory(self) -> Memory:
+        """Peak memory so far."""
 
     def state(self) -> Mapping[str, str]:
         """Clocks, governor, temperatures, throttle flags and load, as text, by name."""

@@ -259,10 +259,14 @@ class Agent:
         return {"operators": self._runner.operators(arrays, runs)}, {}
 
     def do_memory(self, arrays: Mapping[str, Any]) -> Any:
-        """Peak memory of the process and, with a runner that reports it, of the GPU."""
-        host = peak_mib() - self._empty_mib
+        """Peak memory of the process and, with a runner that reports it, of the GPU.
+
+        added_mib: of it, what the model took above the process with the runtime imported.
+        """
+        host = peak_mib()
         device = self._runner.device_mib() if hasattr(self._runner, "device_mib") else 0.0
-        return {"mib": host + device, "host_mib": host, "device_mib": device}, {}
+        found = {"mib": host + device, "host_mib": host, "device_mib": device}
+        return dict(found, added_mib=host - self._empty_mib + device), {}
 
     def do_state(self, arrays: Mapping[str, Any]) -> Any:
         self._probe = self._probe or load_module("probe.py")

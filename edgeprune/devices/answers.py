@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.devices import Machine, Operator
+from edgeprune.devices import Machine, Memory, Operator
 from edgeprune.devices.frames import MAX_ARRAYS
 from edgeprune.errors import DeviceError
 from edgeprune.foreign import tame
@@ -278,9 +278,10 @@ def read_operators(answer: Reply) -> tuple[Operator, ...]:
     )
 
 
-def read_memory(answer: Reply) -> float:
-    """Peak memory in MiB."""
-    return answer["mib"].number(0, MOST_MIB)
+def read_memory(answer: Reply) -> Memory:
+    """Peak memory, and the part of it that the model added."""
+    process_mib = answer["mib"].number(0, MOST_MIB)
+    return Memory(process_mib, answer["added_mib"].number(0, process_mib))
 
 
 def read_state(answer: Reply) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeprune.devices import Feeds, Load, Machine, Operator, answers, probe
+from edgeprune.devices import Feeds, Load, Machine, Memory, Operator, answers, probe
 from edgeprune.devices.answers import Reply
 from edgeprune.devices.frames import NotAFrame, decode, encode
 from edgeprune.devices.pipes import QUIT_SECONDS, Flood, Piped
@@ -222,7 +222,7 @@ class AgentSession:
     def operators(self, feeds: Feeds, *, runs: int) -> tuple[Operator, ...]:
         return answers.read_operators(self._channel.ask("operators", feeds, runs=runs))
 
-    def memory_mib(self) -> float:
+    def memory(self) -> Memory:
         return answers.read_memory(self._channel.ask("memory"))
 
     def state(self) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
+from types import MappingProxyType
 
 from edgeprune.fitting.space.space import BYTES, LATENCY, Space, WidthPlan
 from edgeprune.fitting.trials.runner import Trials
@@ -29,6 +30,8 @@ LEAST_SHARE = (
     1e-3  # of a model's cost: a limit that no candidate meets, where the rest alone is over the budget
 )
 RESOURCE = {"latency_ms": LATENCY, "memory_mib": BYTES, "size_mib": BYTES}  # what a budget line follows
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 Point = tuple[Mapping[str, float], Mapping[str, float]]  # costs by resource, uses by line
 
@@ -70,7 +73,8 @@ class Landing:
         off = self._off(probes)
         tried = (*probes, *self._drafts(probes))
         others = [self._point(probe, off) for probe in tried if probe is not here]
-        plan = self.space.keep(limits(*self._point(here, off), 1.0, others))
+        fixed = self.trials.fixed(name)
+        plan = self.space.keep(limits(*self._point(here, off), 1.0, others, fixed=fixed))
         return as_candidate_kept(plan.kept) == self._candidate(name).kept
 
     @property
@@ -149,9 +153,10 @@ class Landing:
         off = self._off(probes)
         here, *others = (self._point(probe, off) for probe in ordered)
         share = halved(probes, ordered[0], self.goal.aim)
+        fixed = self.trials.fixed(ordered[0].name)
         tried = {self._candidate(probe.name) for probe in probes}
         for aim in (self.goal.aim, self.goal.high, self.goal.low):
-            plan = self.space.keep(limits(*here, aim, others, share))
+            plan = self.space.keep(limits(*here, aim, others, share, fixed))
             candidate = made(self.recipe, plan, self.space)
             if candidate not in tried:
                 return candidate
@@ -286,6 +291,7 @@ def limits(
     aim: float,
     others: Sequence[Point] = (),
     share: float = 1.0,
+    fixed: Mapping[str, float] = NOTHING,
 ) -> dict[str, float]:
     """Costs that an allocation may spend, so that every line is used to the aim as a measured model tells.
 
@@ -293,7 +299,8 @@ def limits(
     Latency is in proportion to the table's for one model; for several on one side of the aim it changes by
     less, if they say so; once models lie on both sides, the aim is between them, as if the one on the other
     side missed it by `share` of what it does. Memory and files have a part that no width changes, so a second
-    model that differs in bytes gives them a line.
+    model that differs in bytes gives them a line; until then that part is what is known of it (`fixed`, a
+    use by line).
     """
     found: dict[str, float] = {}
     for line, use in uses.items():
@@ -302,7 +309,7 @@ def limits(
         if resource == LATENCY:
             slope = _latency_slope(cost, use, points, aim, share)
         else:
-            slope = _slope(cost, use, points, APART) or use / cost
+            slope = _slope(cost, use, points, APART) or ((use - fixed.get(line, 0.0)) or use) / cost
         allowed = max(cost + (aim - use) / slope, LEAST_SHARE * cost)
         found[resource] = min(found.get(resource, allowed), allowed)
     return found

@@ -35,7 +35,7 @@ from edgeprune.fitting.order import (
 from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
-from edgeprune.fitting.trials.runner import Trials
+from edgeprune.fitting.trials.runner import SETTLED, Trials
 from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
@@ -135,13 +135,16 @@ def _search(trials: Trials, rung: str) -> str | None:
 
 
 def _overlooked(trials: Trials) -> str | None:
-    """Name of the first trial, least compressed first, that broke no line and is now proven to fit.
+    """Name of the first trial, least compressed first, that breaks no line and is proven to fit.
 
-    A search passes over what would break a line at the machine's usual speed, and did not in its session.
-    Nothing is called a miss on such an estimate: a proof tells.
+    A search passes over what would break a line at the machine's usual speed, and did not in its session: a
+    proof tells. And it goes on from what was proven to what was trained of it, which may have lost.
     """
     for name in trials.tested:
-        if name not in trials.proven and not trials.report(name).verdict.breaches and trials.settles(name):
+        found = trials.report(name).verdict
+        if name in trials.proven and found.kind in SETTLED:
+            return name
+        if name not in trials.proven and not found.breaches and trials.settles(name):
             return name
     return None
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.meaning import Meaning
 from edgeprune.records.task import Predict, Task
-from edgeprune.records.trial import CascadeResult, TierResult
+from edgeprune.records.trial import CascadeResult, Measurement, TierResult
 from edgeprune.search.cascade import NEVER, Tier, calibrate, confidence_of, outcome
 from edgeprune.tasks import call_evaluate_samples
 
@@ -98,10 +98,16 @@ def cascade(
             drop=got.drop,
             cost_ms=got.cost,
             cost_alone_ms=got.cost_alone,
-            memory_mib=sum(tier.chosen.measurement.memory_mib for tier in tiers),
+            memory_mib=_side_by_side([tier.chosen.measurement for tier in tiers]),
         ),
         None,
     )
+
+
+def _side_by_side(measured: Sequence[Measurement]) -> float:
+    """Peak memory of several models in one process: the runtime's own once, and what each of them adds."""
+    runtime_mib = max(each.memory_mib - each.added_mib for each in measured)
+    return runtime_mib + sum(each.added_mib for each in measured)
 
 
 def grade(

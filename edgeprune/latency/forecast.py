@@ -40,7 +40,8 @@ class Forecast:
         ms = self.roofline.latency_ms(workload)
         return Measurement(
             latency=Latency(ms, ms, ms, ms, percentile, bound_ms=None, runs=0, seconds=0.0),
-            memory_mib=self.roofline.memory_mib(workload),
+            added_mib=self.roofline.added_mib(workload),
+            process_mib=self.roofline.memory_mib(workload),
             size_mib=artefact_size_mib(artefact),
             artefact_sha256=artefact_sha256(artefact),
             runtime=self.runtime,

@@ -55,6 +55,11 @@ class Roofline:
         return seconds * 1e3
 
     def memory_mib(self, workload: Workload) -> float:
+        """Peak memory of the process that serves; of what the model adds alone where no more is known."""
+        return self.attained.runtime_mib + self.added_mib(workload)
+
+    def added_mib(self, workload: Workload) -> float:
+        """Peak memory that the model adds to the process with the runtime imported."""
         attained = self.attained
         held = attained.weights_held * workload.weight_bytes
         held += attained.activations_held * workload.activation_bytes
@@ -173,14 +178,18 @@ def _gpu(figures: _Figures) -> tuple[Mapping[NumberType, float], list[str]]:
 
 def _attained_lines(attained: Attained, runtime: str) -> list[str]:
     overhead = f"{attained.launch_us:g} us per launch"
-    memory = "weights and the activations that are alive at one time; not the driver's and the runtime's own"
+    memory = (
+        "weights and the activations that are alive at one time, which is what the model adds; not the "
+        "driver's and the runtime's own, which are not known: the process will take more"
+    )
     if attained.launch_cycles:
         overhead = (
             f"{attained.launch_cycles:g} clocks per launch and {attained.function_cycles:g} per value of "
             "exp, erf, division and the like"
         )
         memory = (
-            f"{attained.fixed_mib:g} MiB, {attained.weights_held:g} times the weights, "
+            f"{attained.runtime_mib:g} MiB of the process with the runtime imported, {attained.fixed_mib:g} "
+            f"MiB of a session, {attained.weights_held:g} times the weights, "
             f"{attained.activations_held:g} times the activations that are alive at one time"
         )
     return [

@@ -34,7 +34,8 @@ def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:
     for name in ("p90_ms", "p99_ms", "max_ms", "bound_ms", "percentile_ms", "seconds"):
         yield from _figure(f"{where}.latency.{name}", getattr(latency, name))
     yield from _positive(f"{where}.size_mib", measured.size_mib)
-    yield from _figure(f"{where}.memory_mib", measured.memory_mib)
+    yield from _figure(f"{where}.added_mib", measured.added_mib)
+    yield from _figure(f"{where}.process_mib", measured.process_mib)
     yield from _figure(f"{where}.reference_ms", measured.reference_ms)
     yield from hash_problems(f"{where}.artefact_sha256", measured.artefact_sha256)
 

@@ -42,8 +42,9 @@ class Budget:
 
     `latency_ms` bounds the `percentile` of single-query latency; `speedup` is the same bound given
     relative to the dense float model on the same device, and is resolved to milliseconds before a
-    search. `max_drop` is absolute, in the metric's own unit; `max_drop_percent` is the same bound given
-    relative to the dense model's metric, and resolved likewise.
+    search. `memory_mib` bounds the peak memory of the process that serves, the runtime included. `max_drop`
+    is absolute, in the metric's own unit; `max_drop_percent` is the same bound given relative to the dense
+    model's metric, and resolved likewise.
     """
 
     latency_ms: float | None = None

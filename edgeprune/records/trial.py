@@ -49,7 +49,8 @@ class Measurement:
     """Latency, memory and size of one artefact on one device, measured in a fresh process or predicted."""
 
     latency: Latency
-    memory_mib: float  # peak resident set above an empty runner with the runtime imported
+    # Peak memory that the model adds to an empty runner with the runtime imported.
+    added_mib: float = field(metadata={"earlier": ("memory_mib",)})
     size_mib: float  # the artefact's files on disk
     artefact_sha256: str
     runtime: str  # name and version, e.g. "onnxruntime 1.32.0"
@@ -65,6 +66,16 @@ class Measurement:
     waiting: Waiting | None = None  # while the artefact was timed; None in what earlier versions wrote
     set_aside: float = 0.0  # share of the artefact's runs that waited for a CPU and do not count, in a search
     assumptions: tuple[str, ...] = ()  # of a prediction of latency and memory; empty when they were measured
+    # Peak memory of the process that serves, the runtime included; None in what earlier versions wrote.
+    process_mib: float | None = None
+
+    @property
+    def memory_mib(self) -> float:
+        """Peak memory that a budget limits: the process's, as a person sees it.
+
+        A record of an earlier version knows only what the model added, and its budget was about that.
+        """
+        return self.added_mib if self.process_mib is None else self.process_mib
 
     @property
     def predicted(self) -> bool:

@@ -141,6 +141,7 @@ def _measured(report: Report) -> dict[str, JSON]:
             "runs": latency.runs,
         },
         "memory_mib": measurement.memory_mib,
+        "memory_added_mib": measurement.added_mib,
         "size_mib": measurement.size_mib,
         "params": report.params,
         "macs": report.macs,

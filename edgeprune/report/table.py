@@ -187,7 +187,7 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
             escape(title),
             score(report.metric, result),
             *(milliseconds(value) for value in (latency.p50_ms, *spread)),
-            f"{report.measurement.memory_mib:.1f}",
+            f"{report.measurement.memory_mib:.1f} (+{report.measurement.added_mib:.1f})",
             f"{report.measurement.size_mib:.3f}",
             counted(report.params),
             counted(report.macs),
@@ -196,7 +196,8 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
     batch = result.chosen.measurement.batch
     query = f" of a query of {batch} rows" if batch > 1 else ""
     made.caption = (
-        f"latencies{query} in ms, memory and size in MiB, INT8: layers in INT8 of all layers with weights"
+        f"latencies{query} in ms, memory (+ what the model adds) and size in MiB, "
+        "INT8: layers in INT8 of all layers with weights"
     )
     if result.chosen.measurement.predicted:
         made.caption = f"latency and memory are predicted, not measured; {made.caption}"

@@ -89,7 +89,7 @@ _ROWS = (
         dialects=("onnxruntime-x86", "onnxruntime-arm"),
         exact=True,
         remark="int8",
-        attained=on_processor(0.7, 6000, 5, weights=1.6, activations=5, fixed_mib=14),
+        attained=on_processor(0.7, 6000, 5, weights=1.6, activations=5, fixed_mib=14, runtime_mib=49),
     ),
     Runtime(
         name="openvino",
@@ -102,7 +102,7 @@ _ROWS = (
         dialects=("openvino",),
         companions=(".bin",),
         remark="devices",
-        attained=on_processor(0.75, 6000, 3, weights=2, activations=3, fixed_mib=53),
+        attained=on_processor(0.75, 6000, 3, weights=2, activations=3, fixed_mib=53, runtime_mib=51),
     ),
     Runtime(
         name="tensorrt",

@@ -13,7 +13,8 @@ class Attained:
     compute, bandwidth: shares of the peak rates. launch_us: before every launch; launch_cycles: the same,
     counted in the processor's clock. function_cycles: of one core for a value of exp, erf, division and the
     like (a GPU has units of their own for them). weights_held, activations_held: how much memory they take,
-    as a multiple of their size; fixed_mib: memory of a session beside them.
+    as a multiple of their size; fixed_mib: memory of a session beside them; runtime_mib: of the process with
+    the runtime imported and nothing loaded, 0 where it is not known.
     """
 
     device: Literal["CPU", "GPU"]
@@ -26,10 +27,18 @@ class Attained:
     weights_held: float = 1.0
     activations_held: float = 1.0
     fixed_mib: float = 0.0
+    runtime_mib: float = 0.0
 
 
 def on_processor(
-    compute: float, launch: float, function: float, weights: float, activations: float, fixed_mib: float
+    compute: float,
+    launch: float,
+    function: float,
+    *,
+    weights: float,
+    activations: float,
+    fixed_mib: float,
+    runtime_mib: float,
 ) -> Attained:
     """Shares that were fitted to one x86 core: `launch` and `function` in its clock cycles."""
     return Attained(
@@ -42,6 +51,7 @@ def on_processor(
         weights_held=weights,
         activations_held=activations,
         fixed_mib=fixed_mib,
+        runtime_mib=runtime_mib,
     )
 
 

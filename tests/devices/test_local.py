@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import stat
@@ -69,9 +70,19 @@ def test_a_profiled_session_times_every_operator(load: Load) -> None:
 def test_peak_memory_grows_with_what_a_run_touches(load: Load) -> None:
     with LocalDevice().start(load) as session:
         session.predict({"x": X})
-        small = session.memory_mib()
+        small = session.memory().added_mib
         session.predict({"x": np.ones((1 << 20, 8), np.float32)})  # 32 MiB in, 40 MiB out
-        assert session.memory_mib() > small + 64
+        assert session.memory().added_mib > small + 64
+
+
+def test_peak_memory_is_what_a_person_sees_of_the_process_and_the_model_s_part_of_it(load: Load) -> None:
+    with LocalDevice().start(load) as session:
+        session.predict({"x": X})
+        memory = session.memory()
+        status = Path(f"/proc/{session._channel._process.pid}/status").read_text()
+    (seen_kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    assert memory.process_mib == pytest.approx(int(seen_kib) / 1024, abs=1)
+    assert 0 < memory.added_mib < memory.process_mib - 20, "an interpreter, numpy and a runtime take more"
 
 
 def test_leaving_a_session_ends_its_process(load: Load) -> None:

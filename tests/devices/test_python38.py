@@ -70,7 +70,7 @@ def test_a_session_on_python_38_measures(device: Device, make_run: Callable[...,
         assert session.predict(feeds)[0].shape == (1, 3)
         assert session.warm_up(feeds, 0.01) > 0
         assert len(session.time(feeds, runs=64, seconds=0.0).ms) == 64
-        assert session.memory_mib() > 0
+        assert session.memory().added_mib > 0
         assert "loadavg" in session.state()
     with device.start(
         Load("onnxruntime", run.folder / "trial-01" / "model.onnx", threads=1, profile=True)

@@ -55,7 +55,7 @@ def test_a_session_over_ssh_predicts_times_and_reports(
         for got, want in zip(session.predict({"x": X}), small_onnx.linear_in_numpy(X), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
         assert len(session.time({"x": X}, runs=64, seconds=0.0).ms) == 64
-        assert session.memory_mib() > 0
+        assert session.memory().added_mib > 0
         state = session.state()
         assert state["/proc/meminfo"].startswith("MemTotal:")
         assert state["echo 1"].startswith("not read")

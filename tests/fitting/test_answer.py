@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,3 +41,20 @@ def test_a_miss_beside_a_trial_without_a_breach_is_an_error_that_names_the_trial
     monkeypatch.setattr("edgeprune.fitting.loop._overlooked", lambda trials: None)
     with pytest.raises(EdgepruneError, match="twin breaks no line of the budget"):
         fitted(tiny, scripted, tmp_path / "run")
+
+
+def test_a_candidate_that_fits_is_the_answer_where_training_made_it_worse(
+    tiny: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tested = Trials._test
+
+    def worse(self: Trials, name: str, candidate: Any, *given: Any) -> Any:
+        found = tested(self, name, candidate, *given)
+        return replace(found, metric=0.0 if name.startswith("final") else 1.0)
+
+    monkeypatch.setattr(Trials, "_test", worse)
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+    result = edgeprune.fit(tiny.quick(), speedup=2.0, device=device, out=tmp_path / "run", epochs=1)
+    assert "final-01" in {trial.name for trial in result.trials}
+    assert result.verdict.kind == "fits"
+    assert result.chosen.name.startswith("trial-")

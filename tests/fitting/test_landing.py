@@ -45,6 +45,9 @@ class Device:
     def candidates(self) -> dict[str, Any]:
         return {name: tested for name, tested in self.tested.items() if name.startswith("trial")}
 
+    def fixed(self, name: str) -> dict[str, float]:
+        return {}
+
     def build(self, candidate: Candidate) -> str:
         self.builds += 1
         name = f"trial-{self.builds:02}"
@@ -267,3 +270,12 @@ def test_a_proof_in_the_zone_lands(proof_ms: float, conclusive: bool, lands: boo
     assert confirmed(device, probes, probes[1]) is lands
     assert probes[1].use == pytest.approx(proof_ms)
     assert confirmed(device, probes, probes[1]), "it is proven once"
+
+
+def test_what_the_runtime_takes_is_not_expected_to_shrink_with_the_model() -> None:
+    """60 of 64 MiB are the runtime's: to give up 1 MiB of 70, a tenth of the model's bytes must go."""
+    here = {BYTES: 10.0}, {"memory_mib": 70 / 64}
+    allowed = limits(*here, 69 / 64, fixed={"memory_mib": 60 / 64})[BYTES]
+    assert allowed == pytest.approx(9.0)
+    known = {BYTES: 5.0}, {"memory_mib": 68 / 64}
+    assert limits(*here, 69 / 64, [known], fixed={"memory_mib": 60 / 64})[BYTES] == pytest.approx(7.5)

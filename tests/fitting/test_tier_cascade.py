@@ -54,7 +54,8 @@ def tier(
 ) -> TierResult:
     measured = Measurement(
         latency=Latency(ms, ms, ms, ms, 90, ms, 1000, 10.0),
-        memory_mib=10.0,
+        added_mib=10.0,
+        process_mib=60.0,
         size_mib=1.0,
         artefact_sha256="0" * 64,
         runtime="onnxruntime 1.0",
@@ -92,7 +93,7 @@ def test_the_small_tier_answers_what_it_is_sure_of_and_the_rest_goes_on() -> Non
     assert got.cost_alone_ms == 4.0
     assert got.saving > 0
     assert got.drop.low <= got.metric_alone - got.metric <= got.drop.high
-    assert got.memory_mib == 20.0
+    assert got.memory_mib == 50.0 + 2 * 10.0, "the runtime's once"
     rest = np.random.default_rng(0).permutation(SAMPLES)[SAMPLES // 2 :]
     assert got.metric_alone == pytest.approx(in_batches(MODELS["dense-int8"])[rest].mean())
 

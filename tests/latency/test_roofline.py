@@ -123,7 +123,18 @@ def test_jetson_figures_agree_with_the_rule_that_derives_missing_ones() -> None:
 def test_memory_is_weights_activations_and_what_the_runtime_takes() -> None:
     roof = roofline(BOARD, find("onnxruntime"), "CPU")
     held = SHARE.weights_held * 3 + SHARE.activations_held * 5
-    assert roof.memory_mib(Workload((), 3 << 20, 5 << 20)) == pytest.approx(SHARE.fixed_mib + held)
+    added = SHARE.fixed_mib + held
+    workload = Workload((), 3 << 20, 5 << 20)
+    assert roof.added_mib(workload) == pytest.approx(added)
+    assert roof.memory_mib(workload) == pytest.approx(SHARE.runtime_mib + added)
+    assert SHARE.runtime_mib > 0
+
+
+def test_where_the_runtime_s_own_memory_is_not_known_the_prediction_says_so() -> None:
+    roof = roofline(shelf.load_profile("jetson-orin-nano"), find("tensorrt"), "GPU")
+    workload = Workload((), 3 << 20, 5 << 20)
+    assert roof.memory_mib(workload) == roof.added_mib(workload)
+    assert any("not known: the process will take more" in line for line in roof.assumptions)
 
 
 @pytest.mark.parametrize("missing", ["clock_max", "memory_bandwidth"])

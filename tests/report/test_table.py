@@ -41,7 +41,7 @@ def test_the_table_has_dense_dense_int8_and_chosen(result: FitResult) -> None:
         "8.000",
         "9.600",
         "8.400",
-        "12.5",
+        "12.5 (+12.5)",
         "0.000",
         "1 k",
         "100 k",
@@ -211,7 +211,7 @@ def test_the_json_document_keeps_its_contract(result: FitResult) -> None:
     assert found["schema"] == DOCUMENT_SCHEMA
     assert found["verdict"] == "fits"
     assert found["budget"]["latency_ms"] == 1000.0
-    measured = {"metric", "latency_ms", "memory_mib", "size_mib", "params", "macs"}
+    measured = {"metric", "latency_ms", "memory_mib", "memory_added_mib", "size_mib", "params", "macs"}
     assert measured <= set(found["baseline"])
     assert measured | {"precision", "calibrator", "kept", "recover"} <= set(found["chosen"])
     assert set(found["chosen"]["latency_ms"]) == {"p50", "p90", "p99", "bound", "runs"}

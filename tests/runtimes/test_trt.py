@@ -186,6 +186,7 @@ def test_the_agent_adds_the_memory_of_the_gpu_and_tells_both(
     reply, _ = asked.answer({"do": "memory"}, {})
     assert reply["device_mib"] == 100.0
     assert reply["mib"] == reply["host_mib"] + 100.0
+    assert reply["added_mib"] == pytest.approx(reply["mib"] - asked._empty_mib)
     state = asked.answer({"do": "state"}, {})[0]["state"]
     assert state["memory:device_mib"] == "100.0"
     assert json.dumps(state)

@@ -154,7 +154,8 @@ def test_a_search_compares_by_all_runs_and_a_proof_by_the_slowest_third() -> Non
 def measurement(**changes: object) -> Measurement:
     plain = Measurement(
         latency=summarise([1.0] * 100, 90, 0.1),
-        memory_mib=20.0,
+        added_mib=20.0,
+        process_mib=20.0,
         size_mib=2.0,
         artefact_sha256="0" * 64,
         runtime="onnxruntime 1.0",
@@ -257,7 +258,7 @@ def test_a_random_error_is_judged_by_the_interval_of_its_rise() -> None:
 
 
 def test_lines_that_are_not_in_the_budget_do_not_bind() -> None:
-    big = measurement(conclusive=False, memory_mib=1e6, size_mib=1e6)
+    big = measurement(conclusive=False, process_mib=1e6, size_mib=1e6)
     assert judge(big, 0.9, 0.9, Budget()).kind == "fits"
 
 

@@ -35,7 +35,7 @@ HONEST: dict[str, dict[str, Any]] = {
     },
     "warm_up": {"runs": 10, "seconds": 0.2},
     "state": {"state": {"loadavg": "0.00 0.00 0.00"}},
-    "memory": {"mib": 10.0},
+    "memory": {"mib": 10.0, "added_mib": 4.0},
     "predict": {},
     "time": {"waiting": {"seconds": 0.0, "cores": 2}},
 }

@@ -88,7 +88,8 @@ def _report(name: str, path: Path, folder: Path, p90_ms: float, params: int) -> 
         metric=0.965,
         measurement=Measurement(
             latency=latency,
-            memory_mib=12.5,
+            added_mib=12.5,
+            process_mib=12.5,
             size_mib=path.stat().st_size / 2**20,
             artefact_sha256=sha256(path),
             runtime="onnxruntime 1.32.0",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.devices import Feeds, Load, Machine, Operator, Session
+from edgeprune.devices import Feeds, Load, Machine, Memory, Operator, Session
 from edgeprune.devices.agent import load_module
 from edgeprune.errors import DeviceError
 from edgeprune.records.cpu_time import TimedBlock, Waiting
@@ -41,7 +41,7 @@ class ScriptedDevice:
     """A `devices.Device`; predictions are made by the runtime in this process, the rest is scripted.
 
     latency_ms: of one query of an artefact.
-    memory_mib: peak of an artefact's session.
+    memory_mib: peak of an artefact's session; runtime_mib: of it, what the runtime takes itself.
     noise: sigma of a log-normal factor on every query, seeded.
     speed: factor on all latencies by block; blocks are counted over the device's whole life, from 0.
     state: the k-th reading of the device's state, counted per session from 0.
@@ -61,6 +61,7 @@ class ScriptedDevice:
         latency_ms: Callable[[Path], float] = lambda artefact: 1.0,
         memory_mib: Callable[[Path], float] = lambda artefact: 10.0,
         *,
+        runtime_mib: float = 0.0,
         noise: float = 0.0,
         seed: int = 0,
         speed: Callable[[int], float] = lambda block: 1.0,
@@ -70,7 +71,7 @@ class ScriptedDevice:
         before: Callable[[str, Path], None] | None = None,
         machine: Machine = MACHINE,
     ) -> None:
-        self.latency_ms, self.memory_mib = latency_ms, memory_mib
+        self.latency_ms, self.memory_mib, self.runtime_mib = latency_ms, memory_mib, runtime_mib
         self.noise, self.seed, self.speed, self.state, self.before = noise, seed, speed, state, before
         self.operators, self.waited = operators, waited
         self.log: list[tuple[str, str, int]] = []
@@ -138,9 +139,10 @@ class ScriptedSession:
             raise DeviceError("Device scripted failed to operators: no profile.", "Script one.")
         return self._device.operators(self._load.artefact)
 
-    def memory_mib(self) -> float:
+    def memory(self) -> Memory:
         self._request("memory")
-        return self._device.memory_mib(self._load.artefact)
+        process_mib = self._device.memory_mib(self._load.artefact)
+        return Memory(process_mib, process_mib - self._device.runtime_mib)
 
     def state(self) -> Mapping[str, str]:
         self._request("state")

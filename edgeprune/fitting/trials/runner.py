@@ -145,7 +145,8 @@ class Trials:
         tested = self._ledger.once(
             name, lambda: self._test(name, candidate, kind, start), TrialRecord, files=files
         )
-        tested = self._here(name, replace(tested, kind=kind), self._larger)
+        tested = replace(tested, kind=kind, measurement=self._as_begun(tested.measurement))
+        tested = self._here(name, tested, self._larger)
         self.tested[name] = self._searched[name] = tested
         _log.info(
             "%s: %s, %d layers in INT8, %d in float; %r %.4g, p50 %.4g ms",
@@ -191,7 +192,7 @@ class Trials:
         """Replace the measurement of a finished trial by a proof session; the verdict that it gives."""
         key = f"{name}-proof" if self._turn <= 1 else f"{name}-proof-{self._turn}"
         proof = self._ledger.once(key, lambda: self._prove(name), Measurement)
-        self.tested[name] = replace(self.tested[name], measurement=proof)
+        self.tested[name] = replace(self.tested[name], measurement=self._as_begun(proof))
         self.proven.add(name)
         verdict = self.report(name).verdict
         if {breach.line for breach in verdict.breaches} <= {"metric"} and self._compare(name):
@@ -228,8 +229,12 @@ class Trials:
 
     def uses(self, name: str) -> dict[str, float]:
         """Shares of all budget lines that bind, line by line, that a trial or draft used."""
-        measured = self.drafts.measured.get(name) or self.tested[name].measurement
-        return uses(measured, self._usual_ms, self.budget, proven=name in self.proven)
+        return uses(self._measured(name), self._usual_ms, self.budget, proven=name in self.proven)
+
+    def fixed(self, name: str) -> dict[str, float]:
+        """Shares of budget lines that no width changes: of memory, what the runtime takes itself."""
+        measured, limit = self._measured(name), self.budget.memory_mib
+        return {} if limit is None else {"memory_mib": (measured.memory_mib - measured.added_mib) / limit}
 
     def seen_within(self, name: str) -> bool:
         """Whether the session of a trial kept all lines at the speed that the machine had then."""
@@ -260,6 +265,16 @@ class Trials:
         return max(found[0], median(found))
 
     # ------------------------------------------------------------------------------------------------
+
+    def _measured(self, name: str) -> Measurement:
+        draft = self.drafts.measured.get(name)
+        return self.tested[name].measurement if draft is None else self._as_begun(draft)
+
+    def _as_begun(self, measured: Measurement) -> Measurement:
+        """Measurement in the run's own terms: one that an earlier version began limits what a model adds."""
+        begun = self._searched.get(DENSE)
+        earlier = begun is not None and begun.measurement.process_mib is None
+        return replace(measured, process_mib=None) if earlier else measured
 
     def _here(self, name: str, tested: TrialRecord, other: Trials | None) -> TrialRecord:
         """A trial of another budget's runner; predicted anew where this budget is for another machine."""

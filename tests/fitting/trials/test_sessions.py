@@ -29,7 +29,8 @@ class Machine(DeviceSide):
         drift, ms, reference_ms = next(order.sessions)
         return Measurement(
             latency=Latency(ms, ms, ms, ms, 90, ms, 1000, 10.0, ms),
-            memory_mib=1.0,
+            added_mib=1.0,
+            process_mib=1.0,
             size_mib=1.0,
             artefact_sha256="",
             runtime="",
