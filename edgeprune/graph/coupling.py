@@ -246,15 +246,17 @@ def _groups(
     members: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}  # class -> (axis number, positions)
     trainable: set[int] = set()
     for number, (use, _, atoms) in enumerate(axes):
-        found = classes[atoms]
-        order = np.argsort(found, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(found[order]) != 0])
-        for start, positions in zip(starts, np.split(order, starts[1:]), strict=True):
-            name = int(found[order[start]])
-            if owner[name] < 0:
-                members.setdefault(name, []).append((number, positions))
-                if use.trainable:
-                    trainable.add(name)
+        free = np.flatnonzero(owner[classes[atoms]] < 0)  # the rows of a vocabulary are many, and frozen
+        if not len(free):
+            continue
+        order = free[np.argsort(classes[atoms[free]], kind="stable")]
+        found = classes[atoms[order]]
+        starts = np.flatnonzero(np.r_[True, np.diff(found) != 0])
+        ends = [*starts[1:].tolist(), len(order)]
+        for name, start, end in zip(found[starts].tolist(), starts.tolist(), ends, strict=True):
+            members.setdefault(name, []).append((number, order[start:end]))
+            if use.trainable:
+                trainable.add(name)
     signatures: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for name, parts in members.items():
         if name in trainable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,11 @@ def module_name(parameter: str) -> str:
 
 def concrete(size: Any) -> int:
     """Size as an integer; the symbolic batch becomes SYMBOLIC_BATCH."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
+    return size if isinstance(size, int) else _at_symbolic_batch(size.node.expr)
+
+
+@lru_cache(maxsize=4096)  # the same few expressions, over and over
+def _at_symbolic_batch(expression: Any) -> int:
     return int(expression.subs(dict.fromkeys(expression.free_symbols, SYMBOLIC_BATCH)))
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import operator
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
@@ -35,13 +37,16 @@ def misfits(masks: Masks) -> list[str]:
 
 
 class _Rehearsal:
-    """Values of a graph as fake tensors, before the cut and after; the batch is SYMBOLIC_BATCH."""
+    """Shapes of a graph's values before the cut and after, as fake tensors; the batch is SYMBOLIC_BATCH."""
 
     def __init__(self, masks: Masks, module: GraphModule) -> None:
         self._masks, self._module = masks, module
-        self._whole: dict[Node, Any] = {}
+        self._whole: dict[
+            Node, Any
+        ] = {}  # a tensor's (shape, dtype, device), a list of them, or a plain value
         self._cut: dict[Node, Any] = {}
         self._touched: set[Node] = set()
+        self._made: dict[Any, torch.Tensor] = {}
 
     def fits(self, node: Node) -> bool:
         """Whether an operation runs after the cut, and gives what its blocks say."""
@@ -58,68 +63,91 @@ class _Rehearsal:
                     REWRITES[op_name(node)](self._masks, node)
             while before.next is not node:  # a size or a constant that the rewrite computes
                 before = before.next
-                if before.op == "get_attr":
-                    self._cut[before] = _fake(self._stored(before), [None])
-                else:
-                    self._cut[before] = self._run(before)
-            return bool(_shapes(self._run(node)) == _shapes(self._cut[node]))
+                stored = before.op == "get_attr"
+                value = (
+                    self._stored(before) if stored else self._run(before.target, before.args, before.kwargs)
+                )
+                self._cut[before] = _described(value)
+            result = self._run(node.target, node.args, node.kwargs)
+            return bool(_shapes(_described(result)) == _shapes(self._cut[node]))
         except Exception as error:
             log.debug("%s (%s) cannot be cut", node.name, node.target, exc_info=error)
             return not self._runs_whole(*whole)
 
     def _promise(self, node: Node) -> None:
         """Note the values of a node that the dense graph has, and those that the masks promise."""
-        meta = self._stored(node) if node.op == "get_attr" else node.meta.get("val")
-        if isinstance(meta, tuple | list):
-            self._whole[node] = [_fake(value, [None] * _rank(value)) for value in meta]
+        value = _described(self._stored(node) if node.op == "get_attr" else node.meta.get("val"))
+        self._whole[node] = value
+        if isinstance(value, list):
             self._cut[node] = [
-                _fake(value, [self._masks.part_mask(node, part, dim) for dim in range(_rank(value))])
-                for part, value in enumerate(meta)
+                _narrowed(each, partial(self._masks.part_mask, node, part)) for part, each in enumerate(value)
             ]
         else:
-            self._whole[node] = _fake(meta, [None] * _rank(meta))
-            self._cut[node] = _fake(meta, [self._masks.mask(node, dim) for dim in range(_rank(meta))])
-        if _shapes(self._whole[node]) != _shapes(self._cut[node]):
+            self._cut[node] = _narrowed(value, partial(self._masks.mask, node))
+        if self._whole[node] != self._cut[node]:
             self._touched.add(node)
 
     def _stored(self, node: Node) -> Any:
         return attribute(self._module, str(node.target))
 
-    def _run(self, node: Node) -> Any:
-        target: Any = node.target
+    def _run(self, target: Any, args: Any, kwargs: Any, values: Mapping[Node, Any] | None = None) -> Any:
         if target is torch.ops.aten.view.default:  # as surgery does
             target = torch.ops.aten.reshape.default
-        args, kwargs = map_arg((node.args, node.kwargs), lambda each: self._cut[each])
+        known = self._cut if values is None else values
+        args, kwargs = map_arg((args, kwargs), lambda node: self._fake(known[node]))
         return target(*args, **kwargs)
+
+    def _fake(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._fake(each) for each in value]
+        if not isinstance(value, _Description):
+            return value
+        if value not in self._made:
+            self._made[value] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+        return self._made[value]
 
     def _runs_whole(self, target: Any, args: Any, kwargs: Any) -> bool:
         """Whether an operation that fails after the cut runs without it, so that the cut is to blame."""
         try:
-            target(*map_arg(args, self._whole.__getitem__), **map_arg(kwargs, self._whole.__getitem__))
+            self._run(target, args, kwargs, self._whole)
         except Exception as error:
             log.debug("%s cannot be rehearsed", target, exc_info=error)
             return False
         return True
 
 
-def _rank(value: Any) -> int:
-    return value.dim() if isinstance(value, torch.Tensor) else 0
+class _Description(NamedTuple):
+    """A tensor without its values."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
 
 
-def _fake(value: Any, masks: list[Mask | None]) -> Any:
-    """Fake tensor of a tensor's shape, with the masked positions gone; a size as a number."""
+def _described(value: Any) -> Any:
+    """Tensors by their descriptions, sizes as numbers, several outputs as a list."""
     if isinstance(value, torch.Tensor):
-        sizes = [concrete(size) for size in value.shape]
-        # A dimension of batch times width holds the width of every sample.
-        cut = [
-            size if keep is None else size // len(keep) * int(keep.sum())
-            for size, keep in zip(sizes, masks, strict=True)
-        ]
-        return torch.empty(cut, dtype=value.dtype, device=value.device)
+        return _Description(tuple(concrete(size) for size in value.shape), value.dtype, value.device)
+    if isinstance(value, tuple | list):
+        return [_described(each) for each in value]
     return concrete(value) if isinstance(value, torch.SymInt) else value
 
 
+def _narrowed(value: Any, mask: Callable[[int], Mask | None]) -> Any:
+    """A description with the masked positions gone; batch times width holds the width of every sample."""
+    if not isinstance(value, _Description):
+        return value
+    masks = [mask(dim) for dim in range(len(value.shape))]
+    if all(keep is None for keep in masks):
+        return value
+    sizes = [
+        size if keep is None else size // len(keep) * int(keep.sum())
+        for size, keep in zip(value.shape, masks, strict=True)
+    ]
+    return value._replace(shape=tuple(sizes))
+
+
 def _shapes(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape)
-    return [_shapes(each) for each in value] if isinstance(value, tuple | list) else None
+    if isinstance(value, list):
+        return [_shapes(each) for each in value]
+    return value.shape if isinstance(value, _Description) else None
