@@ -6,6 +6,7 @@
     |   `-- NothingToQuantise   no layer of the model can become INT8
     |-- DeviceError         the device, its runtime or the transport failed            exit code 1
     |   `-- DeviceLost      the way to the device is cut: a run waits to be resumed
+    |   `-- DeviceBusy      other work took so much of the device that nothing is known   exit code 1
     |   `-- LostInt8        an engine built there runs INT8 layers in float            exit code 1
     `-- MissingExtraError   an optional dependency is not installed                    exit code 2
 
@@ -50,6 +51,15 @@ class DeviceError(EdgepruneError):
 
 class DeviceLost(DeviceError):
     """The connection to the device was cut; device and runtime may be as good as ever."""
+
+
+class DeviceBusy(DeviceError):
+    """Whatever was asked of the device was disturbed each time: nothing is decided, and the run can go on."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            what, "Stop what else runs on the device, then go on: the same command with --resume."
+        )
 
 
 class LostInt8(DeviceError):

@@ -74,6 +74,7 @@ class Ledger:
         self.path = held.path / NAME
         self._listen = listen
         self._entries: dict[str, _Entry] = {}
+        self._earlier: set[str] = set()  # keys that were recorded before this run was resumed
         self._noted: dict[str, Noted] = {}
         self._chain = Chain()
 
@@ -114,14 +115,26 @@ class Ledger:
         """Figure of the order as the run began with it."""
         return self._noted[key]
 
-    def once(self, key: str, work: Callable[[], T], cls: type[T], *, files: Sequence[Path] = ()) -> T:
+    def once(
+        self,
+        key: str,
+        work: Callable[[], T],
+        cls: type[T],
+        *,
+        files: Sequence[Path] = (),
+        lasts: Callable[[T], bool] = lambda value: True,
+    ) -> T:
         """Recorded result of the step `key`; without one, the result of `work()`, recorded before it is used.
 
         cls: the record's type, as `records.codec` knows it.
         files: those that `work` writes below the run folder. When one is missing or was changed, the step is
             done again.
+        lasts: False for a result that is asked for again when the run that recorded it is resumed.
         """
         entry = self._entries.get(key)
+        if entry is not None and key in self._earlier and not lasts(self._decode(entry, cls)):
+            _log.info("step %r: found in the ledger, and done again", key)
+            entry = None
         if entry is not None:
             changed = self._changed(entry)
             if changed is None:
@@ -138,6 +151,7 @@ class Ledger:
         entry = _Entry(key, record, listed)
         self._append(entry)
         self._entries[key] = entry
+        self._earlier.discard(key)
         _log.info("step %r: done in %.2f s, %d files", key, time.monotonic() - started, len(files))
         # Decoded, not handed through: a run that is resumed sees the very same value.
         return self._decode(entry, cls)
@@ -180,6 +194,7 @@ class Ledger:
             self._check(lines[0], order)
             # A step that was done again is there twice: the last counts.
             self._entries = {entry.key: entry for entry in entries}
+            self._earlier = set(self._entries)
         if len(whole) < len(text):
             self._listen(f"The last line of {self.path} was cut off while being written, so it is dropped.")
             self._cut(len(whole))

@@ -34,6 +34,7 @@ from edgeprune.search.judge import (
     PROOF_SESSIONS,
     SessionBound,
     at_usual_speed,
+    early_stopping_rank,
     session_bound,
     slower,
     speed_ms,
@@ -171,7 +172,8 @@ def measure(
     latency_ms: of the budget: what the slowest third of a session that drifted must keep to be conclusive.
     reference: runs in turn with the artefact, by default (in an interleaved effort) the same artefact.
     usual_ms: of the reference: a session in which it is slower proves no miss.
-    searching: runs that were disturbed do not count, as soon as half of the effort went into others.
+    searching: runs that were disturbed do not count, as soon as half of the effort went into others; those
+        that waited not even then, if the others are enough for a bound.
     sensors, throttle: read before, during and after; a `throttle` reading that moved marks the session.
     Raises `InputError` when there are no feeds, `DeviceError` when the device fails.
     """
@@ -349,7 +351,13 @@ class _Turn:
             watch.glance()
             if listen is not None:
                 listen(Progress(counted.runs, counted.seconds, effort, float(np.median(block.ms))))
-        return blocks, counted if counted.spends(effort, 0.5) else every
+        return blocks, counted if counted.spends(effort, 0.5) else self._at_least(blocks)
+
+    def _at_least(self, blocks: _SessionBlocks) -> _BlockTimes:
+        """Runs of a session that found too few: those that did not wait where they have a bound, or all."""
+        free = blocks.counted(self.percentile, None)
+        few = early_stopping_rank(free.runs, self.percentile) is None or not free.reference
+        return blocks.every if few or not self.searching else free
 
 
 class _Watch:

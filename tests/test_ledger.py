@@ -632,3 +632,20 @@ def test_the_ledger_reads_as_json_lines(tmp_path: Path) -> None:
     assert {len(line.pop("chain")) for line in (header, *steps)} == {64}
     assert header == {"schema": 1, "order": ORDER}
     assert steps[0] == {"key": "dense", "record": {"name": "dense", "p90_ms": 5.0}, "files": []}
+
+
+def test_a_result_that_does_not_last_is_asked_for_again_when_the_run_is_resumed(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def once(ledger: Ledger, value: float) -> float:
+        return ledger.once(
+            "proof", lambda: asked.append(value) or value, float, lasts=lambda found: found > 0
+        )
+
+    with Ledger.open(tmp_path, ORDER, resume=False) as ledger:
+        assert once(ledger, -1.0) == once(ledger, 7.0) == -1.0, "in its own run it counts"
+    with Ledger.open(tmp_path, ORDER, resume=True) as ledger:
+        assert once(ledger, 2.0) == once(ledger, 8.0) == 2.0
+    with Ledger.open(tmp_path, ORDER, resume=True) as ledger:
+        assert once(ledger, 9.0) == 2.0, "what lasts is not asked for again"
+    assert asked == [-1.0, 2.0]

@@ -10,15 +10,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edgeprune.bundle.write import bundle_path, write_bundle
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import DeviceBusy, EdgepruneError
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
-from edgeprune.fitting.trials.runner import Trials
-from edgeprune.records.trial import FitResult, Occasion, Report, TierResult
+from edgeprune.fitting.trials.runner import SETTLED, Trials
+from edgeprune.records.trial import FitResult, Occasion, Report, TierResult, Verdict
 from edgeprune.search.frontier import frontier
+from edgeprune.search.judge import unsettled
 
 FAR_BETTER = 0.5  # of the dense model's metric: a gain that recovery seldom brings
 FAR = 0.1  # a distance of outputs, in nats or as a share of their energy, that no metric should like
+DOUBTFUL = 1.5  # times the budget, up to which a miss is proven and not taken from a search's short session
 DECISIVE = ("misses", "inconclusive")  # a verdict of several tiers is the first of these that one of them has
 
 
@@ -31,13 +33,17 @@ class Answer:
     trials: Trials
 
 
-def answer(trials: Trials, found: str | None) -> Answer:
+def answer(trials: Trials, found: str | None, stopped: str = "") -> Answer:
     """Answer to the budget of a runner. found: the trial that was proven; None when nothing was.
 
+    stopped: sentence about what kept the search from its end: the answer is then open, and the best so far.
     Raises `EdgepruneError` for a miss beside which a trial stands that breaks no line of the budget.
     """
     reports = [trials.report(name) for name in trials.tested]
     chosen = next((r for r in reports if r.name == found), None) or _unproven(reports, trials)
+    if stopped:
+        seen = _best_seen(reports, trials)
+        chosen = replace(seen, verdict=Verdict("inconclusive", seen.verdict.breaches))
     chosen = trials.with_drop(chosen)
     reports = [chosen if report.name == chosen.name else report for report in reports]
     _question(chosen, trials)
@@ -52,8 +58,32 @@ def answer(trials: Trials, found: str | None) -> Answer:
         bundle=None,
         profile=trials.order.profile,
         sources=trials.order.sources,
+        unsettled=stopped or _unsettled(chosen),
     )
     return Answer(tier, tuple(reports), trials)
+
+
+def overlooked(trials: Trials) -> str | None:
+    """Name of the first trial, least compressed first, that breaks no line and is proven to fit.
+
+    A search passes over what would break a line at the machine's usual speed, and did not in its session: a
+    proof tells. And it goes on from what was proven to what was trained of it, which may have lost. A proof
+    tells, too, of the trial that comes nearest to a latency that it alone breaks, unless that is by far: no
+    miss stands on a search's short session. Raises `DeviceBusy` when a proof stays open.
+    """
+    for name in trials.tested:
+        found = trials.report(name).verdict
+        if name in trials.proven and found.kind in SETTLED:
+            return name
+        if name not in trials.proven and not found.breaches and trials.settles(name):
+            return name
+    slow = [name for name in trials.tested if trials.broken(name) == {"latency_ms"}]
+    nearest = min(slow, key=trials.use, default=None)
+    if nearest is None or trials.use(nearest) > DOUBTFUL or nearest in trials.proven:
+        return None
+    if trials.prove(nearest) == "inconclusive":
+        raise DeviceBusy(f"{nearest} comes nearest and was not proven to miss: {trials.unsettled(nearest)}.")
+    return nearest if trials.report(nearest).verdict.kind in SETTLED else None
 
 
 def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str]) -> FitResult:
@@ -83,6 +113,7 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
         runtime=order.runtime,
         out=str(decided.trials.folder),
         tiers=tiers if several else (),
+        unsettled=decided.tier.unsettled,
         cascade=together.result,
         no_cascade=together.reason,
         sources=decided.tier.sources,
@@ -153,6 +184,28 @@ def _unproven(reports: Sequence[Report], trials: Trials) -> Report:
     return still_open[-1] if still_open else closest(reports)
 
 
+def _best_seen(reports: Sequence[Report], trials: Trials) -> Report:
+    """Report of the trial that breaks no line and is compressed least, else of the one of the least use.
+
+    Of the latter, those that hold the metric come first.
+    """
+    whole = [report for report in reports if not report.verdict.breaches]
+    holding = [report for report in reports if trials.allows(report.metric)]
+    return whole[0] if whole else min(holding or reports, key=lambda report: trials.use(report.name))
+
+
+def _unsettled(chosen: Report) -> str:
+    """Sentence about why a verdict is open; empty where it is not."""
+    if chosen.verdict.kind != "inconclusive":
+        return ""
+    why = unsettled(chosen.measurement)
+    if why:
+        return f"{chosen.name} is not proven: {why}, in the last session of its proof."
+    return (
+        f"{chosen.name} is not proven: its metric, measured again and again, lies on both sides of the limit."
+    )
+
+
 def _deciding(tiers: Sequence[TierResult]) -> int:
     """Place of the tier whose verdict is the result's.
 
@@ -194,7 +247,7 @@ def _cascade(trials: Trials, tiers: Sequence[TierResult]) -> Cascaded:
 
 
 def _packed(trials: Trials, result: FitResult, tier: int | None) -> str | None:
-    if result.verdict.kind == "misses":
+    if result.verdict.breaches:  # a miss, or what a search that was stopped had seen so far
         return None
     trials.device_side.write_golden(result.chosen.name)
     return str(write_bundle(result, trials.folder, bundle_path(trials.folder, tier)))

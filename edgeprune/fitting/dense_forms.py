@@ -20,7 +20,7 @@ from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.latency.float_layers import Mixture
 from edgeprune.quantize.dynamic import DYNAMIC
 from edgeprune.records.machine import Precision
-from edgeprune.records.trial import DENSE_INT8, Candidate, limited_lines
+from edgeprune.records.trial import DENSE_INT8, Candidate, Measurement, limited_lines
 from edgeprune.recover.ladder import QAT
 from edgeprune.recover.ways import find_way
 from edgeprune.search.shortlist import shortlist
@@ -194,13 +194,19 @@ def _pays(trials: Trials, name: str) -> bool:
 def _standing(trials: Trials, name: str) -> float:
     """Largest share of a budget line that a trial takes.
 
-    Latency in proportion to the medians: a burst of load would decide by the tail.
+    Latency in proportion to the medians, each in times of the dense model that ran in turn: a burst of load
+    would decide by the tail, a slow spell by when a trial was measured.
     """
     lines, dense = trials.uses(name), trials.uses(DENSE)
     if "latency_ms" in lines:
-        own_ms, dense_ms = (trials.tested[each].measurement.latency.p50_ms for each in (name, DENSE))
-        lines["latency_ms"] = dense["latency_ms"] * own_ms / dense_ms
+        own, whole = (_in_turn_with_dense(trials.tested[each].measurement) for each in (name, DENSE))
+        lines["latency_ms"] = dense["latency_ms"] * own / whole
     return max(lines.values(), default=0.0)
+
+
+def _in_turn_with_dense(measured: Measurement) -> float:
+    """Median of a session in times of the dense model's milliseconds in it, or itself without these."""
+    return measured.latency.p50_ms / (measured.reference_ms or 1.0)
 
 
 def _costly(trials: Trials, base: str, given: str) -> bool:

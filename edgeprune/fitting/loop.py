@@ -20,7 +20,8 @@ from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
 
-from edgeprune.fitting.answer import answer, conclude, pack
+from edgeprune.errors import DeviceBusy
+from edgeprune.fitting.answer import Answer, answer, conclude, overlooked, pack
 from edgeprune.fitting.budgets import looseness
 from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_for_int8
 from edgeprune.fitting.landing import Landing, confirmed, earlier_probes
@@ -35,7 +36,7 @@ from edgeprune.fitting.order import (
 from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
-from edgeprune.fitting.trials.runner import SETTLED, Trials
+from edgeprune.fitting.trials.runner import Trials
 from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
@@ -62,8 +63,10 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     The keywords are the fields of `edgeprune.options.FitOptions`. Several profiles, latencies or speed-ups
     are several budgets: the result then has `tiers`, the loosest budget first, and for classifiers a
     `cascade`.
-    Raises `InputError` for anything wrong with the input, `DeviceError` when the device fails. A budget that
-    nothing meets is a result: `verdict.kind == "misses"`, `chosen` the closest candidate.
+    Raises `InputError` for anything wrong with the input, `DeviceError` when the device fails or is too busy
+    for the dense model to be measured. A budget that nothing meets is a result: `verdict.kind == "misses"`,
+    `chosen` the closest candidate; so is one that a busy device left open, "inconclusive", and resumed it
+    goes on.
     """
     began = datetime.now(timezone.utc)
     remarks = Remarks(options.listen)
@@ -89,7 +92,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
         answers = []
         for order in loosest_first(orders, trials):
             trials = trials.for_budget(order)
-            answers.append(answer(trials, _search(trials, rung) or _overlooked(trials)))
+            answers.append(_answered(trials, rung))
         result = pack(trials, conclude(answers, began, remarks.said))
         save_result(result, trials.folder, ledger)
         return result
@@ -119,10 +122,17 @@ def loosest_first(orders: Sequence[Order], trials: Trials) -> list[Order]:
     return sorted(orders, key=key, reverse=True)
 
 
+def _answered(trials: Trials, rung: str) -> Answer:
+    try:
+        return answer(trials, _search(trials, rung) or overlooked(trials))
+    except DeviceBusy as busy:
+        return answer(trials, None, busy.what)
+
+
 def _search(trials: Trials, rung: str) -> str | None:
     """Name of the first trial, least compression first, that is proven to fit; None when there is none.
 
-    A proof that stays inconclusive settles nothing: a smaller candidate may fit with enough to spare.
+    Raises `DeviceBusy` when the device was too disturbed to tell: nothing is cut for that.
     """
     if _fits(trials, DENSE):
         return DENSE
@@ -132,21 +142,6 @@ def _search(trials: Trials, rung: str) -> str | None:
     if fitting is not None or not trials.workshop.coupling.groups:
         return fitting
     return _pruned(trials, start, rung)
-
-
-def _overlooked(trials: Trials) -> str | None:
-    """Name of the first trial, least compressed first, that breaks no line and is proven to fit.
-
-    A search passes over what would break a line at the machine's usual speed, and did not in its session: a
-    proof tells. And it goes on from what was proven to what was trained of it, which may have lost.
-    """
-    for name in trials.tested:
-        found = trials.report(name).verdict
-        if name in trials.proven and found.kind in SETTLED:
-            return name
-        if name not in trials.proven and not found.breaches and trials.settles(name):
-            return name
-    return None
 
 
 def _fits(trials: Trials, name: str) -> bool:

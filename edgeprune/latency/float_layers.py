@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from edgeprune.devices import Device, Feeds, Load
+from edgeprune.errors import DeviceBusy
 from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
 from edgeprune.latency.layers import Parts, Shares
@@ -69,8 +70,8 @@ class Mixing:
     def quickest(self, recipe: Candidate, listen: Callable[[float], None] = lambda share: None) -> Mixture:
         """Quickest variant: the layers that stay float, and whether products are written as convolutions.
 
-        Raises `DeviceError` when the device fails or its runtime has no profile, `NothingToQuantise` when
-        nothing can be INT8.
+        Raises `DeviceError` when the device fails, is busy or its runtime has no profile, `NothingToQuantise`
+        when nothing can be INT8.
         """
         parts = Parts(self.exported, self.dialect)
         with scratch() as place:
@@ -133,8 +134,9 @@ class Mixing:
                 session.warm_up(self.feeds, TURN_SECONDS / 2)
             for _ in range(TURNS):
                 for session, seen in zip((one, other), times, strict=True):
-                    block = session.time(self.feeds, runs=1, seconds=TURN_SECONDS)
-                    seen += undisturbed(block) or block.ms
+                    seen += undisturbed(session.time(self.feeds, runs=1, seconds=TURN_SECONDS))
+        if not all(times):
+            raise DeviceBusy("Layers cannot be timed: other work took the device's time in every turn.")
         float_ms, variant_ms = (float(np.percentile(seen, QUICK_PERCENTILE)) for seen in times)
         return float_ms, variant_ms
 

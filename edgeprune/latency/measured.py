@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from statistics import median
 
 import numpy as np
@@ -22,6 +23,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeprune.devices import Device, Feeds, Load, Session
+from edgeprune.errors import DeviceBusy
 from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
 from edgeprune.graph.coupling import Coupling
@@ -113,7 +115,7 @@ def measure_table(
     """Latency table of every operator and of the whole model at each of the widths, in fresh processes.
 
     load: how the model will be served; its artefact is the reference. feeds: one query's inputs.
-    Raises `DeviceError` when the device fails or its runtime has no profile.
+    Raises `DeviceError` when the device fails, is busy or its runtime has no profile.
     """
     nodes = Nodes(model)
     found: list[_ProfiledTimes] = []
@@ -125,10 +127,10 @@ def measure_table(
             with device.start(replace(served, profile=True)) as session:
                 shares = nodes.shares(session.operators(feeds, runs=PROFILE_RUNS))
             with device.start(served) as session:
-                _quick(session, feeds)  # warm-up
+                quick_ms(session, feeds)  # warm-up
                 return _ProfiledTimes(shares, *_in_turn(reference, session, feeds))
 
-        _quick(reference, feeds)
+        quick_ms(reference, feeds)
         for place, widths in enumerate(wanted):
             listen(place / len(wanted))
             found.append(timed(widths))
@@ -159,19 +161,31 @@ def measure_table(
 
 
 def _in_turn(reference: Session, resized: Session, feeds: Feeds) -> tuple[float, float]:
-    """Quickest milliseconds of both models, measured in turn."""
+    """Quickest milliseconds of both models, measured in turn, of runs that did not wait.
+
+    Raises `DeviceBusy` when all of them did.
+    """
     rounds: list[tuple[float, float]] = []
-    while True:
-        rounds.append((_quick(reference, feeds), _quick(resized, feeds)))
-        best = min(ms for ms, _ in rounds), min(ms for _, ms in rounds)
-        quiet = [one <= NEAR_FASTEST * best[0] and other <= NEAR_FASTEST * best[1] for one, other in rounds]
-        if sum(quiet) >= ROUNDS or len(rounds) >= MOST_ROUNDS:
-            return best
+    best = (inf, inf)
+    for _ in range(MOST_ROUNDS):
+        one, other = quick_ms(reference, feeds), quick_ms(resized, feeds)
+        if one is not None and other is not None:
+            rounds.append((one, other))
+            best = min(ms for ms, _ in rounds), min(ms for _, ms in rounds)
+            near = [
+                ms <= NEAR_FASTEST * least for both in rounds for ms, least in zip(both, best, strict=True)
+            ]
+            if sum(map(all, zip(near[::2], near[1::2], strict=True))) >= ROUNDS:
+                break
+    if not rounds:
+        raise DeviceBusy("Operators cannot be timed: other work took the device's time in every round.")
+    return best
 
 
-def _quick(session: Session, feeds: Feeds) -> float:
-    block = session.time(feeds, runs=ROUND_RUNS, seconds=ROUND_SECONDS)
-    return float(np.percentile(undisturbed(block) or block.ms, QUICK_PERCENTILE))
+def quick_ms(session: Session, feeds: Feeds) -> float | None:
+    """Milliseconds of a quick query of those that did not wait; None when all of them did."""
+    free = undisturbed(session.time(feeds, runs=ROUND_RUNS, seconds=ROUND_SECONDS))
+    return float(np.percentile(free, QUICK_PERCENTILE)) if free else None
 
 
 @dataclass(frozen=True)

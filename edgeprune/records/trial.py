@@ -210,6 +210,7 @@ class TierResult:
     bundle: str | None
     profile: Profile
     sources: tuple[tuple[str, str], ...] = ()  # as a FitResult's
+    unsettled: str = ""  # sentence about why the verdict is inconclusive
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,7 @@ class FitResult:
     out: str
     tiers: tuple[TierResult, ...] = ()  # empty when there was one budget
     cascade: CascadeResult | None = None
+    unsettled: str = ""  # sentence about why the verdict is inconclusive
     no_cascade: str | None = None  # of several budgets: why there is no cascade
     lower_is_better: bool = False  # of the metric
     sources: tuple[tuple[str, str], ...] = ()  # who said a line of the budget: "flag", "profile" or "default"
@@ -286,6 +288,7 @@ class FitResult:
             profile=one.profile,
             sources=one.sources,
             tiers=(),
+            unsettled=one.unsettled,
             cascade=None,
             no_cascade=None,
         )

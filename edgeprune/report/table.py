@@ -12,7 +12,6 @@ from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report
 from edgeprune.report.asked import LINES, asked_lines, largest_drop, unbound
 from edgeprune.report.figures import counted, milliseconds, score
 from edgeprune.report.missed import best_words, training_lines, untrained, within_reach
-from edgeprune.search.judge import unsettled
 
 
 def table(result: FitResult) -> Table:
@@ -95,8 +94,9 @@ def _verdict(result: FitResult) -> list[str]:
         "fits": [f"fits: {chosen.name} is proven inside its budget on this device."],
         "predicted": [f"predicted: {chosen.name} should fit; no device was attached to prove it."],
         "inconclusive": [
-            f"inconclusive: {chosen.name} is not proven. {_open(chosen)}",
-            "  Quieten the machine and go on: the same command with --resume.",
+            f"inconclusive: {result.unsettled or f'{chosen.name} is not proven.'}",
+            f"  Best so far: {chosen.name}. Stop what else runs on the device and go on: the same command",
+            "  with --resume.",
         ],
         "misses": [
             f"misses: nothing {'is predicted to fit' if predicted else 'fits'}. Closest is "
@@ -130,11 +130,6 @@ def _verdict(result: FitResult) -> list[str]:
     if chosen.candidate.qat:
         lines.append(f"  trained for INT8, which harmed {result.metric} too much without")
     return lines
-
-
-def _open(chosen: Report) -> str:
-    why = unsettled(chosen.measurement)
-    return f"In its last session {why}." if why else "What was measured of it leaves the answer open."
 
 
 def _assumptions(results: Sequence[FitResult]) -> list[str]:

@@ -38,7 +38,7 @@ def test_a_miss_beside_a_trial_without_a_breach_is_an_error_that_names_the_trial
     tiny: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("edgeprune.fitting.loop._search", giving_up)
-    monkeypatch.setattr("edgeprune.fitting.loop._overlooked", lambda trials: None)
+    monkeypatch.setattr("edgeprune.fitting.loop.overlooked", lambda trials: None)
     with pytest.raises(EdgepruneError, match="twin breaks no line of the budget"):
         fitted(tiny, scripted, tmp_path / "run")
 

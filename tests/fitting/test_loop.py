@@ -217,18 +217,6 @@ def test_a_session_that_drifts_never_becomes_a_lucky_fit(
     assert result.verdict.kind == "inconclusive" or bound <= result.budget.latency_ms
 
 
-def test_a_proof_that_stays_open_is_followed_by_a_smaller_candidate(
-    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
-) -> None:
-    """The dense model would fit but for a machine that slows down by a third in every session."""
-    device = scripted.ScriptedDevice(tiny.latency_ms, speed=lambda block: 1.0 + 0.3 * (block % 60 > 40))
-    dense = 0.1 + 1e-4 * sum(p.numel() for p in tiny.quick().model.parameters() if p.dim() > 1)
-    result = fit(latency_ms=dense * 1.1, device=device, max_drop=0.05)
-    assert result.verdict.kind == "fits"
-    assert result.chosen.name != "dense"
-    assert result.chosen.measurement.latency.bound_ms <= dense * 1.1
-
-
 def test_a_model_without_a_layer_for_int8_and_without_groups_misses_instead_of_failing(
     fit: Callable[..., FitResult], tiny: ModuleType
 ) -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from edgeprune.devices import Load
+from edgeprune.errors import DeviceBusy
 from edgeprune.latency.curves import LatencyTable
 from edgeprune.latency.measured import Prediction, designs, legal, measure_table, prediction
 from edgeprune.make import Workshop
@@ -113,3 +114,20 @@ def test_designs_visit_all_parts_of_every_range_and_are_repeatable(workshop: Wor
 def test_a_legal_width_is_the_nearest_multiple(wanted: float, expected: int) -> None:
     assert legal(wanted, 64, 8) == expected
     assert legal(wanted / 16, 4, 8) == max(1, round(wanted / 16))
+
+
+def test_operators_are_timed_by_what_did_not_wait_and_by_nothing_where_all_did(
+    workshop: Workshop, tiny: ModuleType, scripted: ModuleType, dense: Path, predicted: Prediction
+) -> None:
+    def beside(waits: Any) -> LatencyTable:
+        device = scripted.ScriptedDevice(
+            tiny.summed_ms,
+            operators=tiny.operators,
+            speed=lambda block: 1.6 if waits(block) else 1.0,
+            waited=lambda block: 0.375 if waits(block) else 0.0,
+        )
+        return table_of(workshop, device, dense)
+
+    assert beside(lambda block: block % 5 in (1, 2)).wholes == predicted.table.wholes
+    with pytest.raises(DeviceBusy, match="other work took"):
+        beside(lambda block: True)

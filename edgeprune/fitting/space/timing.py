@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from edgeprune.devices import Feeds, Load
-from edgeprune.errors import DeviceLost, EdgepruneError, NothingToQuantise
+from edgeprune.errors import DeviceBusy, DeviceLost, EdgepruneError, NothingToQuantise
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.space.precisions import mixed_designs, precision_choice, quicker_in_float
 from edgeprune.fitting.space.space import Space
@@ -78,7 +78,7 @@ class Timing:
                 self.feeds,
             )
             return mixing.quickest(recipe, lambda share: self.tell(MIXING, share))
-        except (DeviceLost, NothingToQuantise):
+        except (DeviceBusy, DeviceLost, NothingToQuantise):
             raise
         except EdgepruneError as error:
             self.order.device.machine()
@@ -98,7 +98,7 @@ class Timing:
     def _cached(self, key: Key, measure: Callable[[], LatencyTable]) -> LatencyTable:
         try:
             return cached(key, measure, self._say)
-        except DeviceLost:
+        except (DeviceBusy, DeviceLost):
             raise  # it may be back in a moment: a look at it would not show that it was gone
         except EdgepruneError as error:
             self.order.device.machine()

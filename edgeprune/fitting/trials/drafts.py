@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgeprune.errors import DeviceLost, EdgepruneError
+from edgeprune.errors import DeviceBusy, DeviceLost, EdgepruneError
 from edgeprune.fitting.trials.sessions import DeviceSide
 from edgeprune.ledger import Ledger
 from edgeprune.measure import Progress
@@ -56,7 +56,7 @@ class Drafts:
         """Name of a candidate's draft, which is written and measured unless there is one.
 
         listen: (name, what is done) -> what hears of its progress. usual_ms: as for `DeviceSide.measure`.
-        Raises `DeviceError` when the device is gone: then nothing is decided, and the run can be resumed.
+        Raises `DeviceError` when the device is gone or busy: then nothing is decided, and the run can go on.
         """
         name = self.of(candidate) or f"draft-{len(self.known) + 1:02}"
         if name not in self.known:
@@ -74,7 +74,7 @@ class Drafts:
         try:
             self._device_side.workshop.draft(candidate, folder)
             return Draft(candidate, self._device_side.measure(name, listen, usual_ms))
-        except DeviceLost:
+        except (DeviceBusy, DeviceLost):
             raise
         except EdgepruneError as error:
             self._device_side.order.device.machine()  # raises when it is the device that fails

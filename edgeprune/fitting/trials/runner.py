@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.errors import DeviceBusy
 from edgeprune.fitting.budgets import resolved
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.trials.comparison import Compared, compare
@@ -28,6 +29,8 @@ from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
 from edgeprune.search.bracketing import Zone, zone
+from edgeprune.search.judge import slower, unsettled
+from edgeprune.search.waiting import taken
 from edgeprune.tasks import call_evaluate
 
 SETTLED = ("fits", "predicted")  # what a proof may say for the search to end; without a device it predicts
@@ -191,7 +194,9 @@ class Trials:
     def prove(self, name: str) -> VerdictKind:
         """Replace the measurement of a finished trial by a proof session; the verdict that it gives."""
         key = f"{name}-proof" if self._turn <= 1 else f"{name}-proof-{self._turn}"
-        proof = self._ledger.once(key, lambda: self._prove(name), Measurement)
+        proof = self._ledger.once(
+            key, lambda: self._prove(name), Measurement, lasts=lambda found: found.conclusive
+        )
         self.tested[name] = replace(self.tested[name], measurement=self._as_begun(proof))
         self.proven.add(name)
         verdict = self.report(name).verdict
@@ -202,8 +207,32 @@ class Trials:
         return verdict.kind
 
     def settles(self, name: str) -> bool:
-        """Whether a trial is proven to fit, or is predicted to without a device."""
-        return self.prove(name) in SETTLED
+        """Whether a trial is proven to fit, or is predicted to without a device.
+
+        Raises `DeviceBusy` when its proof stays open and nothing smaller is called for.
+        """
+        kind, why = self.prove(name), self.unsettled(name)
+        if kind == "inconclusive" and why and self.comfortable(name):
+            raise DeviceBusy(f"{name} looked as if it fits, and was not proven: {why}.")
+        return kind in SETTLED
+
+    def unsettled(self, name: str) -> str:
+        """Clause about why the last session of a trial decides nothing; empty where it does."""
+        return unsettled(self.tested[name].measurement)
+
+    def broken(self, name: str) -> set[str]:
+        """Budget lines that a trial breaks."""
+        return {breach.line for breach in self.report(name).verdict.breaches}
+
+    def comfortable(self, name: str) -> bool:
+        """Whether nothing smaller is called for when the proof of a trial stays open.
+
+        That is where the search saw it keep the budget with the margin that this machine needs, or without
+        when something disturbed the proof but the machine's own unsteadiness.
+        """
+        found, proof = self._searched[name].measurement, self.tested[name].measurement
+        kept = max(uses(found, self._usual_ms, self.budget, proven=False).values(), default=0.0)
+        return kept <= (1.0 if disturbed_proof(proof) else self.zone().high)
 
     def report(self, name: str) -> Report:
         """A trial held against the budget."""
@@ -228,8 +257,11 @@ class Trials:
         return max(self.uses(name).values(), default=0.0)
 
     def uses(self, name: str) -> dict[str, float]:
-        """Shares of all budget lines that bind, line by line, that a trial or draft used."""
-        return uses(self._measured(name), self._usual_ms, self.budget, proven=name in self.proven)
+        """Shares of all budget lines that bind, line by line, that a trial or draft used.
+
+        As its proof found them, where that is conclusive, else as the search did.
+        """
+        return uses(self._measured(name), self._usual_ms, self.budget, proven=self._proven(name))
 
     def fixed(self, name: str) -> dict[str, float]:
         """Shares of budget lines that no width changes: of memory, what the runtime takes itself."""
@@ -248,8 +280,10 @@ class Trials:
     @property
     def _references(self) -> list[float]:
         """Milliseconds of the dense model, session by session; the first ones resolved the budgets."""
-        trials = (tested.measurement for tested in self.tested.values())
-        sessions = (*trials, *self.drafts.measured.values())
+        searched = {name: tested.measurement for name, tested in self._searched.items()}
+        proofs = {name: self.tested[name].measurement for name in self.proven}
+        usable = {name: proof for name, proof in proofs.items() if not disturbed_proof(proof)}
+        sessions = (*{**searched, **usable}.values(), *self.drafts.measured.values())
         return [ms for each in sessions if (ms := each.reference_ms) is not None]
 
     @property
@@ -264,11 +298,22 @@ class Trials:
             return _median(found)
         return max(found[0], median(found))
 
+    @property
+    def _usual_ms_now(self) -> float | None:
+        """Usual milliseconds of the dense model, as a session may be compared with them."""
+        return _median(self._references)
+
     # ------------------------------------------------------------------------------------------------
 
     def _measured(self, name: str) -> Measurement:
         draft = self.drafts.measured.get(name)
-        return self.tested[name].measurement if draft is None else self._as_begun(draft)
+        if draft is not None:
+            return self._as_begun(draft)
+        return (self.tested if self._proven(name) else self._searched)[name].measurement
+
+    def _proven(self, name: str) -> bool:
+        """Whether the measurement of a trial is a proof that decides."""
+        return name in self.proven and self.tested[name].measurement.conclusive
 
     def _as_begun(self, measured: Measurement) -> Measurement:
         """Measurement in the run's own terms: one that an earlier version began limits what a model adds."""
@@ -347,7 +392,14 @@ class Trials:
 
     def _prove(self, name: str) -> Measurement:
         listen = self._telling.measuring(name, "proving")
-        return self.device_side.prove(name, self.budget, listen, self.tested[name].measurement)
+        known = self.tested[name].measurement
+        return self.device_side.prove(name, self.budget, listen, known, self._usual_ms_now)
+
+
+def disturbed_proof(proof: Measurement) -> bool:
+    """Whether something known disturbed a proof: it waited, was throttled, or the machine was slower."""
+    slow = slower(proof.reference_ms, proof.usual_ms)
+    return taken(proof.waiting).much or bool(proof.state.moved) or slow
 
 
 def _median(found: Sequence[float]) -> float | None:

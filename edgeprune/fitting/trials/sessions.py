@@ -15,6 +15,7 @@ from edgeprune.bundle.golden import write_golden, write_reference
 from edgeprune.detect import cores
 from edgeprune.devices import Feeds, Load, exact_load
 from edgeprune.devices.artefact import written_files
+from edgeprune.errors import DeviceBusy
 from edgeprune.fitting.order import Order, served
 from edgeprune.graph.capture import Captured
 from edgeprune.make import Built, Workshop
@@ -24,17 +25,22 @@ from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import Candidate, Latency, Measurement, percentile_ms
 from edgeprune.search.bracketing import expected_proof_ms
+from edgeprune.search.judge import slower, speed_ms
+from edgeprune.search.waiting import taken
 from edgeprune.tasks import call_evaluate, call_evaluate_samples
 
 # Between MLPerf's 64 runs for a p90 and a proof: enough to land within a few percent.
 SEARCH_EFFORT = Effort(runs=128, seconds=2.0, interleaved=True)
 DENSE_EFFORT = Effort(runs=64, seconds=1.0, interleaved=True)  # of the dense model, each
-# Load during a search measurement would send the search the wrong way: measure again, until a session is
-# steady or, on a machine that never is, several say the same.
+# What disturbs a search measurement would send the search the wrong way: measure again, until a session is
+# steady or, on a machine that never is, several say the same. Sessions that waited say nothing.
 STEADY = 0.05
 AGREED = 0.03
 MOST_SESSIONS = 6
 DENSE_SESSIONS = 3  # of the dense model, the median of which sets budgets
+PROOF_ROUNDS = 3  # of a proof that stays open; before another, the machine is watched until it is quiet
+QUIET_BLOCKS, MOST_QUIET_BLOCKS = 10, 150  # in a row, and in all, of QUIET_SECONDS each
+QUIET_SECONDS = 0.2
 GOLDEN_ROWS = 16
 DENSE = "dense"
 
@@ -90,6 +96,8 @@ class DeviceSide:
     ) -> Measurement:
         """A search measurement: the first steady session, or the less disturbed of two that agree.
 
+        Sessions that waited do not count. Raises `DeviceBusy` when all of them did.
+
         usual_ms: what the dense model, which runs in turn, usually takes. A session in which it is slower
         counts as disturbed, too. Below the median, runs beside which it is slower count only where there are
         few others; a higher percentile is about slow spells, too, and a proof will see them.
@@ -109,9 +117,10 @@ class DeviceSide:
         counted: Sequence[Measurement] = ()
         while len(sessions) < MOST_SESSIONS and not counted:
             sessions.append(self._session(name, listen, SEARCH_EFFORT, usual_ms))
-            steady = [session for session in sessions if by_disturbance(session) <= STEADY]
-            counted = steady or agreeing(sessions, _relative, 2)
-        return min(counted or sessions, key=by_disturbance)
+            free = [session for session in sessions if not waited(session)]
+            steady = [session for session in free if by_disturbance(session) <= STEADY]
+            counted = steady or agreeing(free, _relative, 2)
+        return min(counted or _free(name, sessions), key=by_disturbance)
 
     def _dense(self, listen: Callable[[Progress], None]) -> Measurement:
         """The median of three sessions that are steady or agree: budgets are set by it, all else compared.
@@ -122,9 +131,10 @@ class DeviceSide:
         counted: Sequence[Measurement] = ()
         while len(sessions) < MOST_SESSIONS and len(counted) < DENSE_SESSIONS:
             sessions.append(self._session(DENSE, listen, DENSE_EFFORT))
-            steady = [session for session in sessions if disturbed(session) <= STEADY]
-            counted = agreeing(sessions, lambda each: percentile_ms(each.latency), DENSE_SESSIONS) or steady
-        found = sorted(counted or sessions, key=lambda each: at_speed(each.latency))
+            free = [session for session in sessions if not waited(session)]
+            steady = [session for session in free if disturbed(session) <= STEADY]
+            counted = agreeing(free, lambda each: percentile_ms(each.latency), DENSE_SESSIONS) or steady
+        found = sorted(counted or _free(DENSE, sessions), key=lambda each: at_speed(each.latency))
         middle = found[len(found) // 2]
         return replace(middle, reference_ms=at_speed(middle.latency))
 
@@ -150,11 +160,42 @@ class DeviceSide:
         )
 
     def prove(
-        self, name: str, budget: Budget, listen: Callable[[Progress], None], known: Measurement
+        self,
+        name: str,
+        budget: Budget,
+        listen: Callable[[Progress], None],
+        known: Measurement,
+        usual_ms: float | None = None,
     ) -> Measurement:
-        """A proof session. known: the search measurement, which a forecast has nothing to add to."""
+        """A proof session; while it stays open, later ones, each when the machine has become quiet.
+
+        known: the search measurement, which a forecast has nothing to add to. usual_ms: as for `measure`.
+        """
         if self.order.forecast is not None:
             return known  # there is no device to prove it on
+        found = self._proof(name, budget, listen, usual_ms)
+        for _ in range(PROOF_ROUNDS - 1):
+            if found.conclusive or not self._becomes_quiet(usual_ms):
+                break
+            found = self._proof(name, budget, listen, usual_ms)
+        return found
+
+    def _becomes_quiet(self, usual_ms: float | None) -> bool:
+        """Whether the dense model runs undisturbed, at its usual speed, for a while, within some time."""
+        percentile, quiet = self.order.budget.percentile, 0
+        feed = self.feeds(self.rows(self.order.profile.batch))[0]
+        with self.order.device.start(self.load(DENSE)) as session:
+            for _ in range(MOST_QUIET_BLOCKS):
+                block = session.time(feed, runs=1, seconds=QUIET_SECONDS)
+                slow = slower(speed_ms(block.ms, percentile), usual_ms)
+                quiet = 0 if slow or taken(block.waiting).much else quiet + 1
+                if quiet == QUIET_BLOCKS:
+                    return True
+        return False
+
+    def _proof(
+        self, name: str, budget: Budget, listen: Callable[[Progress], None], usual_ms: float | None
+    ) -> Measurement:
         return prove(
             self.order.device,
             self.load(name),
@@ -162,6 +203,7 @@ class DeviceSide:
             percentile=budget.percentile,
             latency_ms=budget.latency_ms,
             reference=self.load(DENSE) if name != DENSE else None,
+            usual_ms=usual_ms,
             sensors=self.order.target.sensors,
             throttle=self.order.target.throttle,
             listen=listen,
@@ -204,6 +246,22 @@ def at_speed(latency: Latency) -> float:
     """Milliseconds that tell the machine's speed, as `search.judge.speed_ms` of the runs."""
     exact_ms = latency.percentile_ms
     return latency.p50_ms if exact_ms is None else min(latency.p50_ms, exact_ms)
+
+
+def waited(session: Measurement) -> bool:
+    """Whether a session waited so much that nothing of it counts; where runs are set aside, the rest does."""
+    return not session.set_aside and taken(session.waiting).much
+
+
+def _free(name: str, sessions: Sequence[Measurement]) -> Sequence[Measurement]:
+    """Sessions that did not wait. Raises `DeviceBusy` when there is none."""
+    free = [session for session in sessions if not waited(session)]
+    if not free:
+        raise DeviceBusy(
+            f"{name} cannot be measured: {taken(sessions[-1].waiting).words}, in the last of {len(sessions)} "
+            "sessions."
+        )
+    return free
 
 
 def agreeing(
