@@ -79,6 +79,7 @@ def _task(model: nn.Module, rows: torch.Tensor) -> edgeprune.Task:
         example=rows[:1],
         calibration=list(rows.split(16)),
         evaluate=lambda predict: float(predict(rows[:1].numpy()).ndim > 1),
+        outputs="classes",
     )
 
 

@@ -85,6 +85,7 @@ def searched(runtime: str, speedup: float, folder: Path) -> tuple[Clock, FitResu
         example=images[:1],
         calibration=list(images.split(BATCH)),
         evaluate=lambda predict: float(predict(images[:1].numpy()).ndim == 2),
+        outputs="classes",
     )
     lines = {**ordered(LocalDevice(), runtime), "max_drop": 1.0, "recover": "reconstruct"}
     clock = Clock()

@@ -1,4 +1,4 @@
-"""Checks for outputs that no runtime can serve: NaN, infinity, and sizes that depend on values."""
+"""Checks for outputs that cannot be served: NaN, infinity, sizes by values, and rows that are no samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch.fx import Interpreter, Node
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from edgeprune.errors import InputError
+from edgeprune.graph.blocks import SYMBOLIC_BATCH
 from edgeprune.graph.capture import Captured, flatten
+from edgeprune.graph.fx import shape_of
 
 
 def check_finite(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) -> None:
@@ -29,18 +31,33 @@ def check_finite(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]
 
 
 def check_sized(captured: Captured) -> None:
-    """Raise `InputError` naming an output whose size depends on the values of the inputs.
+    """Raise `InputError` naming an output that has not one row of one size for each sample.
 
-    Rows of such outputs belong to no sample, and runtimes that plan their memory refuse them.
+    Where a size depends on values, runtimes that plan their memory refuse it, too; what belongs to no sample
+    cannot be compared with another model's answer to it.
     """
     last = next(node for node in captured.module.graph.nodes if node.op == "output")
     for node in last.all_input_nodes:
-        value = node.meta.get("val")
+        value, name = node.meta.get("val"), in_module(node, node.name)
         if isinstance(value, torch.Tensor) and free_unbacked_symbols(value):
             raise InputError(
-                f"The size of the model's output {in_module(node, node.name)} depends on the values given.",
+                f"The size of the model's output {name} depends on the values given.",
                 "Return tensors of one size per sample, and select from them outside the model.",
             )
+        shape = shape_of(captured.module, node)
+        tensor = node.op == "get_attr" or isinstance(value, torch.Tensor)
+        if tensor and shape[:1] != (SYMBOLIC_BATCH,):
+            told = ", ".join(map(_in_batches, shape))
+            raise InputError(
+                f"The model's output {name} has shape [{told}], where N is the batch and has to come first.",
+                "Return one row for each sample; keep a mean over the batch or a table of anchors outside of "
+                "what forward returns.",
+            )
+
+
+def _in_batches(size: int) -> str:
+    many, rest = divmod(size, SYMBOLIC_BATCH)
+    return str(size) if rest or not many else f"{many if many > 1 else ''}N"
 
 
 def in_module(node: Node, name: str) -> str:

@@ -99,19 +99,21 @@ def yardstick(outputs: Outputs, answers: Iterable[Tensors]) -> Yardstick:
     The first SPREAD_ROWS rows are read, no more. Raises `InputError` when what is said to be probabilities is
     none, or sums to 1 along several axes.
     """
-    moments = [_Sums() for _ in outputs.names]
+    sums = {at: _Sums() for at, meaning in enumerate(outputs.meanings) if meaning.kind in (None, "values")}
+    seen = 0
     for answer in answers:
         for at, output in enumerate(answer):
             if outputs.meanings[at].kind == "probabilities":
                 outputs = _with_axis(outputs, at, output)
-            moments[at].add(output)
-        if moments[0].rows >= SPREAD_ROWS:
+            if at in sums:
+                sums[at].add(output)
+        seen += len(answer[0])
+        if seen >= SPREAD_ROWS:
             break
-    spreads = tuple(
-        each.spread(meaning.axis) if meaning.kind in (None, "values") else ()
-        for meaning, each in zip(outputs.meanings, moments, strict=True)
+    spreads = (
+        sums[at].spread(meaning.axis) if at in sums else () for at, meaning in enumerate(outputs.meanings)
     )
-    return Yardstick(outputs, spreads)
+    return Yardstick(outputs, tuple(spreads))
 
 
 def decided(meaning: Meaning, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor | None:
