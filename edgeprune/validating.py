@@ -253,6 +253,8 @@ def _check_latency(
     told = f"{told} in {latency.runs} runs"
     if claimed.predicted:
         told = f"{told}; {claimed.latency.p50_ms:.3g} ms was predicted"
+        if claimed.error_bar is not None:
+            told = "{}, {:.3g} to {:.3g} by its error bar".format(told, *claimed.error_bar.latency_ms)
     if latency.bound_ms is not None:
         told = f"{_against(shown, latency.bound_ms, budget.latency_ms, 'ms')}; {told}"
     if budget.latency_ms is None:

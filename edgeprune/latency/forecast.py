@@ -42,6 +42,7 @@ class Forecast:
             latency=Latency(ms, ms, ms, ms, percentile, bound_ms=None, runs=0, seconds=0.0),
             added_mib=self.roofline.added_mib(workload),
             process_mib=self.roofline.memory_mib(workload),
+            error_bar=self.roofline.error_bar(ms, workload),
             size_mib=artefact_size_mib(artefact),
             artefact_sha256=artefact_sha256(artefact),
             runtime=self.runtime,

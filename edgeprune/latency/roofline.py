@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edgeprune.errors import InputError
 from edgeprune.latency.kernel import NumberType, Workload
 from edgeprune.records.machine import Profile
+from edgeprune.records.trial import ErrorBar
 
 if TYPE_CHECKING:
     from edgeprune.runtimes import Attained, Runtime
@@ -53,6 +54,16 @@ class Roofline:
             arithmetic = kernel.macs / self.macs[kernel.numbers] + kernel.functions * self.function_s
             seconds += self.launch_s + max(arithmetic, kernel.traffic / self.bandwidth)
         return seconds * 1e3
+
+    def error_bar(self, latency_ms: float, workload: Workload) -> ErrorBar:
+        """Error bar of predicted figures, by how far the runtime's were off where they were measured."""
+        (least, most), (lightest, heaviest) = self.attained.latency_off, self.attained.memory_off
+        added_mib = self.added_mib(workload)
+        runtime_mib = self.memory_mib(workload) - added_mib
+        return ErrorBar(
+            (latency_ms / most, latency_ms / least),
+            (runtime_mib + added_mib / heaviest, runtime_mib + added_mib / lightest),
+        )
 
     def memory_mib(self, workload: Workload) -> float:
         """Peak memory of the process that serves; of what the model adds alone where no more is known."""

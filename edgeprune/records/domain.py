@@ -37,6 +37,10 @@ def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:
     yield from _figure(f"{where}.added_mib", measured.added_mib)
     yield from _figure(f"{where}.process_mib", measured.process_mib)
     yield from _figure(f"{where}.reference_ms", measured.reference_ms)
+    if measured.error_bar is not None:
+        for name in ("latency_ms", "memory_mib"):
+            for end in getattr(measured.error_bar, name):
+                yield from _figure(f"{where}.error_bar.{name}", end)
     yield from hash_problems(f"{where}.artefact_sha256", measured.artefact_sha256)
 
 

@@ -45,6 +45,14 @@ class DeviceState:
 
 
 @dataclass(frozen=True)
+class ErrorBar:
+    """Error bar of a prediction: the ends of each figure, if it is as far off as others were seen to be."""
+
+    latency_ms: tuple[float, float]
+    memory_mib: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Latency, memory and size of one artefact on one device, measured in a fresh process or predicted."""
 
@@ -66,6 +74,7 @@ class Measurement:
     waiting: Waiting | None = None  # while the artefact was timed; None in what earlier versions wrote
     set_aside: float = 0.0  # share of the artefact's runs that waited for a CPU and do not count, in a search
     assumptions: tuple[str, ...] = ()  # of a prediction of latency and memory; empty when they were measured
+    error_bar: ErrorBar | None = None  # of a prediction; None in what earlier versions wrote
     # Peak memory of the process that serves, the runtime included; None in what earlier versions wrote.
     process_mib: float | None = None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import FitResult, Line, limited_lines
+from edgeprune.search.error_bar import open_lines
 
 # Line of a budget -> its name, its unit, and the flags that set it.
 LINES: Mapping[Line, tuple[str, str, str]] = {
@@ -67,6 +68,26 @@ def largest_drop(budget: Budget) -> str:
     """Largest drop as it was asked, with what it comes to."""
     percent = budget.max_drop_percent
     return f"{budget.max_drop:g}" if percent is None else f"{percent:g}%, {budget.max_drop:.4g}"
+
+
+def error_bar_lines(result: FitResult) -> list[str]:
+    """Sentences about the error bar of a prediction, and about limits that lie within it."""
+    measured = result.chosen.measurement
+    if measured.error_bar is None:
+        return []
+    low, high = measured.error_bar.latency_ms
+    lines = [
+        f"p50 is predicted to be {measured.latency.p50_ms:.3g} ms, and lies between {low:.3g} and "
+        f"{high:.3g} ms if that is as far off as predictions were seen to be (docs/predicted.md)"
+    ]
+    for line, ((low, high), limit) in open_lines(measured, result.budget).items():
+        name, unit, _ = LINES[line]
+        may = "miss" if result.verdict.kind == "predicted" else "fit"
+        lines.append(
+            f"it may {may}: {name} of {low:.3g} to {high:.3g} {unit}, and the budget is {limit:.4g} {unit}; "
+            "measure it with --device"
+        )
+    return lines
 
 
 def unbound(result: FitResult) -> str | None:

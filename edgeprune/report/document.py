@@ -6,6 +6,7 @@ from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.trial import Candidate, CascadeResult, FitResult, Report, TierResult, Verdict
 from edgeprune.report.asked import unbound
 from edgeprune.report.missed import bests, is_trained
+from edgeprune.search.error_bar import open_lines
 from edgeprune.search.feasible import Feasible, feasible
 
 DOCUMENT_SCHEMA = 1  # moves when a key goes or changes its meaning
@@ -24,6 +25,7 @@ def document(result: FitResult) -> dict[str, JSON]:
         "answer": _answer(result),
         "best_of_lines": _bests(result),
         "unbound": unbound(result),
+        "open_lines": list(open_lines(measured, result.budget)),
         "breaches": _breaches(result.verdict),
         "unsettled": result.unsettled,
         "feasible": to_json(_feasible(result)),
@@ -90,6 +92,7 @@ def _tier(result: FitResult, tier: TierResult) -> dict[str, JSON]:
         "answer": _answer(tier),
         "best_of_lines": _bests(result),
         "unbound": unbound(result),
+        "open_lines": list(open_lines(tier.chosen.measurement, tier.budget)),
         "breaches": _breaches(tier.verdict),
         "unsettled": tier.unsettled,
         "assumptions": list(tier.chosen.measurement.assumptions),
@@ -167,6 +170,7 @@ def _candidate(report: Report) -> dict[str, JSON]:
         "artefact": report.artefact,
         "verdict": report.verdict.kind,
         "breaches": _breaches(report.verdict),
+        "error_bar": to_json(report.measurement.error_bar),
         **({} if report.drop is None else {"drop": to_json(report.drop)}),
     }
 

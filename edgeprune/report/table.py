@@ -9,9 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report
-from edgeprune.report.asked import LINES, asked_lines, largest_drop, unbound
+from edgeprune.report.asked import LINES, asked_lines, error_bar_lines, largest_drop, unbound
 from edgeprune.report.figures import counted, milliseconds, score
 from edgeprune.report.missed import best_words, training_lines, untrained, within_reach
+from edgeprune.search.error_bar import open_lines
 
 
 def table(result: FitResult) -> Table:
@@ -90,9 +91,10 @@ def _overall(result: FitResult) -> str:
 def _verdict(result: FitResult) -> list[str]:
     chosen, kind = result.chosen, result.verdict.kind
     predicted = chosen.measurement.predicted
+    may = "may" if open_lines(chosen.measurement, result.budget) else "should"
     lines = {
         "fits": [f"fits: {chosen.name} is proven inside its budget on this device."],
-        "predicted": [f"predicted: {chosen.name} should fit; no device was attached to prove it."],
+        "predicted": [f"predicted: {chosen.name} {may} fit; no device was attached to prove it."],
         "inconclusive": [
             f"inconclusive: {result.unsettled or f'{chosen.name} is not proven.'}",
             f"  Best so far: {chosen.name}. Stop what else runs on the device and go on: the same command",
@@ -106,12 +108,14 @@ def _verdict(result: FitResult) -> list[str]:
     lines += [f"  {_broken(breach, result)}" for breach in result.verdict.breaches]
     if kind == "misses":
         lines += [
+            *(f"  {line}" for line in error_bar_lines(result)),
             *training_lines(result),
             f"  best of each line: {best_words(result)}",
             *within_reach(result),
         ]
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
+        lines += [f"  {line}" for line in error_bar_lines(result)]
         if (told := unbound(result)) is not None:
             lines.append(f"  {told}")
         if chosen.drop is not None:

@@ -89,7 +89,15 @@ _ROWS = (
         dialects=("onnxruntime-x86", "onnxruntime-arm"),
         exact=True,
         remark="int8",
-        attained=on_processor(0.7, 6000, 5, weights=1.6, activations=5, fixed_mib=14, runtime_mib=49),
+        attained=on_processor(
+            *(0.7, 6000, 5),
+            weights=1.6,
+            activations=5,
+            fixed_mib=14,
+            runtime_mib=49,
+            latency_off=(0.50, 1.72),
+            memory_off=(0.64, 1.33),
+        ),
     ),
     Runtime(
         name="openvino",
@@ -102,7 +110,15 @@ _ROWS = (
         dialects=("openvino",),
         companions=(".bin",),
         remark="devices",
-        attained=on_processor(0.75, 6000, 3, weights=2, activations=3, fixed_mib=53, runtime_mib=51),
+        attained=on_processor(
+            *(0.75, 6000, 3),
+            weights=2,
+            activations=3,
+            fixed_mib=53,
+            runtime_mib=51,
+            latency_off=(0.60, 1.22),
+            memory_off=(0.72, 1.15),
+        ),
     ),
     Runtime(
         name="tensorrt",

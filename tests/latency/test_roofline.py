@@ -130,6 +130,16 @@ def test_memory_is_weights_activations_and_what_the_runtime_takes() -> None:
     assert SHARE.runtime_mib > 0
 
 
+def test_the_error_bar_is_how_far_figures_were_off_and_of_memory_what_the_model_adds() -> None:
+    roof = roofline(BOARD, find("onnxruntime"), "CPU")
+    workload = Workload((), 3 << 20, 5 << 20)
+    bar = roof.error_bar(2.0, workload)
+    assert bar.latency_ms == (2.0 / SHARE.latency_off[1], 2.0 / SHARE.latency_off[0])
+    added = [roof.added_mib(workload) / off for off in reversed(SHARE.memory_off)]
+    assert bar.memory_mib == pytest.approx([SHARE.runtime_mib + each for each in added])
+    assert bar.memory_mib[0] < roof.memory_mib(workload) < bar.memory_mib[1]
+
+
 def test_where_the_runtime_s_own_memory_is_not_known_the_prediction_says_so() -> None:
     roof = roofline(shelf.load_profile("jetson-orin-nano"), find("tensorrt"), "GPU")
     workload = Workload((), 3 << 20, 5 << 20)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import FitResult, Occasion, TierResult, Verdict
+from edgeprune.records.trial import ErrorBar, FitResult, Occasion, TierResult, Verdict
 from edgeprune.report import document, verdict_lines
 from edgeprune.report.asked import asked_lines, unbound
 
@@ -127,6 +127,50 @@ def test_of_a_prediction_the_one_figure_that_there_is_is_told(result: FitResult)
         "p50 is 0.4% of the budget of 33.3 ms (profile jetson-orin-nano): nothing binds; "
         "ask with --latency-ms or --speedup"
     )
+
+
+def predicted(result: FitResult, limit_ms: float, kind: Any) -> FitResult:
+    """2 ms, of a budget of `limit_ms`."""
+    measured = result.chosen.measurement
+    latency = replace(measured.latency, p50_ms=2.0, runs=0, bound_ms=None, max_ms=2.0)
+    bar = ErrorBar((1.25, 4.0), (8.0, 16.0))
+    chosen = replace(
+        result.chosen,
+        measurement=replace(measured, latency=latency, assumptions=("a roofline",), error_bar=bar),
+    )
+    budget = Budget(latency_ms=limit_ms)
+    return replace(result, chosen=chosen, verdict=Verdict(kind), budget=budget, bundle="b.zip")
+
+
+@pytest.mark.parametrize(
+    ("limit_ms", "kind", "word", "sentence"),
+    [
+        (5.0, "predicted", "should fit", None),
+        (3.0, "predicted", "may fit", "it may miss: latency of 1.25 to 4 ms, and the budget is 3 ms"),
+        (1.5, "misses", "nothing is predicted to fit", "it may fit: latency of 1.25 to 4 ms"),
+        (1.0, "misses", "nothing is predicted to fit", None),
+    ],
+    ids=["above the bar", "within it, above the figure", "within it, below the figure", "below the bar"],
+)
+def test_a_prediction_is_held_against_the_budget_by_its_error_bar(
+    result: FitResult, limit_ms: float, kind: str, word: str, sentence: str | None
+) -> None:
+    found = predicted(result, limit_ms, kind)
+    lines = verdict_lines(found)
+    assert word in lines[0]
+    assert any("p50 is predicted to be 2 ms, and lies between 1.25 and 4 ms" in line for line in lines)
+    told = [line.strip() for line in lines if "it may" in line]
+    assert len(told) == (sentence is not None)
+    assert all(sentence in line for line in told if sentence is not None)
+    document_of: Any = document(found)
+    assert document_of["open_lines"] == ["latency_ms"] * (sentence is not None)
+    assert document_of["chosen"]["error_bar"] == {"latency_ms": [1.25, 4.0], "memory_mib": [8.0, 16.0]}
+
+
+def test_what_was_measured_has_no_error_bar(result: FitResult) -> None:
+    assert not any("as far off" in line for line in verdict_lines(result))
+    told: Any = document(result)
+    assert (told["chosen"]["error_bar"], told["open_lines"]) == (None, [])
 
 
 def test_the_line_that_is_used_most_is_told_with_its_own_flag(result: FitResult) -> None:
