@@ -195,8 +195,10 @@ def _plain(spec: pytree.TreeSpec) -> Any:
         return parts
     if issubclass(kind, tuple):
         return tuple(parts)
-    named = isinstance(spec.context, list) and len(spec.context) == len(parts)
-    return dict(zip(spec.context, parts, strict=True)) if issubclass(kind, Mapping) and named else None
+    names = spec.context[0] if is_dataclass(kind) else spec.context  # beside those of fields that are None
+    named = isinstance(names, list) and len(names) == len(parts)
+    known = is_dataclass(kind) or issubclass(kind, Mapping)
+    return dict(zip(names, parts, strict=True)) if known and named else None
 
 
 def _is_dead_assert(node: Node) -> bool:

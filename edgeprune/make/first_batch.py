@@ -19,6 +19,8 @@ from edgeprune.records.task import Task
 from edgeprune.recover.train import Pair
 from edgeprune.tasks import guarded_loss
 
+MOST_TOLD = 3  # outputs in a sentence: a language model may return a cache for each layer
+
 
 @dataclass(frozen=True)
 class Understood:
@@ -34,7 +36,9 @@ class Understood:
         unsaid = [at for at, meaning in enumerate(outputs.meanings) if meaning.kind is None]
         if not unsaid:
             return ()
-        called = ", ".join(outputs.called(at).lower() for at in unsaid)
+        called = ", ".join(outputs.called(at).lower() for at in unsaid[:MOST_TOLD])
+        if len(unsaid) > MOST_TOLD:
+            called = f"{called} and {len(unsaid) - MOST_TOLD} more"
         return (
             f"every difference from the original counts in {called}: neither Task.outputs nor a loss says "
             "what is there (class scores, say, are compared better as classes)",

@@ -78,7 +78,7 @@ def guarded_loss(loss: Loss) -> Loss:
     """The user's loss, called as a guest: a scalar tensor, or `InputError`."""
 
     def guarded(output: Any, target: Any) -> torch.Tensor:
-        with guest("loss", "Correct it: it gets an output of the model and a batch's target."):
+        with guest("loss", "Correct it: it gets what the model returns, all outputs, and a batch's target."):
             value: Any = loss(output, target)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             raise InputError(

@@ -153,6 +153,10 @@ def test_a_class_of_the_users_comes_back_with_the_tensors_of_any_run(kind: type)
         assert type(answer) is kind
         assert torch.equal(answer.logits, model(x).logits)
         assert torch.equal(answer.states[1], 2 * x)
+    plain = captured.program().module()(x)
+    states = plain["states"] if kind is Result else plain[1]
+    assert type(plain) is (dict if kind is Result else tuple)
+    assert torch.equal(states[1], 2 * x)
     other = rebuilt(answer, [tensor + 1 for tensor in flatten(answer)])
     assert type(other) is kind
     assert torch.equal(other.states[0], x + 1)

@@ -190,6 +190,30 @@ def test_classes_of_tokens_are_along_the_last_axis(tmp_path: Path, data):
     assert call_evaluate(task, predict_with(task)) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [("scores", "'scores', which is no kind"), ("classes,values", "2 outputs are, and the model returns 1")],
+    ids=["no word", "a word too many"],
+)
+def test_words_that_do_not_fit_the_model_are_refused(words: str, sentence: str, classifier: Path, data):
+    with pytest.raises(InputError, match=sentence):
+        load_task(str(classifier), data(image=images()), outputs=words)
+
+
+def test_words_of_the_command_line_replace_those_of_a_file(tmp_path: Path):
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "import edgeprune, torch\n"
+        "def task():\n"
+        "    x = torch.zeros(1, 4)\n"
+        "    return edgeprune.Task(torch.nn.Linear(4, 3), x, [x], lambda predict: 0.0, outputs='values')\n"
+    )
+    assert load_task(str(source)).outputs == "values"
+    assert load_task(str(source), outputs="classes:1").outputs == "classes:1"
+    assert load_task(str(source), outputs="0=classes, 1=none").outputs == {"0": "classes", "1": "none"}
+    assert load_task(str(source), outputs="classes,none").outputs == ("classes", "none")
+
+
 def test_recovery_without_labels_has_no_targets(classifier: Path, data):
     task = load_task(str(classifier), data(image=images()))
     assert [target for _, target in task.train or []] == [None]
