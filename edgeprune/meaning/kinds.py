@@ -76,8 +76,9 @@ def understood(captured: Captured, answer: Any, said: Said, heard: Sequence[Mean
     for at, (_, tensor) in enumerate(tensors):
         certain = [each for each in (shown[at], *heard[at : at + 1]) if each is not None]
         meaning = words[at] or (certain[0] if certain else Meaning(None))
-        if not numbers[at] and any(numbers) and words[at] is None:
-            meaning = Meaning("none")  # decisions beside the scores that they are made of
+        beside = not numbers[at] and any(numbers) and words[at] is None
+        if beside or not tensor.numel():  # decisions beside the scores that they are made of; nothing at all
+            meaning = Meaning("none")
         found.append(_settled(Outputs(names, (), ()).called(at), meaning, tensor, certain))
     if all(meaning.kind == "none" for meaning in found):
         raise InputError(

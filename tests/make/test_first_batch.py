@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeprune import InputError, Task
+from edgeprune.graph.capture import Captured
 from edgeprune.make import Workshop
 from edgeprune.pruning.criteria import TABLE
 from edgeprune.quantize.dialects import dialect_for
@@ -51,6 +52,10 @@ def workshop(give: Callable[[Tensor, Tensor], Any], target: Any, **fields: Any) 
     torch.manual_seed(0)
     task = Task(Net(give).eval(), X[:1], [X], lambda predict: 0.0, train=[(X, target)], **fields)
     return Workshop(task, dialect_for("onnxruntime-x86", "x86_64"))
+
+
+def cross(out: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(out, target)
 
 
 def scores_alone(boxes: Tensor, scores: Tensor) -> Tensor:
@@ -130,16 +135,44 @@ def test_outputs_of_any_form_are_understood_and_trained(case: Case) -> None:
     assert type(better.answer(X)) is type(shop.task.model(X))
 
 
+def test_a_forecaster_without_a_loss_is_trained_towards_its_targets() -> None:
+    def give(boxes: Tensor, scores: Tensor) -> Tensor:
+        return boxes
+
+    with torch.no_grad():
+        right = workshop(give, None).task.model(X)
+    shop = workshop(give, right)
+    kept = {"body": range(4)}
+    pruned, _ = shop.prune(kept, "finetune")
+    better, _ = shop.train(pruned, kept, "finetune", 120, None)
+
+    def error(network: Captured) -> float:
+        with torch.no_grad():
+            return float(F.mse_loss(network.answer(X), right))
+
+    assert error(better) < 0.8 * error(pruned)
+
+
+def test_an_answer_of_transformers_reaches_the_loss_as_it_is() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+
+    def give(boxes: Tensor, scores: Tensor) -> Any:
+        return outputs.TokenClassifierOutput(logits=scores, hidden_states=(boxes, boxes))
+
+    shop = workshop(
+        give, NUMBERS, loss=lambda out, t: cross(out.logits, t), outputs={"hidden_states": "none"}
+    )
+    shop.rehearse("finetune", 3)
+    assert tuple(map(str, shop.yardstick.meanings)) == ("classes:1", "none", "none")
+    assert type(shop.dense.answer(X)) is outputs.TokenClassifierOutput
+
+
 @dataclass(frozen=True)
 class Refused:
     name: str
     target: Any
     fields: dict[str, Any]
     sentence: str
-
-
-def cross(out: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(out, target)
 
 
 REFUSED = (

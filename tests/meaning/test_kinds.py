@@ -61,6 +61,7 @@ CASES = (
     Case("a log-softmax of the graph", lambda y: y.log_softmax(1), None, (Meaning("classes", 1),)),
     Case("what is said, whatever the graph shows", lambda y: y.softmax(1), "values", (Meaning("values"),)),
     Case("decisions beside scores", lambda y: (y, y.argmax(1)), None, (Meaning(None), Meaning("none"))),
+    Case("nothing beside something", lambda y: (y, y[:, :0]), "values", (Meaning("values"), Meaning("none"))),
     Case("decisions alone", lambda y: y.argmax(1), None, (Meaning(None),)),
     Case("the loss", lambda y: y, None, (Meaning("labels"),), (Meaning("labels"),)),
     Case(
