@@ -142,6 +142,7 @@ def validate_on(
         measurement=measurement,
         metric_name=manifest.claim.metric_name,
         metric=manifest.claim.metric,
+        lower_is_better=manifest.claim.lower_is_better,
         budget=manifest.budget,
         machine="" if machine is None else machine.words,
     )

@@ -116,6 +116,7 @@ def test_an_error_is_validated_by_its_own_direction(
     assert validation.verdict is not None
     assert validation.verdict.kind == kind
     assert f"MSE {metric:.4g} is carried over" in detail(validation, 8)
+    assert validation.lower_is_better
 
 
 def test_evidence_of_the_other_direction_is_refused(

@@ -163,6 +163,7 @@ def _document(validation: Validation) -> dict[str, object]:
         "metric": {
             "name": validation.metric_name,
             "value": validation.metric,
+            "lower_is_better": validation.lower_is_better,
             "from": "the manifest's claim; the golden outputs prove that this device computes the same model",
         },
         "latency_ms": latency

@@ -112,3 +112,4 @@ class Validation:
     metric: float  # carried from the manifest's claim: the golden outputs prove the same arithmetic
     budget: Budget
     machine: str  # architecture, processor and cores, in words; empty when the device did not answer
+    lower_is_better: bool = False  # of the metric
