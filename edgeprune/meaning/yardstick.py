@@ -184,13 +184,14 @@ class _Sums:
         self._first = self._sum = self._squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, output: torch.Tensor) -> None:
-        rows = _places(output.double())
-        if not self.rows:
-            self._first = rows[0]
-        off = rows - self._first  # about a value near the mean: no cancellation
-        self._sum, self._squares = self._sum + off.sum(0), self._squares + off.square().sum(0)
-        self._energy += float(rows.square().flatten(1).mean(1).sum())
-        self.rows += len(rows)
+        for row in _places(output):  # one by one: all in double would take several times the outputs
+            exact = row.double()
+            if not self.rows:
+                self._first = exact
+            off = exact - self._first  # about a value near the mean: no cancellation
+            self._sum, self._squares = self._sum + off, self._squares + off.square()
+            self._energy += float(exact.square().mean())
+            self.rows += 1
 
     def spread(self, axis: int | None) -> Spread:
         """Variance of the quantities along `axis`; along each axis by turns where none is given.
