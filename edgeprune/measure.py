@@ -29,11 +29,12 @@ from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.records.cpu_time import TimedBlock, Waiting
 from edgeprune.records.task import Predict
-from edgeprune.records.trial import DeviceState, Latency, Measurement
+from edgeprune.records.trial import DeviceState, Latency, Measurement, allowed_ms
 from edgeprune.search.judge import (
     PROOF_SESSIONS,
     SessionBound,
     at_usual_speed,
+    early_stopping_floor,
     early_stopping_rank,
     session_bound,
     slower,
@@ -158,6 +159,7 @@ def measure(
     percentile: int,
     effort: Effort = SEARCH,
     latency_ms: float | None = None,
+    speedup: float | None = None,
     reference: Load | None = None,
     usual_ms: float | None = None,
     searching: bool = False,
@@ -168,8 +170,8 @@ def measure(
     """One session of an artefact in a fresh process on the device.
 
     feeds: inputs by name, all of one batch size; they take turns from block to block.
-    percentile: of the budget, for the bound.
-    latency_ms: of the budget: what the slowest third of a session that drifted must keep to be conclusive.
+    percentile, latency_ms, speedup: of the budget, for the bound and for what the slowest third of a session
+        that drifted must keep to be conclusive. A speed-up is held against the reference, the dense model.
     reference: runs in turn with the artefact, by default (in an interleaved effort) the same artefact.
     usual_ms: of the reference: a session in which it is slower proves no miss.
     searching: runs that were disturbed do not count, as soon as half of the effort went into others; those
@@ -179,21 +181,18 @@ def measure(
     """
     batch = _batch(feeds)
     size_mib, sha256 = artefact_size_mib(load.artefact), artefact_sha256(load.artefact)
+    dense = reference is not None and not searching
     reference = reference or (load if effort.interleaved else None)
     with ExitStack() as stack:
-        artefact = stack.enter_context(device.start(load, sensors=(*sensors, *throttle)))
-        other = None
-        if reference is not None:
-            other = stack.enter_context(device.start(reference))
-            other.warm_up(feeds[0], WARM_UP_SECONDS)
-        artefact.warm_up(feeds[0], WARM_UP_SECONDS)
+        artefact, other = _warm(stack, device, load, reference, feeds[0], (*sensors, *throttle))
         watch = _Watch(artefact)
         turn = _Turn(artefact, other, feeds, effort, percentile, usual_ms, searching)
         blocks, timed = turn.timed(watch, listen)
         state = watch.finish(throttle)
         memory = artefact.memory()
-    reference_ms = speed_ms(np.concatenate(timed.reference), percentile) if timed.reference else None
-    latency, shown = _bounded(timed, blocks, percentile, latency_ms, slower(reference_ms, usual_ms))
+    reference_ms, exact_ms, low_ms = _beside(timed.reference, percentile, dense)
+    limit_ms = allowed_ms(latency_ms, speedup, low_ms, reference_ms, usual_ms)
+    latency, shown = _bounded(timed, blocks, percentile, limit_ms, slower(reference_ms, usual_ms))
     found = Measurement(
         *(latency, memory.added_mib, size_mib, sha256),
         process_mib=memory.process_mib,
@@ -205,11 +204,44 @@ def measure(
         state=state,
         reference_ms=reference_ms,
         usual_ms=usual_ms,
+        dense_percentile_ms=exact_ms,
+        dense_low_ms=low_ms,
         waiting=blocks.waiting,
         set_aside=1 - timed.runs / blocks.every.runs,
     )
     _log_session(device.name, load, found)
     return found
+
+
+def _warm(
+    stack: ExitStack,
+    device: Device,
+    load: Load,
+    reference: Load | None,
+    feed: Feeds,
+    sensors: Sequence[str],
+) -> tuple[Session, Session | None]:
+    """Sessions of an artefact and its reference, warmed up; `stack` ends them."""
+    artefact = stack.enter_context(device.start(load, sensors=sensors))
+    other = None if reference is None else stack.enter_context(device.start(reference))
+    for session in (other, artefact):
+        if session is not None:
+            session.warm_up(feed, WARM_UP_SECONDS)
+    return artefact, other
+
+
+def _beside(
+    reference: Sequence[Sequence[float]], percentile: int, dense: bool
+) -> tuple[float | None, float | None, float | None]:
+    """Speed of a reference that ran in turn; of a dense model its percentile and lower bound, too."""
+    if not reference:
+        return None, None, None
+    runs = np.concatenate(reference)
+    speed = speed_ms(runs, percentile)
+    if not dense:
+        return speed, None, None
+    exact_ms = float(np.percentile(runs, percentile, method="inverted_cdf"))
+    return speed, exact_ms, early_stopping_floor(runs, percentile)
 
 
 def _bounded(
@@ -241,6 +273,7 @@ def prove(
     percentile: int,
     effort: Effort = PROOF,
     latency_ms: float | None = None,
+    speedup: float | None = None,
     reference: Load | None = None,
     usual_ms: float | None = None,
     sensors: Sequence[str] = (),
@@ -259,6 +292,7 @@ def prove(
                 percentile=percentile,
                 effort=effort,
                 latency_ms=latency_ms,
+                speedup=speedup,
                 reference=reference,
                 usual_ms=usual_ms,
                 sensors=sensors,

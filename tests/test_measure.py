@@ -482,3 +482,33 @@ def test_a_real_artefact_is_measured_in_a_process_of_its_own(small_onnx: ModuleT
     assert 0 < got.latency.p50_ms <= got.latency.p90_ms <= got.latency.max_ms
     assert got.memory_mib > 0
     assert dict(got.state.before)["setting:intra_op_num_threads"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("candidate_ms", "speed", "kind"),
+    [(1.6, 1.0, "misses"), (0.9, 1.0, "fits"), (0.9, 2.0, "fits"), (1.6, 2.0, "inconclusive")],
+    ids=["a wide budget", "twice as fast", "on a machine half as fast", "too slow on it"],
+)
+def test_a_speed_up_is_proven_as_a_ratio_in_one_session(
+    scripted: ModuleType, load: Load, other: Load, candidate_ms: float, speed: float, kind: str
+) -> None:
+    """The dense model takes 2 ms; the budget of 2 ms was made when its percentile was 4."""
+    device = scripted.ScriptedDevice(
+        lambda path: 2.0 if path.stem == "dense" else candidate_ms, speed=lambda block: speed
+    )
+    asked = {"percentile": 90, "latency_ms": 2.0, "reference": other, "usual_ms": 2.0}
+    got = prove(device, load, FEEDS, speedup=2.0, **asked).measurement  # type: ignore[arg-type]
+    assert (got.dense_percentile_ms, got.dense_low_ms) == (2.0 * speed, 2.0 * speed)
+    verdict = judge(got, 1.0, 1.0, Budget(latency_ms=2.0, speedup=2.0))
+    assert verdict.kind == kind
+    assert [breach.limit for breach in verdict.breaches] == [1.0] * (kind == "misses")
+    plain = prove(device, load, FEEDS, **asked).measurement  # type: ignore[arg-type]
+    assert judge(plain, 1.0, 1.0, Budget(latency_ms=2.0)).kind != "misses", "milliseconds are as they are"
+
+
+def test_a_validation_and_a_search_have_no_dense_model_to_hold_a_speed_up_against(
+    scripted: ModuleType, load: Load, other: Load
+) -> None:
+    alone = prove(scripted.ScriptedDevice(), load, FEEDS, percentile=90, latency_ms=2.0).measurement
+    searched = measure(scripted.ScriptedDevice(), load, FEEDS, percentile=90, reference=other, searching=True)
+    assert [each.dense_low_ms for each in (alone, searched)] == [None, None]

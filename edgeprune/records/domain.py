@@ -41,6 +41,8 @@ def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:
         for name in ("latency_ms", "memory_mib"):
             for end in getattr(measured.error_bar, name):
                 yield from _figure(f"{where}.error_bar.{name}", end)
+    yield from _positive(f"{where}.dense_percentile_ms", measured.dense_percentile_ms)
+    yield from _positive(f"{where}.dense_low_ms", measured.dense_low_ms)
     yield from hash_problems(f"{where}.artefact_sha256", measured.artefact_sha256)
 
 

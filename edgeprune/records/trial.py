@@ -71,6 +71,10 @@ class Measurement:
     reference_ms: float | None = None  # of the interleaved reference, the machine's speed just then: its
     # median, or the percentile that is bounded where that is lower
     usual_ms: float | None = None  # of the reference, as other sessions had told it before this one
+    # Of the dense model that ran in turn, in a proof: the percentile that the artefact's bound is about, and
+    # its lower bound at the same confidence.
+    dense_percentile_ms: float | None = None
+    dense_low_ms: float | None = None
     waiting: Waiting | None = None  # while the artefact was timed; None in what earlier versions wrote
     set_aside: float = 0.0  # share of the artefact's runs that waited for a CPU and do not count, in a search
     assumptions: tuple[str, ...] = ()  # of a prediction of latency and memory; empty when they were measured
@@ -313,10 +317,45 @@ def compared_ms(latency: Latency) -> float:
     return latency.max_ms if latency.bound_ms is None else latency.bound_ms
 
 
+def speed_up(baseline: Measurement, measured: Measurement) -> float:
+    """Speed-up at the percentile of the measurement, the dense model as it ran in turn where it did.
+
+    baseline: of the dense model, for what was searched or predicted.
+    """
+    dense_ms = measured.dense_percentile_ms
+    return (percentile_ms(baseline.latency) if dense_ms is None else dense_ms) / percentile_ms(
+        measured.latency
+    )
+
+
+def allowed_ms(
+    latency_ms: float | None,
+    speedup: float | None,
+    dense_low_ms: float | None,
+    reference_ms: float | None,
+    usual_ms: float | None,
+) -> float | None:
+    """Latency that a session allows: the budget's; of a speed-up what the dense model took there, divided.
+
+    latency_ms: of the budget; a speed-up is in it at the dense model's usual speed. dense_low_ms: as in a
+    `Measurement`; None leaves the budget's. The dense model counts as no slower than usual, at the machine's
+    speed in the session (`reference_ms` against `usual_ms`): what disturbs it alone speeds nothing up.
+    """
+    if latency_ms is None or speedup is None or dense_low_ms is None:
+        return latency_ms
+    slower = max(1.0, reference_ms / usual_ms) if reference_ms and usual_ms else 1.0
+    return min(dense_low_ms / speedup, latency_ms * slower)
+
+
 def limited_lines(measured: Measurement, budget: Budget) -> dict[Line, tuple[float, float]]:
-    """Budget lines of a measurement that bind, each with what was measured and its limit."""
+    """Budget lines of a measurement that bind, each with what was measured and its limit.
+
+    A proof of a speed-up is held against the dense model in its own session (`allowed_ms`).
+    """
+    session = (measured.dense_low_ms, measured.reference_ms, measured.usual_ms)
+    latency_ms = allowed_ms(budget.latency_ms, budget.speedup, *session)
     lines: dict[Line, tuple[float, float | None]] = {
-        "latency_ms": (compared_ms(measured.latency), budget.latency_ms),
+        "latency_ms": (compared_ms(measured.latency), latency_ms),
         "memory_mib": (measured.memory_mib, budget.memory_mib),
         "size_mib": (measured.size_mib, budget.size_mib),
     }

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from edgeprune.records.codec import JSON, to_json
-from edgeprune.records.trial import Candidate, CascadeResult, FitResult, Report, TierResult, Verdict
+from edgeprune.records.trial import (
+    Candidate,
+    CascadeResult,
+    FitResult,
+    Report,
+    TierResult,
+    Verdict,
+    speed_up,
+)
 from edgeprune.report.asked import unbound
 from edgeprune.report.missed import bests, is_trained
 from edgeprune.search.error_bar import open_lines
@@ -37,6 +45,7 @@ def document(result: FitResult) -> dict[str, JSON]:
         "sources": dict(result.sources),
         "baseline": _measured(result.baseline),
         "chosen": _candidate(result.chosen),
+        "speedup": _speedup(result),
         "frontier": [_candidate(report) for report in result.frontier],
         "trials": [_candidate(report) for report in result.trials],
         "seconds": result.seconds,
@@ -50,6 +59,17 @@ def document(result: FitResult) -> dict[str, JSON]:
         "occasion": to_json(result.occasion),
         "out": result.out,
         **(_family(result) if result.tiers else {}),
+    }
+
+
+def _speedup(result: FitResult | TierResult) -> JSON:
+    """Speed-up of the chosen candidate at the budget's percentile, and what it is at least where proven."""
+    measured = result.chosen.measurement
+    low_ms, bound_ms = measured.dense_low_ms, measured.latency.bound_ms
+    return {
+        "percentile": measured.latency.percentile,
+        "value": speed_up(result.baseline.measurement, measured),
+        "bound": None if low_ms is None or bound_ms is None else low_ms / bound_ms,
     }
 
 
@@ -100,6 +120,7 @@ def _tier(result: FitResult, tier: TierResult) -> dict[str, JSON]:
         "sources": dict(tier.sources),
         "baseline": _measured(tier.baseline),
         "chosen": _candidate(tier.chosen),
+        "speedup": _speedup(tier),
         "bundle": tier.bundle,
         "profile": tier.profile.name,
         "threads": tier.chosen.measurement.threads,

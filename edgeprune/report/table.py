@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report
+from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report, speed_up
 from edgeprune.report.asked import LINES, asked_lines, error_bar_lines, largest_drop, unbound
 from edgeprune.report.figures import counted, milliseconds, score
 from edgeprune.report.missed import best_words, training_lines, untrained, within_reach
@@ -213,10 +213,15 @@ def _sure(drop: Drop, result: FitResult) -> str:
 
 def _gained(result: FitResult) -> str:
     dense, chosen = result.baseline, result.chosen
-    speed = dense.measurement.latency.p50_ms / chosen.measurement.latency.p50_ms
+    measured, latency = chosen.measurement, chosen.measurement.latency
+    speed = f"{speed_up(dense.measurement, measured):.2f}x the speed of the dense model"
+    if not measured.predicted:
+        speed += f" at p{latency.percentile}"
+    if measured.dense_low_ms is not None and latency.bound_ms is not None:
+        speed += f" (at least {measured.dense_low_ms / latency.bound_ms:.2f}x)"
     size = chosen.measurement.size_mib / dense.measurement.size_mib
     change = score(chosen.metric - dense.metric, result, "+")
-    return f"{speed:.2f}x the speed of the dense model, {size:.0%} of its size, {result.metric} {change}"
+    return f"{speed}, {size:.0%} of its size, {result.metric} {change}"
 
 
 def _broken(breach: Breach, result: FitResult) -> str:
@@ -230,7 +235,11 @@ def _broken(breach: Breach, result: FitResult) -> str:
     name, unit, _ = LINES[breach.line]
     name = f"p{result.budget.percentile} {name}" if breach.line == "latency_ms" else name
     more = f" ({breach.excess / breach.limit:.1%})" if breach.limit > 0 else ""
+    beside = ""
+    if breach.line == "latency_ms" and result.chosen.measurement.dense_low_ms is not None:
+        speedup = result.budget.speedup
+        beside = "" if speedup is None else f", which is {speedup:g}x the speed of the dense model beside it"
     return (
         f"{name} is {breach.value:.4g} {unit}, {breach.excess:.3g} {unit}{more} over the budget of "
-        f"{breach.limit:.4g} {unit}"
+        f"{breach.limit:.4g} {unit}{beside}"
     )

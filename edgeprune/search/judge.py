@@ -62,6 +62,19 @@ def early_stopping_bound(
     return None if rank is None else float(np.partition(samples, rank - 1)[rank - 1])
 
 
+def early_stopping_floor(
+    samples_ms: Sequence[float] | NDArray[np.float64], percentile: float, confidence: float = CONFIDENCE
+) -> float | None:
+    """Lower confidence bound of a latency percentile, in ms; None when there are too few runs for one.
+
+    The percentile from below is the opposite percentile from above, with the samples counted from the other
+    end.
+    """
+    samples = np.asarray(samples_ms, np.float64)
+    rank = early_stopping_rank(samples.size, 100 - percentile, confidence)
+    return None if rank is None else float(np.partition(samples, samples.size - rank)[samples.size - rank])
+
+
 def summarise(samples_ms: Sequence[float], percentile: int, seconds: float) -> Latency:
     """Distribution of `samples_ms`; percentiles are samples themselves (nearest rank).
 

@@ -98,7 +98,7 @@ def test_a_latency_without_a_bound_shows_a_dash(result: FitResult) -> None:
 def test_what_fits_says_what_was_gained_and_where_the_bundle_is(result: FitResult) -> None:
     lines = verdict_lines(replace(result, bundle="runs/tiny.edgeprune.zip"))
     assert lines[0] == "fits: trial-01 is proven inside its budget on this device."
-    assert lines[1].strip() == "3.00x the speed of the dense model, 100% of its size, top-1 +0.0000"
+    assert lines[1].strip() == "3.00x the speed of the dense model at p90, 100% of its size, top-1 +0.0000"
     assert lines[-1] == "bundle: runs/tiny.edgeprune.zip"
 
 

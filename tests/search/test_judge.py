@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from edgeprune.errors import InputError
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import DeviceState, Drop, Measurement
+from edgeprune.records.trial import DeviceState, Drop, Measurement, allowed_ms
 from edgeprune.search.judge import (
     at_usual_speed,
     drift,
     early_stopping_bound,
+    early_stopping_floor,
     early_stopping_rank,
     judge,
     session_bound,
@@ -298,3 +299,43 @@ def test_only_what_lies_between_quick_blocks_of_the_reference_counts() -> None:
         "by the median, which is 5 in the first"
     )
     assert at_usual_speed(artefact[:1], [], 90, usual_ms=1.0) == ([], []), "nothing follows yet"
+
+
+def test_a_percentile_is_bounded_from_below_as_it_is_from_above() -> None:
+    samples = np.random.default_rng(0).lognormal(size=500)
+    assert early_stopping_floor(samples, 90) == pytest.approx(1 / early_stopping_bound(1 / samples, 10))
+    assert early_stopping_floor(samples[:3], 90) is None, "too few runs"
+
+
+def test_a_lower_bound_is_above_its_percentile_one_time_in_a_hundred() -> None:
+    numbers = np.random.default_rng(0)
+    above = [early_stopping_floor(numbers.random(700), 90) > 0.9 for _ in range(2000)]
+    assert 0.002 <= np.mean(above) <= 0.012
+
+
+@pytest.mark.parametrize(
+    ("low_ms", "reference_ms", "usual_ms", "allowed"),
+    [
+        (None, 1.0, 1.0, 1.0),
+        (1.8, 1.0, 1.0, 0.9),
+        (2.6, 1.0, 1.0, 1.0),
+        (2.6, 1.3, 1.0, 1.3),
+        (2.6, 1.3, None, 1.0),
+        (1.2, 0.6, 1.0, 0.6),
+    ],
+    ids=[
+        "not beside it",
+        "a little quicker",
+        "disturbed alone",
+        "a slow machine",
+        "unknown",
+        "a quick machine",
+    ],
+)
+def test_a_speed_up_is_over_the_dense_model_at_its_usual_speed(
+    low_ms: float | None, reference_ms: float, usual_ms: float | None, allowed: float
+) -> None:
+    """Twice the speed of a dense model whose percentile usually is 2 ms, and whose median is 1 ms."""
+    assert allowed_ms(1.0, 2.0, low_ms, reference_ms, usual_ms) == pytest.approx(allowed)
+    assert allowed_ms(1.0, None, low_ms, reference_ms, usual_ms) == 1.0
+    assert allowed_ms(None, None, low_ms, reference_ms, usual_ms) is None
