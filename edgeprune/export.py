@@ -6,7 +6,7 @@ import ast
 import functools
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
-from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.first_difference import first_difference
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.fx import argument, written_at
+from edgeprune.graph.fx import written_at
 from edgeprune.graph.onnx_repairs import repair
+from edgeprune.graph.plain_forms import plain_forms
 from edgeprune.quiet import quiet
 
 EQUAL_WITHIN = 1e-4  # of the output's largest absolute value: float32 rounding of other kernels stays below
@@ -48,7 +49,7 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
     """
     with _tagged(captured), _without_gradients(captured.module), _one_registry(), quiet(*_LOGGERS):
         program = captured.program()
-        _mean_pools(program)
+        plain_forms(program)
         try:
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
         except Exception as error:
@@ -76,8 +77,8 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
 def prove_equal(captured: Captured, model: onnx.ModelProto) -> None:
     """Prove an ONNX model equal to a captured graph on the example and on one more row.
 
-    Raises `EdgepruneError` when an output differs by more than 1e-4 of its largest absolute value,
-    has another shape, or is not finite where the captured graph is.
+    Raises `EdgepruneError` when an output differs by more than 1e-4 of its largest absolute value, has
+    another shape, or is not finite where the captured graph is; it names the first operator that differs.
     """
     session = _session(onnxfile.content(model))
     names = [value.name for value in session.get_outputs()]
@@ -95,28 +96,39 @@ def prove_equal(captured: Captured, model: onnx.ModelProto) -> None:
                 "Return tensors only, each a different one.",
             )
         for name, one, other in zip(names, expected, found, strict=True):
-            _compare(name, one.cpu(), other)
+            if (problem := _difference(one.cpu(), other)) is not None:
+                place = first_difference(captured, model, tensors, _asked(feeds), _same)
+                raise EdgepruneError(
+                    f"Output {name} of the ONNX file {problem}: "
+                    + (f"the first that differs is {place}." if place else "everything before it is equal."),
+                    "Take sizes from x.shape where a shape differs. Else the exporter or the runtime "
+                    "computes that operator wrongly: write it with other operators, and report it.",
+                )
 
 
-def _compare(name: str, expected: torch.Tensor, found: torch.Tensor) -> None:
+def _asked(feeds: dict[str, Any]) -> Callable[[onnx.ModelProto, Sequence[str]], list[Any]]:
+    return lambda model, names: _run(_session(onnxfile.content(model)), feeds, names)
+
+
+def _same(expected: torch.Tensor, found: torch.Tensor) -> bool:
+    return _difference(expected, found) is None
+
+
+def _difference(expected: torch.Tensor, found: torch.Tensor) -> str | None:
+    """How a value of the file differs from the model's, None when it does not."""
     if expected.shape != found.shape:
-        raise EdgepruneError(
-            f"Output {name} has shape {tuple(found.shape)} in ONNX Runtime and {tuple(expected.shape)} "
-            "in the model.",
-            "Take sizes from x.shape: a size that was written as a number does not follow the batch.",
-        )
+        return f"has shape {tuple(found.shape)} in ONNX Runtime and {tuple(expected.shape)} in the model"
     reference, difference = expected.double(), (expected.double() - found.double()).abs()
     same = (reference == found.double()) | (reference.isnan() & found.double().isnan())
     difference = torch.where(same, 0.0, difference)  # infinities agree with themselves
     scale = float(reference[reference.isfinite()].abs().max()) if reference.isfinite().any() else 0.0
     error = float(difference.nan_to_num(nan=torch.inf).max()) if difference.numel() else 0.0
-    if error > EQUAL_WITHIN * max(scale, torch.finfo(torch.float32).tiny):
-        raise EdgepruneError(
-            f"Output {name} of the ONNX file differs from the model by {error:.3g} where its largest value "
-            f"is {scale:.3g} (allowed: {EQUAL_WITHIN:g} of that).",
-            "The exporter or the runtime computes this model wrongly: try other versions of onnxscript and "
-            "onnxruntime, and report the model.",
-        )
+    if error <= EQUAL_WITHIN * max(scale, torch.finfo(torch.float32).tiny):
+        return None
+    return (
+        f"differs from the model by {error:.3g} where its largest value is {scale:.3g} "
+        f"(allowed: {EQUAL_WITHIN:g} of that)"
+    )
 
 
 def _session(content: bytes) -> Any:
@@ -132,9 +144,10 @@ def _session(content: bytes) -> Any:
         ) from error
 
 
-def _run(session: Any, feeds: dict[str, Any]) -> list[Any]:
+def _run(session: Any, feeds: dict[str, Any], names: Sequence[str] | None = None) -> list[Any]:
+    """The values of those names, or the outputs."""
     try:
-        found: list[Any] = session.run(None, feeds)
+        found: list[Any] = session.run(names, feeds)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
         raise InputError(
@@ -192,20 +205,6 @@ def _forget(model: ir.Model) -> None:
     for part in parts:
         part.metadata_props.clear()
         part.doc_string = None
-
-
-def _mean_pools(program: ExportedProgram) -> None:
-    """An adaptive average pool to one value -> the mean that it is.
-
-    For channels-last values torch (2.13) decomposes such a pool into a mean and `as_strided`, and onnxscript
-    writes `as_strided` as a loop over a sequence, which few runtimes take.
-    """
-    for node in program.graph.nodes:
-        pool = re.fullmatch(r"aten\.adaptive_avg_pool([123])d\.default", str(node.target))
-        if pool and set(argument(node, 1, "output_size")) == {1}:
-            node.target = torch.ops.aten.mean.dim
-            node.args, node.kwargs = (node.args[0], list(range(-int(pool[1]), 0)), True), {}
-    program.graph_module.recompile()
 
 
 @contextmanager

@@ -332,6 +332,44 @@ def test_the_proof_refuses(damage: Damage, nets: ModuleType, tmp_path: Path) -> 
         prove_equal(captured, model)
 
 
+class Steps(nn.Module):
+    """Two layers and an in-place operation, each on a line of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x.relu_()
+        x = self.second(x)
+        return self.third(x)
+
+
+@pytest.mark.parametrize("layer", ["first", "second", "third"])
+def test_a_failed_proof_names_the_first_operator_that_differs_with_its_line(layer: str) -> None:
+    captured = capture(Steps(), torch.randn(2, 8))
+    model = to_onnx(captured)
+    tensor = next(t for t in model.graph.initializer if t.name == f"{layer}.bias")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+    place = (
+        rf"first that differs is operator aten\.linear\.default \(\S*\.py, line \d+: .*self\.{layer}\(x\)\)"
+    )
+    with pytest.raises(EdgepruneError, match=place):
+        prove_equal(captured, model)
+
+
+def test_a_fault_behind_the_last_value_that_is_known_says_so() -> None:
+    captured = capture(Steps(), torch.randn(2, 8))
+    model = to_onnx(captured)
+    last = model.graph.node[-1]
+    last.output[0] = "before"
+    onnxfile.keep_values(last, last)
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["output"]))
+    with pytest.raises(EdgepruneError, match="everything before it is equal"):
+        prove_equal(captured, model)
+
+
 def test_a_model_that_fails_its_proof_does_not_replace_the_file_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 from onnx_ir.passes import PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -35,6 +36,62 @@ def repair_gru(graph: ir.Graph, node: ir.Node) -> bool:
     if node.attributes.get_int("linear_before_reset", 0) == 1:
         return False
     node.attributes.add(ir.AttrInt64("linear_before_reset", 1))
+    return True
+
+
+def repair_unshuffle(graph: ir.Graph, node: ir.Node) -> bool:
+    """SpaceToDepth -> Reshape, Transpose, Reshape, in the order of channels of `torch.nn.PixelUnshuffle`.
+
+    torch counts the pixels of a block inside each channel, ONNX the channels inside each pixel; onnxscript
+    0.7 writes one for the other.
+    """
+    size, sizes = node.attributes.get_int("blocksize", 1), _sizes(node.inputs[0])
+    if len(sizes) != 4 or min(sizes[1:]) < 1:
+        return False
+    channels, height, width = sizes[1:]
+    name = node.outputs[0].name
+    apart = np.array([-1, channels, height // size, size, width // size, size], np.int64)
+    whole = np.array([-1, channels * size**2, height // size, width // size], np.int64)
+    parts = ir.node("Reshape", [node.inputs[0], _stored(graph, f"{name}.blocks", apart)])
+    turned = ir.node("Transpose", [parts.outputs[0]], {"perm": [0, 1, 3, 5, 2, 4]})
+    joined = ir.node(
+        "Reshape",
+        [turned.outputs[0], _stored(graph, f"{name}.shape", whole)],
+        name=node.name,
+        metadata_props=dict(node.metadata_props),
+    )
+    parts.outputs[0].name, turned.outputs[0].name = f"{name}.apart", f"{name}.turned"
+    made = [parts, turned, joined]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], made, node.outputs, joined.outputs)
+    return True
+
+
+def repair_smooth_resize(graph: ir.Graph, node: ir.Node) -> bool:
+    """Resize with antialias -> a product with a matrix per dimension, as the operation is linear.
+
+    ONNX Runtime 1.32 weighs the pixels otherwise than torch, and other runtimes refuse the attribute.
+    """
+    before, after = _sizes(node.inputs[0]), _sizes(node.outputs[0])
+    kind = {"linear": torch.ops.aten._upsample_bilinear2d_aa, "cubic": torch.ops.aten._upsample_bicubic2d_aa}
+    mode = node.attributes.get_string("mode", "")
+    known = len(before) == len(after) == 4 and min(*before[2:], *after[2:]) > 0
+    if not node.attributes.get_int("antialias", 0) or mode not in kind or not known:
+        return False
+    corners = node.attributes.get_string("coordinate_transformation_mode", "") == "align_corners"
+    rows, columns = (
+        kind[mode](torch.eye(old)[None, None], [old, new], corners)[0, 0].numpy()
+        for old, new in zip(before[2:], after[2:], strict=True)
+    )
+    name = node.outputs[0].name
+    across = ir.node("MatMul", [node.inputs[0], _stored(graph, f"{name}.columns", columns)])
+    across.outputs[0].name = f"{name}.across"
+    down = ir.node(
+        "MatMul",
+        [_stored(graph, f"{name}.rows", np.ascontiguousarray(rows.T)), across.outputs[0]],
+        name=node.name,
+        metadata_props=dict(node.metadata_props),
+    )
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [across, down], node.outputs, down.outputs)
     return True
 
 
@@ -116,6 +173,8 @@ def join_clip(graph: ir.Graph, node: ir.Node) -> bool:
 
 REPAIRS: Mapping[str, Callable[[ir.Graph, ir.Node], bool]] = {
     "GRU": repair_gru,
+    "SpaceToDepth": repair_unshuffle,
+    "Resize": repair_smooth_resize,
     "ReduceMean": pool_mean,
     "AveragePool": pool_whole_image,
     "Reshape": fix_reshape,

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from onnx import parser
 
 from edgeprune.graph.onnx_repairs import repair
@@ -110,6 +111,46 @@ def test_a_rewrite(case: Case) -> None:
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == case.expected
     np.testing.assert_allclose(run(model, image), before, rtol=1e-5, atol=1e-6)
+
+
+def repaired(text: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """An image, what the repaired model makes of it, and the operators that are left."""
+    result = repair(ir.from_proto(parser.parse_model(HEAD + text)))
+    assert result.modified
+    model = ir.to_proto(result.model)
+    onnx.checker.check_model(model)
+    image = np.random.default_rng(0).standard_normal((3, 4, 6, 6), np.float32)
+    return image, run(model, image), [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_space_to_depth_has_torchs_order_of_channels(size: int) -> None:
+    shape = f"{4 * size**2}, {6 // size}, {6 // size}"
+    image, found, left = repaired(IMAGE.format(shape) + f"{{ y = SpaceToDepth<blocksize: int = {size}>(x) }}")
+    assert left == ["Reshape", "Transpose", "Reshape"]
+    expected = torch.nn.functional.pixel_unshuffle(torch.from_numpy(image), size)
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("sizes", [(4, 3), (9, 5)])
+def test_a_smooth_resize_weighs_pixels_as_torch_does(
+    mode: str, corners: bool, sizes: tuple[int, int]
+) -> None:
+    rule = "align_corners" if corners else "pytorch_half_pixel"
+    text = (
+        IMAGE.format(f"4, {sizes[0]}, {sizes[1]}")
+        + f"<int64[2] to = {{{sizes[0]}, {sizes[1]}}}> {{ y = Resize<antialias: int = 1, "
+        f"axes: ints = [2, 3], "
+        f'mode: string = "{mode.removeprefix("bi")}", coordinate_transformation_mode: string = "{rule}">'
+        "(x, , , to) }"
+    )
+    image, found, left = repaired(text)
+    assert left == ["MatMul", "MatMul"]
+    kind = getattr(torch.ops.aten, f"_upsample_{mode}2d_aa")
+    expected = kind(torch.from_numpy(image), list(sizes), corners)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:

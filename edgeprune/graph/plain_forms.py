@@ -1,0 +1,101 @@
+"""Operators of a program in forms that the ONNX exporter writes rightly, and that runtimes take.
+
+Behind the exporter a form can no longer be told from what it means; repairs of the file are in
+`onnx_repairs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from string import ascii_letters
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Graph, Node
+
+from edgeprune.graph.fx import argument, op_name
+
+aten = torch.ops.aten
+
+
+def plain_forms(program: ExportedProgram) -> None:
+    """Rewrite every operator of `FORMS` in place. Nodes keep their names, so outputs keep theirs."""
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and op_name(node) in FORMS:
+            FORMS[op_name(node)](program.graph, node)
+    program.graph_module.recompile()
+
+
+def mean_pool(graph: Graph, node: Node) -> None:
+    """An adaptive average pool to one value -> the mean that it is.
+
+    For channels-last values torch (2.13) decomposes such a pool into a mean and `as_strided`, and onnxscript
+    writes `as_strided` as a loop over a sequence, which few runtimes take.
+    """
+    sizes: Any = argument(node, 1, "output_size")
+    if set(sizes) == {1}:
+        dims = list(range(-len(sizes), 0))
+        _become(node, aten.mean.dim, node.args[0], dims, True)
+
+
+def own_divisor(graph: Graph, node: Node) -> None:
+    """An average pool that divides by a number of the user's own -> a pool, and a factor behind it.
+
+    onnxscript (0.7) ignores the number.
+    """
+    divisor, window = argument(node, 6, "divisor_override"), node.args[1]
+    if divisor is None or argument(node, 4, "ceil_mode", False):
+        return
+    sizes: Any = window
+    space = 3 if "3d" in op_name(node) else 2
+    area = prod(sizes) if len(sizes) > 1 else sizes[0] ** space
+    with graph.inserting_before(node):
+        pool = graph.call_function(node.target, (*node.args[:4], False, True))  # type: ignore[arg-type]
+    pool.meta = dict(node.meta)
+    _become(node, aten.mul.Tensor, pool, area / divisor)
+
+
+def spelled_out(graph: Graph, node: Node) -> None:
+    """An einsum with an ellipsis -> one with a letter for each of its dimensions.
+
+    ONNX has no ellipsis that is summed over.
+    """
+    equation, values = str(node.args[0]).replace(" ", ""), node.args[1]
+    left, arrow, right = equation.partition("->")
+    if "..." not in left or not arrow:
+        return
+    ranks = [value.meta["val"].dim() for value in values]  # type: ignore[union-attr]
+    hidden = [
+        rank - len(text.replace("...", ""))
+        for text, rank in zip(left.split(","), ranks, strict=True)
+        if "..." in text
+    ]
+    spare = "".join(letter for letter in ascii_letters if letter not in equation)[: max(hidden)]
+    counts = iter(hidden)
+    inputs = [
+        text.replace("...", spare[len(spare) - next(counts) :]) if "..." in text else text
+        for text in left.split(",")
+    ]
+    node.update_arg(0, f"{','.join(inputs)}->{right.replace('...', spare)}")
+
+
+def mean_slope(graph: Graph, node: Node) -> None:
+    """A randomised leaky ReLU -> in evaluation mode, the leaky ReLU of its mean slope."""
+    low, high = argument(node, 1, "lower", 1 / 8), argument(node, 2, "upper", 1 / 3)
+    if not argument(node, 3, "training", False):
+        _become(node, aten.leaky_relu.default, node.args[0], (low + high) / 2)
+
+
+def _become(node: Node, target: Any, *args: Any) -> None:
+    node.target, node.args, node.kwargs = target, args, {}
+
+
+FORMS: Mapping[str, Callable[[Graph, Node], None]] = {
+    **dict.fromkeys([f"aten.adaptive_avg_pool{space}d" for space in (1, 2, 3)], mean_pool),
+    "aten.avg_pool2d": own_divisor,
+    "aten.avg_pool3d": own_divisor,
+    "aten.einsum": spelled_out,
+    "aten.rrelu": mean_slope,
+}
