@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -17,11 +17,11 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
 from edgeprune.graph.composites import write_out
+from edgeprune.graph.fixed_sizes import fixed_sizes, place
 from edgeprune.graph.folding import fold_weights
 from edgeprune.graph.mode import TrainableGraph, trains
 from edgeprune.quiet import quiet
 
-_STDLIB = sysconfig.get_path("stdlib")
 _LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # these report on torch's internals
 
 
@@ -252,10 +252,12 @@ def _check_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 def _export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     # torch specialises a dimension of size 1, so a batch of one is captured as a batch of two.
     args, kwargs = pytree.tree_map_only(torch.Tensor, _at_least_two, (args, kwargs))
+    fixed: list[str] = []
     try:
         with (
             torch.no_grad(),
             quiet(*_LOGGERS),
+            fixed_sizes() as fixed,
             _attention_in_full(),
             _outputs_known(model),
             _keywords_by_name(model, kwargs),
@@ -267,13 +269,24 @@ def _export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
             )
             return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        where = _user_line(error, model)
-        raise InputError(
-            f"The model does not export{where}: {_first_lines(str(error))}",
-            "torch.export needs control flow that does not depend on the data and a batch that may vary; "
-            "use torch.where or torch.cond there, and take sizes from x.shape. "
-            "`torch.export.export(model, args, dynamic_shapes=..., strict=False)` shows the full report.",
-        ) from error
+        raise InputError(*_not_exported(error, fixed)) from error
+
+
+def _not_exported(error: Exception, fixed: list[str]) -> tuple[str, str]:
+    """What an export failed at, and what to try. fixed: lines at which a size became a number."""
+    if fixed and "specialized it to be a constant" in str(error):
+        return (
+            f"The model does not export: it takes the batch, which may vary, for a number{fixed[0]}.",
+            "Keep the rows a size: x.shape[0] in place of len(x), -1 in place of a number, no loop over rows "
+            "and no branch on how many there are. Also where single queries are served, calibration and "
+            "evaluation ask for other batches.",
+        )
+    return (
+        f"The model does not export{_user_line(error)}: {_first_lines(str(error))}",
+        "torch.export needs control flow that does not depend on the data and a batch that may vary; "
+        "use torch.where or torch.cond there, and take sizes from x.shape. "
+        "`torch.export.export(model, args, dynamic_shapes=..., strict=False)` shows the full report.",
+    )
 
 
 def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:
@@ -285,20 +298,13 @@ def _first_lines(text: str, count: int = 3) -> str:
     return " ".join(lines[:count])[:600]
 
 
-def _user_line(error: BaseException, model: torch.nn.Module) -> str:
+def _user_line(error: BaseException) -> str:
     """` (FILE, line N: CODE)` of the deepest frame that is not torch's own, "" when all are."""
-    import linecache
-    import traceback
-
     found = ""
     current: BaseException | None = error
     while current is not None:
-        for frame, line in traceback.walk_tb(current.__traceback__):
-            file = frame.f_code.co_filename
-            library = file.startswith((_STDLIB, "<")) or "site-packages" in file or "/torch/" in file
-            if not library and __file__ != file:
-                code = linecache.getline(file, line).strip()
-                found = f" ({file}, line {line}: {code})"
+        frames = traceback.walk_tb(current.__traceback__)
+        found = place((frame.f_code.co_filename, line) for frame, line in frames) or found
         current = current.__cause__ or current.__context__
     return found
 

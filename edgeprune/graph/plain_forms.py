@@ -83,8 +83,9 @@ def spelled_out(graph: Graph, node: Node) -> None:
 
 def mean_slope(graph: Graph, node: Node) -> None:
     """A randomised leaky ReLU -> in evaluation mode, the leaky ReLU of its mean slope."""
-    low, high = argument(node, 1, "lower", 1 / 8), argument(node, 2, "upper", 1 / 3)
-    if not argument(node, 3, "training", False):
+    at = 2 if op_name(node) == "aten.rrelu_with_noise" else 1
+    low, high = argument(node, at, "lower", 1 / 8), argument(node, at + 1, "upper", 1 / 3)
+    if not argument(node, at + 2, "training", False):
         _become(node, aten.leaky_relu.default, node.args[0], (low + high) / 2)
 
 
@@ -98,4 +99,5 @@ FORMS: Mapping[str, Callable[[Graph, Node], None]] = {
     "aten.avg_pool3d": own_divisor,
     "aten.einsum": spelled_out,
     "aten.rrelu": mean_slope,
+    "aten.rrelu_with_noise": mean_slope,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from edgeprune.errors import InputError
+from edgeprune.graph import fixed_sizes
 from edgeprune.graph.capture import capture, flatten, rebuilt
 
 
@@ -161,3 +163,46 @@ def test_a_class_of_the_users_comes_back_with_the_tensors_of_any_run(kind: type)
     assert type(other) is kind
     assert torch.equal(other.states[0], x + 1)
     assert torch.equal(captured.run(x)[2], 2 * x)
+
+
+class Rows(nn.Module):
+    """Takes its batch for a number; `kind` says how."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.inner = kind, nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inner(x)
+        if self.kind == "length":
+            return x.view(len(x), 3, 1)
+        if self.kind == "loop":
+            return torch.stack([row + 1 for row in x])
+        if self.kind == "number":
+            return x.view(2, 3, 1)
+        if self.kind == "branch":
+            return x if x.shape[0] == 2 else -x
+        return x + torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("length", "return x.view(len(x), 3, 1)"),
+        ("loop", "return torch.stack([row + 1 for row in x])"),
+        ("number", "return x.view(2, 3, 1)"),
+        ("branch", "return x if x.shape[0] == 2 else -x"),
+        ("constant", "return x + torch.zeros(2, 3)"),
+    ],
+)
+def test_a_batch_that_is_taken_for_a_number_is_refused_with_the_line(kind: str, line: str) -> None:
+    with pytest.raises(InputError, match="takes the batch, which may vary, for a number") as caught:
+        capture(Rows(kind), torch.randn(1, 4))
+    assert re.search(rf"test_capture\.py, line \d+: {re.escape(line)}\)\.$", caught.value.what)
+    assert "x.shape[0]" in caught.value.hint
+
+
+def test_another_torch_that_tells_no_lines_still_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixed_sizes, "_HOOK", "of_another_torch")
+    with pytest.raises(InputError, match="specialized it to be a constant"):
+        capture(Rows("length"), torch.randn(2, 4))
