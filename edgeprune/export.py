@@ -18,9 +18,9 @@ import torch
 from torch.fx import Node
 
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.first_difference import first_difference
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
+from edgeprune.graph.first_difference import first_difference
 from edgeprune.graph.fx import written_at
 from edgeprune.graph.onnx_repairs import repair
 from edgeprune.graph.plain_forms import plain_forms
