@@ -40,11 +40,11 @@ def first_difference(
         name = stages.get(node.name)
         return name in found and not same(value.cpu(), torch.from_numpy(found[name]))
 
-    node = _Compared(captured, differs).first(tensors)
+    node = _FirstDifference(captured, differs).first(tensors)
     return None if node is None else f"operator {node.target}{written_at(node)}"
 
 
-class _Compared(Interpreter):
+class _FirstDifference(Interpreter):
     """Interpreter that stops caring once a value differs; in-place operators change no value seen before."""
 
     def __init__(self, captured: Captured, differs: Callable[[Node, torch.Tensor], bool]) -> None:
