@@ -37,7 +37,7 @@ from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.train import Pair, Recipe, rehearse
 from edgeprune.recover.warm_start import better_start
-from edgeprune.recover.ways import LABELLED, UNLABELLED, find_way
+from edgeprune.recover.ways import LABELLED, UNLABELLED, before_training, find_way
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import capture_pure, flat_inputs, training_again, training_pairs, walk
 
@@ -313,12 +313,17 @@ class Workshop:
         )
 
     def highest_rung(self, wished: str | None) -> str:
-        """The recovery way that was asked for, or the highest that the task's data allows.
+        """The recovery way that was asked for, or the highest that the task's data and outputs allow.
 
-        Raises `InputError` when there is no such way, or it needs what the task has not.
+        Nothing can be trained towards decisions alone. Raises `InputError` when there is no such way, or it
+        needs what the task has not.
         """
         if wished is None:
-            return LABELLED if self.labelled else UNLABELLED
+            highest = LABELLED if self.labelled else UNLABELLED
+            with torch.no_grad():
+                outputs = self.dense.run(*self.dense.inputs)
+            trained = any(map(torch.is_floating_point, outputs))
+            return highest if trained else before_training(highest)
         way = find_way(wished)
         if way.needs_earlier:
             required(self.task.earlier)

@@ -93,6 +93,21 @@ def test_the_default_is_what_the_data_allows() -> None:
     assert workshop(train=None).highest_rung(None) == "distill"
 
 
+def test_a_model_that_returns_decisions_alone_is_reconstructed() -> None:
+    class Decided(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).argmax(1)
+
+    shop = workshop(model=Decided(*model(0)), earlier=None, train=None)
+    assert shop.highest_rung(None) == "reconstruct"
+    shop.rehearse("reconstruct", 3)
+    with pytest.raises(InputError, match="its outputs have no gradient"):
+        shop.rehearse("distill", 3)
+    (group,) = shop.coupling.groups
+    pruned, _ = shop.prune({group.name: range(2)}, "none")
+    assert 0 < shop.judge.error(pruned) < 1, "the share of other decisions"
+
+
 @dataclass(frozen=True)
 class Refused:
     name: str
