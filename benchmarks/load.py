@@ -26,7 +26,7 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.devices import Feeds, Load, Machine
+from edgeprune.devices import Feeds, Load, Machine, Memory
 from edgeprune.errors import DeviceBusy
 from edgeprune.fitting import loop
 from edgeprune.fitting.trials.runner import Trials
@@ -160,8 +160,8 @@ class SimulatedSession:
         self.device.now += min_seconds
         return 1
 
-    def memory_mib(self) -> float:
-        return 10.0
+    def memory(self) -> Memory:
+        return Memory(10.0, 5.0)
 
     def state(self) -> dict[str, str]:
         return {}

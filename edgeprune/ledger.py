@@ -60,9 +60,12 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Noted:
-    """Figure in an order that a ledger keeps and does not compare; None in runs of earlier versions."""
+    """Figure or word in an order that a ledger keeps and does not compare; None in runs of earlier versions.
 
-    value: float | None = None
+    Earlier versions may have recorded it as it is, and compared it.
+    """
+
+    value: float | str | None = None
 
 
 class Ledger:
@@ -76,6 +79,7 @@ class Ledger:
         self._entries: dict[str, _Entry] = {}
         self._earlier: set[str] = set()  # keys that were recorded before this run was resumed
         self._noted: dict[str, Noted] = {}
+        self.grown = False  # whether a step was done since the run was begun or resumed
         self._chain = Chain()
 
     @classmethod
@@ -129,11 +133,13 @@ class Ledger:
         cls: the record's type, as `records.codec` knows it.
         files: those that `work` writes below the run folder. When one is missing or was changed, the step is
             done again.
-        lasts: False for a result that is asked for again when the run that recorded it is resumed.
+        lasts: False for a result that is asked for again when the run that recorded it is resumed, and with
+            it all that was recorded about it: steps whose keys begin with this one.
         """
         entry = self._entries.get(key)
         if entry is not None and key in self._earlier and not lasts(self._decode(entry, cls)):
             _log.info("step %r: found in the ledger, and done again", key)
+            self._forget(key)
             entry = None
         if entry is not None:
             changed = self._changed(entry)
@@ -152,9 +158,16 @@ class Ledger:
         self._append(entry)
         self._entries[key] = entry
         self._earlier.discard(key)
+        self.grown = True
         _log.info("step %r: done in %.2f s, %d files", key, time.monotonic() - started, len(files))
         # Decoded, not handed through: a run that is resumed sees the very same value.
         return self._decode(entry, cls)
+
+    def _forget(self, key: str) -> None:
+        """Leave out what was recorded earlier about a step that is done again."""
+        about = {each for each in self._earlier if each == key or each.startswith(f"{key}-")}
+        self._entries = {each: entry for each, entry in self._entries.items() if each not in about}
+        self._earlier -= about
 
     def seal(self, key: str, record: str, files: Sequence[Path] = ()) -> None:
         """Record a text about the run's answer, and hashes of its files, for `sealed`; once for the same."""
@@ -324,6 +337,8 @@ def _settled(path: Path) -> str:
 
 def _reread(then: JSON, now: object, path: str) -> JSON:
     """Recorded part `then` of an order as this edgeprune writes it, by the types of its counterpart `now`."""
+    if isinstance(now, Noted) and not isinstance(then, dict):
+        return to_json(from_json(Noted, {"value": then}, path))
     if isinstance(now, Mapping) and isinstance(then, dict):
         added = {
             key: to_json(type(value)())

@@ -649,3 +649,30 @@ def test_a_result_that_does_not_last_is_asked_for_again_when_the_run_is_resumed(
     with Ledger.open(tmp_path, ORDER, resume=True) as ledger:
         assert once(ledger, 9.0) == 2.0, "what lasts is not asked for again"
     assert asked == [-1.0, 2.0]
+
+
+def test_what_was_recorded_about_a_step_that_is_done_again_is_done_again_too(tmp_path: Path) -> None:
+    def steps(ledger: Ledger, lasts: bool) -> list[float]:
+        keys = ("final-01", "final-01-proof", "final-010", "dense")
+        return [ledger.once(keys[0], lambda: 1.0, float, lasts=lambda found: lasts)] + [
+            ledger.once(key, lambda: float(not lasts), float) for key in keys[1:]
+        ]
+
+    with Ledger.open(tmp_path, ORDER, resume=False) as ledger:
+        assert not ledger.grown
+        assert steps(ledger, True) == [1.0, 0.0, 0.0, 0.0]
+        assert ledger.grown
+    with Ledger.open(tmp_path, ORDER, resume=True) as ledger:
+        assert steps(ledger, True) == [1.0, 0.0, 0.0, 0.0]
+        assert not ledger.grown
+        assert steps(ledger, False) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_what_is_noted_now_and_was_compared_by_an_earlier_version_is_read_and_not_compared(
+    tmp_path: Path,
+) -> None:
+    for value in (12, "finetune", None):
+        folder = tmp_path / str(value)
+        Ledger.open(folder, {**ORDER, "said": value}, False).close()
+        with Ledger.open(folder, {**ORDER, "said": Noted("now")}, True) as ledger:
+            assert ledger.noted("said") == Noted(value)

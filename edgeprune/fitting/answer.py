@@ -243,7 +243,10 @@ def _cascade(trials: Trials, tiers: Sequence[TierResult]) -> Cascaded:
         return Cascaded(None, reason)
     trials.tell("cascade", "asking all tiers about the same samples")
     ask, seed = trials.device_side.ask, trials.order.options.seed
-    return trials.once("cascade", lambda: cascade(task, able, ask, seed, meanings), Cascaded)
+    return trials.once(
+        *("cascade", lambda: cascade(task, able, ask, seed, meanings), Cascaded),
+        lasts=lambda found: trials.resumed_whole,
+    )
 
 
 def _packed(trials: Trials, result: FitResult, tier: int | None) -> str | None:

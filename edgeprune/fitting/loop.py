@@ -51,6 +51,7 @@ from edgeprune.results import save_result
 from edgeprune.search.bracketing import Probe
 from edgeprune.tasks import Remembered, call_evaluate, check_task, doubted
 from edgeprune.tasks.blame import exits_refused
+from edgeprune.tasks.calibration import CHANGED
 
 AT_A_STEP = "by what units cost, nothing that keeps more is within it"
 
@@ -85,7 +86,8 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     unusual = (*unusual, *workshop.understood.remarks)
     for stage, note in (*(("budgets", note) for note in notes), *(("data", note) for note in unusual)):
         remarks(Event(stage, note, lasting=True))
-    with Ledger.open(Path(options.out), resume_key(orders, workshop, score), options.resume) as ledger:
+    key = resume_key(orders, workshop, score, moves=CHANGED in unusual)
+    with Ledger.open(Path(options.out), key, options.resume) as ledger:
         check_evaluation(ledger, score, task, workshop, remarks)
         trials = Trials(orders[0], workshop, ledger)
         trials.run(DENSE, FLOAT, kind="dense")

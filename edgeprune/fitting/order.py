@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from edgeprune.shelf import Shelved, load_target, shelved
 from edgeprune.tasks import call_evaluate
 
 LOCAL = "local"
-EVALUATION = "evaluation"  # in the resume key
+EVALUATION, EPOCHS = "evaluation", "epochs"  # in the resume key
 SAME_SCORE = (
     1e-5  # relative: sums of single precision in another order, as another number of threads adds them
 )
@@ -162,11 +162,17 @@ def drop_notes(orders: Sequence[Order], task: Task, score: float) -> list[str]:
 
 
 def resume_key(
-    orders: Sequence[Order], workshop: Workshop, score: float | None = None
+    orders: Sequence[Order],
+    workshop: Workshop,
+    score: float | None = None,
+    *,
+    moves: bool = False,
 ) -> Mapping[str, object]:
-    """Everything that the answer depends on: a run is resumed only with an equal key.
+    """Everything that measurements depend on: a run is resumed only with an equal key.
 
-    score: of the dense model, as `evaluate` gives it now; `check_evaluation` compares it.
+    score: of the dense model, as `evaluate` gives it now; `check_evaluation` compares it. moves: whether the
+    calibration data are others in each pass, as of a loader that shuffles: they are then no part of the key.
+    How trials recover is only noted: each tells it itself, and is done again where another way is asked for.
     A new entry is a record with a default for each field: in a ledger without it, these are what counts.
     """
     order, *others = orders
@@ -175,14 +181,14 @@ def resume_key(
     if others:
         asked = {f"budget {number}": _compared(one) for number, one in enumerate(orders, 1)}
     return {
-        "model": _fingerprint(workshop),
+        "model": _fingerprint(workshop, () if moves else workshop.calibration),
         "target": order.target,
         **asked,
         "runtime": order.runtime,
         "device": order.device.name if order.forecast is None else "none",
         "criterion": workshop.criterion.key,
-        "recover": options.recover,
-        "epochs": options.epochs,
+        "recover": Noted(options.recover),
+        EPOCHS: Noted(options.epochs),
         "seed": options.seed,
         "metric": workshop.task.direction,
         "outputs": workshop.yardstick.outputs.words,
@@ -203,7 +209,7 @@ def check_evaluation(ledger: Ledger, score: float, task: Task, workshop: Worksho
     Raises `InputError`.
     """
     then = ledger.noted(EVALUATION).value
-    if then is None or _same(then, score):
+    if not isinstance(then, float) or _same(then, score):
         return
     again = call_evaluate(task, workshop.predict)
     if _same(score, again):
@@ -269,7 +275,7 @@ def _shared(order: Order) -> list[tuple[str, object]]:
     return [*found, ("threads", order.profile.threads), ("percentile", order.budget.percentile)]
 
 
-def _fingerprint(workshop: Workshop) -> str:
+def _fingerprint(workshop: Workshop, calibration: Iterable[tuple[torch.Tensor, ...]]) -> str:
     """SHA-256 of the graph, the weights (earlier ones too), the example's shapes, the calibration data."""
     digest = hashlib.sha256()
     dense = workshop.dense
@@ -278,7 +284,7 @@ def _fingerprint(workshop: Workshop) -> str:
         for name, tensor in sorted(weights.items()):
             digest.update(name.encode())
             digest.update(_bytes(tensor))
-    for batch in workshop.calibration:
+    for batch in calibration:
         for tensor in batch:
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(_bytes(tensor))

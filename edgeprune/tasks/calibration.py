@@ -21,8 +21,8 @@ MOST_CALIBRATION_MIB = 512  # they stay in memory, beside the models: 890 images
 READ_AGAIN = "Give a list or a DataLoader, or an object whose __iter__ starts from the beginning each time."
 CHANGED = (
     "The task's calibration data changed when it was read a second time. This run keeps what it read first; "
-    "--resume will not go on with it, since it will read other data. Give a list, or a loader that does not "
-    "shuffle or augment."
+    "a resumed one keeps what was measured, and goes on with what it reads then. Give a list, or a loader "
+    "that does not shuffle or augment, for the same answer each time."
 )
 
 

@@ -233,7 +233,7 @@ def test_a_model_without_a_layer_for_int8_and_without_groups_misses_instead_of_f
     assert (result.verdict.kind, result.chosen.name) == ("misses", "dense")
 
 
-def test_calibration_that_is_shuffled_is_told_and_its_run_is_not_resumed_with_other_data(
+def test_calibration_that_is_shuffled_is_told_and_its_run_is_resumed(
     fit: Callable[..., FitResult], tiny: ModuleType
 ) -> None:
     class Shuffled:
@@ -243,10 +243,39 @@ def test_calibration_that_is_shuffled_is_told_and_its_run_is_not_resumed_with_ot
 
     told: list[Event] = []
     task = tiny.quick(calibration=Shuffled())
-    assert fit(task=task, latency_ms=1000.0, listen=told.append).verdict.kind == "fits"
+    first = fit(task=task, latency_ms=1000.0, listen=told.append)
+    assert first.verdict.kind == "fits"
     assert [event.doing for event in told if event.stage == "data"] == [CHANGED]
+    assert fit(task=task, latency_ms=1000.0, resume=True).chosen == first.chosen
+    other = tiny.quick(calibration=list(tiny.task().calibration))
     with pytest.raises(InputError, match="another order: model was"):
-        fit(task=task, latency_ms=1000.0, resume=True)
+        fit(task=other, latency_ms=1000.0, resume=True)
+
+
+def test_more_epochs_and_another_recovery_train_again_and_measure_nothing_else_again(
+    fit: Callable[..., FitResult], scripted: ModuleType, tiny: ModuleType
+) -> None:
+    device = scripted.ScriptedDevice(tiny.latency_ms)
+    asked = {"speedup": 2.0, "max_drop": 0.5, "device": device}
+    first = fit(**asked, epochs=1, recover="distill")
+
+    def again(epochs: int, recover: str) -> tuple[FitResult, set[str]]:
+        before = len(device.artefacts)
+        result = fit(**asked, epochs=epochs, recover=recover, resume=True)
+        return result, {path.parent.name for path in device.artefacts[before:]}
+
+    assert first.chosen.name.startswith("final")
+    same, started = again(1, "distill")
+    assert (same.chosen, started - {first.chosen.name}) == (first.chosen, set()), "golden vectors alone"
+    longer, started = again(3, "distill")
+    assert started == {"dense", first.chosen.name}, "measured and proven in turn with the dense model"
+    assert longer.chosen.kept == first.chosen.kept
+    assert longer.chosen.measurement.artefact_sha256 != first.chosen.measurement.artefact_sha256
+    assert longer.baseline.measurement == first.baseline.measurement
+    other, started = again(3, "finetune")
+    assert started == {"dense", first.chosen.name}
+    assert (other.chosen.candidate.recover, other.chosen.kept) == ("finetune", first.chosen.kept)
+    assert again(3, "finetune")[0].chosen == other.chosen
 
 
 def test_an_evaluation_that_fails_leaves_nothing_behind(

@@ -75,6 +75,7 @@ class ScriptedDevice:
         self.noise, self.seed, self.speed, self.state, self.before = noise, seed, speed, state, before
         self.operators, self.waited = operators, waited
         self.log: list[tuple[str, str, int]] = []
+        self.artefacts: list[Path] = []  # of each session
         self.sensors: list[tuple[str, ...]] = []  # what each session was asked to read
         self.open = 0  # sessions that have not been left
         self._machine = machine
@@ -86,6 +87,7 @@ class ScriptedDevice:
     def start(self, load: Load, *, sensors: Sequence[str] = ()) -> Session:
         session = ScriptedSession(self, load, len(self.sensors))
         self.sensors.append(tuple(sensors))
+        self.artefacts.append(load.artefact)
         self.request("start", load.artefact, session.number)
         self.open += 1
         return session

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeprune.errors import DeviceBusy, DeviceLost, EdgepruneError
 from edgeprune.fitting.trials.sessions import DeviceSide
@@ -45,7 +45,8 @@ class Drafts:
 
     def of(self, candidate: Candidate) -> str | None:
         """The draft of this candidate, if there is one."""
-        return next((name for name, draft in self.known.items() if draft.candidate == candidate), None)
+        shown = _shown(candidate)
+        return next((name for name, draft in self.known.items() if _shown(draft.candidate) == shown), None)
 
     def make(
         self,
@@ -60,11 +61,13 @@ class Drafts:
         """
         name = self.of(candidate) or f"draft-{len(self.known) + 1:02}"
         if name not in self.known:
-            self.known[name] = self._ledger.once(
+            found = self._ledger.once(
                 name,
                 lambda: self._measured(name, candidate, listen(name, "measuring shapes"), usual_ms),
                 Draft,
             )
+            # One that was recorded before may be of a run that recovered otherwise.
+            self.known[name] = replace(found, candidate=replace(found.candidate, recover=candidate.recover))
         return name
 
     def _measured(
@@ -81,3 +84,8 @@ class Drafts:
             return Draft(candidate, None, error.what)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shown(candidate: Candidate) -> Candidate:
+    """Candidate as far as shapes show it: how it recovers they do not."""
+    return replace(candidate, recover="none")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import DeviceBusy
 from edgeprune.fitting.budgets import resolved
-from edgeprune.fitting.order import Order
+from edgeprune.fitting.order import EPOCHS, Order
 from edgeprune.fitting.trials.comparison import Compared, compare
 from edgeprune.fitting.trials.drafts import Drafts
 from edgeprune.fitting.trials.networks import Networks
@@ -108,6 +108,11 @@ class Trials:
                 self.tested[name] = self._searched[name] = self._here(name, tested, other)
 
     @property
+    def resumed_whole(self) -> bool:
+        """Whether all steps so far were found in the ledger."""
+        return not self._ledger.grown
+
+    @property
     def candidates(self) -> dict[str, TrialRecord]:
         """Trials that a search built, trained ones not counted."""
         return {name: tested for name, tested in self.tested.items() if tested.kind == "candidate"}
@@ -146,7 +151,9 @@ class Trials:
         files = [*self.device_side.files(name), *([self._networks.path(name)] if train else [])]
         started = time.monotonic()
         tested = self._ledger.once(
-            name, lambda: self._test(name, candidate, kind, start), TrialRecord, files=files
+            *(name, lambda: self._test(name, candidate, kind, start), TrialRecord),
+            files=files,
+            lasts=lambda found: self._recovers(found, candidate, train),
         )
         tested = replace(tested, kind=kind, measurement=self._as_begun(tested.measurement))
         tested = self._here(name, tested, self._larger)
@@ -336,6 +343,12 @@ class Trials:
         )
         return replace(tested, measurement=measurement)
 
+    def _recovers(self, found: TrialRecord, candidate: Candidate, train: bool) -> bool:
+        """Whether a recorded trial was recovered as this run asks for."""
+        then, now = ((each.recover, each.qat) for each in (found.candidate, candidate))
+        epochs = self._ledger.noted(EPOCHS).value if found.epochs is None else found.epochs
+        return then == now and (not train or epochs == self.order.options.epochs)
+
     def _test(self, name: str, candidate: Candidate, kind: Kind, start: str | None) -> TrialRecord:
         started = time.monotonic()
         network, rungs = self._networks.made(name, candidate, kind, start, self.tested)
@@ -355,6 +368,7 @@ class Trials:
             recovered=(*(self.tested[start].recovered if start else ()), *recovered(rungs)),
             seconds=time.monotonic() - started,
             kind=kind,
+            epochs=self.order.options.epochs if kind == "trained" else None,
             training=(*(self.tested[start].training if start else ()), *trainings(rungs)),
         )
 

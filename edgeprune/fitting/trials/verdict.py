@@ -29,6 +29,7 @@ class TrialRecord:
     seconds: float
     kind: Kind = "variant"  # ledgers of before had none: the runner knows it
     training: tuple[Training, ...] = ()
+    epochs: int | None = None  # of a trained trial, as they were asked for; None in ledgers of before
 
 
 def report(
