@@ -68,7 +68,7 @@ def answer(folder: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_bytes())
     assert result.pop("bundle") == str(run / "run.edgeprune.zip")
     assert result.pop("out") == str(run)
-    del result["seconds"]
+    del result["seconds"], result["occasion"]
     with zipfile.ZipFile(run / "run.edgeprune.zip") as archive:
         bundle: dict[str, Any] = {name: archive.read(name) for name in archive.namelist()}
     bundle[EVIDENCE] = json.loads(bundle[EVIDENCE])
