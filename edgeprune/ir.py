@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edgeprune.errors import InputError, MissingExtraError
 from edgeprune.files import TEMPORARY, replacing, writing
@@ -28,6 +28,13 @@ HALF_TOLERANCE = 0.01
 HALF_MAX = float(np.finfo(np.float16).max)  # 65504
 HALF_ROUNDING = 2.0**-10  # relative, of a whole tensor: twice FP16's own; more means that values vanished
 _LACKS = re.compile(r"No conversion rule found for operations: (.+?)(?: To facilitate|$)")
+
+
+class _OnnxFile(NamedTuple):
+    """Content of an ONNX file, with its inputs."""
+
+    content: bytes
+    inputs: Sequence[onnx.ValueInfoProto]
 
 
 def write_ir(
@@ -55,7 +62,7 @@ def write_ir(
     return path
 
 
-def _proven(core: Any, source: bytes, feeds: Mapping[str, NDArray[Any]]) -> bool:
+def _proven(core: Any, source: _OnnxFile, feeds: Mapping[str, NDArray[Any]]) -> bool:
     """Whether FP16 storage keeps the outputs of a float model."""
     exact = _outputs(core, _read(core, source), feeds)
     halved = _read(core, source)
@@ -92,8 +99,8 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _plain(model: onnx.ModelProto) -> bytes:
-    """The content of the ONNX file without what costs the IR nodes of XML and tells it nothing.
+def _plain(model: onnx.ModelProto) -> _OnnxFile:
+    """The ONNX file without what costs the IR nodes of XML and tells it nothing.
 
     Zero points of weights, which are zeros, and INT32 biases, which OpenVINO adds as floats anyway.
     """
@@ -112,12 +119,14 @@ def _plain(model: onnx.ModelProto) -> bytes:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     onnxfile.drop_unused(model)
-    return onnxfile.content(model)
+    return _OnnxFile(onnxfile.content(model), model.graph.input)
 
 
-def _read(core: Any, source: bytes) -> Any:
+def _read(core: Any, source: _OnnxFile) -> Any:
+    """OpenVINO's model, with inputs that nothing in it reads, too: it drops them, and queries bring them."""
     try:
-        return core.read_model(io.BytesIO(source))
+        model = core.read_model(io.BytesIO(source.content))
+        return _with_inputs(model, source.inputs)
     except Exception as error:  # openvino raises RuntimeError and its own kinds
         told = " ".join(str(error).split())
         lacks = _LACKS.search(told)
@@ -126,6 +135,25 @@ def _read(core: Any, source: bytes) -> Any:
             + (f"it has no operator for {lacks.group(1)}." if lacks is not None else told[:500]),
             "Write the operator it names with other operators, or serve with another runtime.",
         ) from error
+
+
+def _with_inputs(model: Any, inputs: Sequence[onnx.ValueInfoProto]) -> Any:
+    """The model with all of the inputs, in their order; a cut may leave one that nothing reads."""
+    import openvino
+    from openvino import opset13 as opset
+
+    found = {name: node for node in model.get_parameters() for name in node.output(0).get_names()}
+    if found.keys() >= {value.name for value in inputs}:
+        return model
+    for value in inputs:
+        if value.name not in found:
+            tensor = value.type.tensor_type
+            sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in tensor.shape.dim]
+            kind = openvino.Type(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            found[value.name] = opset.parameter(openvino.PartialShape(sizes), kind, value.name)
+            found[value.name].output(0).get_tensor().set_names({value.name})
+    ordered = [found[value.name] for value in inputs]
+    return openvino.Model(model.get_results(), ordered, model.get_friendly_name())
 
 
 def _outputs(core: Any, model: Any, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:

@@ -38,6 +38,20 @@ def served(path: Path, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
     return [np.array(found[at]) for at in range(len(compiled.outputs))]
 
 
+def test_an_input_that_nothing_reads_is_kept_in_its_place(tmp_path: Path) -> None:
+    kinds = {"mask": TensorProto.INT64, "x": TensorProto.FLOAT, "flag": TensorProto.BOOL}
+    inputs = [helper.make_tensor_value_info(name, kind, ["N", 4]) for name, kind in kinds.items()]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    x = np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)
+    feeds = {"mask": np.ones((1, 4), np.int64), "x": x, "flag": np.ones((1, 4), bool)}
+    path = write_ir(model, tmp_path / "model.xml", feeds)
+    assert [port.get_any_name() for port in openvino.Core().read_model(str(path)).inputs] == list(kinds)
+    (found,) = served(path, feeds)
+    assert np.array_equal(found, np.maximum(x, 0))
+
+
 def constants(path: Path) -> Counter[str]:
     """Bytes of the .bin by element type."""
     found: Counter[str] = Counter()

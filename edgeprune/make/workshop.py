@@ -83,9 +83,12 @@ class Workshop:
     @cached_property
     def split(self) -> Split:
         """The training data, or where there is none the calibration inputs without labels."""
+        with torch.no_grad():
+            example = (*self.dense.inputs, *self.dense.run(*self.dense.inputs))
+        sample_bytes = sum(tensor.nbytes for tensor in example) // len(example[0])
         if self.task.train is None:
-            return split(lambda: [(inputs, None) for inputs in self.calibration])
-        return split(lambda: training_again(self.task, self._once))
+            return split(lambda: [(inputs, None) for inputs in self.calibration], sample_bytes)
+        return split(lambda: training_again(self.task, self._once), sample_bytes)
 
     def _once(self, sentence: str) -> None:
         """Tell a sentence that every pass over the data would say again."""

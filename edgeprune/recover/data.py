@@ -17,6 +17,9 @@ from edgeprune.recover.train import Pair
 Source = Callable[[], Iterable[Pair]]  # a fresh pass over the data
 HELD_BACK = 8  # about one sample in so many is held back
 MOST_HELD_BACK = 1024  # samples; more would make the check slower than the step that it judges
+MOST_HELD_BACK_MIB = (
+    512  # with the outputs for them: they stay in memory, a language model's scores are large
+)
 
 _log = logging.getLogger(__name__)
 
@@ -50,25 +53,27 @@ class Split:
             _log.warning("training pass %d has %d batches, the first one had %d", number, given, self.steps)
 
 
-def split(source: Source) -> Split:
+def split(source: Source, sample_bytes: int = 1) -> Split:
     """Split of the data: at least one sample is held back wherever two samples differ.
 
     One pass, unless there are so few samples that a residue gets none of them or all.
+    sample_bytes: of a sample's inputs and outputs, which stay in memory for the samples held back.
     """
-    found = [_split(source, 0)]
+    most = min(MOST_HELD_BACK, max(1, MOST_HELD_BACK_MIB * 2**20 // sample_bytes))
+    found = [_split(source, 0, most)]
     while not (found[-1].steps and found[-1].held_back) and len(found) < HELD_BACK:
-        found.append(_split(source, len(found)))
+        found.append(_split(source, len(found), most))
     return next((one for one in found if one.steps and one.held_back), found[0])
 
 
-def _split(source: Source, residue: int) -> Split:
+def _split(source: Source, residue: int, most: int) -> Split:
     held: list[Pair] = []
     batch = rows = held_rows = 0
     for inputs, target in source():
         part = _rows(inputs, target, residue, held=True)
         batch = batch or len(inputs[0])
         rows += len(inputs[0]) - len(part[0][0])
-        if len(part[0][0]) and held_rows < MOST_HELD_BACK:
+        if len(part[0][0]) and held_rows < most:
             held.append(part)
             held_rows += len(part[0][0])
     steps = max(1, rows // batch) if rows else 0

@@ -107,6 +107,12 @@ def test_no_more_than_the_limit_is_kept_for_the_check(monkeypatch: pytest.Monkey
     assert not everywhere & set(seen(list(found.epoch(0)))), "beyond the limit they are still not trained on"
 
 
+def test_large_samples_are_held_back_as_far_as_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "MOST_HELD_BACK_MIB", 20)
+    assert 20 <= len(held(split(lambda: batches(POOL, 8), sample_bytes=2**20))) < 20 + 8
+    assert len(held(split(lambda: batches(POOL[:64], 8), sample_bytes=2**40))) > 0
+
+
 def test_a_loader_that_shuffles_gives_the_same_split() -> None:
     loader = DataLoader(TensorDataset(POOL[:256, None], POOL[:256].long()), batch_size=32, shuffle=True)
 
