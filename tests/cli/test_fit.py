@@ -137,6 +137,24 @@ def test_a_model_that_cannot_be_served_is_refused_by_the_operation(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("self.two.bias.data.add_(1)", ("writes to the model's parameter 'two.bias'", "line 14")),
+        ("x = x + torch.randn(1)", ("draws random numbers with aten.randn", "line 14")),
+        ("self.seen = getattr(self, 'seen', 0) + 1; x = x * self.seen", ("attribute 'seen' changed",)),
+        ("return self.head(x.mean((2, 3))).half()", ("Output 0 of the model is torch.float16",)),
+    ],
+    ids=["state", "noise", "a counter", "half precision"],
+)
+def test_a_model_that_is_no_function_of_its_inputs_is_refused_at_the_start(
+    tmp_path: Path, line: str, words: tuple[str, ...]
+) -> None:
+    task = write(tmp_path, line=line, evaluate="lambda predict: 1 / 0")  # it is never asked
+    refused(run("fit", task, "--out", str(tmp_path / "run")), *words)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_operator_that_the_runtime_lacks_is_named(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     task = write(tmp_path, line="x = x * torch.linalg.det(x)[..., None, None]")

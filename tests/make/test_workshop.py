@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from edgeprune.make import Workshop, builder, recovered
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.ways import TABLE as WAYS
+from edgeprune.tasks import check
 
 pytestmark = pytest.mark.usefixtures("exports_once")
 
@@ -46,7 +49,7 @@ def trained() -> tuple[nn.Module, dict[str, torch.Tensor], tuple[tuple[torch.Ten
     return net, early, pairs
 
 
-def workshop(**parts: Any) -> Workshop:
+def workshop(tell: Callable[[str], None] | None = None, **parts: Any) -> Workshop:
     net, early, pairs = trained()
     fields: dict[str, Any] = {
         "model": net,
@@ -56,7 +59,7 @@ def workshop(**parts: Any) -> Workshop:
         "earlier": early,
         "evaluate": lambda predict: 0.5,
     }
-    return Workshop(Task(**{**fields, **parts}), dialect_for("onnxruntime-x86", "x86_64"))
+    return Workshop(Task(**{**fields, **parts}), dialect_for("onnxruntime-x86", "x86_64"), tell=tell)
 
 
 @pytest.mark.parametrize("name", [way.name for way in WAYS.values() if way.trains])
@@ -81,6 +84,22 @@ def test_low_rank_updates_need_no_labels() -> None:
     pruned, _ = shop.prune(kept, "lora")
     _, (rung,) = shop.train(pruned, kept, shop.highest_rung("lora"), 8, None)
     assert (rung.name, rung.kept) == ("lora", True)
+
+
+def test_training_data_without_an_end_is_bounded_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "MOST_UNCOUNTED", 320)
+    _, _, pairs = trained()
+
+    def endless() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from itertools.cycle(pairs)
+
+    told: list[str] = []
+    shop = workshop(tell=told.append, train=endless)
+    passes = [sum(len(inputs[0]) for inputs, _ in shop.split.epoch(number)) for number in range(2)]
+    assert passes[0] == passes[1]
+    assert 0.6 * 320 < passes[0] < 320
+    (sentence,) = told
+    assert "does not say its length, and goes on: an epoch is the first 320 samples of a pass" in sentence
 
 
 def test_every_rung_may_be_asked_for_when_the_task_has_everything() -> None:
