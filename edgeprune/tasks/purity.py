@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.fx import GraphModule, Node
@@ -40,7 +40,14 @@ def capture_pure(model: torch.nn.Module, example: Any) -> Captured:
 
 def _captured(model: torch.nn.Module, example: Any) -> Captured:
     first, second, changed = _two_runs(model, example)
-    captured = capture(model, example)
+    found = difference(first, second)
+    named = " and ".join(changed)
+    try:
+        captured = capture(model, example)
+    except InputError as error:
+        if found or changed:  # what torch.export says of state that it cannot follow is about itself
+            _refuse_state(found, named)
+        raise error from error.__cause__
     _check_graph(captured.module, model)
     for number, output in enumerate(second):
         if output.is_complex() or (output.is_floating_point() and output.dtype not in _SERVED):
@@ -48,14 +55,8 @@ def _captured(model: torch.nn.Module, example: Any) -> Captured:
                 f"Output {number} of the model is {output.dtype}.",
                 "Return float32: `output.float()`, or torch.view_as_real of complex numbers.",
             )
-    found = difference(first, second)
     if found:
-        why = (
-            f"{' and '.join(changed)} changed"
-            if changed
-            else "something outside torch, such as numpy.random, does"
-        )
-        raise InputError(f"Two runs of the model on the same input differ in {found}: {why}.", _STATE)
+        _refuse_state(found, named)
     with torch.no_grad():
         found = difference(captured.run(*captured.inputs), second)
     if found:
@@ -65,6 +66,14 @@ def _captured(model: torch.nn.Module, example: Any) -> Captured:
             "compute it with tensors.",
         )
     return captured
+
+
+def _refuse_state(found: str | None, named: str) -> NoReturn:
+    """found: in what two runs differ. named: what of the model's state changed in the second one."""
+    if found is None:
+        raise InputError(f"forward changes the model's {named}.", _STATE)
+    why = f"{named} changed" if named else "something outside torch, such as numpy.random, does"
+    raise InputError(f"Two runs of the model on the same input differ in {found}: {why}.", _STATE)
 
 
 def difference(given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> str | None:
@@ -116,7 +125,10 @@ def _run(model: torch.nn.Module, example: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _state(model: torch.nn.Module) -> dict[str, object]:
-    """Stored tensors, by identity and version, and plain numbers, each with its kind and name."""
+    """Stored tensors, by identity, version and sum, and plain numbers, each with its kind and name.
+
+    The sum, because `.data` changes values and no version.
+    """
     found: dict[str, object] = {}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
@@ -127,8 +139,9 @@ def _state(model: torch.nn.Module) -> dict[str, object]:
         }
         for kind, values in stored.items():
             for name, value in values.items():
-                tensor = isinstance(value, torch.Tensor)
-                found[f"{kind} {prefix + name!r}"] = (id(value), value._version) if tensor else value
+                if isinstance(value, torch.Tensor):
+                    value = id(value), value._version, repr(value.sum().item())
+                found[f"{kind} {prefix + name!r}"] = value
     return found
 
 

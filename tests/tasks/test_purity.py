@@ -88,6 +88,16 @@ def seeded(own: Through, y: Tensor) -> Tensor:
     return y + torch.randn(4)
 
 
+def weight_behind_the_graph(own: Through, y: Tensor) -> Tensor:
+    own.scale.data.mul_(0.5)
+    return y * own.scale
+
+
+def buffer_behind_the_graph(own: Through, y: Tensor) -> Tensor:
+    own.seen.data.add_(1)
+    return y
+
+
 def once(own: Through, y: Tensor) -> Tensor:
     own.calls = min(own.calls + 1, 3)
     return y * (1 if own.calls < 3 else 2)
@@ -116,6 +126,10 @@ IMPURE = [
     Impure(
         "a tensor that is no buffer", memory, "Two runs of the model on the same input differ in output 0 by"
     ),
+    Impure(
+        "a weight's data", weight_behind_the_graph, "Two runs of the model on the same input differ in output"
+    ),
+    Impure("data that nothing reads", buffer_behind_the_graph, "forward changes the model's buffer 'seen'."),
     Impure("a number", calls, "Two runs of the model on the same input differ in output 0 by"),
     Impure("numpy's noise", numpy_noise, "Two runs of the model on the same input differ in output 0 by"),
     Impure("Python's noise", python_noise, "Two runs of the model on the same input differ in output 0 by"),
@@ -167,12 +181,19 @@ def test_what_an_answer_depends_on_beside_its_input_is_named(impure: Impure) -> 
     with pytest.raises(InputError) as refused:
         capture_pure(Through(impure.then), X)
     assert refused.value.what.startswith(impure.says)
-    if refused.value.what.startswith(("forward", "Layer")):
+    if refused.value.what.startswith(("forward writes", "forward draws", "Layer")):
         assert f"({__file__}, line " in refused.value.what
     assert refused.value.hint
 
 
-@pytest.mark.parametrize(("then", "named"), [(memory, "attribute 'memory'"), (calls, "attribute 'calls'")])
+@pytest.mark.parametrize(
+    ("then", "named"),
+    [
+        (memory, "attribute 'memory'"),
+        (calls, "attribute 'calls'"),
+        (weight_behind_the_graph, "parameter 'scale'"),
+    ],
+)
 def test_state_outside_the_graph_is_named(then: Any, named: str) -> None:
     with pytest.raises(InputError, match=f"{named} changed"):
         capture_pure(Through(then), X)
