@@ -26,6 +26,7 @@ os.environ.pop("COLUMNS", None)
 LONGEST = (
     "tests/test_zoo.py",
     "tests/fitting/test_killed.py",
+    "tests/fitting/test_roads.py",
     "tests/fitting/test_loop.py",
     "tests/cli/test_fit.py",
     "tests/fitting/test_dense_forms.py",

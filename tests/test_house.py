@@ -59,6 +59,7 @@ BEHAVIOURS = {
         "old_runs",
         "predicted",
         "recover",
+        "roads",
         "tiers",
     ),
     "pruning": ("doors",),

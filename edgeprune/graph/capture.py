@@ -121,14 +121,18 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
 
 @contextmanager
 def evaluated(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each module back into its own; an exported program has none."""
+    """Put a model into evaluation mode, and each module back into its own; an exported program has none.
+
+    Attention is computed in full, as it is captured.
+    """
     if isinstance(model, GraphModule) and "train" in vars(model):
         yield
         return
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with _attention_in_full():
+            yield
     finally:
         model.train(modes[model])  # what is not a flag, too
         for module, mode in modes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -261,3 +262,22 @@ def test_what_the_model_raises_is_told_with_its_line() -> None:
         InputError, match=r"The model raised KeyError: 'no such head' \(.*test_purity\.py, line"
     ):
         capture_pure(Through(fails), X)
+
+
+def test_attention_over_padding_is_compared_as_it_is_captured() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1)
+
+        def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+            return self.encoder(x, src_key_padding_mask=padding)
+
+    padding = torch.tensor([[False, False, True, True], [False, False, False, True]])
+    model = Padded()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch tells of its nested tensors
+        own = model.eval()(torch.randn(2, 4, 8), padding)
+    assert own.shape[1] < 4 or not own[0, 3].any(), "its quick kernel drops the padding, or leaves zeros"
+    capture_pure(model, {"x": torch.randn(2, 4, 8), "padding": padding})
