@@ -146,6 +146,14 @@ def references() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def calls() -> ModuleType:
+    """tests/support/calls.py: random calls of an ATen operation."""
+    from tests.support import calls
+
+    return calls
+
+
+@pytest.fixture(scope="session")
 def fake_cuda() -> ModuleType:
     """tests/support/fake_cuda.py: libcuda played in this process."""
     from tests.support import fake_cuda

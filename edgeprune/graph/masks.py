@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
 from edgeprune.graph.blocks import Blocks, Ids
-from edgeprune.graph.fx import shape_of
+from edgeprune.graph.fx import concrete, shape_of
 from edgeprune.graph.size_rewrites import Mask
 from edgeprune.graph.walk import ParameterUse
 
@@ -53,6 +55,12 @@ class Masks:
                 found[use.name] = masks
         return found
 
+    def promised(self, node: Node, whole: Any) -> Any:
+        """Description of a node's value after the cut. whole: `described` of what it is without one."""
+        if isinstance(whole, list):
+            return [_narrowed(each, partial(self.part_mask, node, part)) for part, each in enumerate(whole)]
+        return _narrowed(whole, partial(self.mask, node))
+
     def _of(self, blocks: Blocks, dim: int) -> Mask | None:
         for block in blocks:
             if dim in block.dims:
@@ -62,3 +70,32 @@ class Masks:
                 stays: Mask = np.logical_not(gone.all(axis=others, keepdims=True)).reshape(-1)
                 return None if stays.all() else stays
         return None
+
+
+class Description(NamedTuple):
+    """A tensor without its values; the batch is SYMBOLIC_BATCH."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def described(value: Any) -> Any:
+    """Tensors by their descriptions, sizes as numbers, several outputs as a list."""
+    if isinstance(value, torch.Tensor):
+        return Description(tuple(concrete(size) for size in value.shape), value.dtype, value.device)
+    if isinstance(value, tuple | list):
+        return [described(each) for each in value]
+    return concrete(value) if isinstance(value, torch.SymInt) else value
+
+
+def _narrowed(value: Any, mask: Callable[[int], Mask | None]) -> Any:
+    """A description with the masked positions gone; batch times width holds the width of every sample."""
+    if not isinstance(value, Description):
+        return value
+    masks = [mask(dim) for dim in range(len(value.shape))]
+    sizes = [
+        size if keep is None else size // len(keep) * int(keep.sum())
+        for size, keep in zip(value.shape, masks, strict=True)
+    ]
+    return value._replace(shape=tuple(sizes))

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgeprune.graph.fx import attribute, concrete, op_name
-from edgeprune.graph.masks import Masks
-from edgeprune.graph.size_rewrites import REWRITES, Mask
+from edgeprune.graph.fx import attribute, op_name
+from edgeprune.graph.masks import Description, Masks, described
+from edgeprune.graph.size_rewrites import REWRITES
 from edgeprune.quiet import quiet
 
 log = logging.getLogger(__name__)
@@ -67,23 +66,17 @@ class _Rehearsal:
                 value = (
                     self._stored(before) if stored else self._run(before.target, before.args, before.kwargs)
                 )
-                self._cut[before] = _described(value)
+                self._cut[before] = described(value)
             result = self._run(node.target, node.args, node.kwargs)
-            return bool(_shapes(_described(result)) == _shapes(self._cut[node]))
+            return bool(_shapes(described(result)) == _shapes(self._cut[node]))
         except Exception as error:
             log.debug("%s (%s) cannot be cut", node.name, node.target, exc_info=error)
             return not self._runs_whole(*whole)
 
     def _promise(self, node: Node) -> None:
         """Note the values of a node that the dense graph has, and those that the masks promise."""
-        value = _described(self._stored(node) if node.op == "get_attr" else node.meta.get("val"))
-        self._whole[node] = value
-        if isinstance(value, list):
-            self._cut[node] = [
-                _narrowed(each, partial(self._masks.part_mask, node, part)) for part, each in enumerate(value)
-            ]
-        else:
-            self._cut[node] = _narrowed(value, partial(self._masks.mask, node))
+        self._whole[node] = described(self._stored(node) if node.op == "get_attr" else node.meta.get("val"))
+        self._cut[node] = self._masks.promised(node, self._whole[node])
         if self._whole[node] != self._cut[node]:
             self._touched.add(node)
 
@@ -100,7 +93,7 @@ class _Rehearsal:
     def _fake(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._fake(each) for each in value]
-        if not isinstance(value, _Description):
+        if not isinstance(value, Description):
             return value
         if value not in self._made:
             self._made[value] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
@@ -116,38 +109,7 @@ class _Rehearsal:
         return True
 
 
-class _Description(NamedTuple):
-    """A tensor without its values."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-
-def _described(value: Any) -> Any:
-    """Tensors by their descriptions, sizes as numbers, several outputs as a list."""
-    if isinstance(value, torch.Tensor):
-        return _Description(tuple(concrete(size) for size in value.shape), value.dtype, value.device)
-    if isinstance(value, tuple | list):
-        return [_described(each) for each in value]
-    return concrete(value) if isinstance(value, torch.SymInt) else value
-
-
-def _narrowed(value: Any, mask: Callable[[int], Mask | None]) -> Any:
-    """A description with the masked positions gone; batch times width holds the width of every sample."""
-    if not isinstance(value, _Description):
-        return value
-    masks = [mask(dim) for dim in range(len(value.shape))]
-    if all(keep is None for keep in masks):
-        return value
-    sizes = [
-        size if keep is None else size // len(keep) * int(keep.sum())
-        for size, keep in zip(value.shape, masks, strict=True)
-    ]
-    return value._replace(shape=tuple(sizes))
-
-
 def _shapes(value: Any) -> Any:
     if isinstance(value, list):
         return [_shapes(each) for each in value]
-    return value.shape if isinstance(value, _Description) else None
+    return value.shape if isinstance(value, Description) else None

@@ -36,7 +36,7 @@ def cut(captured: Captured, coupling: Coupling, kept: Kept) -> Captured:
     drop_branches(result.module, coupling.dropped(kept))
     result.module.graph.lint()
     result.module.recompile()
-    derive_shapes(result.module)
+    derive_shapes(result.module, cutter)
     return result
 
 

@@ -134,6 +134,7 @@ CASES = [
     Case("a weight transposed", lambda x, net: F.linear(net.one(x).mean((2, 3)), net.bank[..., 0, 0].t()), 8),
     Case("axes moved", lambda x, net: net.one(x).movedim((1, 2), (-1, 1)).swapaxes(1, -1), 8),
     Case("one channel selected of pairs", lambda x, net: net.one(x).unflatten(1, (4, 2))[:, -1], 2),
+    Case("a place that is the number of samples", lambda x, net: net.one(x).narrow(3, x.shape[0], 2), 8),
     Case("the diagonal of channels and rows", lambda x, net: net.one(x).diagonal(dim1=1, dim2=2), 0),
 ]  # fmt: skip
 
