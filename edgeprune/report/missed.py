@@ -45,8 +45,11 @@ def best_words(result: FitResult) -> str:
 def training_lines(result: FitResult) -> list[str]:
     """Sentence about the training of a candidate that broke the metric's line, and what to try."""
     chosen = result.chosen
-    if not any(breach.line == "metric" for breach in result.verdict.breaches):
+    broken = {breach.line for breach in result.verdict.breaches}
+    if "metric" not in broken:
         return []
+    if untrained(chosen) and len(broken) > 1:
+        return ["  it was not trained: that comes once a candidate holds all lines but the metric's"]
     if not chosen.training:
         ways = [way.name for way in RECOVERY_WAYS.values() if way.trains]
         hint = f"try --recover {' or '.join(ways[:2])}, --epochs {FitOptions().epochs} or more"

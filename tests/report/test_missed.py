@@ -60,6 +60,12 @@ def test_a_candidate_that_was_not_trained_is_told_so_with_what_to_try(missed: Fi
     assert not any("it was not trained" in line for line in verdict_lines(replace(missed, verdict=LATENCY)))
 
 
+def test_a_candidate_that_breaks_other_lines_too_was_not_worth_training(missed: FitResult) -> None:
+    both = replace(missed, verdict=Verdict("misses", (*LATENCY.breaches, *METRIC.breaches)))
+    told = [line for line in verdict_lines(both) if "it was not trained" in line]
+    assert told == ["  it was not trained: that comes once a candidate holds all lines but the metric's"]
+
+
 @pytest.mark.parametrize(
     ("falling", "sentence"),
     [
