@@ -74,8 +74,8 @@ def _speedup(result: FitResult | TierResult) -> JSON:
 
 
 def _answer(result: FitResult | TierResult) -> str | None:
-    """Name of the candidate that answers a budget; null of a miss, to which `chosen` only came closest."""
-    return None if result.verdict.kind == "misses" else result.chosen.name
+    """Name of the candidate that answers a budget; null where `chosen` is not found to hold it."""
+    return result.chosen.name if result.verdict.kind in ("fits", "predicted") else None
 
 
 def _bests(result: FitResult) -> list[JSON]:

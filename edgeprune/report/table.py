@@ -14,6 +14,10 @@ from edgeprune.report.figures import counted, milliseconds, score
 from edgeprune.report.missed import best_words, training_lines, untrained, within_reach
 from edgeprune.search.error_bar import open_lines
 
+# What `chosen` is where it does not answer the budget: alone, and behind a tier's name.
+_ROLES = {"misses": "closest", "inconclusive": "best so far"}
+_OPEN = {"misses": ", missed", "inconclusive": ", not settled"}
+
 
 def table(result: FitResult) -> Table:
     """Table with a row each for the dense model, the dense model in INT8 and every chosen candidate."""
@@ -23,8 +27,7 @@ def table(result: FitResult) -> Table:
     for tier in result.tiers:
         if _machines(result):
             rows.append((f"{tier.name}: dense", tier.baseline))
-        missed = ", missed" if tier.verdict.kind == "misses" else ""
-        rows.append((f"{tier.name}{missed}: {tier.chosen.name}", tier.chosen))
+        rows.append((f"{tier.name}{_OPEN.get(tier.verdict.kind, '')}: {tier.chosen.name}", tier.chosen))
     return _table(result, rows)
 
 
@@ -169,7 +172,7 @@ def _role(result: FitResult, report: Report) -> str:
         role = report.name.replace(DENSE_INT8, "dense INT8", 1)
     if report.name != result.chosen.name or result.tiers:
         return role
-    return f"{'closest' if result.verdict.kind == 'misses' else 'chosen'}: {role}"
+    return f"{_ROLES.get(result.verdict.kind, 'chosen')}: {role}"
 
 
 def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import ErrorBar, FitResult, Occasion, TierResult, Verdict
-from edgeprune.report import document, verdict_lines
+from edgeprune.records.trial import Breach, ErrorBar, FitResult, Occasion, TierResult, Verdict
+from edgeprune.report import document, table, verdict_lines
 from edgeprune.report.asked import asked_lines, unbound
 
 OCCASION = Occasion(
@@ -79,6 +79,15 @@ def test_every_tier_says_its_own_budget(result: FitResult) -> None:
     assert ["20 ms" in asked[0], "5 ms" in asked[1]] == [True, True]
     told: Any = document(several)
     assert told["tier"] == "20 ms"
+    missed = Verdict("misses", (Breach("latency_ms", 6.0, 5.0),))
+    broken = replace(several, verdict=missed, tiers=(tier(20.0), replace(tier(5.0), verdict=missed)))
+    assert [str(cell) for cell in table(broken).columns[0].cells][-2:] == [
+        "20 ms: trial-01",
+        "5 ms, missed: trial-01",
+    ]
+    of_broken: Any = document(broken)
+    assert (of_broken["tier"], of_broken["answer"]) == ("5 ms", None)
+    assert [one["answer"] for one in of_broken["tiers"]] == ["trial-01", None]
     assert [(one["answer"], one["sources"]["latency_ms"]) for one in told["tiers"]] == [
         ("trial-01", "flag")
     ] * 2

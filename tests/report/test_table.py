@@ -56,6 +56,9 @@ def test_what_was_missed_is_not_called_chosen(result: FitResult) -> None:
     alone = replace(result, verdict=missed, chosen=chosen)
     assert [row[0] for row in shown(table(alone)) if len(row) == 11][-1] == "closest: trial-01"
     assert document(alone)["answer"] is None
+    still_open = replace(result, verdict=Verdict("inconclusive"))
+    assert [row[0] for row in shown(table(still_open)) if len(row) == 11][-1] == "best so far: trial-01"
+    assert document(still_open)["answer"] is None
     assert document(result)["answer"] == "trial-01"
 
 
