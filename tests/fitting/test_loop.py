@@ -96,7 +96,9 @@ def test_the_chosen_candidate_is_compared_with_the_original_sample_by_sample(
     assert drop is not None
     assert drop.value == pytest.approx(result.baseline.metric - result.chosen.metric)
     assert drop.samples == tiny.TEST_ROWS
-    assert len(seen) == 2, "the original and the chosen one, once each"
+    asked_before, shuffled, *compared = seen
+    assert shuffled < asked_before, "outputs in a wrong order, to see that the scores look at them"
+    assert len(compared) == 2, "the original and the chosen one, once each"
     assert result.chosen in result.trials
     assert load_result(Path(result.out)) == result
 
@@ -119,7 +121,10 @@ def test_a_random_evaluation_is_repeated_until_the_floor_is_certain(
     result = fit(task=task, speedup=1.15, max_drop=0.2)
     # On a processor without VNNI the plain form may saturate.
     assert (result.verdict.kind, result.chosen.name.removesuffix("-7bit")) == ("fits", "dense-int8")
-    assert len(scored) == 3 + 2 * FEWEST, "evaluated as the original, dense and in INT8, then compared"
+    questioned = 3  # by the metric in a wrong order, by the scores of samples in both
+    assert len(scored) == 3 + questioned + 2 * FEWEST, (
+        "evaluated as the original, dense and in INT8, then compared"
+    )
 
 
 def test_pruning_lands_just_inside_the_budget_and_everything_holds(pruned: FitResult) -> None:
