@@ -49,7 +49,7 @@ from edgeprune.records.trial import FitResult, compared_ms
 from edgeprune.recover.ways import before_training, find_way
 from edgeprune.results import save_result
 from edgeprune.search.bracketing import Probe
-from edgeprune.tasks import Remembered, call_evaluate, check_task, doubted
+from edgeprune.tasks import check_task, scored
 from edgeprune.tasks.blame import exits_refused
 from edgeprune.tasks.calibration import CHANGED
 
@@ -80,9 +80,9 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
     workshop.rehearse(rung, options.epochs)
-    predict = Remembered(workshop.predict)
-    score = call_evaluate(task, predict)  # refused, where it fails, before anything is written
-    notes += [*drop_notes(orders, task, score), *doubted(task, score, predict, options.seed)]
+    # Refused, where it fails, before anything is written.
+    score, doubts = scored(task, workshop.predict, options.seed)
+    notes += [*drop_notes(orders, task, score), *doubts]
     unusual = (*unusual, *workshop.understood.remarks)
     for stage, note in (*(("budgets", note) for note in notes), *(("data", note) for note in unusual)):
         remarks(Event(stage, note, lasting=True))

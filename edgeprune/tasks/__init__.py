@@ -21,7 +21,7 @@ from edgeprune.tasks.evaluation import call_evaluate, call_evaluate_samples, gua
 from edgeprune.tasks.guest import walk
 from edgeprune.tasks.items import flat_inputs
 from edgeprune.tasks.purity import capture_pure
-from edgeprune.tasks.shuffled import Remembered, doubted
+from edgeprune.tasks.shuffled import scored
 
 _SPELLINGS = "MODEL is FILE.py, FILE.py:NAME, package.module:NAME, or MODEL.pt2 with --data DATA.npz."
 
@@ -83,15 +83,14 @@ def _hint(model: str) -> str:
 
 
 __all__ = [
-    "Remembered",
     "call_evaluate",
     "call_evaluate_samples",
     "capture_pure",
     "check_task",
-    "doubted",
     "flat_inputs",
     "guarded_loss",
     "load_task",
+    "scored",
     "training_again",
     "training_pairs",
     "walk",

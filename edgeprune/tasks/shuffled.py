@@ -68,6 +68,16 @@ class Remembered:
         return answers if moved else None
 
 
+def scored(task: Task, predict: Predict, seed: int) -> tuple[float, list[str]]:
+    """Metric of the dense model, and the questions that it raises. predict: of the dense model.
+
+    Raises `InputError` as `call_evaluate` does.
+    """
+    remembered = Remembered(predict)
+    score = call_evaluate(task, remembered)
+    return score, list(doubted(task, score, remembered, seed))
+
+
 def doubted(task: Task, score: float, remembered: Remembered, seed: int) -> Iterator[str]:
     """Questions about a metric that outputs in a wrong order make better, or do not change.
 

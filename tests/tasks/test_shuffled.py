@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import edgeprune
-from edgeprune.tasks import call_evaluate
-from edgeprune.tasks.shuffled import MOST_BYTES, Remembered, doubted
+from edgeprune.tasks.shuffled import MOST_BYTES, Remembered, scored
 
 ROWS, CLASSES = 120, 4
 NUMBERS = np.random.default_rng(0)
@@ -66,8 +65,7 @@ def questions(evaluate: Callable[[Predict], float], predict: Predict = model, **
         evaluate=evaluate,
         **{"metric": "score", **fields},
     )
-    remembered = Remembered(predict)
-    return list(doubted(task, call_evaluate(task, remembered), remembered, seed=0))
+    return scored(task, predict, seed=0)[1]
 
 
 HELD = [
