@@ -18,6 +18,12 @@ from edgeprune.graph.depth import dead_nodes
 from edgeprune.graph.fx import argument, attribute, op_name, shape_of, tensor_readers
 from edgeprune.graph.rules import einsum_labels
 
+# Products of two tensors, the first of which is summed up along its last dimension.
+_PRODUCTS = (
+    *("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.vdot", "aten.linalg_matmul"),
+    *("aten._grouped_mm", "transformers.grouped_mm_fallback"),
+)
+
 Factor = int | Ids  # a fixed size, or the classes along a dimension that can be cut
 
 
@@ -110,7 +116,7 @@ class _CostReader:
             return [self._convolution(node, "transpose" in name)]
         if name == "aten.linear":
             return [(*self._dims(node), self._dim(node.args[1], 1))]
-        if name in ("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot"):
+        if name in _PRODUCTS:
             return [(*self._dims(node), self._dim(node.args[0], -1))]
         if name in ("aten.addmm", "aten.baddbmm"):
             return [(*self._dims(node), self._dim(node.args[1], -1))]

@@ -127,7 +127,7 @@ def outer(walk: Walk, node: Node) -> Blocks:
     return walk.contract(node, operands, ["row", "column"])
 
 
-@rule("aten._grouped_mm")
+@rule("aten._grouped_mm", "transformers.grouped_mm_fallback")  # the same, where a device has no kernel
 def grouped_mm(walk: Walk, node: Node) -> Blocks:
     """Products of experts: rows [R, I] in runs, given by their ends, each with an expert's matrix [E, I, O].
 

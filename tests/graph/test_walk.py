@@ -218,3 +218,36 @@ def test_blocks_of_the_wrong_dimension_are_found_by_the_rehearsal(references: Mo
         "its sizes cannot be written after a cut",
     )
     assert_exact(references, captured, coupling)
+
+
+class Experts(nn.Module):
+    """Rows of data, each to two of four experts, whose products are grouped by runs of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.router, self.last = nn.Linear(6, 16), nn.Linear(16, 4), nn.Linear(16, 3)
+        self.up = nn.Parameter(torch.randn(4, 16, 12) / 4)
+        self.down = nn.Parameter(torch.randn(4, 12, 16) / 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = torch.ops.transformers.grouped_mm_fallback
+        rows = self.first(x).reshape(-1, 16)
+        scores, chosen = self.router(rows).softmax(-1).topk(2, -1)
+        order = chosen.flatten().argsort(stable=True)
+        ends = (chosen.flatten()[:, None] == torch.arange(4)).sum(0).cumsum(0).to(torch.int32)
+        made = product(
+            torch.relu(product(rows.repeat_interleave(2, 0)[order], self.up, ends)), self.down, ends
+        )
+        back = torch.zeros_like(made).index_copy(0, order, made).reshape(-1, 2, 16)
+        return self.last((rows + (back * scores[..., None]).sum(1)).reshape(*x.shape[:-1], 16))
+
+
+def test_grouped_products_of_experts_are_cut_exactly(references: ModuleType) -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    torch.manual_seed(0)
+    example = torch.randn(2, 8, 6)
+    captured = capture(Experts().eval(), example)
+    coupling = analyse(captured)
+    assert coupling.unknown == ()
+    assert sorted(group.units for group in coupling.groups) == [12, 16]
+    assert_exact(references, captured, coupling)
