@@ -1,7 +1,7 @@
 """Composite operations written out: those that PyTorch itself defines by others, and that have no rule.
 
 torch.export leaves `cosine_similarity`, `hstack`, `gru_cell` or `tensordot` in a graph as one operation each.
-There are some three hundred of them, and their definitions consist of a few operations that are followed.
+There are about 240 of them, and their definitions consist of a few operations that are followed.
 """
 
 from __future__ import annotations

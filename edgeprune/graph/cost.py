@@ -113,7 +113,10 @@ class _CostReader:
             return []
         name = op_name(node)
         if name.startswith("aten.conv"):
-            return [self._convolution(node, "transpose" in name)]
+            transposed = (
+                argument(node, 6, "transposed") if name == "aten.convolution" else "transpose" in name
+            )
+            return [self._convolution(node, bool(transposed))]
         if name == "aten.linear":
             return [(*self._dims(node), self._dim(node.args[1], 1))]
         if name in _PRODUCTS:

@@ -8,25 +8,25 @@ import numpy as np
 from torch.fx import Node
 
 from edgeprune.graph.blocks import Block, Blocks, Operand
-from edgeprune.graph.fx import argument, aten, op_name
+from edgeprune.graph.fx import argument, arguments, aten, op_name
 from edgeprune.graph.layout import moved
 from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
 
 
-@rule(*aten("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"))
+@rule(*aten("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"))
 def convolution(walk: Walk, node: Node) -> Blocks:
     """Convolution: x [B, I, ...], weight [O, I/g, ...], or [I, O/g, ...] when transposed."""
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
-    transposed = "transpose" in op_name(node)
-    groups = int(argument(node, 6, "groups", 1))
+    given = arguments(node)
+    groups, transposed = int(given["groups"]), given.get("transposed", "transpose" in op_name(node))
+    sides = ["in", "out"] if transposed else ["out", "in"]
     space = [("space", axis) for axis in range(len(walk.shape(x)) - 2)]
     kernel = [("kernel", axis) for axis in range(len(space))]
     channels = _channels(walk, node, x)
     filters = _channels(walk, node, weight)
     if groups > 1:
-        return _grouped(walk, node, groups, channels, filters)
-    sides = ["in", "out"] if transposed else ["out", "in"]
+        return _grouped(walk, node, groups, sides, channels, filters)
     operands = [
         walk.operand(x, ["batch", "in", *space], channels),
         walk.operand(weight, [*sides, *kernel], filters),
@@ -44,14 +44,15 @@ def _channels(walk: Walk, node: Node, value: Any) -> Blocks:
     return blocks
 
 
-def _grouped(walk: Walk, node: Node, groups: int, channels: Blocks, filters: Blocks) -> Blocks:
+def _grouped(
+    walk: Walk, node: Node, groups: int, sides: list[str], channels: Blocks, filters: Blocks
+) -> Blocks:
     """Grouped convolution: a convolution group is removed whole; a depthwise channel is such a group.
 
     The channels are seen as [group, inside], and a sum of products runs within each group. For a node in
     `walk.inner`, position j of every convolution group is a unit: all groups are kept, each narrower.
     """
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
-    sides = ["in", "out"] if "transpose" in op_name(node) else ["out", "in"]
     rows, outputs = walk.shape(x)[:2], walk.shape(node)[:2]
     split = [groups, walk.shape(weight)[0] // groups, walk.shape(weight)[1]]
     seen = [

@@ -16,18 +16,34 @@ from edgeprune.graph.walk import Walk
 @rule("aten.batch_norm", "aten.instance_norm")
 def batch_norm(walk: Walk, node: Node) -> Blocks:
     """Batch and instance norm: with the statistics of the input, those over the positions of each channel."""
-    rank = len(walk.shape(node))
+    rank = len(walk.shape(node.args[0]))
     affine = [walk.operand(value, [1]) for value in node.args[1:5] if isinstance(value, Node)]
     blocks = walk.contract(node, [walk.operand(node.args[0], range(rank)), *affine], range(rank))
-    if argument(node, 5, "training" if op_name(node) == "aten.batch_norm" else "use_input_stats"):
+    given = arguments(node)
+    if given.get("use_input_stats", given.get("training")):
         own = {1} if op_name(node) == "aten.batch_norm" else {0, 1}
         walk.normed.extend((block.ids, node) for block in blocks if not set(block.dims) <= own)
     return blocks
 
 
+@rule("aten._native_batch_norm_legit_no_training")
+def evaluated_batch_norm(walk: Walk, node: Node) -> list[Blocks]:
+    """Batch norm with running statistics, of a graph in core operations; two more outputs are empty."""
+    return [batch_norm(walk, node), (), ()]
+
+
+@rule("aten.native_layer_norm")
+def native_layer_norm(walk: Walk, node: Node) -> list[Blocks]:
+    """Layer norm of a graph in core operations, with its means and deviations."""
+    blocks = layer_norm(walk, node)
+    first = len(walk.shape(node.args[0])) - len(node.args[1])  # type: ignore[arg-type]
+    outside = tuple(block for block in blocks if max(block.dims) < first)
+    return [blocks, outside, outside]
+
+
 @rule("aten.layer_norm", "aten.rms_norm")
 def layer_norm(walk: Walk, node: Node) -> Blocks:
-    rank = len(walk.shape(node))
+    rank = len(walk.shape(node.args[0]))
     normalised: Any = argument(node, 1, "normalized_shape")
     dims = range(rank - len(normalised), rank)
     affine = [walk.operand(value, dims) for value in node.args[2:4] if isinstance(value, Node)]

@@ -48,7 +48,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     *aten(
         "where masked_fill masked_fill_ rsub floor_divide zeros_like ones_like full_like zero_ fill fill_"
         " copy copy_"
-        " hardswish hardswish_ relu6 relu6_ mish mish_ gelu gelu_ log_sigmoid clamp_min clamp_max"
+        " rrelu hardswish hardswish_ relu6 relu6_ mish mish_ gelu gelu_ log_sigmoid clamp_min clamp_max"
         " dropout dropout_ feature_dropout alpha_dropout complex polar"
         " clone contiguous detach detach_ lift_fresh_copy alias conj real resolve_conj resolve_neg"
         " multiply multiply_ subtract subtract_ divide divide_ true_divide negative absolute"

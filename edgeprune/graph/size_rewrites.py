@@ -179,12 +179,15 @@ def pad(cutter: Cutter, node: Node) -> None:
     _set(node, 1, "pad", amounts)
 
 
-@rewrite("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@rewrite(
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"
+)
 def convolution(cutter: Cutter, node: Node) -> None:
     keep = cutter.mask(node, 1)
-    if keep is not None and argument(node, 6, "groups", 1) != 1:
-        groups = int(argument(node, 6, "groups"))
-        _set(node, 6, "groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
+    place = 8 if op_name(node) == "aten.convolution" else 6
+    if keep is not None and argument(node, place, "groups", 1) != 1:
+        groups = int(argument(node, place, "groups"))
+        _set(node, place, "groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
 
 
 @rewrite("channel_shuffle", "native_channel_shuffle")
@@ -195,10 +198,11 @@ def channel_shuffle(cutter: Cutter, node: Node) -> None:
         _set(node, 1, "groups", int(keep.reshape(groups, -1).any(axis=1).sum()))
 
 
-@rewrite("layer_norm", "rms_norm")
+@rewrite("layer_norm", "rms_norm", "native_layer_norm")
 def layer_norm(cutter: Cutter, node: Node) -> None:
     sizes = argument(node, 1, "normalized_shape")
-    _set(node, 1, "normalized_shape", _sizes(cutter, node, sizes, first=len(cutter.shape(node)) - len(sizes)))
+    value: Any = node.args[0]  # of the result's shape
+    _set(node, 1, "normalized_shape", _sizes(cutter, value, sizes, len(cutter.shape(value)) - len(sizes)))
 
 
 @rewrite("group_norm")

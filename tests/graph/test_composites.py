@@ -14,6 +14,7 @@ from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import analyse
 from edgeprune.graph.fx import op_name
 from edgeprune.graph.surgery import cut
+from edgeprune.quiet import quiet
 
 
 class Between(nn.Module):
@@ -74,3 +75,28 @@ def test_gradients_go_through_what_was_written_out() -> None:
     weight = captured.module.get_parameter("first.weight")
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
+
+
+def test_a_program_in_core_operations_is_cut_like_the_model(references: ModuleType) -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8), nn.Dropout(0.5)]
+    tokens = [nn.Flatten(2), nn.Linear(16, 12), nn.LayerNorm(12), nn.Linear(12, 5)]
+    model = nn.Sequential(*layers, nn.ConvTranspose2d(8, 6, 2, 2), *tokens).eval()
+    example = torch.randn(2, 3, 4, 4)
+    with quiet():  # torch deprecates what it calls itself
+        whole = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        core = whole.run_decompositions().module()
+    captured = capture(core, example)
+    operations = {op_name(node) for node in captured.module.graph.nodes if node.op == "call_function"}
+    assert {"aten.convolution", "aten.native_layer_norm"} <= operations
+    coupling = analyse(captured)
+    assert sorted(group.units for group in coupling.groups) == [8, 12]
+    kept = {**references.random_kept(coupling, 0, 0.5)}
+    for group in coupling.groups:
+        if group.normed:
+            with torch.no_grad():
+                cut(captured, coupling, {group.name: kept[group.name]}).run(example)
+            kept[group.name] = tuple(range(group.units))
+    with torch.no_grad():
+        found = cut(captured, coupling, kept).run(example)
+        wanted = references.zeroed(captured, coupling, kept).run(example)
+    assert references.difference(found, wanted) < references.LIMIT

@@ -15,7 +15,6 @@ from edgeprune.errors import InputError
 from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import analyse
 from edgeprune.graph.rules import RULES
-from edgeprune.graph.size_rewrites import REWRITES
 from edgeprune.graph.surgery import cut
 
 WIDTH = 8
@@ -151,7 +150,3 @@ def test_a_rule_is_one_function_in_one_table(references: ModuleType) -> None:
     with torch.no_grad():
         found = cut(captured, coupling, kept).run(*captured.inputs)
     assert references.difference(found, references.masked(captured, coupling, kept, captured.inputs)) < 1e-5
-
-
-def test_every_rewrite_belongs_to_an_operation_that_has_a_rule() -> None:
-    assert set(REWRITES) <= set(RULES)
