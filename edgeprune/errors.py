@@ -17,14 +17,20 @@ from __future__ import annotations
 
 
 class EdgepruneError(Exception):
-    """An error with a sentence on what went wrong (`what`) and one on the next step (`hint`)."""
+    """An error with a sentence on what went wrong (`what`) and one on the next step (`hint`).
+
+    `str(error)` is both: a notebook and a log show no more than that.
+    """
 
     exit_code = 1
 
     def __init__(self, what: str, hint: str) -> None:
-        super().__init__(what)
+        super().__init__(what, hint)
         self.what = what
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.hint}".strip()
 
 
 class InputError(EdgepruneError):
@@ -38,6 +44,7 @@ class BundleError(InputError):
 
     def __init__(self, check: int, what: str, hint: str) -> None:
         super().__init__(what, hint)
+        self.args = (check, what, hint)
         self.check = check
 
 
@@ -71,6 +78,7 @@ class LostInt8(DeviceError):
 
     def __init__(self, layers: tuple[str, ...], what: str, hint: str) -> None:
         super().__init__(what, hint)
+        self.args = (layers, what, hint)
         self.layers = layers
 
 

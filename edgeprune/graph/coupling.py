@@ -18,13 +18,14 @@ from edgeprune.graph.masks import Masks
 from edgeprune.graph.rehearsal import misfits
 from edgeprune.graph.rulebook import RULES
 from edgeprune.graph.walk import ParameterUse, Rule, Walk
+from edgeprune.records.brief import Brief
 
 Role = Literal["out", "in"]
 Kept = Mapping[str, Sequence[int]]  # group name -> indices of the units kept; a branch's () drops it
 
 
-@dataclass(frozen=True)
-class Axis:
+@dataclass(frozen=True, repr=False)
+class Axis(Brief):
     """One dimension of one parameter, with the indices that a group removes from the dimension.
 
     positions: [units, k], the indices that are removed with each unit.
@@ -38,8 +39,8 @@ class Axis:
     role: Role
 
 
-@dataclass(frozen=True)
-class Group:
+@dataclass(frozen=True, repr=False)
+class Group(Brief):
     """Units that can be removed one by one and that all remove as much of the same parameters.
 
     classes: [units], the number of each unit's class of atoms.

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 Heads = Literal["whole", "inside"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pruned:
     """Pruned model: smaller, dense and trainable.
 
@@ -53,6 +53,12 @@ class Pruned:
     dense_params: int
     dense_macs: int
     captured: Captured
+
+    def __repr__(self) -> str:
+        saved = (
+            f"{self.dense_params:,} -> {self.params:,} parameters, {self.dense_macs:,} -> {self.macs:,} MACs"
+        )
+        return f"Pruned({saved}, {len(self.kept)} groups, {len(self.frozen)} parameters frozen)"
 
     def save(self, path: str | Path) -> Path:
         """Write a `torch.export` file (no pickle); the batch stays dynamic."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeprune.records.brief import Brief
 from edgeprune.records.machine import Budget, Precision
 from edgeprune.records.trial import Measurement, Verdict, VerdictKind
 
@@ -56,8 +57,8 @@ class Claim:
     lower_is_better: bool = False  # of the metric
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, repr=False)
+class Manifest(Brief):
     """Content of manifest.json: all that a device needs to serve the artefact and to check the claim."""
 
     schema: int
@@ -99,8 +100,8 @@ class Check:
     hint: str = ""
 
 
-@dataclass(frozen=True)
-class Validation:
+@dataclass(frozen=True, repr=False)
+class Validation(Brief):
     """Result of validating one bundle on one device; `verdict` is None when nothing was measured."""
 
     device: str

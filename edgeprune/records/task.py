@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from edgeprune.errors import InputError
+from edgeprune.records.brief import Brief
 from edgeprune.records.direction import Direction
 from edgeprune.records.meaning import check_words
 
@@ -38,8 +39,8 @@ _CALLABLE: Mapping[str, str] = {
 _OPTIONAL = ("evaluate_subset", "evaluate_samples", "loss")
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, repr=False)
+class Task(Brief):
     """Trained model with its calibration data, training data and evaluation.
 
     model: `nn.Module` with trained weights.

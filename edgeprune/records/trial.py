@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from edgeprune.records.brief import Brief
 from edgeprune.records.cpu_time import Waiting
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget, Precision, Profile, Target
@@ -34,8 +35,8 @@ class Latency:
     percentile_ms: float | None = None  # `percentile` itself; None in what earlier versions wrote
 
 
-@dataclass(frozen=True)
-class DeviceState:
+@dataclass(frozen=True, repr=False)
+class DeviceState(Brief):
     """Sensors and throttle counters of a device around a session; each entry is (name, text as read)."""
 
     before: tuple[tuple[str, str], ...]
@@ -52,8 +53,8 @@ class ErrorBar:
     memory_mib: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Brief):
     """Latency, memory and size of one artefact on one device, measured in a fresh process or predicted."""
 
     latency: Latency
@@ -95,8 +96,8 @@ class Measurement:
         return bool(self.assumptions)
 
 
-@dataclass(frozen=True)
-class Candidate:
+@dataclass(frozen=True, repr=False)
+class Candidate(Brief):
     """Full recipe of a compressed model, replayable on the original weights."""
 
     kept: tuple[tuple[str, tuple[int, ...]], ...]  # group name -> indices of the units kept, ascending
@@ -191,8 +192,8 @@ class Occasion:
     command: str  # as a shell takes it
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Brief):
     """Candidate with its metric, measurement and verdict: `baseline` and `chosen` of `--json`."""
 
     name: str  # "dense", "dense-int8", "trial-03", ...
@@ -211,8 +212,8 @@ class Report:
     training: tuple[Training, ...] = ()
 
 
-@dataclass(frozen=True)
-class TierResult:
+@dataclass(frozen=True, repr=False)
+class TierResult(Brief):
     """Result for one of several budgets: the fields of a `FitResult` that depend on the budget."""
 
     name: str  # "20 ms", "2x", or the profile's name
@@ -252,8 +253,8 @@ class CascadeResult:
         return 1 - self.cost_ms / self.cost_alone_ms
 
 
-@dataclass(frozen=True)
-class FitResult:
+@dataclass(frozen=True, repr=False)
+class FitResult(Brief):
     """Result of one fit; `verdict`, `budget` and `chosen` belong to the same candidate.
 
     With several budgets, all fields that depend on one are those of the budget that decides the verdict: the

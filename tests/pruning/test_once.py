@@ -360,3 +360,12 @@ def test_a_model_in_training_mode_is_saved_in_evaluation_mode(tmp_path: Path) ->
     assert pruned.module.training
     with torch.no_grad():
         assert torch.equal(loaded(x), pruned.module.eval()(x))
+
+
+def test_what_is_shown_of_a_pruned_model_is_one_line() -> None:
+    model, x = small()
+    pruned = prune(model, x, 0.3)
+    expected = f"Pruned({pruned.dense_params:,} -> {pruned.params:,} parameters, "
+    assert repr(pruned).startswith(expected)
+    assert repr(pruned).endswith(" frozen)")
+    assert len(repr(pruned)) < 120

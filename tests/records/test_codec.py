@@ -216,7 +216,7 @@ def test_what_is_wrong_is_named_by_its_path(case: Wrong) -> None:
 
 
 def test_a_file_name_may_lead_the_path() -> None:
-    with pytest.raises(InputError, match=r"^result\.json: maybe is missing\.$"):
+    with pytest.raises(InputError, match=r"^result\.json: maybe is missing\. "):
         from_json(Tree, {key: value for key, value in GOOD.items() if key != "maybe"}, "result.json: ")
 
 
