@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,10 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
             ) from error
     if exported is None or exported.exported_program is None:
         raise EdgepruneError("torch.onnx.export returned no model.", "Install onnxscript.")
-    sources = {
-        node.name: node.meta["custom"][_TAG]
-        for node in exported.exported_program.graph.nodes
-        if _TAG in node.meta.get("custom", {}) and isinstance(node.meta.get("val"), torch.Tensor)
-    }
-    _annotate(exported.model, sources, _layers(captured))
+    tagged = [node for node in exported.exported_program.graph.nodes if _TAG in node.meta.get("custom", {})]
+    origins = {node.name: node.meta["custom"][_TAG] for node in tagged}
+    tensors = {node.name for node in tagged if isinstance(node.meta.get("val"), torch.Tensor)}
+    _annotate(exported.model, origins, tensors, _layers(captured))
     repair(exported.model)
     model = exported.model_proto
     onnxfile.name_ends(model, captured.input_names)
@@ -172,11 +171,13 @@ def _attribute(node: Node) -> str | None:
     return str(node.target) if node.op == "get_attr" else None
 
 
-def _annotate(model: ir.Model, sources: dict[str, str], layers: dict[str, str]) -> None:
-    """Replace the exporter's metadata by edgeprune's; `sources` maps the exporter's names to captured ones.
+def _annotate(model: ir.Model, origins: dict[str, str], tensors: set[str], layers: dict[str, str]) -> None:
+    """Replace the exporter's metadata by edgeprune's.
 
-    A decomposed operator leaves several exporter's nodes with one source; the last one is its result.
+    origins: captured name of each of the exporter's; tensors: those of one tensor. A decomposed operator
+    leaves several exporter's nodes with one origin; the last one is its result.
     """
+    sources = {name: origin for name, origin in origins.items() if name in tensors}
     scopes = {node: node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]") for node in model.graph}
     _forget(model)
     last = {source: name for name, source in sources.items()}
@@ -189,10 +190,17 @@ def _annotate(model: ir.Model, sources: dict[str, str], layers: dict[str, str]) 
         weight = node.inputs[1] if node.op_type in onnxfile.WEIGHTED and len(node.inputs) > 1 else None
         if weight is not None and weight.name and weight.is_initializer():
             named = weight.name.removesuffix(".weight")
-            origin = sources.get((ast.literal_eval(scopes[node]) or [""])[-1], "")
+            origin = origins.get((ast.literal_eval(scopes[node]) or [""])[-1], "")
             layer = named if weight.name.endswith(".weight") else layers.get(origin, named)
             node.metadata_props[onnxfile.LAYER] = layer
             node.name = layer if layer not in used else f"{layer}#{len(used)}"  # a module called twice
+            used.add(node.name)
+        elif node.op_type in onnxfile.RECURRENT:
+            origin = origins.get((ast.literal_eval(scopes[node]) or [""])[-1], "")
+            module = layers.get(origin, "").rpartition(".")[0] or origin or node.op_type.lower()
+            node.name = next(
+                name for at in count() if (name := onnxfile.recurrent_name(module, at)) not in used
+            )
             used.add(node.name)
 
 

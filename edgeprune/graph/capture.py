@@ -19,6 +19,7 @@ from edgeprune.errors import InputError
 from edgeprune.graph.composites import write_out
 from edgeprune.graph.fixed_sizes import fixed_sizes, place
 from edgeprune.graph.folding import fold_weights
+from edgeprune.graph.fx import attribute
 from edgeprune.graph.mode import TrainableGraph, trains
 from edgeprune.quiet import quiet
 
@@ -30,7 +31,8 @@ class Captured:
     """A model as one flat ATen graph.
 
     module: trainable graph that is called like the original model and may be set to training or evaluation
-        mode; parameters and buffers keep their qualified names; dynamic batch.
+        mode; dynamic batch. Parameters and buffers keep their qualified names; parameters that no output
+        depends on are left out.
     args, kwargs: the example inputs that `module` is called with.
     """
 
@@ -153,11 +155,19 @@ def module_of(program: ExportedProgram) -> TrainableGraph:
 
 
 def _again(module: GraphModule) -> TrainableGraph:
-    """The same graph once more, without guards and on the same weights."""
+    """The same graph once more, on the same weights, without guards and without what no output depends on."""
     with quiet(*_LOGGERS):
         graph = copy.deepcopy(module.graph)
     for node in list(graph.nodes):
         if (node.op == "call_module" and node.target == "_guards_fn") or _is_dead_assert(node):
+            graph.erase_node(node)
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and not node.users and not node.is_impure():
+            graph.erase_node(node)
+    stored = {node: attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
+    read = {id(tensor) for node, tensor in stored.items() if node.users}
+    for node, tensor in stored.items():  # another name of a parameter that is read stays one
+        if isinstance(tensor, torch.nn.Parameter) and id(tensor) not in read:
             graph.erase_node(node)
     return TrainableGraph(module, graph)
 

@@ -23,6 +23,7 @@ VALUES = "edgeprune.values"  # captured node of each output, comma-separated, em
 LAYER = "edgeprune.layer"  # the parameter's module: "layer1.0.conv1"
 TYPES = "edgeprune.types"  # of the file: "float16" when it computes in float16 outside Q/DQ
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the weight is the second input
+RECURRENT = ("LSTM", "GRU", "RNN")  # layers of which ONNX has no form on integers
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -183,6 +184,21 @@ def captured_names(model: onnx.ModelProto) -> dict[str, str]:
         sources = (metadata(node, VALUES) or "").split(",")
         names.update({value: source for value, source in zip(node.output, sources, strict=False) if source})
     return names
+
+
+def recurrent_name(module: str, layer: int) -> str:
+    """Name of one layer of a recurrent module, which can have several."""
+    return f"{module}.l{layer}"
+
+
+def module_of_recurrent(layer: str) -> str:
+    """The module of a `recurrent_name`."""
+    return layer.rpartition(".l")[0]
+
+
+def recurrent_layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the recurrent layers, each with all its gates: they stay float in every precision."""
+    return tuple(node.name for node in model.graph.node if node.op_type in RECURRENT)
 
 
 def layers(model: onnx.ModelProto) -> dict[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from edgeprune.graph.blocks import Block, Blocks, Ids
 from edgeprune.graph.fx import op_name
@@ -13,6 +13,12 @@ from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
+
+
+def recurrent_modules(graph: Graph) -> frozenset[str]:
+    """Qualified names of the LSTM, GRU and RNN modules of a captured graph."""
+    found: list[Any] = [node.args[2] for node in graph.nodes if op_name(node) in _GATES]
+    return frozenset(str(weights[0].target).rpartition(".")[0] for weights in found)
 
 
 @rule(*_GATES)

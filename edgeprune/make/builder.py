@@ -107,8 +107,9 @@ class Builder:
         exported = self.exported(pruned)
         if self.lost_in is not None:
             check_types(exported, self.artefact)
+        recurrent = onnxfile.recurrent_layers(exported)
         if candidate.precision == "float32":
-            layers = tuple(onnxfile.layers(exported).values())
+            layers = (*onnxfile.layers(exported).values(), *recurrent)
             model = self._halved(pruned, exported) if self.dialect.half else exported
             with torch.no_grad():
                 reference = [output.numpy(force=True) for output in pruned.run(*probe)]
@@ -117,7 +118,7 @@ class Builder:
         rows = batch if candidate.calibrator == DYNAMIC else None
         proven = proven_integers(pruned, made.model, probe, rows)
         artefact = self._write(made.model, folder, exported, convolved=candidate.convolved)
-        return Built(artefact, made.layers_int8, made.layers_float, proven, lost)
+        return Built(artefact, made.layers_int8, (*made.layers_float, *recurrent), proven, lost)
 
     def exported(self, captured: Captured) -> onnx.ModelProto:
         """The float ONNX model; that of the dense network, which most variants share, is exported once."""

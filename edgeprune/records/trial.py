@@ -210,6 +210,7 @@ class Report(Brief):
     verdict: Verdict
     drop: Drop | None = None  # of the chosen candidate, where samples are scored one by one: evidence only
     training: tuple[Training, ...] = ()
+    layers_recurrent: int = 0  # of `layers_float`: LSTM and GRU, of which ONNX has no form on integers
 
 
 @dataclass(frozen=True, repr=False)

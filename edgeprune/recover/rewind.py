@@ -32,5 +32,6 @@ def rewound(dense: Captured, coupling: Coupling, kept: Kept, earlier: Mapping[st
     earlier: a state_dict of the dense model.
     """
     early = dense.copy()
-    early.module.load_state_dict(dict(earlier))
+    # What no output depends on is no part of the graph.
+    early.module.load_state_dict({name: earlier[name] for name in early.module.state_dict()})
     return cut(early, coupling, kept)

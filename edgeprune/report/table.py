@@ -201,6 +201,10 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
         f"latencies{query} in ms, memory (+ what the model adds) and size in MiB, "
         "INT8: layers in INT8 of all layers with weights"
     )
+    if recurrent := result.chosen.layers_recurrent:
+        made.caption += (
+            f"; {recurrent} are LSTM or GRU, which stay float: ONNX has no form of them on integers"
+        )
     if result.chosen.measurement.predicted:
         made.caption = f"latency and memory are predicted, not measured; {made.caption}"
     return made

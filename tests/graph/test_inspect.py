@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from edgeprune.graph.inspect import inspect
+from edgeprune.pruning.once import prune
 
 
 class Renormalised(nn.Module):
@@ -50,3 +51,33 @@ class Residual(nn.Module):
 def test_a_residual_branch_says_what_leaves_with_it() -> None:
     (branch,) = inspect(Residual(), torch.randn(2, 4)).branches
     assert (branch.name, branch.params, branch.macs) == ("branch:branch", 6 * 6 + 6, 6 * 6)
+
+
+class Dead(nn.Module):
+    """Layers that are never called, and some whose answer nobody reads; `out.weight` has a second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out, self.again = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+        self.again.weight = self.out.weight
+        self.unused, self.unread, self.free = (
+            nn.Linear(8, 90),
+            nn.Linear(16, 90),
+            nn.Parameter(torch.ones(7, 9)),
+        )
+        self.norm = nn.BatchNorm1d(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.inner(x))
+        self.unread(self.norm(x)).sum()
+        return self.out(x)
+
+
+def test_what_no_output_depends_on_is_left_out() -> None:
+    found = inspect(Dead().eval(), torch.randn(2, 8))
+    assert [group.name for group in found.groups] == ["inner"]
+    assert found.params == (8 + 1) * 16 + (16 + 1) * 4
+    pruned = prune(Dead().eval(), torch.randn(2, 8), 0.5)
+    assert pruned.params == sum(parameter.numel() for parameter in pruned.module.parameters())
+    names = {name for name, _ in pruned.module.named_parameters(remove_duplicate=False)}
+    assert names == {"inner.weight", "inner.bias", "out.weight", "out.bias", "again.weight"}

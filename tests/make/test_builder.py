@@ -15,6 +15,7 @@ from torch import nn
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import analyse
+from edgeprune.graph.recurrent import recurrent_modules
 from edgeprune.graph.surgery import cut
 from edgeprune.make.builder import Builder, Built
 from edgeprune.quantize.dialects import dialect_for
@@ -83,3 +84,31 @@ def test_a_forecast_that_varies_little_about_a_large_mean_is_not_rounded_to_floa
     made = builder.build(Candidate((), "float32"), dense, tmp_path, dense.inputs)
     kinds = {tensor.data_type for tensor in onnxfile.load(made.artefact).graph.initializer}
     assert kinds == {TensorProto.FLOAT16 if halved else TensorProto.FLOAT}
+
+
+class Cells(nn.Module):
+    """Two layers of cells, one of the other kind behind them, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LSTM(8, 6, 2, batch_first=True), nn.GRU(6, 5, batch_first=True)
+        self.out = nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.second(self.first(x)[0])[0].mean(1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_recurrent_layers_are_counted_and_stay_float(precision: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = torch.randn(2, 7, 8)
+    dense = capture(Cells().eval(), example)
+    yards = yardstick_of(dense, "values", [(example,)])
+    spoken = dialect_for("onnxruntime-x86", "x86_64")
+    builder = Builder(dense, [(example,)], spoken, "onnxruntime", yardstick=lambda: yards)
+    calibrator = "minmax" if precision == "int8" else None
+    made = builder.build(Candidate((), precision, calibrator), dense, tmp_path, (example,))
+    assert made.layers_int8 == (("out",) if precision == "int8" else ())
+    cells = {"first.l0", "first.l1", "second.l0"}
+    assert set(made.layers_float) == cells | ({"out"} if precision == "float32" else set())
+    assert {onnxfile.module_of_recurrent(name) for name in cells} == recurrent_modules(dense.module.graph)

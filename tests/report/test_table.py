@@ -49,6 +49,13 @@ def test_the_table_has_dense_dense_int8_and_chosen(result: FitResult) -> None:
     ]
 
 
+def test_recurrent_layers_are_told_with_the_reason_why_they_stay_float(result: FitResult) -> None:
+    assert "LSTM" not in str(table(result).caption)
+    chosen = replace(result.chosen, layers_float=3, layers_recurrent=2)
+    caption = str(table(replace(result, chosen=chosen)).caption)
+    assert "2 are LSTM or GRU, which stay float: ONNX has no form of them on integers" in caption
+
+
 def test_what_was_missed_is_not_called_chosen(result: FitResult) -> None:
     breach = Breach("latency_ms", 6.0, 5.0)
     missed = Verdict("misses", (breach,))

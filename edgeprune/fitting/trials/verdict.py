@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgeprune.graph import onnxfile
+from edgeprune.graph.recurrent import recurrent_modules
 from edgeprune.make import Workshop
 from edgeprune.measure import PROOF
 from edgeprune.records.machine import Budget
@@ -67,7 +69,14 @@ def report(
         artefact=f"{name}/{workshop.builder.artefact}",
         verdict=verdict,
         training=tested.training,
+        layers_recurrent=_recurrent(workshop, tested.layers_float),
     )
+
+
+def _recurrent(workshop: Workshop, layers: tuple[str, ...]) -> int:
+    """How many of the layers are of an LSTM, a GRU or an RNN."""
+    modules = recurrent_modules(workshop.dense.module.graph)
+    return sum(onnxfile.module_of_recurrent(name) in modules for name in layers)
 
 
 def uses(measured: Measurement, usual_ms: float | None, budget: Budget, *, proven: bool) -> dict[str, float]:
