@@ -45,11 +45,15 @@ def fixed_sizes() -> Iterator[list[str]]:
 
 
 def place(frames: Iterable[tuple[str, int]]) -> str:
-    """` (FILE, line N: CODE)` of the deepest frame that is the user's, else of a library's, else ""."""
+    """` (FILE, line N: CODE)` of the deepest frame that is the user's, else of a library's, else "".
+
+    frames: (file, line), the outermost first. Those around edgeprune's own called it, and made nothing.
+    """
     found = {True: "", False: ""}
     for file, line in frames:
         installed = "site-packages" in file
-        if file.startswith((_TORCH, _OWN, "<")) or (file.startswith(_STDLIB) and not installed):
-            continue
-        found[installed] = f" ({file}, line {line}: {linecache.getline(file, line).strip()})"
+        if file.startswith(_OWN):
+            found = {True: "", False: ""}
+        elif not file.startswith((_TORCH, "<")) and (installed or not file.startswith(_STDLIB)):
+            found[installed] = f" ({file}, line {line}: {linecache.getline(file, line).strip()})"
     return found[False] or found[True]

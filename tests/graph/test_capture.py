@@ -6,6 +6,7 @@ import collections
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -206,3 +207,15 @@ def test_another_torch_that_tells_no_lines_still_refuses(monkeypatch: pytest.Mon
     monkeypatch.setattr(fixed_sizes, "_HOOK", "of_another_torch")
     with pytest.raises(InputError, match="specialized it to be a constant"):
         capture(Rows("length"), torch.randn(2, 4))
+
+
+def test_the_line_is_a_librarys_where_none_is_the_users() -> None:
+    folder = Path(torch.__file__).parents[1]
+    ours, theirs = str(Path(fixed_sizes.__file__)), str(folder / "library" / "model.py")
+    torchs = str(Path(torch.__file__))
+    assert (
+        fixed_sizes.place([("/home/task.py", 3), (ours, 1), (theirs, 7), (torchs, 9)])
+        == f" ({theirs}, line 7: )"
+    )
+    assert fixed_sizes.place([(ours, 1), ("/home/net.py", 5), (theirs, 7)]) == " (/home/net.py, line 5: )"
+    assert fixed_sizes.place([("/home/task.py", 3), (ours, 1), (torchs, 9)]) == ""
