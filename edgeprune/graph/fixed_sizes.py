@@ -33,7 +33,7 @@ def fixed_sizes() -> Iterator[list[str]]:
 
     def told(self: ShapeEnv, symbol: Any, size: Any, message: str) -> None:
         if size.is_number:
-            frames = traceback.extract_stack()
+            frames = traceback.extract_stack()[:-1]  # without this one
             found.append(place((frame.filename, frame.lineno or 0) for frame in frames))
         before(self, symbol, size, message)
 
