@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import (
     BundleError,
+    DeviceBusy,
     DeviceError,
     DeviceLost,
     EdgepruneError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edgeprune.pruning.criteria import Criterion, Evidence
     from edgeprune.pruning.once import Pruned, prune
     from edgeprune.records.bundle import Check, Validation
+    from edgeprune.records.cpu_time import Waiting
     from edgeprune.records.machine import Budget, Figure, Profile, Target
     from edgeprune.records.trial import (
         Breach,
@@ -77,6 +79,7 @@ _ROOMS = {  # room -> the public names that are imported from it on first use
         *("FitResult", "Occasion", "Training"),
         *("Latency", "Measurement", "Report", "TierResult", "Verdict"),
     ),
+    "records.cpu_time": ("Waiting",),
     "validating": ("validate",),
 }
 _LAZY = {name: f"edgeprune.{room}" for room, names in _ROOMS.items() for name in names}
@@ -104,6 +107,7 @@ __all__ = [
     "Check",
     "Criterion",
     "Device",
+    "DeviceBusy",
     "DeviceError",
     "DeviceLost",
     "DeviceState",
@@ -135,6 +139,7 @@ __all__ = [
     "Training",
     "Validation",
     "Verdict",
+    "Waiting",
     "fit",
     "open_device",
     "prune",

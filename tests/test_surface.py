@@ -21,7 +21,10 @@ from edgeprune import errors
 PACKAGE = Path(edgeprune.__file__).parent
 STABILITY = PACKAGE.parent / "docs" / "stability.md"
 # Types in the annotations of public names that are none themselves, each with its reason.
-INTERNAL = {"Captured": "the graph inside a `Pruned`, which `Pruned.save` writes"}
+INTERNAL = {
+    "Captured": "the graph inside a `Pruned`, which `Pruned.save` writes",
+    "Numbered": "a protocol of the user's own data: whatever has a length and items by number",
+}
 NEED_TORCH = ("fit", "prune", "Pruned", "FrozenParameter", "Axis", "Group")
 
 
