@@ -236,6 +236,7 @@ def _stubs(device: Simulated, latency_ms: float) -> tuple[Any, Any]:
     budget = Budget(latency_ms=latency_ms, percentile=PERCENTILE)
     order = SimpleNamespace(
         name="simulated",
+        sources=(),
         budget=budget,
         device=device,
         forecast=None,

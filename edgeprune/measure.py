@@ -32,12 +32,12 @@ from edgeprune.records.task import Predict
 from edgeprune.records.trial import DeviceState, Latency, Measurement, allowed_ms
 from edgeprune.search.judge import (
     PROOF_SESSIONS,
+    USUAL_SPEED,
     SessionBound,
     at_usual_speed,
     early_stopping_floor,
     early_stopping_rank,
     session_bound,
-    slower,
     speed_ms,
     summarise,
 )
@@ -126,11 +126,17 @@ class _SessionBlocks:
         self.every, self.free = _BlockTimes([], []), _BlockTimes([], [])
         self.at_best: list[list[float]] = []
         self._waiting: list[Waiting] = []
+        self._beside: list[Waiting] = []
 
     @property
     def waiting(self) -> Waiting | None:
         """The artefact's."""
         return together(self._waiting)
+
+    @property
+    def waited(self) -> bool:
+        """Whether the artefact or its reference waited much."""
+        return taken(self.waiting).much or taken(together(self._beside)).much
 
     def add(self, block: TimedBlock) -> None:
         self.every.artefact.append(list(block.ms))
@@ -141,6 +147,7 @@ class _SessionBlocks:
     def add_reference(self, block: TimedBlock) -> None:
         self.every.reference.append(list(block.ms))
         self.free.reference.append(undisturbed(block))
+        self._beside.append(block.waiting)
 
     def counted(self, percentile: int, usual_ms: float | None) -> _BlockTimes:
         """Runs that a search counts: that nothing disturbed, and below the median beside a reference of its
@@ -174,8 +181,7 @@ def measure(
         that drifted must keep to be conclusive. A speed-up is held against the reference, the dense model.
     reference: runs in turn with the artefact, by default (in an interleaved effort) the same artefact.
     usual_ms: of the reference: a session in which it is slower proves no miss.
-    searching: runs that were disturbed do not count, as soon as half of the effort went into others; those
-        that waited not even then, if the others are enough for a bound.
+    searching: disturbed runs do not count where the others are half of the effort, or have a bound.
     sensors, throttle: read before, during and after; a `throttle` reading that moved marks the session.
     Raises `InputError` when there are no feeds, `DeviceError` when the device fails.
     """
@@ -185,14 +191,15 @@ def measure(
     reference = reference or (load if effort.interleaved else None)
     with ExitStack() as stack:
         artefact, other = _warm(stack, device, load, reference, feeds[0], (*sensors, *throttle))
-        watch = _Watch(artefact)
         turn = _Turn(artefact, other, feeds, effort, percentile, usual_ms, searching)
-        blocks, timed = turn.timed(watch, listen)
+        blocks, timed = turn.timed(watch := _Watch(artefact), listen)
         state = watch.finish(throttle)
         memory = artefact.memory()
     reference_ms, exact_ms, low_ms = _beside(timed.reference, percentile, dense)
+    low_ms = _at_most(low_ms, latency_ms, speedup) if blocks.waited else low_ms
     limit_ms = allowed_ms(latency_ms, speedup, low_ms, reference_ms, usual_ms)
-    latency, shown = _bounded(timed, blocks, percentile, limit_ms, slower(reference_ms, usual_ms))
+    pace = reference_ms / usual_ms if reference_ms and usual_ms else 1.0
+    latency, shown = _bounded(timed, blocks, percentile, limit_ms, pace, speedup is not None)
     found = Measurement(
         *(latency, memory.added_mib, size_mib, sha256),
         process_mib=memory.process_mib,
@@ -244,12 +251,25 @@ def _beside(
     return speed, exact_ms, early_stopping_floor(runs, percentile)
 
 
+def _at_most(low_ms: float | None, latency_ms: float | None, speedup: float | None) -> float | None:
+    """Lower bound of a dense model that waited: as quick as usual, for its waiting speeds nothing up."""
+    if low_ms is None or latency_ms is None or speedup is None:
+        return low_ms
+    return min(low_ms, latency_ms * speedup)
+
+
 def _bounded(
-    timed: _BlockTimes, blocks: _SessionBlocks, percentile: int, latency_ms: float | None, slow: bool
+    timed: _BlockTimes,
+    blocks: _SessionBlocks,
+    percentile: int,
+    latency_ms: float | None,
+    pace: float,
+    relative: bool,
 ) -> tuple[Latency, SessionBound | None]:
     """Latency of the runs that count; its bound by the rule of a proof where there was a reference.
 
-    slow: whether the reference was slower than it is known to be.
+    pace: of the machine, the reference's milliseconds in times of its usual ones. relative: whether the
+    budget moves with it. At best, runs do not wait, and the machine is as quick as usual.
     """
     latency = summarise([ms for block in timed.artefact for ms in block], percentile, timed.seconds)
     if not blocks.interleaved:
@@ -259,8 +279,8 @@ def _bounded(
         timed.reference,
         percentile,
         latency_ms,
-        disturbed=slow or taken(blocks.waiting).much,
-        at_best=blocks.at_best,
+        disturbed=pace > USUAL_SPEED or taken(blocks.waiting).much,
+        at_best=[[ms / (1.0 if relative else max(1.0, pace)) for ms in block] for block in blocks.at_best],
     )
     return replace(latency, bound_ms=shown.bound_ms), shown
 

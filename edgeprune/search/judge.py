@@ -206,7 +206,8 @@ def session_bound(
     latency_ms: of the budget; None in a search, which compares and promises nothing: the bound is over all
         runs, and the reference, which ran in turn with them, alone tells whether the session was steady.
     disturbed: whether the session is known to have waited, or the machine to be slower than usual: it is then
-        as good as one that moved. at_best: the artefact's runs less what they waited, which must miss, too.
+        as good as one that moved. at_best: the artefact's runs as they would have been without the little
+        that they waited, or the machine was slower: a miss must hold for them, too.
     """
     moved = drift(reference, percentile)
     if latency_ms is None:
@@ -238,7 +239,15 @@ def unsettled(measurement: Measurement) -> str:
     if slower(now_ms, usual_ms):
         times = (now_ms or 0.0) / (usual_ms or 1.0)
         return f"the machine was slower: its reference took {times:.2f} times as long as usual"
+    if measurement.drift is not None and measurement.drift <= MAX_DRIFT and slightly(measurement):
+        return "what it misses by is no more than what the machine was slower, or took from it"
     return f"the machine did not keep its speed: its reference moved by {measurement.drift or 0:.1%}"
+
+
+def slightly(measurement: Measurement) -> bool:
+    """Whether a session was slower than usual, or waited, by less than what makes it disturbed."""
+    usual_ms, now_ms = measurement.usual_ms, measurement.reference_ms
+    return bool(usual_ms and now_ms and now_ms > usual_ms) or taken(measurement.waiting).share > 0
 
 
 def _misses(runs: NDArray[np.float64], percentile: int, latency_ms: float) -> bool:

@@ -297,18 +297,11 @@ class Trials:
     def _usual_ms(self) -> float | None:
         """Usual milliseconds of the dense model on this machine.
 
-        A speed-up was resolved by the first session: where the model took longer then, a candidate is as much
-        quicker. Where it took less, a proof of milliseconds will find the machine as it has been since.
+        A speed-up was resolved by the first session, so a candidate is compared with that, whether the
+        machine was quicker or slower then than since.
         """
         found = self._references
-        if not found or self.order.budget.speedup is None:
-            return _median(found)
-        return max(found[0], median(found))
-
-    @property
-    def _usual_ms_now(self) -> float | None:
-        """Usual milliseconds of the dense model, as a session may be compared with them."""
-        return _median(self._references)
+        return found[0] if found and self.order.budget.speedup is not None else _median(found)
 
     # ------------------------------------------------------------------------------------------------
 
@@ -407,7 +400,7 @@ class Trials:
     def _prove(self, name: str) -> Measurement:
         listen = self._telling.measuring(name, "proving")
         known = self.tested[name].measurement
-        return self.device_side.prove(name, self.budget, listen, known, self._usual_ms_now)
+        return self.device_side.prove(name, self.budget, listen, known, self._usual_ms)
 
 
 def disturbed_proof(proof: Measurement) -> bool:
