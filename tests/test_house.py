@@ -56,6 +56,7 @@ BEHAVIOURS = {
         "criterion",
         "directions",
         "killed",
+        "meanings",
         "old_runs",
         "predicted",
         "recover",

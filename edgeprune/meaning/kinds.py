@@ -31,20 +31,21 @@ class Outputs:
     """Tensors of a model's answer, in the order of `flatten`: their names and their meanings.
 
     names: as the model gives them: "logits", "1", "boxes.0"; "" for an answer that is one tensor.
-    said: whether the task said so itself.
+    said: whether the task says so itself. decided: whether it would not be known without its word.
     """
 
     names: tuple[str, ...]
     meanings: tuple[Meaning, ...]
     said: tuple[bool, ...]
+    decided: tuple[bool, ...] = ()
 
     @property
     def words(self) -> SaidOutputs:
-        """Words of the task itself for them, with the axes as they were settled."""
-        if not any(self.said):
+        """Words of the task that decide what outputs are, with the axes as they were settled."""
+        if not any(self.decided):
             return SaidOutputs()
-        pairs = zip(self.meanings, self.said, strict=True)
-        return SaidOutputs(tuple(str(meaning) if said else "" for meaning, said in pairs))
+        pairs = zip(self.meanings, self.decided, strict=True)
+        return SaidOutputs(tuple(str(meaning) if decided else "" for meaning, decided in pairs))
 
     def called(self, at: int) -> str:
         """An output, for a sentence: `The output`, `Output 'logits'`."""
@@ -72,7 +73,7 @@ def understood(captured: Captured, answer: Any, said: Said, heard: Sequence[Mean
     words = spoken(said, names)
     shown = _shown(captured)
     numbers = [tensor.is_floating_point() for _, tensor in tensors]
-    found = []
+    found, decided = [], []
     for at, (_, tensor) in enumerate(tensors):
         certain = [each for each in (shown[at], *heard[at : at + 1]) if each is not None]
         meaning = words[at] or (certain[0] if certain else Meaning(None))
@@ -80,12 +81,13 @@ def understood(captured: Captured, answer: Any, said: Said, heard: Sequence[Mean
         if beside or not tensor.numel():  # decisions beside the scores that they are made of; nothing at all
             meaning = Meaning("none")
         found.append(_settled(Outputs(names, (), ()).called(at), meaning, tensor, certain))
+        decided.append(words[at] is not None and found[-1:] != certain[:1])
     if all(meaning.kind == "none" for meaning in found):
         raise InputError(
             "Task.outputs says 'none' of every output, so nothing tells a good model from a bad one.",
             "Say what one of them is at least.",
         )
-    return Outputs(names, tuple(found), tuple(each is not None for each in words))
+    return Outputs(names, tuple(found), tuple(each is not None for each in words), tuple(decided))
 
 
 def spoken(said: Said, names: tuple[str, ...]) -> list[Meaning | None]:

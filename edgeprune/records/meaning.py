@@ -69,7 +69,7 @@ class Meaning:
 
 @dataclass(frozen=True)
 class SaidOutputs:
-    """Words of `Task.outputs` by output, "" for one that is not spoken of; none where nothing is said.
+    """Words of `Task.outputs` by output, "" for one that they do not decide; none where they decide nothing.
 
     A run is resumed only with the same ones: its errors of outputs were measured by them.
     """

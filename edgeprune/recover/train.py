@@ -127,7 +127,8 @@ def _objective(
     if not objective.requires_grad:
         raise InputError(
             "The model cannot be trained: its outputs have no gradient.",
-            "Return scores instead of classes, or recover with reconstruct.",
+            "Return scores instead of classes and say in Task.outputs what they are, or recover with "
+            "reconstruct.",
         )
     return objective
 
