@@ -17,6 +17,11 @@ from edgeprune.tasks.guest import guest
 
 SAME_OUTPUT = 1e-4  # of its largest absolute value: other kernels' roundings stay below
 _SERVED = (torch.float32, torch.float64)  # of the floating-point outputs
+_HALF = (torch.float16, torch.bfloat16)
+_IN_FULL = (
+    "Compute in float32, without autocast: edgeprune chooses the precision of what is shipped itself, and "
+    "runtimes differ in what they have for halves."
+)
 _STATE = (
     "What is served is a function of its inputs: make the state an input and an output of forward, or change "
     "it in training only, `if self.training:`."
@@ -48,7 +53,9 @@ def _captured(model: torch.nn.Module, example: Any) -> Captured:
         if found or changed:  # what torch.export says of state that it cannot follow is about itself
             _refuse_state(found, named)
         raise error from error.__cause__
-    _check_graph(captured.module, model)
+    for graph in captured.module.modules():  # those of autocast and of branches, too
+        if isinstance(graph, GraphModule):
+            _check_graph(graph, model)
     for number, output in enumerate(second):
         if output.is_complex() or (output.is_floating_point() and output.dtype not in _SERVED):
             raise InputError(
@@ -155,6 +162,9 @@ def _check_graph(module: GraphModule, model: torch.nn.Module) -> None:
                 f"{written_at(node)}.",
                 "Use running statistics (track_running_stats=True); model.eval() must reach the layer.",
             )
+        value = node.meta.get("val")
+        if node.op == "call_function" and isinstance(value, torch.Tensor) and value.dtype in _HALF:
+            raise InputError(f"forward computes in {value.dtype}{written_at(node)}.", _IN_FULL)
         for name in _written(node):
             kind = "parameter" if name in dict(model.named_parameters()) else "buffer"
             raise InputError(f"forward writes to the model's {kind} {name!r}{written_at(node)}.", _STATE)

@@ -143,7 +143,7 @@ def test_a_model_that_cannot_be_served_is_refused_by_the_operation(
         ("self.two.bias.data.add_(1)", ("parameter 'two.bias' changed",)),
         ("x = x + torch.randn(1)", ("draws random numbers with aten.randn", "line 14")),
         ("self.seen = getattr(self, 'seen', 0) + 1; x = x * self.seen", ("attribute 'seen' changed",)),
-        ("return self.head(x.mean((2, 3))).half()", ("Output 0 of the model is torch.float16",)),
+        ("return self.head(x.mean((2, 3))).half()", ("forward computes in torch.float16", "line 14")),
     ],
     ids=["state", "noise", "a counter", "half precision"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,11 @@ def buffer_behind_the_graph(own: Through, y: Tensor) -> Tensor:
     return y
 
 
+def autocast(own: Through, y: Tensor) -> Tensor:
+    with torch.autocast("cpu"):
+        return (y @ y.T).float()
+
+
 def once(own: Through, y: Tensor) -> Tensor:
     own.calls = min(own.calls + 1, 3)
     return y * (1 if own.calls < 3 else 2)
@@ -172,7 +178,13 @@ IMPURE = [
         lambda own, y: F.scaled_dot_product_attention(*[y[:, None]] * 3, dropout_p=0.5),
         "forward draws random numbers with aten.scaled_dot_product_attention",
     ),
-    Impure("bfloat16", lambda own, y: y.bfloat16(), "Output 0 of the model is torch.bfloat16."),
+    Impure("bfloat16", lambda own, y: y.bfloat16(), "forward computes in torch.bfloat16"),
+    Impure(
+        "float16 inside",
+        lambda own, y: (y.half() * own.scale.half()).float(),
+        "forward computes in torch.float16",
+    ),
+    Impure("autocast", autocast, "forward computes in torch.bfloat16"),
     Impure("complex", lambda own, y: torch.complex(y, y), "Output 0 of the model is torch.complex64."),
 ]
 
@@ -182,7 +194,7 @@ def test_what_an_answer_depends_on_beside_its_input_is_named(impure: Impure) -> 
     with pytest.raises(InputError) as refused:
         capture_pure(Through(impure.then), X)
     assert refused.value.what.startswith(impure.says)
-    if refused.value.what.startswith(("forward writes", "forward draws", "Layer")):
+    if refused.value.what.startswith(("forward writes", "forward draws", "forward computes", "Layer")):
         assert f"({__file__}, line " in refused.value.what
     assert refused.value.hint
 
@@ -250,8 +262,9 @@ def test_inputs_by_name_and_several_outputs() -> None:
         def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
             return {"sum": a + b, "noise": a * torch.rand(1)}
 
-    with pytest.raises(InputError, match=r"aten\.rand"):
-        capture_pure(Two(), {"b": X, "a": X})
+    for example in ({"b": X, "a": X}, UserDict(a=X, b=X), [X, X]):
+        with pytest.raises(InputError, match=r"aten\.rand"):
+            capture_pure(Two(), example)
 
 
 def test_what_the_model_raises_is_told_with_its_line() -> None:
