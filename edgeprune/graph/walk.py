@@ -223,7 +223,8 @@ class Walk:
         return [self._tidy(node, blocks, shape) for blocks, shape in zip(result, shapes, strict=True)]
 
     def _tidy(self, node: Node, blocks: Blocks, shape: tuple[int, ...]) -> Blocks:
-        """Close dimensions of size 1, which later operations would broadcast."""
+        """Close dimensions of size 1, which later operations would broadcast; an empty one has no atoms."""
+        blocks = tuple(block for block in blocks if block.ids.size)
         for dim, size in enumerate(shape):
             if size == 1:
                 blocks = self.close(node, blocks, dim, "a single position of this dimension is taken")

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from edgeprune.graph.blocks import Blocks
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, analyse
-from edgeprune.graph.rules import RULES
+from edgeprune.graph.resize import sizes
+from edgeprune.graph.rulebook import RULES
 from edgeprune.graph.surgery import cut
 from edgeprune.graph.walk import Walk
 
@@ -251,3 +252,15 @@ def test_grouped_products_of_experts_are_cut_exactly(references: ModuleType) -> 
     assert coupling.unknown == ()
     assert sorted(group.units for group in coupling.groups) == [12, 16]
     assert_exact(references, captured, coupling)
+
+
+def test_an_empty_part_of_a_tensor_holds_no_atoms() -> None:
+    """Sizes that depend on the widths are read from blocks: an empty one tells none."""
+    example = torch.randn(2, 3, 8, 8)
+    (work,) = [case.work for case in CASES if case.name == "an empty part"]
+    coupling = analyse(capture(Branches(work, example), example))
+    blocks = [
+        each for value in coupling.values.values() for each in (value if isinstance(value, tuple) else ())
+    ]
+    assert all(block.ids.size for block in blocks)
+    assert {size.at({"one": 5}) for size in sizes(coupling) if size.groups == ("one",)} == {5, 5 * 64}
