@@ -95,7 +95,12 @@ def labelled() -> list[Pair]:
 
 def test_training_starts_from_the_earlier_values(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[Captured] = []
-    monkeypatch.setattr(ladder, "train", lambda tried, *rest: starts.append(tried.copy()))
+
+    def train(tried: Captured, *rest: object) -> list[float]:
+        starts.append(tried.copy())
+        return []
+
+    monkeypatch.setattr(ladder, "train", train)
     dense, found = trained()[0], split(labelled)
     judge = judge_of(dense, yardstick_of(dense, "classes"), found.held_back, cross_entropy)
     train_rungs(pruned(), dense, "rewind", found, judge, epochs=1, seed=0, start=rewound_early())
