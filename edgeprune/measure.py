@@ -47,6 +47,7 @@ WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
 SHORT_SECONDS = 0.2  # of a block that is to lie between two changes of the machine's speed
 PATIENCE = 3  # times its effort that a session takes to find enough runs that nothing disturbed
+PACE_BLOCKS = 10  # of SHORT_SECONDS, in which the median of a tiny model is found
 STATE_SECONDS = 1.0  # how often the device's state is read between blocks
 
 _log = logging.getLogger(__name__)
@@ -340,6 +341,16 @@ def _log_session(device: str, load: Load, found: Measurement) -> None:
 
 def _figure(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
+
+
+def pace_ms(device: Device, load: Load, feeds: Feeds) -> float | None:
+    """Median milliseconds of a model's queries that nothing disturbed; None when all of them waited."""
+    found: list[float] = []
+    with device.start(load) as session:
+        session.warm_up(feeds, WARM_UP_SECONDS)
+        for _ in range(PACE_BLOCKS):
+            found += undisturbed(session.time(feeds, runs=1, seconds=SHORT_SECONDS))
+    return float(np.median(found)) if found else None
 
 
 def predictor(session: Session) -> Predict:

@@ -10,7 +10,9 @@
     (9)  Peak memory and file size are within the budget.
     (10) The early-stopping bound of the budget's percentile is within the latency budget, in a proof as
          `fit` makes it. A session that drifted, throttled or waited for other processes is repeated; when it
-         never settles, the answer is "inconclusive", and why, and not a number.
+         never settles, the answer is "inconclusive", and why, and not a number. The bundle's tiny model,
+         timed beside it, tells a device that is slower from a model that is slower: on the machine of the
+         claim a budget that a slower day breaks is "inconclusive", too.
 
 So a bundle that was predicted without a device becomes one that fits or misses.
 
@@ -21,22 +23,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.bundle import Verified, open_bundle
 from edgeprune.bundle.golden import Golden, serve, worst_difference
-from edgeprune.devices import Device, Load, Machine, open_device
+from edgeprune.bundle.pace import pace_feeds
+from edgeprune.devices import Device, Load, Machine, described, open_device
 from edgeprune.errors import DeviceError, InputError
-from edgeprune.measure import PROOF, Effort, Progress, Proof, prove
-from edgeprune.records.bundle import Check, Claim, Manifest, Validation
+from edgeprune.measure import PROOF, Effort, Progress, Proof, pace_ms, prove
+from edgeprune.records.bundle import PACE, Check, Claim, Manifest, Validation
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget, Target
 from edgeprune.records.progress import Event, Listen
-from edgeprune.records.trial import Measurement, Verdict
+from edgeprune.records.trial import Measurement, Verdict, VerdictKind
 from edgeprune.runtimes import TABLE
 from edgeprune.search.agreement import relative_error
-from edgeprune.search.judge import judge, unsettled
+from edgeprune.search.judge import USUAL_SPEED, judge, unsettled
 from edgeprune.shelf import load_target, names
 
 _log = logging.getLogger(__name__)
@@ -100,13 +103,7 @@ def validate_on(
     """
     manifest = verified.manifest
     golden = verified.golden
-    load = Load(
-        *(manifest.runtime, verified.folder / manifest.artefact, manifest.threads),
-        device=manifest.device,
-        batch=manifest.batch,
-        memory_mib=manifest.budget.memory_mib,
-        outputs=manifest.outputs,
-    )
+    load = _served(manifest, verified.folder)
     own = _own_target(manifest) if target is None else target
     checks = list(verified.checks)
     machine: Machine | None = None
@@ -127,6 +124,9 @@ def validate_on(
             )
             checks.append(_check_room(verdict, measurement, manifest.budget))  # (9)
             latency = _check_latency(measurement, claim.measurement, manifest.budget, proof.tried)
+            latency, verdict = _paced(
+                latency, verdict, _Paces.of(verified, device, load, machine, measurement)
+            )
             checks.append(replace(latency, detail=latency.detail + _unlike(manifest, own)))  # (10)
     except DeviceError as error:
         number = checks[-1].number + 1
@@ -145,6 +145,17 @@ def validate_on(
         lower_is_better=manifest.claim.lower_is_better,
         budget=manifest.budget,
         machine="" if machine is None else machine.words,
+    )
+
+
+def _served(manifest: Manifest, folder: Path) -> Load:
+    """Load of the bundle's artefact, as its manifest says."""
+    return Load(
+        *(manifest.runtime, folder / manifest.artefact, manifest.threads),
+        device=manifest.device,
+        batch=manifest.batch,
+        memory_mib=manifest.budget.memory_mib,
+        outputs=manifest.outputs,
     )
 
 
@@ -232,6 +243,59 @@ def _proof(
 def _as_claimed(measured: Measurement, claim: Claim) -> Measurement:
     """Measurement in the claim's terms: earlier versions limited the memory that the model adds."""
     return replace(measured, process_mib=None) if claim.measurement.process_mib is None else measured
+
+
+@dataclass(frozen=True)
+class _Paces:
+    """Times then and now: how many times as long as at the claim the tiny model takes, and the model itself.
+
+    device: None without one that can be compared. same: whether this is the machine of the claim.
+    """
+
+    device: float | None
+    model: float
+    same: bool
+
+    @classmethod
+    def of(
+        cls, verified: Verified, device: Device, load: Load, machine: Machine, measurement: Measurement
+    ) -> _Paces:
+        then, claimed = verified.manifest.pace, verified.manifest.claim.measurement
+        model = measurement.latency.p50_ms / claimed.latency.p50_ms
+        if then is None:
+            return cls(None, model, False)
+        tiny = replace(load, artefact=verified.folder / PACE, outputs=())
+        now_ms = pace_ms(device, tiny, pace_feeds())
+        return cls(None if now_ms is None else now_ms / then.ms, model, then.machine == described(machine))
+
+    @property
+    def words(self) -> str:
+        """Sentence about which of both is slower; empty when neither is, or it is not known."""
+        if self.device is None or max(self.device, self.model) <= USUAL_SPEED:
+            return ""
+        day = "today" if self.same else "than the claim's"
+        if self.device <= USUAL_SPEED:
+            return f"the device is as quick as at the claim: the model is slower, {self.model:.2f} times"
+        told = (
+            f"the device is slower {day}: a tiny model takes {self.device:.2f} times as long as at the claim"
+        )
+        own = self.model / self.device
+        return f"{told}, and this model {self.model:.2f} times" + (
+            ", so it is slower itself" if own > USUAL_SPEED else ""
+        )
+
+
+def _paced(latency: Check, verdict: Verdict, paces: _Paces) -> tuple[Check, Verdict]:
+    """Check and verdict with what the tiny model tells: a slower day of the claim's machine is no miss."""
+    told = replace(latency, detail="; ".join(filter(None, (latency.detail, paces.words))))
+    slower_day = paces.same and paces.device is not None and paces.device > USUAL_SPEED
+    own = paces.device is not None and paces.model / paces.device > USUAL_SPEED
+    lines = {breach.line for breach in verdict.breaches}
+    if latency.outcome != "failed" or not slower_day or own:
+        return told, verdict
+    rest = tuple(breach for breach in verdict.breaches if breach.line != "latency_ms")
+    kind: VerdictKind = "misses" if rest else "inconclusive"
+    return replace(told, outcome="inconclusive", hint=_QUIET), Verdict(kind, rest) if lines else verdict
 
 
 def _check_room(verdict: Verdict, measurement: Measurement, budget: Budget) -> Check:

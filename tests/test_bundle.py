@@ -23,10 +23,14 @@ import pytest
 from edgeprune.bundle import Verified, open_bundle, read, read_golden, write_bundle, write_golden
 from edgeprune.bundle.archive import pack
 from edgeprune.bundle.golden import worst_difference
+from edgeprune.bundle.pace import pace_feeds, pace_onnx
+from edgeprune.devices import Load
+from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import BundleError, InputError
 from edgeprune.files import sha256
+from edgeprune.records.bundle import PACE
 from edgeprune.records.codec import from_json, loads
-from edgeprune.records.trial import Breach, FitResult, Verdict
+from edgeprune.records.trial import Breach, FitResult, Pace, Verdict
 
 HAS_SSH_KEYGEN = shutil.which("ssh-keygen") is not None
 needs_ssh_keygen = pytest.mark.skipif(not HAS_SSH_KEYGEN, reason="ssh-keygen is not installed")
@@ -299,6 +303,10 @@ FORGED = {
         edit_manifest(schema=2, new="key"), 2, "has schema 2, this edgeprune knows up to 1"
     ),
     "schema that never was": Forged(edit_manifest(schema=0), 2, "has schema 0, which never was"),
+    "pace without its model": Forged(
+        edit_manifest(pace={"ms": 1.0, "machine": "x"}), 2, "files does not list 'pace.onnx'"
+    ),
+    "pace of no time": Forged(edit_manifest(pace={"ms": 0.0, "machine": "x"}), 2, "pace.ms is 0"),
     "boundless tolerance": Forged(edit_manifest(tolerance=1.0), 2, "tolerance is 1.0, expected 0"),
     "artefact outside the list": Forged(edit_manifest(artefact="../m.onnx"), 2, "does not list '../m.onnx'"),
     "model in colours": Forged(
@@ -861,3 +869,25 @@ def test_pickled_golden_vectors_are_never_loaded(tmp_path: Path) -> None:
 def test_a_difference_is_relative_to_the_largest_golden_value(served: list[float], wanted: float) -> None:
     golden = {"y": np.array([2.0, -4.0])}
     assert worst_difference({"y": np.array(served)}, golden) == ("y", wanted)
+
+
+def test_a_bundle_carries_a_tiny_model_where_its_time_is_known(make_run: Callable[..., Any]) -> None:
+    run = make_run()
+    with open_bundle(run.bundle()) as verified:
+        assert (verified.manifest.pace, (verified.folder / PACE).exists()) == (None, False)
+    paced = replace(run, result=replace(run.result, pace=Pace(0.5, "this processor")))
+    with open_bundle(paced.bundle()) as verified:
+        assert verified.manifest.pace == Pace(0.5, "this processor")
+        assert (verified.folder / PACE).read_bytes() == pace_onnx()
+
+
+def test_the_tiny_model_is_some_kibibytes_and_runs(tmp_path: Path) -> None:
+    assert len(pace_onnx()) < 8 << 10
+    (feed,) = pace_feeds().values()
+    place = tmp_path / PACE
+    place.write_bytes(pace_onnx())
+    with LocalDevice().start(Load("onnxruntime", place, 1)) as session:
+        (output,) = session.predict(pace_feeds())
+        assert session.input_names == ("input",)
+    assert output.shape == feed.shape
+    assert 0.1 < np.abs(output).max() < 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from edgeprune.bundle import write_golden
+from edgeprune.devices import described
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import BundleError, DeviceError
 from edgeprune.measure import Effort
-from edgeprune.records.bundle import Validation
+from edgeprune.records.bundle import PACE, Validation
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Report
+from edgeprune.records.trial import Pace, Report
 from edgeprune.shelf import load_target
 from edgeprune.validating import TITLES, validate
 
@@ -274,3 +275,58 @@ def test_this_machine_really_serves_a_bundle(make_run: Callable[..., Any]) -> No
     )
     assert validation.measurement is not None
     assert validation.measurement.runtime.startswith("onnxruntime ")
+
+
+@dataclass(frozen=True)
+class Day:
+    """Times as long as at the claim that a tiny model and the model itself take, and what is said of it."""
+
+    name: str
+    tiny: float
+    model: float
+    outcome: str
+    kind: str
+    words: str
+    same: bool = True
+
+
+DAYS = (
+    Day("as at the claim", 1.0, 1.0, "passed", "fits", ""),
+    Day("a slower day", 2.5, 2.5, "inconclusive", "inconclusive", "the device is slower today: a tiny model"),
+    Day(
+        "a slower machine", 2.5, 2.5, "failed", "misses", "the device is slower than the claim's", same=False
+    ),
+    Day(
+        "a slower model", 1.0, 2.5, "failed", "misses", "as quick as at the claim: the model is slower, 2.50"
+    ),
+    Day("both", 1.5, 3.0, "failed", "misses", "so it is slower itself"),
+    Day("a slower day that is quick enough", 1.5, 1.5, "passed", "fits", "the device is slower today"),
+)
+
+
+@pytest.mark.parametrize("day", DAYS, ids=lambda day: day.name)
+def test_a_device_that_is_slower_today_is_told_from_a_model_that_is_slower(
+    day: Day, make_run: Callable[..., Any], scripted: ModuleType
+) -> None:
+    run = make_run(budget=BUDGET)
+    p50_ms = run.result.chosen.measurement.latency.p50_ms
+    machine = described(scripted.MACHINE) if day.same else "another processor"
+    paced = replace(run, result=replace(run.result, pace=Pace(0.5, machine)))
+    device = scripted.ScriptedDevice(lambda path: 0.5 * day.tiny if path.name == PACE else p50_ms * day.model)
+    validation = validate(paced.bundle(), device)
+    assert outcomes(validation)[10] == day.outcome
+    assert validation.verdict is not None
+    assert validation.verdict.kind == day.kind
+    assert day.words in detail(validation, 10)
+    assert ("tiny" in detail(validation, 10)) == (day.tiny > 1)
+
+
+def test_a_validation_beside_other_processes_is_no_miss_and_says_who_took_the_time(
+    bundle: Path, scripted: ModuleType
+) -> None:
+    device = scripted.ScriptedDevice(lambda artefact: 6.0, waited=lambda block: 0.27)
+    validation = validate(bundle, device)
+    assert outcomes(validation)[10] == "inconclusive"
+    assert validation.verdict is not None
+    assert validation.verdict.kind == "inconclusive"
+    assert "other processes took 27 % of its time" in detail(validation, 10)

@@ -12,8 +12,8 @@ from edgeprune.bundle.archive import is_plain
 from edgeprune.bundle.names import wrong_names
 from edgeprune.errors import InputError
 from edgeprune.limits import MOST_BATCH, MOST_THREADS
-from edgeprune.records.bundle import EVIDENCE, GOLDEN, MANIFEST, SIGNATURE, Manifest, Port
-from edgeprune.records.domain import budget_problems, hash_problems, measurement_problems, whole
+from edgeprune.records.bundle import EVIDENCE, GOLDEN, MANIFEST, PACE, SIGNATURE, Manifest, Port
+from edgeprune.records.domain import budget_problems, hash_problems, measurement_problems, positive, whole
 
 DTYPES = frozenset(
     {
@@ -38,6 +38,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from whole("batch", manifest.batch, 1, MOST_BATCH)
     if not 0 <= manifest.tolerance < 1:
         yield f"tolerance is {manifest.tolerance}, expected 0 or more and less than 1"
+    if manifest.pace is not None:
+        yield from positive("pace.ms", manifest.pace.ms)
     yield from _files(manifest)
     yield from budget_problems("budget", manifest.budget)
     yield from _ports("inputs", manifest.inputs, manifest.batch)
@@ -62,7 +64,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
         if file.size < 0:
             yield f"files[{at}].size is {file.size}, expected 0 or more"
         yield from hash_problems(f"files[{at}].sha256", file.sha256)
-    for name in (manifest.artefact, GOLDEN, EVIDENCE):
+    for name in (manifest.artefact, GOLDEN, EVIDENCE, *([PACE] if manifest.pace is not None else [])):
         if name not in seen:
             yield f"files does not list {name!r}"
 

@@ -231,6 +231,7 @@ def _agreements(manifest: Manifest, evidence: FitResult) -> Iterator[tuple[str, 
     yield "budget", manifest.budget == evidence.budget
     told = (claim.metric_name, claim.lower_is_better)
     yield "metric", told == (evidence.metric, evidence.lower_is_better)
+    yield "pace", manifest.pace == evidence.pace
     yield "baseline", claim.baseline_metric == evidence.baseline.metric
     reports = [
         report

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgeprune import __version__
 from edgeprune.bundle.archive import Content, pack
 from edgeprune.bundle.golden import Golden, packed, ports, read_golden, read_reference, serve
+from edgeprune.bundle.pace import pace_onnx
 from edgeprune.bundle.signature import sign as sign_manifest
 from edgeprune.devices import Load, exact_load
 from edgeprune.devices import agent as agent_file
@@ -26,6 +27,7 @@ from edgeprune.records.bundle import (
     EVIDENCE,
     GOLDEN,
     MANIFEST,
+    PACE,
     README,
     REFERENCE,
     RUNNER,
@@ -108,6 +110,8 @@ def write_bundle(
     files = _runner_files(load, tolerance, build)
     files[GOLDEN] = content
     files |= {file.name: file for file in artefact_files(artefact)}
+    if result.pace is not None:
+        files[PACE] = pace_onnx()
     # The evidence is about the run, not about where it lay, who ran it or what was packed from it before.
     evidence = replace(result, bundle=None, out=folder.resolve().name, occasion=None)
     files[EVIDENCE] = _document(evidence)
@@ -240,6 +244,7 @@ def _manifest(
         ),
         files=tuple(_packed_file(name, files[name]) for name in sorted(files)),
         build=tuple(build),
+        pace=result.pace,
     )
 
 

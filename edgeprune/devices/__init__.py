@@ -43,6 +43,11 @@ class Machine:
         return f"{self.processor}, {self.architecture}, {self.cores} cores, {self.memory_mib:.0f} MiB"
 
 
+def described(machine: Machine) -> str:
+    """Words about a machine by which it is known again: another memory limit makes it no other."""
+    return f"{machine.processor}, {machine.architecture}, {machine.cores} cores"
+
+
 @dataclass(frozen=True)
 class Load:
     """An artefact and how a session runs it: runtime, threads, batch, the runtime's device."""
@@ -170,6 +175,7 @@ __all__ = [
     "Machine",
     "Operator",
     "Session",
+    "described",
     "exact_load",
     "open_device",
 ]

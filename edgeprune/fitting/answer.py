@@ -14,7 +14,7 @@ from edgeprune.errors import DeviceBusy, EdgepruneError
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.runner import SETTLED, Trials
-from edgeprune.records.trial import FitResult, Occasion, Report, TierResult, Verdict
+from edgeprune.records.trial import FitResult, Occasion, Pace, Report, TierResult, Verdict
 from edgeprune.search.frontier import frontier
 from edgeprune.search.judge import unsettled
 
@@ -22,6 +22,13 @@ FAR_BETTER = 0.5  # of the dense model's metric: a gain that recovery seldom bri
 FAR = 0.1  # a distance of outputs, in nats or as a share of their energy, that no metric should like
 DOUBTFUL = 1.5  # times the budget, up to which a miss is proven and not taken from a search's short session
 DECISIVE = ("misses", "inconclusive")  # a verdict of several tiers is the first of these that one of them has
+
+
+@dataclass(frozen=True)
+class Paced:
+    """The ledger's record of the device's pace when a fit ended."""
+
+    pace: Pace | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,9 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
 
 def pack(trials: Trials, result: FitResult) -> FitResult:
     """Result with golden vectors and a bundle for every candidate that may ship."""
+    if not all(each.verdict.breaches for each in (result.tiers or (result,))):
+        found = trials.once("pace", lambda: Paced(trials.device_side.pace()), Paced)
+        result = replace(result, pace=found.pace)
     if not result.tiers:
         return replace(result, bundle=_packed(trials, result, None))
     tiers = tuple(

@@ -7,13 +7,14 @@ from typing import Literal
 
 from edgeprune.records.brief import Brief
 from edgeprune.records.machine import Budget, Precision
-from edgeprune.records.trial import Measurement, Verdict, VerdictKind
+from edgeprune.records.trial import Measurement, Pace, Verdict, VerdictKind
 
 BUNDLE_SCHEMA = 1  # of manifest.json; docs/decisions/010-schemas.md says when it moves
 SUFFIX = ".edgeprune.zip"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 GOLDEN = "golden.npz"
+PACE = "pace.onnx"  # the tiny model whose time at the claim is the manifest's `pace`
 REFERENCE = "reference.npz"  # beside a trial's artefact: what torch computes of its integers
 EVIDENCE = "evidence.json"
 RUNNER = "run.py"
@@ -84,6 +85,9 @@ class Manifest(Brief):
     files: tuple[PackedFile, ...]  # all but manifest.json and its signature
     # Commands, each of which builds the engine on the device; the runner does it too.
     build: tuple[str, ...] = ()
+    pace: Pace | None = (
+        None  # of the claim's device; None in bundles of before, of predictions and for TensorRT
+    )
 
 
 Outcome = Literal["passed", "failed", "inconclusive", "skipped"]

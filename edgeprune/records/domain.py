@@ -20,7 +20,7 @@ def budget_problems(where: str, budget: Budget) -> Iterator[str]:
     """Phrases about lines of a budget that nobody can have asked for."""
     yield from whole(f"{where}.percentile", budget.percentile, 1, 99)
     for name in ("latency_ms", "speedup", "memory_mib", "size_mib"):
-        yield from _positive(f"{where}.{name}", getattr(budget, name))
+        yield from positive(f"{where}.{name}", getattr(budget, name))
     yield from _figure(f"{where}.max_drop", budget.max_drop)
     yield from _figure(f"{where}.max_drop_percent", budget.max_drop_percent)
 
@@ -30,10 +30,10 @@ def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:
     latency = measured.latency
     yield from whole(f"{where}.latency.percentile", latency.percentile, 1, 99)
     yield from whole(f"{where}.latency.runs", latency.runs, 0, MOST_RUNS)
-    yield from _positive(f"{where}.latency.p50_ms", latency.p50_ms)
+    yield from positive(f"{where}.latency.p50_ms", latency.p50_ms)
     for name in ("p90_ms", "p99_ms", "max_ms", "bound_ms", "percentile_ms", "seconds"):
         yield from _figure(f"{where}.latency.{name}", getattr(latency, name))
-    yield from _positive(f"{where}.size_mib", measured.size_mib)
+    yield from positive(f"{where}.size_mib", measured.size_mib)
     yield from _figure(f"{where}.added_mib", measured.added_mib)
     yield from _figure(f"{where}.process_mib", measured.process_mib)
     yield from _figure(f"{where}.reference_ms", measured.reference_ms)
@@ -41,8 +41,8 @@ def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:
         for name in ("latency_ms", "memory_mib"):
             for end in getattr(measured.error_bar, name):
                 yield from _figure(f"{where}.error_bar.{name}", end)
-    yield from _positive(f"{where}.dense_percentile_ms", measured.dense_percentile_ms)
-    yield from _positive(f"{where}.dense_low_ms", measured.dense_low_ms)
+    yield from positive(f"{where}.dense_percentile_ms", measured.dense_percentile_ms)
+    yield from positive(f"{where}.dense_low_ms", measured.dense_low_ms)
     yield from hash_problems(f"{where}.artefact_sha256", measured.artefact_sha256)
 
 
@@ -80,11 +80,11 @@ def _cascade_problems(cascade: CascadeResult) -> Iterator[str]:
     tiers = len(cascade.tiers)
     if not tiers or (len(cascade.thresholds), len(cascade.shares)) != (tiers - 1, tiers):
         yield f"cascade has {tiers} tiers, {len(cascade.thresholds)} thresholds, {len(cascade.shares)} shares"
-    yield from _positive("cascade.cost_alone_ms", cascade.cost_alone_ms)
+    yield from positive("cascade.cost_alone_ms", cascade.cost_alone_ms)
     yield from _figure("cascade.cost_ms", cascade.cost_ms)
 
 
-def _positive(where: str, value: float | None) -> Iterator[str]:
+def positive(where: str, value: float | None) -> Iterator[str]:
     if value is not None and not 0 < value <= MOST_FIGURE:
         yield f"{where} is {_shown(value)}, expected more than 0 and {MOST_FIGURE:g} at most"
 

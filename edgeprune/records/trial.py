@@ -213,6 +213,14 @@ class Report(Brief):
     layers_recurrent: int = 0  # of `layers_float`: LSTM and GRU, of which ONNX has no form on integers
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Median milliseconds of a tiny model on a device (`bundle.pace`), and the machine that it was."""
+
+    ms: float
+    machine: str
+
+
 @dataclass(frozen=True, repr=False)
 class TierResult(Brief):
     """Result for one of several budgets: the fields of a `FitResult` that depend on the budget."""
@@ -279,6 +287,9 @@ class FitResult(Brief):
     tiers: tuple[TierResult, ...] = ()  # empty when there was one budget
     cascade: CascadeResult | None = None
     unsettled: str = ""  # sentence about why the verdict is inconclusive
+    pace: Pace | None = (
+        None  # of the device when the fit ended; None where it was not, or could not be, measured
+    )
     no_cascade: str | None = None  # of several budgets: why there is no cascade
     lower_is_better: bool = False  # of the metric
     sources: tuple[tuple[str, str], ...] = ()  # who said a line of the budget: "flag", "profile" or "default"

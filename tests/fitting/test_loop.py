@@ -148,6 +148,7 @@ def test_a_fit_leaves_a_bundle_that_opens_and_a_model_that_loads(pruned: FitResu
     with open_bundle(Path(result.bundle)) as verified:
         assert verified.manifest.candidate == result.chosen.name
         assert verified.manifest.budget == result.budget
+        assert verified.manifest.pace == result.pace is not None
         golden = read_golden(verified.folder / GOLDEN)
     assert {name: array.shape for name, array in golden.reference.items()} == {"output": (16, 10)}
     assert load_result(Path(result.out)) == result

@@ -15,6 +15,7 @@ import pytest
 
 import edgeprune
 from edgeprune.errors import InputError
+from edgeprune.fitting.answer import Paced
 from edgeprune.fitting.tier_cascade import Cascaded
 from edgeprune.fitting.trials.comparison import Compared
 from edgeprune.fitting.trials.drafts import Draft
@@ -33,7 +34,7 @@ V0 = FIXTURES / "v0"
 # What the steps of a fit record, and the lines around it.
 STORED = (
     *(_Header, _Entry, TrialRecord, Screened, Compared, Cascaded, Draft, Measurement),
-    *(LatencyTable, Mixture, Sensitivity),
+    *(LatencyTable, Mixture, Sensitivity, Paced),
 )
 Resume = Callable[..., FitResult]
 

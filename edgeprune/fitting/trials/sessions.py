@@ -13,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune.bundle.golden import write_golden, write_reference
+from edgeprune.bundle.pace import pace_feeds, pace_onnx
 from edgeprune.detect import cores
-from edgeprune.devices import Feeds, Load, exact_load
+from edgeprune.devices import Feeds, Load, described, exact_load
 from edgeprune.devices.artefact import written_files
 from edgeprune.errors import DeviceBusy
+from edgeprune.files import scratch
 from edgeprune.fitting.order import Order, served
 from edgeprune.graph.capture import Captured
 from edgeprune.make import Built, Workshop
-from edgeprune.measure import PROOF, Effort, Progress, measure, predictor, prove
-from edgeprune.records.bundle import GOLDEN, REFERENCE
+from edgeprune.measure import PROOF, Effort, Progress, measure, pace_ms, predictor, prove
+from edgeprune.records.bundle import GOLDEN, PACE, REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
-from edgeprune.records.trial import Candidate, Latency, Measurement, percentile_ms
+from edgeprune.records.trial import Candidate, Latency, Measurement, Pace, percentile_ms
+from edgeprune.runtimes import find
 from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.search.judge import slower, speed_ms
 from edgeprune.search.waiting import taken
@@ -212,6 +215,16 @@ class DeviceSide:
             throttle=self.order.target.throttle,
             listen=listen,
         ).measurement
+
+    def pace(self) -> Pace | None:
+        """Pace of the device; None without one, for a runtime that builds engines, and when it is busy."""
+        if self.order.forecast is not None or find(self.order.runtime).builds_engine:
+            return None
+        with scratch() as folder:
+            place = folder / PACE
+            place.write_bytes(pace_onnx())
+            ms = pace_ms(self.order.device, served(self.order, place), pace_feeds())
+        return None if ms is None else Pace(ms, described(self.order.device.machine()))
 
     def write_golden(self, name: str) -> Path:
         """Real inputs, and what the artefact serves for them on the device, one batch at a time."""
