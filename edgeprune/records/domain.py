@@ -30,9 +30,9 @@ def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:
     latency = measured.latency
     yield from whole(f"{where}.latency.percentile", latency.percentile, 1, 99)
     yield from whole(f"{where}.latency.runs", latency.runs, 0, MOST_RUNS)
-    yield from positive(f"{where}.latency.p50_ms", latency.p50_ms)
-    for name in ("p90_ms", "p99_ms", "max_ms", "bound_ms", "percentile_ms", "seconds"):
-        yield from _figure(f"{where}.latency.{name}", getattr(latency, name))
+    for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms", "bound_ms", "percentile_ms"):
+        yield from positive(f"{where}.latency.{name}", getattr(latency, name))
+    yield from _figure(f"{where}.latency.seconds", latency.seconds)
     yield from positive(f"{where}.size_mib", measured.size_mib)
     yield from _figure(f"{where}.added_mib", measured.added_mib)
     yield from _figure(f"{where}.process_mib", measured.process_mib)
