@@ -26,7 +26,8 @@ Words = Sequence[Meaning | None]
 Named = tuple[str, torch.Tensor]
 IGNORED = -100  # the class number that cross_entropy leaves out
 _OWN = (
-    "Give Task.loss, a function (output, target) -> scalar tensor, or say what the outputs are: Task.outputs."
+    "Say it with Task.outputs ('values', 'labels', 'classes', ...), or give Task.loss, a function "
+    "(output, target) -> scalar tensor."
 )
 
 
