@@ -1,0 +1,191 @@
+"""Architectures of `transformers`: one subject per model type, with the head that it is served with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.survey.shrink import RECIPES, WORDS, shrink
+from benchmarks.survey.subject import Built, NotBuilt, Subject, parameters
+
+MOST_PARAMETERS = 12_000_000
+# Mappings of transformers, the most specific head first.
+HEADS = (
+    *("IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "SEMANTIC_SEGMENTATION", "UNIVERSAL_SEGMENTATION"),
+    *("DEPTH_ESTIMATION", "IMAGE_TO_IMAGE", "VIDEO_CLASSIFICATION", "AUDIO_CLASSIFICATION", "CTC"),
+    *("AUDIO_XVECTOR", "SPEECH_SEQ_2_SEQ", "TIME_SERIES_PREDICTION", "TIME_SERIES_CLASSIFICATION"),
+    *("KEYPOINT_DETECTION", "SEQ_TO_SEQ_CAUSAL_LM", "CAUSAL_LM", "MASKED_LM", "SEQUENCE_CLASSIFICATION"),
+)
+
+
+def subjects() -> list[Subject]:
+    """Every model type that has a model of its own; the kinds of heads take turns."""
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    heads = [getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES") for head in HEADS]
+    made: dict[str, Subject] = {}
+    turns: list[tuple[int, str]] = []
+    seen: set[str] = set()
+    for mapping in (*heads, modeling_auto.MODEL_MAPPING_NAMES):
+        new = [kind for kind in mapping if kind not in seen]
+        seen.update(new)
+        for turn, kind in enumerate(new):
+            model = mapping[kind] if isinstance(mapping[kind], str) else mapping[kind][0]
+            config = configuration_auto.CONFIG_MAPPING_NAMES.get(kind)
+            if config is not None and model not in made:
+                made[model] = Subject(model, "transformers", partial(build, model, config))
+                turns.append((turn, model))
+    return [made[model] for _, model in sorted(turns, key=lambda each: each[0])]
+
+
+def warm() -> Built:
+    """A model that imports what most architectures need."""
+    import transformers
+
+    settings = transformers.LlamaConfig()
+    shrink(settings, RECIPES[0])
+    return transformers.LlamaForCausalLM(settings).eval(), {"input_ids": _ids(12)}
+
+
+def build(model: str, config: str) -> Built:
+    """The model shrunk by the first recipe with which it takes an example. Raises `NotBuilt`."""
+    import transformers
+
+    kind, settings = getattr(transformers, model, None), getattr(transformers, config, None)
+    if kind is None or settings is None:
+        raise NotBuilt("the class is not importable without further libraries")
+    said = ""
+    for recipe in RECIPES:
+        try:
+            made = settings()
+            shrink(made, recipe)
+            with torch.device("meta"):
+                size = parameters(kind._from_config(made) if hasattr(kind, "_from_config") else kind(made))
+            if size > MOST_PARAMETERS:
+                said = said or f"{size:,} parameters at the smallest"
+                continue
+            built: nn.Module = kind(made).eval()
+        except Exception as error:  # whatever a library says of sizes that do not go together
+            said = said or _told(error)
+            continue
+        found = example_for(built, made)
+        if not isinstance(found, str):
+            return built, found
+        said = said or found
+    raise NotBuilt(said)
+
+
+def example_for(model: nn.Module, config: Any) -> Any:
+    """The first candidate that the model takes; what it said of the last one where it takes none."""
+    said = ""
+    for candidate in _candidates(model, config):
+        try:
+            with torch.no_grad():
+                model(**candidate)
+        except Exception as error:  # the next candidate may fit
+            said = said or _told(error)
+            continue
+        return candidate
+    return said or "takes none of the inputs that are tried"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _candidates(model: nn.Module, config: Any) -> Iterator[Mapping[str, torch.Tensor]]:
+    names = list(inspect.signature(model.forward).parameters)
+    main = getattr(model, "main_input_name", None)
+    makers = {
+        **{name: _ids(12) for name in ("input_ids", "decoder_input_ids", "labels_ids")},
+        "attention_mask": torch.ones(2, 12, dtype=torch.long),
+        "bbox": torch.zeros(2, 12, 4, dtype=torch.long),
+    }
+    texts: list[dict[str, torch.Tensor]] = []
+    if "input_ids" in names:
+        texts = [{"input_ids": makers["input_ids"]}]
+        if "attention_mask" in names:
+            texts.insert(0, {"input_ids": makers["input_ids"], "attention_mask": makers["attention_mask"]})
+        if "decoder_input_ids" in names:
+            texts = [{**text, "decoder_input_ids": _ids(6)} for text in texts]
+        if "bbox" in names:
+            texts = [{**text, "bbox": makers["bbox"]} for text in texts] + texts
+    others = [other for name in names for other in _others(name, config, names)]
+    if main != "input_ids":
+        yield from others
+    yield from texts
+    yield from others
+    for text in texts[-1:]:
+        for other in others:
+            yield {**text, **other}
+
+
+def _others(name: str, config: Any, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+    decoder = {"decoder_input_ids": _ids(6)} if "decoder_input_ids" in names else {}
+    vision = getattr(config, "vision_config", None) or getattr(config, "backbone_config", None) or config
+    channels = _number(config, "num_channels", _number(vision, "num_channels", 3))
+    if name == "pixel_values":
+        for side in dict.fromkeys((_side(vision), _side(config), 64, 128, 224)):
+            yield {name: torch.randn(2, channels, side, side), **decoder}
+        if getattr(config, "num_frames", None):
+            yield {name: torch.randn(2, config.num_frames, channels, _side(vision), _side(vision))}
+    elif name == "pixel_values_videos":
+        yield {
+            name: torch.randn(
+                2, _number(config, "frames_per_clip", 4), channels, _side(vision), _side(vision)
+            )
+        }
+    elif name == "flattened_patches":
+        yield {name: torch.randn(2, 16, _number(vision, "patch_embed_hidden_size", 768) + 2)}
+    elif name in ("input_values", "input_features"):
+        for length in (4000, 400, 200, 64):
+            yield {name: torch.randn(2, length), **decoder}
+        bins = _number(config, "num_mel_bins", _number(config, "input_feat_per_channel", 80))
+        for length in (
+            2 * _number(config, "max_source_positions", 32),
+            _number(config, "max_length", 64),
+            64,
+            128,
+        ):
+            yield {name: torch.randn(2, bins, length), **decoder}
+            yield {name: torch.randn(2, length, bins), **decoder}
+    elif name == "past_values":
+        yield from _series(config)
+    elif name in ("audio_values", "waveform", "input_audio"):
+        yield {name: torch.randn(2, 1, 4000)}
+        yield {name: torch.randn(2, 4000)}
+
+
+def _series(config: Any) -> Iterator[dict[str, torch.Tensor]]:
+    length, channels = _number(config, "context_length", 32), _number(config, "num_input_channels", 1)
+    yield {"past_values": torch.randn(2, length, channels)}
+    lags = getattr(config, "lags_sequence", None) or [0]
+    whole, future = length + max(lags), _number(config, "prediction_length", 8)
+    yield {
+        "past_values": torch.randn(2, whole),
+        "past_time_features": torch.randn(2, whole, _number(config, "num_time_features", 1)),
+        "past_observed_mask": torch.ones(2, whole),
+        "future_time_features": torch.randn(2, future, _number(config, "num_time_features", 1)),
+        "future_values": torch.randn(2, future),
+    }
+
+
+def _number(config: Any, name: str, default: int) -> int:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and value else default
+
+
+def _side(config: Any) -> int:
+    value = getattr(config, "image_size", None) or getattr(config, "img_size", None)
+    if isinstance(value, list | tuple):
+        value = value[0]
+    return value if isinstance(value, int) else 64
+
+
+def _ids(length: int) -> torch.Tensor:
+    return torch.randint(5, WORDS - 10, (2, length))

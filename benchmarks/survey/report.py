@@ -1,0 +1,109 @@
+"""The survey's table, its summary and what counts as reached."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from benchmarks.survey.trial import EXACT, FROZEN, RATIO, Row
+
+PRUNED = 0.95  # of what exports is pruned with little frozen
+
+
+def exported(row: Row) -> bool:
+    return row.exported == "yes"
+
+
+def good(row: Row) -> bool:
+    """Pruned by 30 %, exactly, with under a tenth of the parameters frozen."""
+    exact = row.error is not None and row.error <= EXACT
+    return exact and not row.crash and row.removed >= RATIO and row.frozen < FROZEN
+
+
+def green(row: Row) -> bool:
+    return good(row) and row.onnx in ("", "yes")
+
+
+def goals(rows: Iterable[Row]) -> bool:
+    known = [row for row in rows if row.built == "yes"]
+    out = [row for row in known if exported(row)]
+    return not any(row.crash for row in known) and sum(map(good, out)) >= PRUNED * len(out)
+
+
+def line(row: Row) -> str:
+    if row.built != "yes":
+        return f"{row.key} | not built: {row.built}"
+    state = "green" if green(row) else "good" if good(row) else "NOT GOOD"
+    said = [value for value in (row.exported, row.pruned, row.onnx, row.crash) if value not in ("", "yes")]
+    error = "" if row.error is None else f" error {row.error:.0e}"
+    return (
+        f"{row.key} | {state} frozen {row.frozen:.1%}{error} {' '.join(row.unknown)} {' '.join(said)[:300]}"
+    )
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The table of what was built, and below it every sentence that was said."""
+    known = sorted((row for row in rows if row.built == "yes"), key=lambda row: row.key.lower())
+    heads = ("architecture", "parameters", "exported", "30 %", "exact", "ONNX", "frozen", "without a rule")
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in known:
+        cells = (
+            *(_name(row), f"{row.params:,}", _short(row.exported)),
+            "-" if not exported(row) else f"{row.removed:.0%}" if row.pruned == "yes" else "no",
+            *("-" if row.error is None else f"{row.error:.0e}", _short(row.onnx)),
+            *("-" if not exported(row) else f"{row.frozen:.1%}", ", ".join(row.unknown)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*summary(known), "", *lines, "", *sentences(known)])
+
+
+def _name(row: Row) -> str:
+    return row.key.removeprefix("transformers/")
+
+
+def _short(value: str) -> str:
+    return "yes" if value == "yes" else "no" if value else "-"
+
+
+def summary(known: list[Row]) -> list[str]:
+    out = [row for row in known if exported(row)]
+    tried = [row for row in out if row.onnx]
+    written = sum(row.onnx == "yes" for row in tried)
+    return [
+        f"{len(known)} architectures were built, {len(out)} export. Of these {sum(map(good, out))} are "
+        f"pruned by 30 % exactly with under 10 % frozen, {written} of the {len(tried)} that were tried are "
+        f"written as ONNX and proven equal, and {sum(bool(row.crash) for row in known)} crash."
+    ]
+
+
+def sentences(known: list[Row]) -> list[str]:
+    """What was said of each that is not green, by the step that said it."""
+    steps = {
+        "Not exported": lambda row: row.exported if row.exported not in ("", "yes") else "",
+        "Frozen, not exact or not pruned": _held,
+        "No ONNX": lambda row: row.onnx if row.onnx not in ("", "yes") else "",
+        "Crashed": lambda row: row.crash,
+    }
+    lines = []
+    for title, said in steps.items():
+        told = [f"- {_name(row)}: {_plain(said(row))}" for row in known if said(row)]
+        lines += [f"{title}:", "", *told, ""] if told else []
+    counted = Counter(op for row in known for op in row.unknown)
+    operations = ", ".join(f"`{op}` {count}" for op, count in counted.most_common()) or "none"
+    return [*lines, f"Operations without a rule, by the architectures that have them: {operations}."]
+
+
+def _held(row: Row) -> str:
+    if not exported(row) or good(row) or row.crash:
+        return ""
+    held = "; ".join(f"{reason} ({share:.0%})" for reason, share in row.held[:2])
+    error = "" if row.error is None or row.error <= EXACT else f", error {row.error:.0e}"
+    refused = f", {row.pruned}" if row.pruned != "yes" else ""
+    return f"{row.frozen:.0%} frozen: {held}{error}{refused}"
+
+
+def _plain(said: str) -> str:
+    """A sentence without this machine's folders: files of libraries are named as modules."""
+    said = re.sub(r"[^\s(]*/site-packages/", "", " ".join(said.split()))
+    return re.sub(r"(\w+(?:/\w+)+)\.py", lambda found: found[1].replace("/", "."), said)[:330]
