@@ -250,6 +250,7 @@ def _stubs(device: Simulated, latency_ms: float) -> tuple[Any, Any]:
             metric="top-1", evaluate_samples=None, evaluate_subset=None, direction=Direction()
         ),
         coupling=SimpleNamespace(groups=()),
+        dense=SimpleNamespace(module=SimpleNamespace(graph=SimpleNamespace(nodes=()))),
         cost=SimpleNamespace(params=lambda kept: 1, macs=lambda kept: 1),
         widths=lambda kept: (),
         builder=SimpleNamespace(artefact="model.onnx"),

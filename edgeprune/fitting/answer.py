@@ -86,9 +86,10 @@ def overlooked(trials: Trials) -> str | None:
             return name
     slow = [name for name in trials.tested if trials.broken(name) == {"latency_ms"}]
     nearest = min(slow, key=trials.use, default=None)
-    if nearest is None or trials.use(nearest) > DOUBTFUL or nearest in trials.proven:
+    if nearest is None or trials.use(nearest) > DOUBTFUL:
         return None
-    if trials.prove(nearest) == "inconclusive":
+    # Twice, some time apart: a spell in which everything is slower shows in nothing but that it passes.
+    if "inconclusive" in (trials.prove(nearest), trials.prove(nearest, again=True)):
         raise DeviceBusy(f"{nearest} comes nearest and was not proven to miss: {trials.unsettled(nearest)}.")
     return nearest if trials.report(nearest).verdict.kind in SETTLED else None
 

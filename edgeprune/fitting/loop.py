@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 from edgeprune.errors import DeviceBusy
@@ -36,7 +36,7 @@ from edgeprune.fitting.order import (
 from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
-from edgeprune.fitting.trials.runner import Trials
+from edgeprune.fitting.trials.runner import SETTLED, Trials
 from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
@@ -141,9 +141,22 @@ def _search(trials: Trials, rung: str) -> str | None:
     start = dense_int8(trials, rung)
     whole = chain([start], light_variants(trials, start))
     fitting = next((name for name in whole if name != DENSE and _fits(trials, name)), None)
-    if fitting is not None or not trials.workshop.coupling.groups:
-        return fitting
+    if fitting is not None:
+        return _less_compressed(trials, fitting)
+    if not trials.workshop.coupling.groups:
+        return None
     return _pruned(trials, start, rung)
+
+
+def _less_compressed(trials: Trials, found: str) -> str:
+    """Name of the trial to answer with: one before `found` that may fit all the same, and is proven to.
+
+    It was measured when the machine was slower than it has been since.
+    """
+    for name in takewhile(lambda name: name != found, tuple(trials.tested)):
+        if name not in trials.proven and trials.may_fit(name) and trials.prove(name) in SETTLED:
+            return name
+    return found
 
 
 def _fits(trials: Trials, name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import edgeprune
+from benchmarks.load import fits
 from edgeprune.errors import DeviceBusy
 from edgeprune.fitting.trials.sessions import MOST_SESSIONS, PROOF_ROUNDS
 from edgeprune.measure import prove
@@ -186,3 +187,21 @@ def test_a_proof_that_stays_open_is_made_again_when_the_machine_has_become_quiet
     assert (result.verdict.kind, result.chosen.name) == ("fits", "dense-int8")
     assert proofs == ["dense-int8"] * 2
     assert names(result) == ["dense", "dense-int8"]
+
+
+def test_a_dense_model_that_was_measured_in_a_slow_spell_is_looked_at_again(
+    fit: Callable[..., FitResult], machine: Callable[..., Busy], tiny: ModuleType
+) -> None:
+    """The spell ends with the dense model's search sessions, and no counter tells of it."""
+    busy = machine(lambda block: False, told=False)
+    busy.waits = lambda block: not any(path.parent.name != "dense" for path in busy.device.artefacts)
+    dense = 0.1 + 1e-4 * sum(p.numel() for p in tiny.quick().model.parameters() if p.dim() > 1)
+    result = fit(busy, latency_ms=1.1 * dense)
+    assert (result.verdict.kind, result.chosen.name) == ("fits", "dense")
+
+
+def test_of_simulated_fits_beside_load_none_is_a_false_miss_or_a_false_fit() -> None:
+    """A part of what `python -m benchmarks.load` goes through."""
+    found = list(fits(35))
+    assert {each.kind for each in found} >= {"fits", "misses", "inconclusive"}
+    assert not [each for each in found if each.false_miss or each.false_fit]

@@ -198,9 +198,13 @@ class Trials:
             f"{name}-distance", lambda: self.device_side.ask(name, self.subset.distance), float
         )
 
-    def prove(self, name: str) -> VerdictKind:
-        """Replace the measurement of a finished trial by a proof session; the verdict that it gives."""
+    def prove(self, name: str, *, again: bool = False) -> VerdictKind:
+        """Replace the measurement of a finished trial by a proof session; the verdict that it gives.
+
+        again: by another one, later than the first.
+        """
         key = f"{name}-proof" if self._turn <= 1 else f"{name}-proof-{self._turn}"
+        key += "-again" * again
         proof = self._ledger.once(
             key, lambda: self._prove(name), Measurement, lasts=lambda found: found.conclusive
         )
@@ -279,6 +283,12 @@ class Trials:
         """Whether the session of a trial kept all lines at the speed that the machine had then."""
         found = uses(self.tested[name].measurement, None, self.budget, proven=True)
         return max(found.values(), default=0.0) <= 1
+
+    def may_fit(self, name: str) -> bool:
+        """Whether a trial keeps all lines at the quickest that the machine has been in any session."""
+        quickest = min(self._references, default=None)
+        found = uses(self._searched[name].measurement, quickest, self.budget, proven=False)
+        return max(found.values(), default=0.0) <= 1 and self.allows(self.tested[name].metric)
 
     def zone(self) -> Zone:
         """Zone of the budget to land in; of latency, by how far this device's sessions scatter."""
