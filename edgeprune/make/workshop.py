@@ -318,14 +318,15 @@ class Workshop:
     def highest_rung(self, wished: str | None) -> str:
         """The recovery way that was asked for, or the highest that the task's data and outputs allow.
 
-        Nothing can be trained towards decisions alone. Raises `InputError` when there is no such way, or it
-        needs what the task has not.
+        Nothing can be trained towards decisions alone, or where there are no weights. Raises `InputError`
+        when there is no such way, or it needs what the task has not.
         """
         if wished is None:
             highest = LABELLED if self.labelled else UNLABELLED
             with torch.no_grad():
                 outputs = self.dense.run(*self.dense.inputs)
-            trained = any(map(torch.is_floating_point, outputs))
+            weights = any(map(torch.is_floating_point, self.dense.module.parameters()))
+            trained = weights and any(map(torch.is_floating_point, outputs))
             return highest if trained else before_training(highest)
         way = find_way(wished)
         if way.needs_earlier:

@@ -92,7 +92,7 @@ def test_report_shows_tiers_and_why_there_is_no_cascade(family: Path) -> None:
     shown = edgeprune("report", family).stdout
     for words in (
         "1000 ms: trial-01",
-        "2 ms: trial-02",
+        "2 ms, missed: trial-02",
         "misses: nothing fits 2 ms.",
         "no cascade: one model",
     ):
