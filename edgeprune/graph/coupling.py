@@ -280,9 +280,11 @@ def _groups(
 
 
 def _least(row: Ids, units: NDArray[np.int64], count: int) -> int:
-    """Number of units that must be kept for `count` positions to be left in `row`."""
-    positions = np.array([(row == unit).sum() for unit in units])
-    return -(-count // int(positions.min())) if positions.min() > 0 else 1
+    """Number of units of which any choice leaves `count` positions in `row`; 1 where they all go at once."""
+    positions = np.sort([(row == unit).sum() for unit in units])
+    if positions[-1] in (0, row.size):
+        return 1
+    return min(int(np.searchsorted(np.cumsum(positions), count)) + 1, len(units))
 
 
 def _name(axes: Sequence[Axis], taken: set[str]) -> str:

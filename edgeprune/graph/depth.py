@@ -18,6 +18,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from edgeprune.graph.fx import attribute, concrete, module_name, op_name, owner_of
+from edgeprune.graph.memory import writers, writes
 
 _ADDITIONS = ("aten.add", "aten.add_")
 
@@ -73,7 +74,7 @@ def drop_branches(module: GraphModule, dropped: Collection[Branch]) -> None:
     dead = dead_nodes(graph, dropped)
     nodes = {node.name: node for node in graph.nodes}
     # An in-place operation behind the branch would write into the skip, which other nodes may read.
-    guarded = any(_writes(node) for node in graph.nodes)
+    guarded = any(writes(node) for node in graph.nodes)
     for branch in dropped:
         node = nodes[branch.add]
         stream = stream_of(node, branch)
@@ -149,6 +150,7 @@ def _own_weights(module: GraphModule, graph: Graph, branch: Branch) -> tuple[str
 
 def _live(graph: Graph, dropped: Mapping[str, Branch]) -> frozenset[str]:
     live: set[Node] = set()
+    writing = writers(graph)
     open_ = [node for node in graph.nodes if node.op in ("placeholder", "output")]
     while open_:
         node = open_.pop()
@@ -156,14 +158,10 @@ def _live(graph: Graph, dropped: Mapping[str, Branch]) -> frozenset[str]:
             continue
         live.add(node)
         branch = dropped.get(node.name)
+        open_.extend(writing.get(node, ()))  # a branch may write into what others read
         open_.extend(node.all_input_nodes if branch is None else [stream_of(node, branch)])
     return frozenset(node.name for node in live if node.name not in dropped)
 
 
 def _read(graph: Graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-
-
-def _writes(node: Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable

@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgeprune.graph.fx import aten, attribute, is_pointwise, op_name, owner_of
+from edgeprune.graph.memory import writers
 
 # Operations that only move, choose or join values: followed position by position, and nothing is gained.
 _MOVING = frozenset(
@@ -76,17 +77,17 @@ def fold_weights(module: GraphModule) -> None:
 def _computed(module: GraphModule) -> frozenset[Node]:
     """Nodes that compute from stored tensors alone, always the same and changing nothing."""
     found: set[Node] = set()
+    changed = writers(module.graph)
     for node in module.graph.nodes:
         target: Any = node.target
+        if node in changed:
+            continue
         if node.op == "get_attr":
-            written = any(
-                getattr(getattr(u.target, "_schema", None), "is_mutable", False) for u in node.users
-            )
-            if isinstance(attribute(module, str(target)), torch.Tensor) and not written:
+            if isinstance(attribute(module, str(target)), torch.Tensor):
                 found.add(node)
         elif isinstance(target, torch._ops.OpOverload) and found.issuperset(node.all_input_nodes):
             draws = torch.Tag.nondeterministic_seeded in target.tags
-            if not draws and not target._schema.is_mutable and isinstance(node.meta.get("val"), torch.Tensor):
+            if not draws and isinstance(node.meta.get("val"), torch.Tensor):
                 found.add(node)
     return frozenset(found)
 
@@ -175,8 +176,9 @@ def _parameter(module: GraphModule, nodes: Sequence[Node]) -> tuple[str, torch.n
 def _drop_unread(module: GraphModule, nodes: Sequence[Node], but: Node) -> None:
     """Erase those of some nodes that nothing reads, with the stored tensors that only they read."""
     names = set()
+    left = set(module.graph.nodes)  # without those that went with another weight
     for node in reversed(nodes):
-        if not node.users:
+        if node in left and not node.users:
             module.graph.erase_node(node)
             names |= {str(node.target)} if node.op == "get_attr" else set()
     for name in names - _read(module.graph, but):

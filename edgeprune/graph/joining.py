@@ -93,9 +93,7 @@ def filled(walk: Walk, node: Node) -> Blocks:
     )
 
 
-@rule(
-    "aten.arange", "aten.sym_size", "aten.eye", "aten.tril", "aten.triu", "aten.scalar_tensor", "aten.empty"
-)
+@rule("aten.arange", "aten.sym_size", "aten.eye", "aten.scalar_tensor", "aten.empty")
 def fixed(walk: Walk, node: Node) -> Blocks:
     for value in node.all_input_nodes:
         if op_name(node) == "aten.sym_size":

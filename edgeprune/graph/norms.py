@@ -138,6 +138,15 @@ def along_a_dimension(walk: Walk, node: Node) -> Any:
     return _for_each_output(node, blocks)
 
 
+@rule("aten.tril", "aten.triu")
+def triangle(walk: Walk, node: Node) -> Blocks:
+    value = node.args[0]
+    rank, blocks = len(walk.shape(value)), walk.blocks(value)
+    for dim in (rank - 2, rank - 1):
+        blocks = walk.close(node, blocks, dim, "depends on every position of this dimension")
+    return blocks
+
+
 def _for_each_output(node: Node, blocks: Blocks) -> Any:
     meta = node.meta["val"]
     return [blocks] * len(meta) if isinstance(meta, tuple | list) else blocks
@@ -168,12 +177,23 @@ def statistic(walk: Walk, node: Node) -> Any:
     value = node.args[0]
     rank = len(walk.shape(value))
     dims = _chosen_dims(node, rank)
+    correction = _correction(node)
     for block in walk.blocks(value):
         if set(block.dims) & set(dims):
             walk.normed.append((block.ids, node))
+            walk.taken.append((block.ids, correction + 1))  # of fewer there is no variance
     keepdim = _output_rank(node) == rank
     output = [dim if dim not in dims else ("gone", dim) for dim in range(rank) if keepdim or dim not in dims]
     return _for_each_output(node, walk.contract(node, [walk.operand(value, range(rank))], output))
+
+
+def _correction(node: Node) -> int:
+    """By how much a variance's divisor is less than the number of positions; 0 for any other statistic."""
+    given = arguments(node)
+    if op_name(node).rpartition(".")[2].partition("_")[0] not in ("var", "std"):
+        return 0
+    unbiased = int(given.get("unbiased", True))
+    return unbiased if given.get("correction") is None else int(given["correction"])
 
 
 def _output_rank(node: Node) -> int:

@@ -96,6 +96,18 @@ def unflatten(cutter: Cutter, node: Node) -> None:
     _set(node, 2, "sizes", _sizes(cutter, node, argument(node, 2, "sizes"), first=dim))
 
 
+@rewrite("squeeze")
+def squeeze(cutter: Cutter, node: Node) -> None:
+    """Dimensions that are dropped: those of size 1 before the cut, and none that a cut leaves so."""
+    value, shape = node.args[0], cutter.shape(node.args[0])
+    if all(cutter.mask(value, dim) is None for dim in range(len(shape))):
+        return
+    chosen: Any = argument(node, 1, "dim", range(len(shape)))
+    dims = {int(dim) % len(shape) for dim in ([chosen] if isinstance(chosen, int) else chosen)}
+    node.target = torch.ops.aten.squeeze.dims
+    node.args, node.kwargs = (value, [dim for dim in sorted(dims) if shape[dim] == 1]), {}
+
+
 @rewrite("slice", "narrow")
 def slice_(cutter: Cutter, node: Node) -> None:
     dim = int(argument(node, 1, "dim", 0)) % len(cutter.shape(node.args[0]))

@@ -23,6 +23,7 @@ from edgeprune.graph.blocks import (
     reshape,
 )
 from edgeprune.graph.fx import attribute, constant_nodes, is_pointwise, op_name, shape_of, written_at
+from edgeprune.graph.memory import fragile, memory_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Walk:
         self.parameters: dict[str, ParameterUse] = {}
         self.consumed: list[Ids] = []  # atoms that an operation sums over (weights' input side)
         self.normed: list[tuple[Ids, Node]] = []  # atoms whose number enters a statistic
-        self.taken: list[tuple[Ids, int]] = []  # atoms of which an operation takes the best so many
+        self.taken: list[tuple[Ids, int]] = []  # atoms of which an operation needs so many
         self.inside: list[Block] = []  # joint blocks inside an operation, which must stay rectangular too
         self.unknown: set[str] = set()
         self._constant = constant_nodes(module.graph)
@@ -77,6 +78,15 @@ class Walk:
                     self.freeze(node, "output", "is an output of the model", self.all_blocks(argument))
             elif node.op != "placeholder":
                 self._unknown(node)
+        for node in fragile(self.module.graph):
+            self._keep_strides(node)
+
+    def _keep_strides(self, node: Node) -> None:
+        """Keep two positions of every dimension that a node has or reads: one alone has any stride."""
+        for block in [block for value in (node, *memory_of(node)) for block in self.all_blocks(value)]:
+            for axis, size in enumerate(block.ids.shape):
+                rows = np.moveaxis(block.ids, axis, 0).reshape(size, -1)
+                self.taken.append((rows[:, 0], min(2, size)))
 
     def touched_by(self, name: str) -> Blocks:
         """Blocks of a node's arguments and of its outputs."""

@@ -40,6 +40,13 @@ def in_place(net: Net, x: torch.Tensor) -> torch.Tensor:
     return y * torch.sigmoid(x)
 
 
+def through_a_view(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """The branch writes into the stream, through a view that the stream's other readers do not read."""
+    rows = x.view(-1, 6)
+    rows.relu_()
+    return x + net.a(rows)
+
+
 def parallel(net: Net, x: torch.Tensor) -> torch.Tensor:
     """As in GPT-J: both branches read the same norm, and the second is added to a sum."""
     y = net.norm(x)
@@ -70,6 +77,7 @@ CASES = [
     Case("the norm behind the sum", lambda net, x: net.norm(x + net.b(net.a(x))), ("branch:b",)),
     Case("one in another", lambda net, x: x + (lambda y: y + net.b(y))(net.a(x)), ("branch:b", "branch:b#2")),
     Case("in place", in_place, ("branch:a",)),
+    Case("in place through a view", through_a_view, ("branch:a",)),
     Case("side by side", parallel, ("branch:a", "branch:b")),
     Case("shared weights", shared, ()),
     Case("two projections", projected, ()),

@@ -182,3 +182,31 @@ def test_what_is_made_of_few_parameters_or_tied_stays_as_it_is() -> None:
     operations = {op_name(node) for node in captured.module.graph.nodes if node.op == "call_function"}
     assert {"aten.matmul", "aten.exp", "aten.linalg_vector_norm"} <= operations
     assert torch.equal(captured.run(x)[0], model(x))
+
+
+class Causal(Standardised):
+    """A standardised filter of which the middle is set to zero, in every call and in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight @ weight.transpose(-1, -2)
+        weight[:, :, 1, 1:] = 0
+        return F.conv2d(x, weight, self.bias)
+
+
+class TwoStates(nn.Conv2d):
+    """Two states that start alike, of which one is written to."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, scale = torch.zeros(self.out_channels, 1, 1), torch.zeros(self.out_channels, 1, 1)
+        x = super().forward(x)
+        scale += x.square().mean((0, 2, 3))[:, None, None]
+        return (x - mean) / (scale + 1).sqrt()
+
+
+@pytest.mark.parametrize("layer", [Causal, TwoStates])
+def test_what_is_written_to_in_place_is_not_taken_for_a_constant(layer: type[nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), layer(4, 5, 3)).eval(), torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(capture(model, x).run(x)[0], model(x))

@@ -149,3 +149,42 @@ def test_a_width_of_one_may_stand_before_a_view(references: ModuleType) -> None:
         assert (
             references.difference(found, references.masked(captured, coupling, kept, captured.inputs)) < 1e-5
         )
+
+
+def test_a_dimension_that_a_cut_leaves_with_one_position_is_not_squeezed(references: ModuleType) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.filters, self.pool, self.head = nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pooled = self.pool(self.filters(x))
+            return self.head(pooled.squeeze()), self.head(pooled.squeeze(3).squeeze((1, 2)))
+
+    captured, x = capture(Pooled().eval(), torch.randn(2, 3, 6, 6)), torch.randn(3, 3, 6, 6)
+    coupling = analyse(captured)
+    kept = {"filters": (4,)}
+    with torch.no_grad():
+        found = cut(captured, coupling, kept).run(x)
+        wanted = references.zeroed(captured, coupling, kept).run(x)
+    assert references.difference(found, wanted) < references.LIMIT
+
+
+def test_a_variance_keeps_the_units_that_it_is_divided_by(references: ModuleType) -> None:
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.wide(x)
+            return self.head(x / x.std(1, keepdim=True))
+
+    captured, x = capture(Spread().eval(), torch.randn(2, 6)), torch.randn(3, 6)
+    coupling = analyse(captured)
+    assert coupling.group("wide").least == 2
+    with torch.no_grad():
+        found = cut(captured, coupling, {"wide": (1, 5)}).run(x)
+        wanted = references.masked(captured, coupling, {"wide": (1, 5)}, (x,))
+    assert found[0].isfinite().all()
+    assert references.difference(found, wanted) < references.LIMIT

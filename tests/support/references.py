@@ -12,7 +12,8 @@ from torch.fx import Interpreter, Node
 from edgeprune.graph.blocks import SYMBOLIC_BATCH
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
-from edgeprune.graph.fx import attribute, op_name, shape_of
+from edgeprune.graph.fx import arguments, attribute, op_name, shape_of
+from edgeprune.graph.memory import writes
 
 LIMIT = 1e-5  # of the largest output, float32
 
@@ -39,7 +40,10 @@ class Masked(Interpreter):
             value = super().run_node(n)
         blocks = self._coupling.values.get(n.name, ())
         if isinstance(value, torch.Tensor):
-            return self._zeroed(value, blocks)
+            zeroed = self._zeroed(value, blocks)
+            if writes(n) and zeroed is not value:  # the memory is that of others too
+                return value.copy_(zeroed)
+            return zeroed
         if isinstance(value, tuple | list) and isinstance(blocks, list):
             return [self._zeroed(part, own) for part, own in zip(value, blocks, strict=True)]
         return value
@@ -64,7 +68,9 @@ class Masked(Interpreter):
     def _zeroed(self, value: torch.Tensor, blocks: Any) -> torch.Tensor:
         if not blocks:
             return value
-        return torch.where(self.stays(value.shape, blocks), value, torch.zeros((), dtype=value.dtype))
+        gone = ~self.stays(value.shape, blocks)
+        # A view of what is zeroed already stays a view: a later operation in place writes through it.
+        return value.masked_fill(gone, 0) if (value.detach() != 0).logical_and(gone).any() else value
 
     def _statistic(self, node: Node) -> Any:
         name = op_name(node)
@@ -97,10 +103,11 @@ class Masked(Interpreter):
         if name in ("aten.mean", "aten.var", "aten.std"):
             dims = args[1] if len(args) > 1 and args[1] is not None else list(range(x.dim()))
             dims = [dims] if isinstance(dims, int) else list(dims)
-            keepdim = bool(args[2]) if name == "aten.mean" and len(args) > 2 else kwargs.get("keepdim", False)
+            given = arguments(node)
+            keepdim = given.get("keepdim", False)
             centre = _mean(x, keep, dims)
             if name != "aten.mean":
-                freedom = kwargs.get("correction", 1)
+                freedom = kwargs.get("correction", int(given.get("unbiased", True)))
                 count = keep.sum(dims, keepdim=True)
                 centre = ((x - centre) ** 2 * keep).sum(dims, keepdim=True) / (count - freedom)
                 centre = centre.sqrt() if name == "aten.std" else centre
