@@ -17,6 +17,7 @@ import edgeprune
 from edgeprune.bundle import open_bundle
 from edgeprune.devices import Operator
 from edgeprune.errors import DeviceError, InputError
+from edgeprune.records.bundle import PACE
 from edgeprune.records.trial import FitResult
 from edgeprune.report import document, table
 
@@ -163,7 +164,8 @@ def test_a_batch_is_timed_served_packed_and_resumed_as_one_query(
 
     class Watched(scripted.ScriptedSession):
         def time(self, feeds: Any, *, runs: int, seconds: float) -> list[float]:
-            seen.update(len(array) for array in feeds.values())
+            if self._load.artefact.name != PACE:  # the tiny model of a bundle, whose batch is its own
+                seen.update(len(array) for array in feeds.values())
             found: list[float] = super().time(feeds, runs=runs, seconds=seconds)
             return found
 

@@ -47,6 +47,8 @@ def assert_exact(model: torch.nn.Module, calls: ModuleType, references: ModuleTy
                 kept[group.name] = tuple(range(group.units))
         found = cut(captured, coupling, kept).run(*x)
         wanted = references.zeroed(captured, coupling, kept).run(*x)
+    if not all(bool(output.isfinite().all()) for output in wanted if output.is_floating_point()):
+        return 0  # the original with zeros in place of units is none: a zero is outside the call's domain
     assert references.difference(found, wanted) < references.LIMIT, model.given
     return 1
 

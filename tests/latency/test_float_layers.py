@@ -45,7 +45,8 @@ def operators(artefact: Path, conversion_ms: float = CONVERSION_MS) -> tuple[Ope
 
 
 def latency_ms(artefact: Path) -> float:
-    return sum(operator.ms for operator in operators(artefact))
+    """Of all layers; a model without any, such as the tiny one of a bundle, takes a conversion's time."""
+    return sum(operator.ms for operator in operators(artefact)) or CONVERSION_MS
 
 
 def fitted(tiny: ModuleType, device: Any, out: Path, **options: Any) -> FitResult:

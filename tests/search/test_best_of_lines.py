@@ -20,7 +20,7 @@ def reports(make_run: Callable[..., Any]) -> list[Report]:
     found = list(make_run().result.trials)
     changed = zip(found, (0.95, 0.97, 0.91), (30.0, 20.0, 10.0), strict=True)
     return [
-        replace(one, metric=metric, measurement=replace(one.measurement, memory_mib=memory))
+        replace(one, metric=metric, measurement=replace(one.measurement, process_mib=memory))
         for one, metric, memory in changed
     ]
 
