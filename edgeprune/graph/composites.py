@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 def write_out(module: GraphModule) -> None:
     """Replace composite operations without a rule in place by what they are made of.
 
-    One whose definition depends on values, or on how large the batch is, stays.
+    One whose definition depends on values, or on how large the batch is, stays. So does one that is made of
+    an operation without a rule: nothing would be gained, and a runtime may know it and not its parts.
     """
     changed = False
     for node in list(module.graph.nodes):
         target: Any = node.target
-        known = op_name(node) in RULES or is_pointwise(node)
-        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or known:
+        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload) or _is_followed(node):
             continue
         if target._can_decompose() and not target._schema.is_mutable:
             made = _definition(module, node)
@@ -40,6 +40,10 @@ def write_out(module: GraphModule) -> None:
     if changed:
         module.graph.lint()
         module.recompile()
+
+
+def _is_followed(node: Node) -> bool:
+    return op_name(node) in RULES or is_pointwise(node)
 
 
 def _definition(module: GraphModule, node: Node) -> GraphModule | None:
@@ -65,7 +69,11 @@ def _definition(module: GraphModule, node: Node) -> GraphModule | None:
         return None
     specialised = decided != dict(getattr(environment, "replacements", {}))
     constants = any(each.op == "get_attr" for each in made.graph.nodes)
-    return None if specialised or constants else made
+    parts = [each for each in made.graph.nodes if isinstance(each.target, torch._ops.OpOverload)]
+    lost = [op_name(each) for each in parts if not _is_followed(each)]
+    if lost:
+        log.debug("%s is not written out: %s has no rule", node.name, ", ".join(lost))
+    return None if specialised or constants or lost else made
 
 
 def _example(module: GraphModule, value: Node, node: Node) -> Any:

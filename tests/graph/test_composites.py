@@ -60,6 +60,13 @@ def test_a_composite_operation_is_followed_by_its_definition(name: str, referenc
     assert references.difference(found, wanted) < references.LIMIT
 
 
+def test_what_is_made_of_an_operation_without_a_rule_stays_one_that_runtimes_may_know() -> None:
+    captured = capture(Between(lambda x: x * torch.linalg.det(x.mT @ x)[:, None, None]), torch.randn(2, 3, 4))
+    operations = {op_name(node) for node in captured.module.graph.nodes if node.op == "call_function"}
+    assert "aten.linalg_det" in operations
+    assert analyse(captured).unknown == ("aten.linalg_det",)
+
+
 def test_what_has_a_rule_stays_one_operation_and_trains() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Flatten(), nn.Linear(32, 2)
