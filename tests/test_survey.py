@@ -52,6 +52,11 @@ def test_each_step_says_yes_or_its_sentence() -> None:
     assert "- tests/rows: The model does not export" in found
     assert not report.goals(rows)
     assert report.goals([good, refused])
+    held = (("output: is an output of the model", 0.3), ("select: a single position is taken", 0.05))
+    headless = replace(good, frozen=0.35, held=held)
+    assert report.returned(headless), "it returns that width, which is what its user reads"
+    assert not report.goals([headless]), "and still counts as frozen"
+    assert not report.returned(replace(headless, frozen=0.45, held=(held[0], (held[1][0], 0.15))))
 
 
 def test_an_architecture_is_shrunk_by_the_names_of_its_fields() -> None:
