@@ -18,6 +18,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -278,7 +279,8 @@ def reshape(
     """Blocks after a view from shape `old` to `new`, and those that the view makes impossible to follow.
 
     A dimension of batch times width, [B, C] -> [B*C], has the atoms of one sample, repeated for every sample.
-    Such a dimension needs the batch as its outer factor; otherwise the block is lost.
+    Such a dimension needs the batch as its outer factor; otherwise the block is lost. A dimension that the
+    block leaves may hold the batch anywhere: [S, B*H, D] -> [S*B, H*D].
     Where two blocks meet in one dimension, the outer block is followed (with `inner`, the inner block),
     one whose atoms are `last` only where it meets no other.
     """
@@ -286,6 +288,7 @@ def reshape(
         return (), blocks
     chunks = _chunks(old, new)
     scattered = {n for n, sides in enumerate(chunks) if not _batch_leads(old, new, *sides)}
+    shapes = (old, new)
     old, new = ([per_sample(size) for size in sizes] for sizes in (old, new))
     carried: list[Block] = []
     lost: list[Block] = []
@@ -297,7 +300,8 @@ def reshape(
     for block in sorted(ordered, key=lambda block: last(block.ids)):
         touched = sorted({by_dims[dim] for dim in block.dims})
         single = {number for number in touched if len(chunks[number][1]) == 1}
-        if (scattered | merged) & set(touched):
+        inside = [_batch_inside(*shapes, *chunks[number], block.dims) for number in scattered & set(touched)]
+        if merged & set(touched) or None in inside:
             lost.append(block)
             continue
         merged |= single
@@ -306,7 +310,7 @@ def reshape(
         ids = block.ids.reshape([old[dim] if dim in block.dims else 1 for dim in old_dims])
         ids = np.broadcast_to(ids, [old[dim] for dim in old_dims]).reshape([new[dim] for dim in new_dims])
         kept = _drop_constant(tuple(new_dims), ids)
-        if kept is None:
+        if kept is None or set(kept.dims) & set(inside):
             lost.append(block)
         else:
             carried.append(kept)
@@ -328,6 +332,28 @@ def _batch_leads(old: Sequence[int], new: Sequence[int], old_dims: list[int], ne
         if any(size % SYMBOLIC_BATCH == 0 for size in inner):
             return False
     return True
+
+
+def _batch_inside(
+    old: Sequence[int], new: Sequence[int], old_dims: list[int], new_dims: list[int], covered: Sequence[int]
+) -> int | None:
+    """The new dimension that the batch is a factor of, at a place that the old shape tells; else None.
+
+    covered: dimensions of a block, in which the batch, if it is there, is the outer factor.
+    """
+    places, targets = (
+        [d for d in dims if shape[d] % SYMBOLIC_BATCH == 0]
+        for shape, dims in ((old, old_dims), (new, new_dims))
+    )
+    if (
+        len(places) != 1
+        or len(targets) != 1
+        or not (old[places[0]] == SYMBOLIC_BATCH or places[0] in covered)
+    ):
+        return None
+    stride = prod(per_sample(old[dim]) for dim in old_dims if dim >= places[0])
+    within, rest = divmod(stride, prod(new[dim] for dim in new_dims if dim > targets[0]))
+    return None if rest or within == 0 or per_sample(new[targets[0]]) % within else targets[0]
 
 
 def _chunks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

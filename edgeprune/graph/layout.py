@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeprune.graph.blocks import SYMBOLIC_BATCH, Block, Blocks, Ids, Operand
+from edgeprune.graph.blocks import SYMBOLIC_BATCH, Block, Blocks, Ids, Operand, per_sample
 from edgeprune.graph.fx import argument, aten, attribute, concrete, op_name
 from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
@@ -101,7 +101,7 @@ def expand_as(walk: Walk, node: Node) -> Blocks:
 
 @rule("aten.repeat", "aten.tile")
 def repeat(walk: Walk, node: Node) -> Blocks:
-    """Tiling: a prunable dimension's atoms are repeated."""
+    """Tiling: a prunable dimension's atoms are repeated; as often as there are samples, once for each."""
     shape, times = (
         walk.shape(node.args[0]),
         list(argument(node, 1, "dims" if "tile" in op_name(node) else "repeats")),
@@ -111,8 +111,14 @@ def repeat(walk: Walk, node: Node) -> Blocks:
     blocks = []
     for block in walk.blocks(node.args[0]):
         tiles = [times[dim + shift] for dim in block.dims]
-        if all(isinstance(count, int) for count in tiles):
-            blocks.append(Block(tuple(d + shift for d in block.dims), np.tile(block.ids, tiles)))
+        tiles = [concrete(count.meta["val"]) if isinstance(count, Node) else count for count in tiles]
+        both = any(
+            count % SYMBOLIC_BATCH == 0 == shape[d] % SYMBOLIC_BATCH
+            for count, d in zip(tiles, block.dims, strict=True)
+        )
+        if all(tiles) and not both:
+            ids = np.tile(block.ids, [per_sample(count) for count in tiles])
+            blocks.append(Block(tuple(d + shift for d in block.dims), ids))
         else:
             walk.freeze(node, op_name(node), "repeated a variable number of times", (block,))
     return tuple(blocks)

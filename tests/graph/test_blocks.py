@@ -116,6 +116,17 @@ def test_a_width_that_leads_the_batch_is_lost_when_they_merge() -> None:
     assert reshape((block,), (3, SYMBOLIC_BATCH), (3 * SYMBOLIC_BATCH,)) == ((), (block,))
 
 
+def test_a_width_is_followed_out_of_the_batch_where_the_batch_joins_another_dimension() -> None:
+    heads = Block((1,), np.arange(4))
+    places, batched = (5, 4 * SYMBOLIC_BATCH, 2), (5 * SYMBOLIC_BATCH, 8)
+    (kept,), lost = reshape((heads,), places, batched)
+    assert (kept.dims, kept.ids.tolist(), lost) == ((1,), [0, 0, 1, 1, 2, 2, 3, 3], ())
+    width = Block((2,), np.arange(2))  # whether the batch or the heads come first, this one cannot tell
+    assert reshape((width,), places, batched) == ((), (width,))
+    assert reshape((heads,), places, (20 * SYMBOLIC_BATCH, 2)) == ((), (heads,))
+    assert reshape((heads,), places, (5, 8 * SYMBOLIC_BATCH))[0][0].dims == (1,)
+
+
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())
 def test_a_view_there_and_back_gives_the_same_positions(sizes: list[int], data: st.DataObject) -> None:
     """Whatever is carried says of every position what NumPy's own reshape says of it."""

@@ -81,6 +81,24 @@ def _packed(x: torch.Tensor, net: Branches) -> torch.Tensor:
     return ((q @ k.transpose(1, 2)).softmax(-1) @ k).reshape(rows, 2, 64, -1)
 
 
+def _places_first(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    """As attention that gives its weights: heads join the batch behind the places, and leave it again."""
+    rows = x.shape[0]
+    places = net.one(x).flatten(2).permute(2, 0, 1).contiguous()
+    heads = places.view(64, rows * 2, 4).transpose(0, 1)
+    mixed = (heads @ heads.transpose(1, 2)).softmax(-1) @ heads
+    joined = mixed.transpose(0, 1).contiguous().view(64 * rows, 8)
+    return joined.view(64, rows, 8).permute(1, 2, 0)
+
+
+def _repeated_for_every_sample(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    """As relative positions: heads of parameters, repeated for the heads of every sample in the batch."""
+    rows = x.shape[0]
+    heads = net.one(x).reshape(rows * 2, 4, 64)
+    places = net.style.bias.view(2, 4, 1).repeat(rows, 1, 1)
+    return (heads + places).reshape(rows, 8, 64)
+
+
 def _folded(x: torch.Tensor, net: Branches) -> torch.Tensor:
     columns = F.unfold(net.one(x), 3, padding=1)
     return F.fold(torch.relu(columns), (8, 8), 3, padding=1)
@@ -105,6 +123,8 @@ CASES = [
     Case("heads in the batch of a depthwise convolution", _heads_in_batch, 2),
     Case("a filter bank for each sample", _bank_of_a_sample, 0),
     Case("two products packed, heads in the batch", _packed, 2),
+    Case("heads in the batch behind the places", _places_first, 2),
+    Case("heads repeated for every sample", _repeated_for_every_sample, 4),
     Case("patches as columns, and back", _folded, 8),
     Case("pixel shuffle takes four planes at once", lambda x, net: F.pixel_shuffle(net.one(x), 2), 2),
     Case("pixel unshuffle", lambda x, net: F.pixel_unshuffle(net.one(x), 2), 8),
