@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from edgeprune.graph.blocks import Block, Blocks, Operand, merge, project
-from edgeprune.graph.fx import argument, op_name
+from edgeprune.graph.blocks import Block, Blocks, Operand, merge, per_sample, project
+from edgeprune.graph.fx import argument, aten, op_name
 from edgeprune.graph.rules import rule
 from edgeprune.graph.walk import Walk
 
@@ -80,20 +80,16 @@ def stack(walk: Walk, node: Node) -> Blocks:
 # Constants -----------------------------------------------------------------------------------------
 
 
-@rule("aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full")
+@rule(*aten("zeros ones full empty new_zeros new_ones new_full new_empty"))
 def filled(walk: Walk, node: Node) -> Blocks:
     """Constant tensor: its dimensions can have any size, so they follow the tensors that they meet."""
-    shape = node.meta["val"].shape
     for value in node.all_input_nodes:
         walk.unread(value)
-    return tuple(
-        Block((dim,), walk.book.filler(size))
-        for dim, size in enumerate(shape)
-        if isinstance(size, int) and size > 1
-    )
+    sizes = [per_sample(size) for size in walk.shape(node)]
+    return tuple(Block((dim,), walk.book.filler(size)) for dim, size in enumerate(sizes) if size > 1)
 
 
-@rule("aten.arange", "aten.sym_size", "aten.eye", "aten.scalar_tensor", "aten.empty")
+@rule("aten.arange", "aten.sym_size", "aten.eye", "aten.scalar_tensor")
 def fixed(walk: Walk, node: Node) -> Blocks:
     for value in node.all_input_nodes:
         if op_name(node) == "aten.sym_size":

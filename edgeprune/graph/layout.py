@@ -88,8 +88,8 @@ def expand(walk: Walk, node: Node) -> Blocks:
     shift = len(new) - len(old)
     blocks = [Block(tuple(d + shift for d in b.dims), b.ids) for b in walk.blocks(node.args[0])]
     for dim, size in enumerate(new):
-        if size > 1 and size % SYMBOLIC_BATCH and (dim < shift or old[dim - shift] == 1):
-            blocks.append(Block((dim,), walk.book.filler(size)))
+        if per_sample(size) > 1 and (dim < shift or old[dim - shift] == 1):
+            blocks.append(Block((dim,), walk.book.filler(per_sample(size))))
     return tuple(sorted(blocks, key=lambda block: block.dims))
 
 

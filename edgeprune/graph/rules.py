@@ -47,7 +47,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 @rule(
     *aten(
         "where masked_fill masked_fill_ rsub floor_divide zeros_like ones_like full_like zero_ fill fill_"
-        " copy copy_"
+        " empty_like copy copy_"
         " rrelu hardswish hardswish_ relu6 relu6_ mish mish_ gelu gelu_ log_sigmoid clamp_min clamp_max"
         " dropout dropout_ feature_dropout alpha_dropout complex polar"
         " clone contiguous detach detach_ lift_fresh_copy alias conj real resolve_conj resolve_neg"

@@ -80,12 +80,12 @@ def resize(cutter: Cutter, node: Node) -> None:
         _set(node, 1, name, _sizes(cutter, node, sizes))
 
 
-@rewrite("zeros", "ones", "full")
+@rewrite("zeros", "ones", "full", "empty")
 def fill(cutter: Cutter, node: Node) -> None:
     _set(node, 0, "size", _sizes(cutter, node, argument(node, 0, "size")))
 
 
-@rewrite("new_zeros", "new_ones", "new_full")
+@rewrite("new_zeros", "new_ones", "new_full", "new_empty")
 def fill_like(cutter: Cutter, node: Node) -> None:
     _set(node, 1, "size", _sizes(cutter, node, argument(node, 1, "size")))
 

@@ -59,6 +59,16 @@ def rows_from_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return flat((scores @ heads).transpose(1, 2)), x
 
 
+def into_new_memory(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    heads = by_head(x)
+    rows = heads.new_empty(x.shape[0], x.shape[1], HEADS, WIDTH)
+    rows[:, 0] = 1.0
+    rows[:, 1:] = heads[:, :-1]
+    like = torch.empty_like(x)
+    like.copy_(x.exp())
+    return flat(rows), like
+
+
 def a_part(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x[:, :, :WIDTH] *= 3.0
     return x, x
@@ -85,7 +95,7 @@ def behind_a_view(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x, rows.view(x.shape)
 
 
-BETWEEN = (scan, rows_from_rows, a_part, a_copy_of_heads, a_copy_by_reshape, behind_a_view)
+BETWEEN = (scan, rows_from_rows, into_new_memory, a_part, a_copy_of_heads, a_copy_by_reshape, behind_a_view)
 
 
 @pytest.mark.parametrize("between", BETWEEN, ids=lambda between: between.__name__)

@@ -99,6 +99,14 @@ def _repeated_for_every_sample(x: torch.Tensor, net: Branches) -> torch.Tensor:
     return (heads + places).reshape(rows, 8, 64)
 
 
+def _looked_up_by_head(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    """As relative attention: one table of places, expanded to all heads of all samples, added to zeros."""
+    rows = x.shape[0]
+    heads = net.one(x).reshape(rows * 2, 4, 64)
+    places = torch.arange(4).expand(64, 4).T.flip(0).expand(heads.shape[0], 4, 64)
+    return (heads.new_zeros(heads.shape[0], 4, 64) + heads.gather(1, places)).reshape(rows, 8, 64)
+
+
 def _folded(x: torch.Tensor, net: Branches) -> torch.Tensor:
     columns = F.unfold(net.one(x), 3, padding=1)
     return F.fold(torch.relu(columns), (8, 8), 3, padding=1)
@@ -125,6 +133,7 @@ CASES = [
     Case("two products packed, heads in the batch", _packed, 2),
     Case("heads in the batch behind the places", _places_first, 2),
     Case("heads repeated for every sample", _repeated_for_every_sample, 4),
+    Case("one look-up for the heads of every sample", _looked_up_by_head, 2),
     Case("patches as columns, and back", _folded, 8),
     Case("pixel shuffle takes four planes at once", lambda x, net: F.pixel_shuffle(net.one(x), 2), 2),
     Case("pixel unshuffle", lambda x, net: F.pixel_unshuffle(net.one(x), 2), 8),
