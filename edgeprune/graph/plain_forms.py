@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
+from torch.fx.node import map_arg
 
 from edgeprune.graph.fx import argument, op_name
 
@@ -89,6 +90,47 @@ def mean_slope(graph: Graph, node: Node) -> None:
         _become(node, aten.leaky_relu.default, node.args[0], (low + high) / 2)
 
 
+def looked_up(graph: Graph, node: Node) -> None:
+    """A product of runs of rows, each with its expert's matrix -> of every row with the matrix looked up.
+
+    Neither ONNX nor the runtimes have products whose groups are known only when they run. ends: [experts], of
+    each run the row behind its last; rows behind all of them are zero.
+    """
+    rows, matrices = node.args[:2]
+    ends = argument(node, 2, "offs")
+    extras = [argument(node, at, name) for at, name in ((3, "bias"), (4, "out_dtype"))]
+    sizes = [value.meta["val"].dim() for value in (rows, matrices)]  # type: ignore[union-attr]
+    if sizes != [2, 3] or ends is None or extras != [None, None]:
+        return
+    experts = matrices.meta["val"].shape[0]  # type: ignore[union-attr]
+
+    def put(target: Any, *args: Any, **kwargs: Any) -> Node:
+        made = graph.call_function(target, args, kwargs)
+        values = map_arg((args, kwargs), lambda each: each.meta["val"])
+        made.meta = {**node.meta, "val": target(*values[0], **values[1])}
+        return made
+
+    with graph.inserting_before(node):
+        ones = put(aten.ones_like.default, put(aten.select.int, rows, 1, 0), dtype=torch.int64)
+        place = put(aten.cumsum.default, ones, 0)  # from 1
+        behind = put(aten.gt.Tensor, put(aten.unsqueeze.default, place, 1), ends)  # [rows, experts]
+        expert = put(aten.sum.dim_IntList, behind, [1])
+        own = put(aten.clamp_max.default, expert, experts - 1)
+        matrix = put(aten.index_select.default, matrices, 0, own)
+        product = put(aten.bmm.default, put(aten.unsqueeze.default, rows, 1), matrix)
+        beyond = put(aten.unsqueeze.default, put(aten.ge.Scalar, expert, experts), 1)
+        product = put(aten.squeeze.dim, product, 1)
+    _become(node, aten.masked_fill.Scalar, product, beyond, 0.0)
+
+
+def sorted_anyhow(graph: Graph, node: Node) -> None:
+    """A stable sort -> a sort, which ONNX has in one form alone: of equal values the first comes first."""
+    plain = {aten.sort.stable: aten.sort.default, aten.argsort.stable: aten.argsort.default}
+    if node.target in plain:
+        dim, descending = argument(node, 1, "dim", -1), argument(node, 2, "descending", False)
+        _become(node, plain[node.target], node.args[0], dim, descending)
+
+
 def _become(node: Node, target: Any, *args: Any) -> None:
     node.target, node.args, node.kwargs = target, args, {}
 
@@ -100,4 +142,6 @@ FORMS: Mapping[str, Callable[[Graph, Node], None]] = {
     "aten.einsum": spelled_out,
     "aten.rrelu": mean_slope,
     "aten.rrelu_with_noise": mean_slope,
+    **dict.fromkeys(("aten.sort", "aten.argsort"), sorted_anyhow),
+    **dict.fromkeys(("aten._grouped_mm", "transformers.grouped_mm_fallback"), looked_up),
 }

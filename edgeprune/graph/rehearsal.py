@@ -40,9 +40,8 @@ class _Rehearsal:
 
     def __init__(self, masks: Masks, module: GraphModule) -> None:
         self._masks, self._module = masks, module
-        self._whole: dict[
-            Node, Any
-        ] = {}  # a tensor's (shape, dtype, device), a list of them, or a plain value
+        # Of a tensor its (shape, dtype, device), a list of them, or a plain value.
+        self._whole: dict[Node, Any] = {}
         self._cut: dict[Node, Any] = {}
         self._touched: set[Node] = set()
         self._made: dict[Any, torch.Tensor] = {}

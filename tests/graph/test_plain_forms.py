@@ -72,3 +72,26 @@ def test_a_form(case: Case) -> None:
     captured = capture(Plain(case.function).eval(), tuple(torch.randn(shape) for shape in case.shapes))
     model = to_onnx(captured)  # proves it equal
     assert tuple(node.op_type for node in model.graph.node)[:-1] == case.left
+
+
+@pytest.mark.parametrize("left", [0, 2], ids=["all rows in runs", "two rows behind the runs"])
+def test_products_of_experts_have_an_onnx_form(left: int) -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    torch.manual_seed(0)
+    matrices, places = torch.randn(3, 4, 5), torch.arange(3)
+    short = left * (places == 2)
+
+    def experts(x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, 4)
+        chosen = (rows[:, :2] > 0).sum(1)
+        order = chosen.argsort(stable=True)
+        ends = (chosen[:, None] == places).sum(0).cumsum(0) - short
+        made = torch.ops.transformers.grouped_mm_fallback(rows[order], matrices, ends.to(torch.int32))
+        return torch.zeros_like(made).index_copy(0, order, made).reshape(-1, 6, 5)
+
+    x = torch.randn(2, 6, 4)
+    captured = capture(Plain(experts).eval(), x)
+    (found,) = captured.run(x)
+    assert int((found == 0).all(-1).sum()) == left, "rows behind all runs are zero"
+    operators = {node.op_type for node in to_onnx(captured).graph.node}  # proves it equal
+    assert {"Gather", "MatMul"} <= operators
