@@ -64,8 +64,9 @@ class Criterion:
     """A pruning criterion: a function that scores the units of a group.
 
     name: how it is called. score: (evidence, group) -> [units], finite, 0 or more, the least important unit
-    lowest. Only the ratios within a group count: scores are divided by their group's mean.
-    says: one sentence, for the documentation. needs: what of the evidence it looks at beyond the weights.
+    lowest. says: one sentence, for the documentation. needs: what of the evidence it looks at beyond the
+    weights. comparable: scores of different groups are in one unit and are not divided by their group's mean;
+    else only the ratios within a group count.
     Raises `InputError` for a need that there is not.
     """
 
@@ -73,6 +74,7 @@ class Criterion:
     score: Callable[[Evidence, Group], Scores]
     says: str = ""
     needs: frozenset[Need] = frozenset()
+    comparable: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.needs) - set(get_args(Need)))
@@ -87,7 +89,7 @@ class Criterion:
         """The criterion's identity, by which a run is resumed: its name, and its code where it has no row."""
         if TABLE.get(self.name) == self:
             return self.name
-        return f"{self.name} {digest((self.score, sorted(self.needs)))}"
+        return f"{self.name} {digest((self.score, sorted(self.needs), self.comparable))}"
 
     def check_labels(self, labelled: bool) -> None:
         """Raise `InputError` when the criterion needs labels and there are none."""

@@ -27,7 +27,9 @@ def importance(
     seed: int = 0,
     consumers: Callable[[], Mapping[str, Consumer]] | None = None,
 ) -> Mapping[str, Scores]:
-    """Scores per group, each divided by its group's mean so that groups can be ranked together.
+    """Scores per group, for a ranking of all groups together.
+
+    Divided by their group's mean, unless the criterion's scores are comparable between groups as they are.
 
     batches: (inputs, target or None), for criteria that need data. loss: (what the model returns, target or
         None) -> scalar, for criteria that look at gradients (`meaning.losses.or_own`).
@@ -47,7 +49,7 @@ def importance(
     scores = {}
     for group in coupling.groups:
         raw = _checked(chosen, evidence, group)
-        mean = float(raw.mean(dtype=np.float64))
+        mean = 1.0 if chosen.comparable else float(raw.mean(dtype=np.float64))
         scores[group.name] = raw / mean if mean > 0 else raw
     return scores
 

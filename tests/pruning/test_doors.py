@@ -182,6 +182,23 @@ def test_scores_of_another_length_are_refused() -> None:
     assert "its 6 units" in refused.value.hint
 
 
+@pytest.mark.parametrize(("comparable", "expected"), [(True, [3.0, 1.0]), (False, [1.0, 1.0])])
+def test_scores_that_are_comparable_are_not_divided_by_their_groups_mean(
+    comparable: bool, expected: list[float]
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    captured = capture(model, torch.randn(2, 4))
+    by_group = {"0": 3.0, "2": 1.0}
+    flat = Criterion(
+        "flat",
+        lambda evidence, group: np.full(group.units, by_group[group.name], np.float32),
+        comparable=comparable,
+    )
+    scores = importance.importance(captured, analyse(captured), flat)
+    assert [found.mean() for found in scores.values()] == expected
+    assert [found.dtype for found in scores.values()] == [np.float32, np.float32]
+
+
 # Identity ------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +207,7 @@ def test_a_row_is_known_by_its_name_and_an_object_by_its_code_too(toy: Criterion
     other = Criterion("quiet", lambda evidence, group: np.ones(group.units, np.float32), TOY.says, TOY.needs)
     assert other.key.startswith("quiet ")
     assert other.key != Criterion("quiet", criteria.l1, TOY.says, TOY.needs).key
+    assert other.key != replace(other, comparable=True).key
 
 
 def test_importing_the_criteria_costs_no_torch() -> None:
