@@ -46,7 +46,10 @@ OPEN_BEGINNINGS = frozenset(
 )
 # Tests of what crosses files, by folder; every other tests/ROOM/test_X.py is about edgeprune/ROOM/X.
 BEHAVIOURS = {
-    ".": ("docs", "floors", "fuzz", "house", "readme", "surface", "survey", "without_vnni", "words", "zoo"),
+    ".": (
+        *("accuracy", "docs", "floors", "fuzz", "house", "readme"),
+        *("surface", "survey", "without_vnni", "words", "zoo"),
+    ),
     "cli": ("fit_over_ssh", "lying_devices", "main"),
     "devices": ("python38",),
     "examples": ("digits",),

@@ -11,9 +11,11 @@ are reconstructed, trained, quantised and evaluated in the runtime as ours was.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ SAME = Zone(low=0.99, aim=1.0, high=1.015)  # latency over ours that counts as e
 LEAST = 0.985  # a baseline that is faster than this is no fair comparison
 BUILDS = 5
 SESSIONS = 3  # of a comparison: one in a slow spell of the machine is off by several percent
+T = TypeVar("T")
 LONG = Effort(runs=256, seconds=1.0, interleaved=True)  # each
 
 
@@ -81,28 +84,34 @@ def allocators(workshop: Workshop, multiple: int) -> dict[str, Uniform | Ranking
 
 
 @dataclass(frozen=True)
-class Equal:
-    """The widths that are as fast as ours.
+class Equal(Generic[T]):
+    """What is as fast as ours, such as widths.
 
-    ratio: measured latency over ours, in turn. builds: how many were measured to find them.
+    ratio: measured latency over ours, in turn. builds: how many were measured to find it. reached: whether
+    any of them was as fast; where widths move in steps, the next one that is not faster may be slower.
     """
 
-    kept: Widths
+    made: T
     ratio: float
     builds: int
+    reached: bool = True
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What others are compared with on a device. percentile: of the latencies that are compared."""
+    """What others are compared with on a device.
+
+    percentile: of the latencies that are compared. share: of its latency that others are to have.
+    """
 
     device: Device
     load: Load
     feeds: list[Feeds]
     percentile: int
+    share: float = 1.0
 
     def ratio(self, other: Load) -> float:
-        """Latency of `other` over ours, in turn, in the session in which ours was quickest."""
+        """Latency of `other` over the share of ours, in turn, in the session in which ours was quickest."""
         sessions = [
             measure(
                 self.device, other, self.feeds, percentile=self.percentile, effort=LONG, reference=self.load
@@ -110,7 +119,7 @@ class Ours:
             for _ in range(SESSIONS)
         ]
         quickest = min(sessions, key=reference_ms)
-        return exact_ms(quickest) / reference_ms(quickest)
+        return exact_ms(quickest) / reference_ms(quickest) / self.share
 
 
 def exact_ms(measured: Measurement) -> float:
@@ -129,32 +138,50 @@ def _there(value: float | None) -> float:
 
 def equally_fast(
     workshop: Workshop, allocator: Uniform | Ranking, recipe: Candidate, ours: Ours, start: float
-) -> Equal:
+) -> Equal[Widths]:
     """Search the share of work at which `allocator`, in the form of `recipe`, is as fast as `ours`.
 
     start: the share that ours keeps.
     """
     dense_macs = workshop.cost.macs({})
+
+    def made(share: float) -> tuple[float, Widths]:
+        kept = allocator.keep(share)
+        return workshop.cost.macs(kept) / dense_macs, kept
+
     smallest = workshop.cost.macs(allocator.smallest()) / dense_macs
-    tried: dict[float, Equal] = {}
+    return search(made, lambda kept: _ratio(workshop, kept, recipe, ours), smallest, start)
+
+
+def search(
+    made: Callable[[float], tuple[float, T]],
+    ratio: Callable[[T], float],
+    smallest: float,
+    start: float,
+    builds: int = BUILDS,
+) -> Equal[T]:
+    """Search what is as fast as ours among what `made` makes of a share of work.
+
+    made: returns the share that is really kept, too, for widths move in steps. ratio: latency over ours.
+    smallest: share that there is. start: that is measured first. builds: that are measured at most.
+    """
+    tried: dict[float, Equal[T]] = {}
     probes: list[Probe] = []
     wished: float | None = max(start, smallest)
-    while wished is not None and len(tried) < BUILDS:
-        kept = allocator.keep(wished)
-        share = workshop.cost.macs(kept) / dense_macs
+    while wished is not None and len(tried) < builds:
+        share, thing = made(wished)
         if share not in tried:
-            ratio = _ratio(workshop, kept, recipe, ours)
-            tried[share] = Equal(kept, ratio, len(tried) + 1)
-            probes.append(Probe(share, ratio))
+            tried[share] = Equal(thing, ratio(thing), len(tried) + 1)
+            probes.append(Probe(share, tried[share].ratio))
         elif any(probe.share == wished for probe in probes):
             break
-        else:  # widths move in steps, and what the wish rounds down to is known
+        else:  # what the wish rounds down to is known
             probes.append(Probe(wished, tried[share].ratio))
         wished = _next(probes, smallest)
     found = list(tried.values())
     fair = [each for each in found if each.ratio >= LEAST]
     best = min(fair, key=lambda each: each.ratio) if fair else max(found, key=lambda each: each.ratio)
-    return replace(best, builds=len(found))
+    return replace(best, builds=len(found), reached=min(each.ratio for each in found) <= SAME.high)
 
 
 def _next(probes: list[Probe], smallest: float) -> float | None:

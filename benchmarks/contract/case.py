@@ -240,7 +240,7 @@ def _baselines(
         share = result.chosen.macs / workshop.cost.macs({})
         for name, allocator in allocators(workshop, result.target.channel_multiple).items():
             equal = equally_fast(workshop, allocator, form, ours, share)
-            kept = tuple(sorted((group, tuple(units)) for group, units in equal.kept.items()))
+            kept = tuple(sorted((group, tuple(units)) for group, units in equal.made.items()))
             title = name.replace(" ", "-")
             tested = trials.run(title, replace(chosen, kept=kept), kind="trained")
             theirs = replace(load, artefact=Path(result.out) / title / load.artefact.name)

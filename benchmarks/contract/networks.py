@@ -1,4 +1,4 @@
-"""Small networks of six kinds. Two come with published weights (`tasks`), the others are trained once."""
+"""Small networks of several kinds. Two come with published weights (`tasks`), the others are trained once."""
 
 from __future__ import annotations
 
@@ -114,3 +114,34 @@ class ResidualMlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classify(F.relu(self.norm(self.blocks(self.enter(x)))))
+
+
+class FtTransformer(nn.Module):
+    """A transformer over the columns of a row, each a token (Gorishniy et al. 2021)."""
+
+    def __init__(
+        self, columns: int, wide: int = 64, heads: int = 4, hidden: int = 128, layers: int = 3
+    ) -> None:
+        super().__init__()
+        self.scale, self.shift = (nn.Parameter(0.2 * torch.randn(columns, wide)) for _ in range(2))
+        self.layers = nn.Sequential(*(Layer(wide, heads, hidden) for _ in range(layers)))
+        self.norm, self.classify = nn.LayerNorm(wide), nn.Linear(wide, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.unsqueeze(-1) * self.scale + self.shift
+        return self.classify(F.relu(self.norm(self.layers(tokens)).mean(1)))
+
+
+class Cnn(nn.Module):
+    """Two convolutions and two linear layers on 28x28 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(1, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32)
+        self.second, self.second_norm = nn.Conv2d(32, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
+        self.hidden, self.classify = nn.Linear(64 * 49, 128), nn.Linear(128, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.first_norm(self.first(x))), 2)
+        x = F.max_pool2d(F.relu(self.second_norm(self.second(x))), 2)
+        return self.classify(F.relu(self.hidden(x.flatten(1))))

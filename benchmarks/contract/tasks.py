@@ -47,9 +47,13 @@ class Source:
 
 def load(name: str, data: Path, cache: Path) -> edgeprune.Task:
     """The task `name` of `TABLE`. data: the folder of the data sets. cache: for weights trained here."""
-    source = TABLE[name](data, cache)
-    inputs, labels = (torch.from_numpy(part[:RECOVERY]) for part in source.training)
-    seen, wanted = (part[:EVALUATED] for part in source.evaluation)
+    return as_task(TABLE[name](data, cache, RECOVERY), RECOVERY, EVALUATED)
+
+
+def as_task(source: Source, trained: int, evaluated: int, calibrated: int = CALIBRATION) -> edgeprune.Task:
+    """The task of a source. trained, evaluated, calibrated: samples at most."""
+    inputs, labels = (torch.from_numpy(part[:trained]) for part in source.training)
+    seen, wanted = (part[:evaluated] for part in source.evaluation)
     score = _area if source.metric == "AUC" else _top_1
 
     def outputs(predict: Callable[..., Any]) -> NDArray[Any]:
@@ -62,7 +66,7 @@ def load(name: str, data: Path, cache: Path) -> edgeprune.Task:
     return edgeprune.Task(
         model=source.network.eval(),
         example=inputs[:2],
-        calibration=[inputs[start : start + BATCH] for start in range(0, CALIBRATION, BATCH)],
+        calibration=[inputs[start : start + BATCH] for start in range(0, calibrated, BATCH)],
         train=list(zip(inputs.split(BATCH), labels.split(BATCH), strict=True)),
         evaluate=lambda predict: score(outputs(predict), wanted),
         metric=source.metric,
@@ -93,54 +97,67 @@ def _area(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
 # Sources ------------------------------------------------------------------------------------------------
 
 
-def _resnet20(data: Path, cache: Path) -> Source:
+def _resnet20(data: Path, cache: Path, samples: int) -> Source:
     cifar = _module(data / "load_cifar10.py")
     mean, std = (np.array(value, np.float32)[:, None, None] for value in (cifar.MEAN, cifar.STD))
     network = _module(data / "models.py").CifarResNet(20)
-    return _cifar(data, network, "resnet20_cifar10", lambda x: (x / np.float32(255) - mean) / std)
+    return _cifar(data, network, "resnet20", lambda x: (x / np.float32(255) - mean) / std, samples)
 
 
-def _resnet8(data: Path, cache: Path) -> Source:
+def _resnet8(data: Path, cache: Path, samples: int) -> Source:
     network = _module(data / "models.py").ResNet8()
-    return _cifar(data, network, "resnet8_cifar10", lambda x: x.astype(np.float32))
+    return _cifar(data, network, "resnet8", lambda x: x.astype(np.float32), samples)
 
 
 def _cifar(
-    data: Path, network: nn.Module, weights: str, scaled: Callable[[NDArray[Any]], NDArray[Any]]
+    data: Path,
+    network: nn.Module,
+    weights: str,
+    scaled: Callable[[NDArray[Any]], NDArray[Any]],
+    samples: int,
 ) -> Source:
     from safetensors.torch import load_file
 
     cifar = _module(data / "load_cifar10.py")
-    network.load_state_dict(load_file(data / f"{weights}.safetensors"))
-    found = []
-    for file, count in (("cifar10_train_a", RECOVERY), ("cifar10_test", EVALUATED)):
-        pixels, labels, _ = cifar.load(data / f"{file}.npz")
+    network.load_state_dict(load_file(data / f"{weights}_cifar10.safetensors"))
+
+    def part(file: str, count: int | None = None) -> Arrays:
+        pixels, labels, _ = cifar.load(data / f"cifar10_{file}.npz")
         chosen = np.random.default_rng(0).permutation(len(pixels))[:count]
-        found.append((scaled(pixels[chosen]), labels[chosen].astype(np.int64)))
-    return Source(found[0], found[1], network)
+        return scaled(pixels[chosen]), labels[chosen].astype(np.int64)
+
+    images, labels = part("train_a", samples)
+    if samples > len(images):
+        more = part("train_b", samples - len(images))
+        images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
+    return Source((images, labels), part("test"), network)
 
 
-def _mobilenet(data: Path, cache: Path) -> Source:
-    return _fashion(data, cache, "mobilenet", MobileNet(), samples=8_000, epochs=4)
+def _mobilenet(data: Path, cache: Path, samples: int) -> Source:
+    return fashion(data, cache, "mobilenet", MobileNet(), samples, learnt=8_000, epochs=4)
 
 
-def _vit(data: Path, cache: Path) -> Source:
-    return _fashion(data, cache, "vit", Vit(), samples=12_000, epochs=4)
+def _vit(data: Path, cache: Path, samples: int) -> Source:
+    return fashion(data, cache, "vit", Vit(), samples, learnt=12_000, epochs=4)
 
 
-def _fashion(data: Path, cache: Path, name: str, network: nn.Module, samples: int, epochs: int) -> Source:
+def fashion(
+    data: Path, cache: Path, name: str, network: nn.Module, samples: int, *, learnt: int, epochs: int
+) -> Source:
+    """Fashion-MNIST for a network that learns it from its first `learnt` images."""
     stored = np.load(data / "fashion_mnist.npz")
-    chosen = np.random.default_rng(0).permutation(len(stored["x_train"]))[:samples]
+    chosen = np.random.default_rng(0).permutation(len(stored["x_train"]))[: max(learnt, samples)]
     order = np.random.default_rng(1).permutation(len(stored["x_test"]))
     found = [
         ((stored[f"x_{part}"][rows, None] / 255 - 0.286) / 0.353, stored[f"y_{part}"][rows])
         for part, rows in (("train", chosen), ("test", order))
     ]
     training, evaluation = ((x.astype(np.float32), y.astype(np.int64)) for x, y in found)
-    return Source(training, evaluation, _trained(name, network, training, cache, epochs))
+    first = (training[0][:learnt], training[1][:learnt])
+    return Source(training, evaluation, _trained(name, network, first, cache, epochs))
 
 
-def _bert(data: Path, cache: Path) -> Source:
+def _bert(data: Path, cache: Path, samples: int) -> Source:
     training, evaluation = (_sentences(data / f"sst2_{part}.tsv.gz") for part in ("train", "dev"))
     # 0 pads, 1 is any other word.
     counts = Counter(word for sentence, _ in training for word in sentence)
@@ -154,10 +171,10 @@ def _bert(data: Path, cache: Path) -> Source:
             found[at, : len(words)] = words
         return found, np.array([rows[row][1] for row in chosen], np.int64)
 
-    known = coded(training, 16_000)
-    return Source(
-        known, coded(evaluation, EVALUATED), _trained("bert", Bert(WORDS, TOKENS), known, cache, epochs=3)
-    )
+    learnt = 16_000
+    known = coded(training, max(learnt, samples))
+    network = _trained("bert", Bert(WORDS, TOKENS), (known[0][:learnt], known[1][:learnt]), cache, epochs=3)
+    return Source(known, coded(evaluation, len(evaluation)), network)
 
 
 def _sentences(path: Path) -> list[tuple[list[str], int]]:
@@ -167,7 +184,12 @@ def _sentences(path: Path) -> list[tuple[list[str], int]]:
         return [(row[0].split(), int(row[-1])) for row in rows]
 
 
-def _mlp(data: Path, cache: Path) -> Source:
+def _mlp(data: Path, cache: Path, samples: int) -> Source:
+    return credit(data, cache, "mlp", ResidualMlp, epochs=2)
+
+
+def credit(data: Path, cache: Path, name: str, network: Callable[[int], nn.Module], *, epochs: int) -> Source:
+    """UCI credit, all of its training rows, for a network of so many columns."""
     stored = np.load(data / "uci_credit_default.npz")
     rows, labels, held = stored["X"], stored["y"].astype(np.int64), stored["is_test"]
     mean, std = rows[~held].mean(0), rows[~held].std(0)
@@ -177,11 +199,12 @@ def _mlp(data: Path, cache: Path) -> Source:
         for part in (~held, held)
         for order in (np.random.default_rng(0).permutation(int(part.sum())),)
     )
-    network = ResidualMlp(rows.shape[1])
-    return Source(known, unseen, _trained("mlp", network, known, cache, epochs=2), "AUC")
+    trained = _trained(name, network(rows.shape[1]), known, cache, epochs)
+    return Source(known, unseen, trained, "AUC")
 
 
-TABLE: Mapping[str, Callable[[Path, Path], Source]] = {
+# data folder, cache folder, samples to train on at least
+TABLE: Mapping[str, Callable[[Path, Path, int], Source]] = {
     "resnet20": _resnet20,
     "resnet8": _resnet8,
     "mobilenet": _mobilenet,

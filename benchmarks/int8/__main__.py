@@ -72,7 +72,7 @@ def row(name: str, folder: Path) -> list[str]:
     feeds = [{captured.input_names[0]: unseen} for unseen in _unseen(batches[0])]
     cells = [name]
     for runtime, short, dialect, peer in (
-        ("onnxruntime", "ort", "onnxruntime-x86", _theirs_ort),
+        ("onnxruntime", "ort", "onnxruntime-x86", quantised_by_ort),
         ("openvino", "ov", "openvino", _theirs_nncf),
     ):
         ours, in_float = _ours(captured, batches, runtime, short, dialect, folder)
@@ -160,7 +160,7 @@ def _error(found: Any, exact: Any) -> float:
     return float(np.sqrt(((found - exact) ** 2).sum() / (centred**2).sum()))
 
 
-def _theirs_ort(exported: Path, name: str, batches: list[torch.Tensor], folder: Path) -> Path:
+def quantised_by_ort(exported: Path, name: str, batches: list[torch.Tensor], folder: Path) -> Path:
     """ONNX Runtime's own static quantiser, in the types that its documentation names for x86 (u8 s8)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
