@@ -47,7 +47,8 @@ class FitOptions:
     device: a `Device`, or its URI; None measures on this machine, or predicts for a profile of another one.
     runtime: serves instead of the target's, in its own INT8 dialect. criterion: importance of units, by name
         or as a `Criterion`.
-    recover: a recovery way; None fine-tunes where the task has labels, else distils. epochs: of its training.
+    recover: a recovery way; None is the task's own loop where it has one (`Task.trainer`), else fine-tunes
+        where the task has labels, else distils. epochs: of its training.
     out: the run folder. resume: goes on with the run that is there.
     listen: hears of progress.
     Raises `InputError` for numbers that no fit can be asked for.

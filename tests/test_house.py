@@ -52,7 +52,7 @@ BEHAVIOURS = {
     ),
     "cli": ("fit_over_ssh", "lying_devices", "main"),
     "devices": ("python38",),
-    "examples": ("digits",),
+    "examples": ("digits", "own_training_loop"),
     "fitting": (
         "busy",
         "choices",

@@ -14,7 +14,7 @@ from edgeprune.cli.logs import log_options
 from edgeprune.cli.numbers import LargestDrop, Numbers
 from edgeprune.options import FitOptions
 from edgeprune.pruning.criteria import TABLE as CRITERIA
-from edgeprune.recover.ways import LABELLED, UNLABELLED
+from edgeprune.recover.ways import LABELLED, OWN, UNLABELLED
 from edgeprune.recover.ways import TABLE as RECOVERY_WAYS
 from edgeprune.runtimes import TABLE as RUNTIMES
 
@@ -69,7 +69,8 @@ _PATHS = ("out", "target", "profile")
 @click.option(
     "--recover",
     type=click.Choice(tuple(RECOVERY_WAYS)),
-    help=f"How to recover; by default {UNLABELLED}, or {LABELLED} when the task has labels.",
+    help=f"How to recover; by default {UNLABELLED}, or {LABELLED} when the task has labels, or {OWN} when it "
+    "has a training loop of its own.",
 )
 @click.option(
     "--epochs", type=int, default=DEFAULTS.epochs, show_default=True, help="Epochs of recovery training."

@@ -36,8 +36,9 @@ from edgeprune.recover.ladder import Judge, Rung, attempt, judge_of, train_aware
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.train import Pair, Recipe, rehearse
+from edgeprune.recover.trainer import own_rungs, trainer_of
 from edgeprune.recover.warm_start import better_start
-from edgeprune.recover.ways import LABELLED, UNLABELLED, before_training, find_way
+from edgeprune.recover.ways import LABELLED, OWN, UNLABELLED, before_training, find_way
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks import capture_pure, flat_inputs, training_again, training_pairs, walk
 
@@ -127,7 +128,7 @@ class Workshop:
         """
         way = find_way(recover)
         pair, yardstick = self.first, self.yardstick
-        if way.trains and epochs:
+        if way.trains and epochs and not way.own_loop:
             recipe = Recipe(epochs, supervised=way.labels != "unused", low_rank=way.low_rank)
             with torch.random.fork_rng(devices=[]):
                 rehearse(self.dense.copy(), self.dense, yardstick, pair, recipe, self.loss)
@@ -258,8 +259,15 @@ class Workshop:
         listen: Callable[[str, int, int], None] | None,
     ) -> tuple[Captured, tuple[Rung, ...]]:
         """Train `pruned`, which holds the units kept, in the recovery way `recover` where that trains."""
-        start = None
-        if find_way(recover).needs_earlier:
+        way, start = find_way(recover), None
+        if way.own_loop and epochs:
+            return own_rungs(
+                *(pruned, self.dense, trainer_of(self.task), self.split, self.judge),
+                example=self.task.example,
+                seed=self.seed,
+                listen=listen,
+            )
+        if way.needs_earlier:
             start = rewound(self.dense, self.coupling, kept, required(self.task.earlier))
         return train_rungs(
             pruned,
@@ -323,6 +331,8 @@ class Workshop:
         """
         if wished is None:
             highest = LABELLED if self.labelled else UNLABELLED
+            if self.task.trainer is not None:
+                highest = OWN
             with torch.no_grad():
                 outputs = self.dense.run(*self.dense.inputs)
             weights = any(map(torch.is_floating_point, self.dense.module.parameters()))
@@ -331,6 +341,8 @@ class Workshop:
         way = find_way(wished)
         if way.needs_earlier:
             required(self.task.earlier)
+        if way.own_loop:
+            trainer_of(self.task)
         way.check_labels(self.labelled)
         if way.low_rank:
             adaptable(self.dense)  # refuses a model without a layer for it before a search begins

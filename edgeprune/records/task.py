@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 Predict = Callable[..., Any]  # numpy arrays in (one per model input), numpy out
+# (module to train in place, the original, re-iterable (inputs, target) batches, progress) -> None
+Trainer = Callable[["torch.nn.Module", "torch.nn.Module", Any, Callable[..., None]], object]
 
 
 class Numbered(Protocol):
@@ -35,8 +37,9 @@ _CALLABLE: Mapping[str, str] = {
     "evaluate_subset": "Give a function (predict) -> float, or leave it out.",
     "evaluate_samples": "Give a function (predict) -> one score per sample, or leave it out.",
     "loss": "Give a function (output, target) -> scalar tensor, or leave it out.",
+    "trainer": "Give a function (module, teacher, data, progress) -> None, or leave it out.",
 }
-_OPTIONAL = ("evaluate_subset", "evaluate_samples", "loss")
+_OPTIONAL = ("evaluate_subset", "evaluate_samples", "loss", "trainer")
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +73,10 @@ class Task(Brief):
         mean is not `evaluate`, the evaluation is random, and the metric's limit is held by repeating it.
     lower_is_better: of an error, a perplexity and their like: the metric as `evaluate`, `evaluate_subset` and
         `evaluate_samples` return it, and as it is shown. A drop is then a rise.
+    trainer: optional (module, teacher, data, progress) -> None, the user's own training loop for recovery. It
+        trains `module` in place, an ordinary nn.Module that is called as `model` is; `teacher` is a copy of
+        the original; `data` has a length and yields (inputs, target), each pass anew, without the samples
+        that are held back to judge it; `progress(share)` or `progress(step, steps)` tells how far it is.
     """
 
     model: torch.nn.Module
@@ -84,6 +91,7 @@ class Task(Brief):
     evaluate_samples: Callable[[Predict], Any] | None = None
     outputs: str | Sequence[str] | Mapping[str, str] | None = None
     lower_is_better: bool = False
+    trainer: Trainer | None = None
 
     @property
     def direction(self) -> Direction:

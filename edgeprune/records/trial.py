@@ -170,13 +170,14 @@ class Verdict:
 class Training:
     """Training of a candidate by one rung of the recovery ladder.
 
-    falling: whether its loss still fell at the end, beyond the scatter of its steps.
+    falling: whether its loss still fell at the end, beyond the scatter of its steps; None where the task's
+        own loop trained, and nobody knows.
     """
 
     rung: str
     epochs: int
     steps: int  # of all epochs
-    falling: bool
+    falling: bool | None
 
 
 @dataclass(frozen=True)

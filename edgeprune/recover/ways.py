@@ -24,6 +24,7 @@ class RecoveryWay:
     needs_earlier: training starts from weights of early in the original training, which the task must give.
     low_rank: low-rank updates are trained and merged, instead of all weights.
     warm_start: training may start from a larger network of the same fit that was trained before.
+    own_loop: the task's own loop trains, for as long as it likes.
     """
 
     name: str
@@ -34,11 +35,16 @@ class RecoveryWay:
     needs_earlier: bool = False
     low_rank: bool = False
     warm_start: bool = False
+    own_loop: bool = False
 
     def check_labels(self, labelled: bool) -> None:
         """Raise `InputError` when the way requires labels and the task has none, or None in their place."""
         if self.labels == "required" and not labelled:
-            without = [row.name for row in TABLE.values() if row.trains and row.labels != "required"]
+            without = [
+                row.name
+                for row in TABLE.values()
+                if row.trains and row.labels != "required" and not row.own_loop
+            ]
             raise InputError(
                 f"Recovery {self.name!r} needs labelled data, and the task has no `train`, or None for its "
                 "targets.",
@@ -73,9 +79,16 @@ _ROWS = (
         labels="required",
         needs_earlier=True,
     ),
+    RecoveryWay(
+        "trainer",
+        "Training by the task's own loop, `Task.trainer`.",
+        labels="optional",
+        warm_start=True,
+        own_loop=True,
+    ),
 )
 TABLE: Mapping[str, RecoveryWay] = {row.name: row for row in _ROWS}
-UNLABELLED, LABELLED = "distill", "finetune"  # what a fit does when it is told nothing
+UNLABELLED, LABELLED, OWN = "distill", "finetune", "trainer"  # what a fit does when it is told nothing
 
 
 def find_way(name: str) -> RecoveryWay:
@@ -90,4 +103,4 @@ def before_training(name: str) -> str:
     return "reconstruct" if find_way(name).reconstructs else "none"
 
 
-__all__ = ["LABELLED", "TABLE", "UNLABELLED", "RecoveryWay", "before_training", "find_way"]
+__all__ = ["LABELLED", "OWN", "TABLE", "UNLABELLED", "RecoveryWay", "before_training", "find_way"]

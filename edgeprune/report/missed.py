@@ -55,6 +55,10 @@ def training_lines(result: FitResult) -> list[str]:
         hint = f"try --recover {' or '.join(ways[:2])}, --epochs {FitOptions().epochs} or more"
         return [f"  it was not trained: {hint}"] if untrained(chosen) else []
     last = chosen.training[-1]
+    if last.falling is None:
+        return [
+            f"  it was trained by Task.trainer ({last.steps} batches): whether more helps, that loop knows"
+        ]
     steps = f"{last.epochs} epoch{'s' * (last.epochs != 1)}, {last.steps} step{'s' * (last.steps != 1)}"
     if last.falling:
         return [

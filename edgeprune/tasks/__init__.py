@@ -18,8 +18,8 @@ from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Task
 from edgeprune.tasks.check import check_task, training_again, training_pairs
 from edgeprune.tasks.evaluation import call_evaluate, call_evaluate_samples, guarded_loss
-from edgeprune.tasks.guest import walk
-from edgeprune.tasks.items import flat_inputs
+from edgeprune.tasks.guest import guest, walk
+from edgeprune.tasks.items import flat_inputs, laid_out
 from edgeprune.tasks.purity import capture_pure
 from edgeprune.tasks.shuffled import scored
 
@@ -89,6 +89,8 @@ __all__ = [
     "check_task",
     "flat_inputs",
     "guarded_loss",
+    "guest",
+    "laid_out",
     "load_task",
     "scored",
     "training_again",

@@ -88,6 +88,8 @@ def named_inputs(example: Any) -> list[tuple[str, Any]]:
 
 def laid_out(example: Any, tensors: Sequence[torch.Tensor]) -> Any:
     """Tensors in the example's order, laid out as the example."""
+    if isinstance(example, torch.Tensor):
+        return tensors[0]
     return dict(zip(example, tensors, strict=True)) if isinstance(example, Mapping) else tuple(tensors)
 
 

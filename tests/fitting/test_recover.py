@@ -12,6 +12,7 @@ import torch
 
 import edgeprune
 from edgeprune.errors import InputError
+from edgeprune.records.task import Trainer
 from edgeprune.records.trial import FitResult
 
 
@@ -47,3 +48,42 @@ def test_a_run_is_resumed_only_with_the_same_earlier_weights(
     assert again.chosen == first.chosen
     with pytest.raises(InputError, match="model"):
         fit(tiny, scripted, tmp_path / "run", 0.8, **options, resume=True)
+
+
+def scaling(counted: list[int], by: float) -> Trainer:
+    """A training loop that scales the head a little, and counts its calls."""
+
+    def train(module: Any, teacher: Any, data: Any, progress: Any) -> None:
+        counted.append(len(list(data)))
+        with torch.no_grad():
+            module.get_parameter("head.weight").mul_(by)
+
+    return train
+
+
+def test_a_loop_of_ones_own_trains_again_only_when_it_is_another(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    counted: list[int] = []
+
+    def run(by: float, **options: Any) -> FitResult:
+        task = tiny.quick(trainer=scaling(counted, by))
+        device = scripted.ScriptedDevice(tiny.latency_ms)
+        return edgeprune.fit(task, device=device, out=tmp_path / "run", speedup=2.0, max_drop=0.1, **options)
+
+    first = run(1.01)
+    trained = len(counted)
+    assert trained
+    assert first.chosen.candidate.recover == "trainer"
+    assert [rung for rung, *_ in first.chosen.recovered] == ["reconstruct", "statistics", "trainer"]
+    assert [training.rung for training in first.chosen.training] == ["trainer"]
+    assert run(1.01, resume=True).chosen == first.chosen
+    assert len(counted) == trained
+    run(1.02, resume=True)
+    assert len(counted) > trained
+
+
+def test_a_loop_of_ones_own_is_asked_for_only_where_there_is_one(tiny: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no `trainer`"):
+        edgeprune.fit(tiny.quick(), out=tmp_path / "run", recover="trainer")
+    assert not (tmp_path / "run").exists()

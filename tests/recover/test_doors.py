@@ -44,7 +44,7 @@ def workshop(*, labelled: bool) -> Workshop:
 def test_a_toy_way_is_offered_by_the_command_line(
     toy: RecoveryWay, doors: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "|rewind|imitate]" in doors.help_of("fit", monkeypatch)
+    assert "|trainer|imitate]" in doors.help_of("fit", monkeypatch)
 
 
 def test_a_toy_way_is_run_by_its_row(toy: RecoveryWay) -> None:
@@ -69,7 +69,7 @@ def test_a_toy_way_is_refused_where_the_task_lacks_what_its_row_requires(toy: Re
 def test_an_unknown_way_is_refused_with_every_row(toy: RecoveryWay) -> None:
     with pytest.raises(InputError, match="no recovery 'prayer'") as refused:
         ways.find_way("prayer")
-    assert refused.value.hint.endswith("lora, rewind, imitate.")
+    assert refused.value.hint.endswith("lora, rewind, trainer, imitate.")
 
 
 def test_the_document_tells_every_way(doors: ModuleType) -> None:

@@ -25,9 +25,11 @@ from edgeprune.fitting.trials.verdict import Kind, TrialRecord, report, uses
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered, trainings
+from edgeprune.pruning.identity import digest
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
+from edgeprune.recover.ways import find_way
 from edgeprune.search.bracketing import Zone, zone
 from edgeprune.search.judge import slower, unsettled
 from edgeprune.search.waiting import taken
@@ -348,9 +350,14 @@ class Trials:
 
     def _recovers(self, found: TrialRecord, candidate: Candidate, train: bool) -> bool:
         """Whether a recorded trial was recovered as this run asks for."""
-        then, now = ((each.recover, each.qat) for each in (found.candidate, candidate))
+        then = (found.candidate.recover, found.candidate.qat, found.trainer)
+        now = (candidate.recover, candidate.qat, self._trainer(candidate))
         epochs = self._ledger.noted(EPOCHS).value if found.epochs is None else found.epochs
         return then == now and (not train or epochs == self.order.options.epochs)
+
+    def _trainer(self, candidate: Candidate) -> str:
+        """Identity of the user's training loop, where that trains a candidate."""
+        return digest(self.workshop.task.trainer) if find_way(candidate.recover).own_loop else ""
 
     def _test(self, name: str, candidate: Candidate, kind: Kind, start: str | None) -> TrialRecord:
         started = time.monotonic()
@@ -373,6 +380,7 @@ class Trials:
             kind=kind,
             epochs=self.order.options.epochs if kind == "trained" else None,
             training=(*(self.tested[start].training if start else ()), *trainings(rungs)),
+            trainer=self._trainer(candidate),
         )
 
     def _screen(self, name: str, candidate: Candidate) -> Screened:

@@ -32,6 +32,7 @@ class TrialRecord:
     kind: Kind = "variant"  # ledgers of before had none: the runner knows it
     training: tuple[Training, ...] = ()
     epochs: int | None = None  # of a trained trial, as they were asked for; None in ledgers of before
+    trainer: str = ""  # identity of the task's own training loop, of a trial that it trained
 
 
 def report(

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeprune.make import Workshop
+from edgeprune.quantize.dialects import dialect_for
+from edgeprune.tasks import call_evaluate, load_task
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytest.importorskip("sklearn", reason="the example reads scikit-learn's digits")
+
+
+def test_the_examples_loop_brings_back_what_a_cut_lost() -> None:
+    task = load_task(str(EXAMPLES / "own_training_loop.py"))
+    shop = Workshop(task, dialect_for("onnxruntime-x86", "x86_64"))
+    assert shop.highest_rung(None) == "trainer"
+    kept = {group.name: range(max(group.least, group.units // 3)) for group in shop.coupling.groups}
+    pruned, _ = shop.prune(kept, "trainer")
+    heard: list[tuple[str, int, int]] = []
+    trained, (rung,) = shop.train(pruned, kept, "trainer", 3, lambda *told: heard.append(told))
+    assert (rung.name, rung.kept) == ("trainer", True)
+    assert heard[-1] == ("trainer", 1000, 1000)
+    before, after = (call_evaluate(task, shop.predictor(one)) for one in (pruned, trained))
+    assert after > max(before, 0.9)
+
+
+def test_no_epochs_train_nothing() -> None:
+    shop = Workshop(
+        load_task(str(EXAMPLES / "own_training_loop.py")), dialect_for("onnxruntime-x86", "x86_64")
+    )
+    assert shop.train(shop.dense, {}, "trainer", 0, None) == (shop.dense, ())
