@@ -1,4 +1,4 @@
-"""Limits of whole numbers that a user gives: seeds, epochs, rows of a query and threads."""
+"""Limits of numbers that a user gives: seeds, epochs, minutes, rows of a query and threads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from edgeprune.errors import InputError
 
 MOST_SEED = 2**32 - 1  # what numpy and torch both take
 MOST_EPOCHS = 10_000
+MOST_MINUTES = 100_000
 MOST_BATCH = 1 << 20
 MOST_THREADS = 4096
 MOST_DIGITS = 40  # of a number that an error repeats
@@ -14,6 +15,13 @@ MOST_DIGITS = 40  # of a number that an error repeats
 def check_seed(value: object) -> None:
     """Raise `InputError` for what is no seed."""
     check_whole("--seed", value, MOST_SEED)
+
+
+def check_minutes(value: object) -> None:
+    """Raise `InputError` for anything but a number of minutes, above 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= MOST_MINUTES:  # type: ignore[operator]  # false for NaN, too
+        raise InputError(f"--minutes is {value!r:.60}.", f"Give a number above 0, at most {MOST_MINUTES}.")
 
 
 def check_whole(flag: str, value: object, most: int, least: int = 0) -> None:
@@ -25,4 +33,7 @@ def check_whole(flag: str, value: object, most: int, least: int = 0) -> None:
     raise InputError(f"{flag} is {shown}.", f"Give a whole number (int) from {least} to {most}.")
 
 
-__all__ = ["MOST_BATCH", "MOST_EPOCHS", "MOST_SEED", "MOST_THREADS", "check_seed", "check_whole"]
+__all__ = [
+    *("MOST_BATCH", "MOST_EPOCHS", "MOST_MINUTES", "MOST_SEED", "MOST_THREADS"),
+    *("check_minutes", "check_seed", "check_whole"),
+]

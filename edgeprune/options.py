@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 
 from edgeprune.errors import InputError
-from edgeprune.limits import MOST_BATCH, MOST_EPOCHS, MOST_THREADS, check_seed, check_whole
+from edgeprune.limits import MOST_BATCH, MOST_EPOCHS, MOST_THREADS, check_minutes, check_seed, check_whole
 from edgeprune.records.machine import drop_line
 from edgeprune.records.progress import Event, Listen
+from edgeprune.recover.recipe import TrainingOptions
 
 if TYPE_CHECKING:
     from edgeprune.devices import Device
@@ -48,7 +49,8 @@ class FitOptions:
     runtime: serves instead of the target's, in its own INT8 dialect. criterion: importance of units, by name
         or as a `Criterion`.
     recover: a recovery way; None is the task's own loop where it has one (`Task.trainer`), else fine-tunes
-        where the task has labels, else distils. epochs: of its training.
+        where the task has labels, else distils. epochs: of each training; minutes: how long each takes
+        instead. accumulate: batches for one step of the optimiser.
     out: the run folder. resume: goes on with the run that is there.
     listen: hears of progress.
     Raises `InputError` for numbers that no fit can be asked for.
@@ -68,6 +70,8 @@ class FitOptions:
     criterion: str | Criterion = "l2"
     recover: str | None = None
     epochs: int = 3
+    minutes: float | None = None
+    accumulate: int = 1
     seed: int = 0
     out: str | Path = "runs/fit"
     resume: bool = False
@@ -75,6 +79,9 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         check_whole("--epochs", self.epochs, MOST_EPOCHS)
+        check_whole("--accumulate", self.accumulate, MOST_BATCH, least=1)
+        if self.minutes is not None:
+            check_minutes(self.minutes)
         check_seed(self.seed)
         if self.batch is not None:
             check_whole("--batch", self.batch, MOST_BATCH, least=1)
@@ -89,6 +96,11 @@ class FitOptions:
             self._drop_line(self.max_drop)
         if self.latency_ms is not None and self.speedup is not None:
             raise InputError("Both --latency-ms and --speedup were given.", "Give one of them.")
+
+    @property
+    def training(self) -> TrainingOptions:
+        """Options of all trainings."""
+        return TrainingOptions(self.epochs, self.minutes, self.accumulate, self.seed)
 
     @property
     def budget(self) -> dict[str, float | Sequence[float] | Literal["none"]]:

@@ -75,6 +75,14 @@ _PATHS = ("out", "target", "profile")
 @click.option(
     "--epochs", type=int, default=DEFAULTS.epochs, show_default=True, help="Epochs of recovery training."
 )
+@click.option("--minutes", type=float, help="Minutes of recovery training, instead of --epochs.")
+@click.option(
+    "--accumulate",
+    type=int,
+    default=DEFAULTS.accumulate,
+    show_default=True,
+    help="Training batches whose gradients are averaged for one step.",
+)
 @click.option(
     "--criterion",
     default=DEFAULTS.criterion,

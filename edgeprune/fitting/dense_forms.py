@@ -91,7 +91,7 @@ def trained_for_int8(trials: Trials, name: str, rung: str) -> str:
 def _trained(trials: Trials, name: str, rung: str, *, start: str | None = None) -> str | None:
     """Name of the trial whose weights are trained for the INT8 variant `name`; None without training."""
     untrainable = trials.tested[name].candidate.calibrator == DYNAMIC  # there is no range to train for
-    if not find_way(rung).trains or trials.order.options.epochs == 0 or untrainable:
+    if not find_way(rung).trains or not trials.order.options.training.trains or untrainable:
         return None
     trained = f"{name}-{QAT}"
     candidate = replace(trials.tested[name].candidate, recover=rung, qat=True)

@@ -79,7 +79,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
-    workshop.rehearse(rung, options.epochs)
+    workshop.rehearse(rung, options.training)
     # Refused, where it fails, before anything is written.
     score, doubts = scored(task, workshop.predict, options.seed)
     notes += [*drop_notes(orders, task, score), *doubts]
@@ -189,7 +189,7 @@ def _pruned(trials: Trials, start: str, rung: str) -> str | None:
 
 def _recovered(trials: Trials, name: str, rung: str) -> str:
     """The trained trial of a proven candidate; the candidate itself where the rung trains nothing."""
-    if not find_way(rung).trains or not trials.order.options.epochs:
+    if not find_way(rung).trains or not trials.order.options.training.trains:
         return name
     candidate = trials.tested[name].candidate
     warm_start = trials.taught if find_way(rung).warm_start else None

@@ -189,6 +189,7 @@ def resume_key(
         "criterion": workshop.criterion.key,
         "recover": Noted(options.recover),
         EPOCHS: Noted(options.epochs),
+        "minutes": Noted(options.minutes),
         "seed": options.seed,
         "metric": workshop.task.direction,
         "outputs": workshop.yardstick.outputs.words,

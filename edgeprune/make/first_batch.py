@@ -16,7 +16,7 @@ from edgeprune.meaning.losses import Loss, default_loss, told
 from edgeprune.meaning.yardstick import Yardstick, yardstick
 from edgeprune.records.meaning import Meaning
 from edgeprune.records.task import Task
-from edgeprune.recover.train import Pair
+from edgeprune.recover.objective import Pair
 from edgeprune.tasks import guarded_loss
 
 MOST_TOLD = 3  # outputs in a sentence: a language model may return a cache for each layer

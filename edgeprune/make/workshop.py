@@ -32,10 +32,12 @@ from edgeprune.records.task import Predict, Task
 from edgeprune.records.trial import Candidate, Training
 from edgeprune.recover.batchnorm import reestimate
 from edgeprune.recover.data import Split, split
-from edgeprune.recover.ladder import Judge, Rung, attempt, judge_of, train_aware, train_rungs
+from edgeprune.recover.ladder import Judge, Listen, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
+from edgeprune.recover.objective import Objective, Pair
+from edgeprune.recover.recipe import Recipe, TrainingOptions
 from edgeprune.recover.rewind import required, rewound
-from edgeprune.recover.train import Pair, Recipe, rehearse
+from edgeprune.recover.train import rehearse
 from edgeprune.recover.trainer import own_rungs, trainer_of
 from edgeprune.recover.warm_start import better_start
 from edgeprune.recover.ways import LABELLED, OWN, UNLABELLED, before_training, find_way
@@ -121,17 +123,17 @@ class Workshop:
     def loss(self) -> Loss:
         return self.understood.loss
 
-    def rehearse(self, recover: str, epochs: int) -> None:
+    def rehearse(self, recover: str, options: TrainingOptions) -> None:
         """Refuse, before anything is measured, what training in the way `recover` would stumble over.
 
         Raises `InputError`, with the line of the user's code where that raised.
         """
         way = find_way(recover)
         pair, yardstick = self.first, self.yardstick
-        if way.trains and epochs and not way.own_loop:
-            recipe = Recipe(epochs, supervised=way.labels != "unused", low_rank=way.low_rank)
+        if way.trains and options.trains and not way.own_loop:
+            recipe = Recipe(options, supervised=way.labels != "unused", low_rank=way.low_rank)
             with torch.random.fork_rng(devices=[]):
-                rehearse(self.dense.copy(), self.dense, yardstick, pair, recipe, self.loss)
+                rehearse(self.dense.copy(), Objective(self.dense, yardstick, recipe, self.loss), pair)
 
     @cached_property
     def judge(self) -> Judge:
@@ -255,12 +257,13 @@ class Workshop:
         pruned: Captured,
         kept: Kept,
         recover: str,
-        epochs: int,
-        listen: Callable[[str, int, int], None] | None,
+        options: TrainingOptions,
+        listen: Listen | None,
+        checkpoint: Path | None = None,
     ) -> tuple[Captured, tuple[Rung, ...]]:
         """Train `pruned`, which holds the units kept, in the recovery way `recover` where that trains."""
         way, start = find_way(recover), None
-        if way.own_loop and epochs:
+        if way.own_loop and options.trains:
             return own_rungs(
                 *(pruned, self.dense, trainer_of(self.task), self.split, self.judge),
                 example=self.task.example,
@@ -275,9 +278,9 @@ class Workshop:
             recover,
             self.split,
             self.judge,
-            epochs=epochs,
-            seed=self.seed,
+            options,
             listen=listen,
+            checkpoint=checkpoint,
             start=start,
         )
 
@@ -300,8 +303,9 @@ class Workshop:
         self,
         candidate: Candidate,
         student: Captured,
-        epochs: int,
-        listen: Callable[[str, int, int], None] | None,
+        options: TrainingOptions,
+        listen: Listen | None,
+        checkpoint: Path | None = None,
     ) -> tuple[Captured, tuple[Rung, ...]]:
         """Train a graph for the candidate's INT8 variant: the recovery rung "qat"."""
         if candidate.equalised:
@@ -317,10 +321,10 @@ class Workshop:
             lambda now: QuantisationAware(now, self.dialect, emit, reduce_range=candidate.reduce_range),
             self.split,
             self.judge,
-            epochs=epochs,
-            seed=self.seed,
+            options,
             supervised=find_way(candidate.recover).labels != "unused",
             listen=listen,
+            checkpoint=checkpoint,
         )
 
     def highest_rung(self, wished: str | None) -> str:

@@ -170,14 +170,19 @@ class Verdict:
 class Training:
     """Training of a candidate by one rung of the recovery ladder.
 
+    epochs: begun. steps: of the optimiser, in all epochs.
     falling: whether its loss still fell at the end, beyond the scatter of its steps; None where the task's
         own loop trained, and nobody knows.
+    averaged: whether the weights are an average over its steps. stopped: before its epochs or its time were
+        over, since the held-back error fell no more.
     """
 
     rung: str
     epochs: int
-    steps: int  # of all epochs
+    steps: int
     falling: bool | None
+    averaged: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from edgeprune.recover.train import Pair
+from edgeprune.recover.objective import Pair
 
 Source = Callable[[], Iterable[Pair]]  # a fresh pass over the data
 HELD_BACK = 8  # about one sample in so many is held back

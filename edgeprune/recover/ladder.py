@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, variance
 from typing import Any
 
@@ -15,13 +16,18 @@ from edgeprune.graph.capture import Captured, flatten, rebuilt
 from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.records.trial import Training
+from edgeprune.recover.checkpoint import Checkpoint, checkpoint_key
 from edgeprune.recover.data import Split
-from edgeprune.recover.train import Forward, Pair, Recipe, train
+from edgeprune.recover.objective import Forward, Objective, Pair
+from edgeprune.recover.recipe import Recipe, TrainingOptions
+from edgeprune.recover.train import TrainingAccount, TrainingProgress, train
 from edgeprune.recover.ways import find_way
 
 NOT_FINITE = sys.float_info.max  # stands for an error that is not finite: the ledger keeps finite numbers
 QAT = "qat"  # the rung behind a way that trains, where INT8 alone loses too much
 AWARE_RATE = 3e-4  # learning rate of that rung: more soon undoes a network that has converged
+
+Listen = Callable[[str, TrainingProgress], None]
 
 
 @dataclass(frozen=True)
@@ -102,39 +108,29 @@ def train_rungs(
     name: str,
     split: Split,
     judge: Judge,
+    options: TrainingOptions,
     *,
-    epochs: int,
-    seed: int,
-    listen: Callable[[str, int, int], None] | None = None,
+    listen: Listen | None = None,
+    checkpoint: Path | None = None,
     start: Captured | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
     """Train the student in the recovery way `name`, where that trains: the better network, and its rung.
 
     One run that distils from the teacher, together with the task's loss where the way reads labels.
-    seed: of dropout, of loaders that shuffle and of low-rank updates' first values.
-    listen: called with (rung, step, total steps). start: a network like the student that training starts
-    from instead: the rewound one of a way that needs earlier weights.
+    listen: called with (rung, progress). checkpoint: the file from which a training that was killed goes on.
+    start: a network like the student that training starts from instead: the rewound one of a way that needs
+    earlier weights.
     """
     way = find_way(name)
-    if not way.trains or split.steps == 0 or epochs == 0:
+    if not way.trains or split.steps == 0 or not options.trains:
         return student, ()
-
-    losses: list[float] = []
-
-    def step(tried: Captured) -> None:
-        if start is not None:
-            tried.module.load_state_dict(start.module.state_dict())
-        recipe = Recipe(epochs=epochs, supervised=way.labels != "unused", low_rank=way.low_rank)
-        tell = None if listen is None else lambda at, total: listen(name, at, total)
-        # All that is random draws from torch's generator; the caller's state stays.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            losses.extend(
-                train(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell)
-            )
-
-    better, rung = attempt(name, student, judge, step)
-    return better, (replace(rung, training=Training(name, epochs, len(losses), still_falling(losses))),)
+    tried = student.copy()
+    if start is not None:
+        tried.module.load_state_dict(start.module.state_dict())
+    recipe = Recipe(options, supervised=way.labels != "unused", low_rank=way.low_rank)
+    before = judge.error(student)
+    trained = _trained(tried, teacher, name, split, judge, recipe, judge.error, listen, checkpoint)
+    return _settled(name, student, tried, before, trained)
 
 
 def train_aware(
@@ -143,32 +139,71 @@ def train_aware(
     aware: Callable[[Captured], Forward],
     split: Split,
     judge: Judge,
+    options: TrainingOptions,
     *,
-    epochs: int,
-    seed: int,
     supervised: bool,
-    listen: Callable[[str, int, int], None] | None = None,
+    listen: Listen | None = None,
+    checkpoint: Path | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
     """The rung "qat": train the student through its INT8 arithmetic, and judge it by that.
 
     aware: how a student computes in INT8. supervised: with the task's loss where there are labels.
     """
-    if split.steps == 0 or epochs == 0:
+    if split.steps == 0 or not options.trains:
         return student, ()
     tried = student.copy()
     forward = aware(tried)
     before = judge.error(forward)
-    recipe = Recipe(epochs, learning_rate=AWARE_RATE, supervised=supervised)
-    tell = None if listen is None else lambda at, total: listen(QAT, at, total)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        losses = train(
-            *(tried, teacher, judge.yardstick, split.epoch, split.steps, recipe, judge.loss, tell),
-            forward=forward,
-        )
-    forward.refresh()
-    after = judge.error(forward)
-    kept = after < before
-    return (tried if kept else student), (
-        Rung(QAT, before, after, kept, Training(QAT, epochs, len(losses), still_falling(losses))),
+    recipe = Recipe(options, learning_rate=AWARE_RATE, supervised=supervised)
+    trained = _trained(
+        *(tried, teacher, QAT, split, judge, recipe),
+        *(lambda network: judge.error(aware(network)), listen, checkpoint, forward),
     )
+    return _settled(QAT, student, tried, before, trained)
+
+
+def _trained(
+    tried: Captured,
+    teacher: Captured,
+    name: str,
+    split: Split,
+    judge: Judge,
+    recipe: Recipe,
+    error: Callable[[Captured], float],
+    listen: Listen | None,
+    checkpoint: Path | None,
+    forward: Forward | None = None,
+) -> TrainingAccount:
+    """Training of `tried` in place. error: of a network, by which the training is judged."""
+    # All that is random draws from torch's generator; the caller's state stays.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.options.seed)
+        return train(
+            tried,
+            Objective(teacher, judge.yardstick, recipe, judge.loss),
+            split.epoch,
+            split.steps,
+            judge=error,
+            listen=None if listen is None else lambda progress: listen(name, progress),
+            forward=forward,
+            checkpoint=None
+            if checkpoint is None
+            else Checkpoint(checkpoint, checkpoint_key(tried, recipe, name)),
+        )
+
+
+def _settled(
+    name: str, student: Captured, tried: Captured, before: float, trained: TrainingAccount
+) -> tuple[Captured, tuple[Rung, ...]]:
+    """The better of both networks by held-back error, and the rung."""
+    after = NOT_FINITE if trained.error is None else trained.error
+    kept = after < before
+    account = Training(
+        name,
+        trained.epochs,
+        trained.steps,
+        still_falling(trained.losses),
+        averaged=trained.averaged,
+        stopped=trained.stopped,
+    )
+    return (tried if kept else student), (Rung(name, before, after, kept, account),)

@@ -1,44 +1,61 @@
-"""Recovery training on the exported graph: distillation from the original, plus the task's loss on labels."""
+"""Recovery training on the exported graph: one loop, by epochs or by time."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import torch
 
-from edgeprune.errors import InputError
-from edgeprune.graph.capture import Captured, flatten, rebuilt
-from edgeprune.meaning.losses import Loss
-from edgeprune.meaning.yardstick import Yardstick
+from edgeprune.graph.capture import Captured
+from edgeprune.recover.average import Average
+from edgeprune.recover.checkpoint import EVERY_SECONDS, Checkpoint
 from edgeprune.recover.lora import low_rank
+from edgeprune.recover.objective import Forward, Objective, Pair
+from edgeprune.recover.recipe import Recipe, rate_factor
 
-Pair = tuple[tuple[torch.Tensor, ...], Any]  # inputs; a tensor or a tree of them, or None: no target
+# A training is stopped after so many held-back checks without a better error, and such a share of its budget.
+CHECKS_WITHOUT_GAIN, SHARE_WITHOUT_GAIN = 5, 0.25
+GRADIENT_NORM = 1.0
+WEIGHT_DECAY = 1e-2
+
+Epochs = Callable[[int], Iterable[Pair]]  # epoch number -> its batches
+Error = Callable[[Captured], float]  # held-back error of a network
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Training recipe: AdamW with a cosine schedule, gradients clipped to norm 1."""
+class TrainingProgress:
+    """Progress of a training after one batch.
 
+    share: of its epochs or its minutes. seconds_left: None before it can be known. error: on held-back data
+    at the last check, None before the first one.
+    """
+
+    share: float
+    seconds_left: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class TrainingAccount:
+    """Account of a training.
+
+    losses: of each batch. steps: of the optimiser. epochs: that were begun.
+    averaged: whether the student holds averaged weights. stopped: early, since the error fell no more.
+    error: on held-back data, where there was a judge.
+    """
+
+    losses: tuple[float, ...]
+    steps: int
     epochs: int
-    learning_rate: float = 1e-3
-    distillation: float = 1.0  # weight of the distillation loss; the task's loss has weight 1
-    temperature: float = 2.0
-    supervised: bool = True  # use the targets where the data has them
-    low_rank: bool = False  # train low-rank updates and merge them; else all weights
-
-
-class Forward(Protocol):
-    """Forward pass that replaces a call of the student's graph, such as one in simulated INT8."""
-
-    def refresh(self) -> None:
-        """Recompute what depends on the parameters; called before each pass over the data."""
-
-    def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The outputs, with gradients for the student's parameters."""
+    averaged: bool = False
+    stopped: bool = False
+    error: float | None = None
 
 
 @contextmanager
@@ -53,87 +70,42 @@ def training_mode(captured: Captured) -> Iterator[None]:
 
 def train(
     student: Captured,
-    teacher: Captured,
-    yardstick: Yardstick,
-    epochs: Callable[[int], Iterable[Pair]],
-    steps: int,
-    recipe: Recipe,
-    loss: Loss | None = None,
-    listen: Callable[[int, int], None] | None = None,
+    objective: Objective,
+    epochs: Epochs,
+    batches: int,
+    *,
+    judge: Error | None = None,
+    listen: Callable[[TrainingProgress], None] | None = None,
     forward: Forward | None = None,
-) -> list[float]:
-    """Train `student` in place, by distillation from the teacher and the task's loss; the loss of each step.
+    checkpoint: Checkpoint | None = None,
+) -> TrainingAccount:
+    """Train `student` in place by the objective's recipe.
 
-    yardstick: how far the student's outputs are from the teacher's. epochs: epoch number -> the batches of
-    that epoch. steps: batches in one epoch.
-    loss: (what the original model returns, target) -> scalar; None trains by distillation alone.
-    listen: called with (step, total steps).
-    forward: how the student computes, which then also decides on BatchNorm and dropout.
-    Raises `InputError` when no output depends on the parameters in a way that has a gradient.
+    batches: in one epoch. judge: the held-back error, asked after each epoch: then the best of the averaged
+    weights at these checks and of the last weights is what stays, and a training whose error falls no more
+    ends. forward: how the student computes, which then also decides on BatchNorm and dropout.
+    checkpoint: where a training that was killed goes on; it stays when the training has ended.
+    Raises `InputError` as the objective does.
     """
-    total = max(1, steps * recipe.epochs)
-    losses: list[float] = []
+    recipe = objective.recipe
+    average = Average(student)
     mode = training_mode(student) if forward is None else nullcontext()
-    run = student.run if forward is None else forward.run
-    with mode, _trained(student, recipe) as parameters:
-        optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=1e-4)
-        for epoch in range(recipe.epochs):
-            if forward is not None:
-                forward.refresh()
-            for inputs, target in epochs(epoch):
-                for group in optimiser.param_groups:
-                    group["lr"] = recipe.learning_rate * _schedule(len(losses), total)
-                objective = _objective(run, teacher, yardstick, (inputs, target), recipe, loss)
-                optimiser.zero_grad(set_to_none=True)
-                objective.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimiser.step()
-                losses.append(float(objective.detach()))
-                if listen is not None:
-                    listen(len(losses), total)
-    return losses
+    with mode, trained_parameters(student, recipe) as parameters:
+        loop = _Loop(student, average, objective, parameters, batches, judge, listen, forward, checkpoint)
+        loop.resume()
+        while not loop.done:
+            loop.epoch(epochs)
+        loop.save()
+    return loop.settle()
 
 
-def rehearse(
-    student: Captured, teacher: Captured, yardstick: Yardstick, pair: Pair, recipe: Recipe, loss: Loss | None
-) -> None:
+def rehearse(student: Captured, objective: Objective, pair: Pair) -> None:
     """The first step of `train` without the step: what it raises is raised before anything is measured."""
-    with training_mode(student), _trained(student, recipe):
-        objective = _objective(student.run, teacher, yardstick, pair, recipe, loss)
-        objective.backward()  # type: ignore[no-untyped-call]
+    with training_mode(student), trained_parameters(student, objective.recipe):
+        objective(student.run, pair).backward()  # type: ignore[no-untyped-call]
 
 
-def _objective(
-    run: Callable[..., tuple[torch.Tensor, ...]],
-    teacher: Captured,
-    yardstick: Yardstick,
-    pair: Pair,
-    recipe: Recipe,
-    loss: Loss | None,
-) -> torch.Tensor:
-    inputs, target = pair
-    with torch.no_grad():
-        answer = teacher.answer(*inputs)
-    given = run(*inputs)
-    objective = recipe.distillation * yardstick.distance(given, flatten(answer), recipe.temperature)
-    if recipe.supervised and loss is not None and target is not None:
-        value = loss(rebuilt(answer, given), target)
-        if not value.requires_grad:
-            raise InputError(
-                "The task's loss has no gradient for the model's outputs: nothing can be learnt from it.",
-                "Compute it from the output with torch alone, without detach(), item(), numpy or argmax.",
-            )
-        objective = objective + value
-    if not objective.requires_grad:
-        raise InputError(
-            "The model cannot be trained: its outputs have no gradient.",
-            "Return scores instead of classes and say in Task.outputs what they are, or recover with "
-            "reconstruct.",
-        )
-    return objective
-
-
-def _trained(student: Captured, recipe: Recipe) -> AbstractContextManager[list[torch.nn.Parameter]]:
+def trained_parameters(student: Captured, recipe: Recipe) -> AbstractContextManager[list[torch.nn.Parameter]]:
     """Parameters that the optimiser moves: the factors of low-rank updates, or every weight."""
     if recipe.low_rank:
         return low_rank(student)
@@ -143,9 +115,206 @@ def _trained(student: Captured, recipe: Recipe) -> AbstractContextManager[list[t
     return nullcontext(parameters)
 
 
-def _schedule(step: int, total: int) -> float:
-    """Factor of the learning rate: linear warm-up over the first twentieth, then a half cosine to zero."""
-    warm = max(1, total // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+@dataclass
+class _Position:
+    """Position in a training, and what it has seen so far. within: batches of the epoch that are done."""
+
+    epoch: int = 0
+    within: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    error: float | None = None
+    best: float = math.inf
+    best_share: float = 0.0
+    checks_since: int = 0
+    stopped: bool = False
+
+
+class _Loop:
+    """Training loop with everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        student: Captured,
+        average: Average,
+        objective: Objective,
+        parameters: list[torch.nn.Parameter],
+        batches: int,
+        judge: Error | None,
+        listen: Callable[[TrainingProgress], None] | None,
+        forward: Forward | None,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._student, self._average = student, average
+        self._objective, self._recipe = objective, objective.recipe
+        self._options = objective.recipe.options
+        self._parameters, self._batches = parameters, batches
+        self._judge, self._listen, self._checkpoint = judge, listen, checkpoint
+        self._forward = forward
+        self._run = student.run if forward is None else forward.run
+        self._optimiser = optimiser(parameters, self._recipe)
+        self._best: dict[str, torch.Tensor] | None = None
+        self._at = _Position()
+        self._began = self._saved = time.monotonic()
+        self._epoch_random = torch.get_rng_state()
+
+    # The budget -------------------------------------------------------------------------------------
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far, those before a resumption included."""
+        return self._at.seconds + time.monotonic() - self._began
+
+    @property
+    def share(self) -> float:
+        """Share of the budget that is used."""
+        if self._options.minutes is not None:
+            return min(1.0, self.spent / (60 * self._options.minutes))
+        return min(1.0, len(self._at.losses) / max(1, self._batches * self._options.epochs))
+
+    @property
+    def done(self) -> bool:
+        if self._at.stopped:
+            return True
+        if self._options.minutes is None:
+            return self._at.epoch >= self._options.epochs
+        return self.share >= 1 and self._at.steps > 0
+
+    def _share_of_step(self) -> float:
+        """Share of the budget at the middle of the step to come: no step has a rate of zero."""
+        seen = len(self._at.losses)
+        if self._options.minutes is not None:
+            return min(1.0, self.share * (1 + 0.5 * self._options.accumulate / max(1, seen)))
+        return self.share + 0.5 * self._options.accumulate / max(1, self._batches * self._options.epochs)
+
+    # The work ---------------------------------------------------------------------------------------
+
+    def epoch(self, epochs: Epochs) -> None:
+        """One pass over the data, or what is left of it; then the held-back check, and a checkpoint."""
+        if self._forward is not None:
+            self._forward.refresh()
+        for pair in self._rest(epochs):
+            self._batch(pair)
+            if self._options.minutes is not None and self.done:
+                break
+            # In simulated INT8 a pass begins with a calibration, which half-way would be another one.
+            whole = self._forward is None and self._at.within % self._options.accumulate == 0
+            if whole and time.monotonic() - self._saved >= EVERY_SECONDS:
+                self.save()
+        self._step(full=False)
+        self._at.epoch, self._at.within = self._at.epoch + 1, 0
+        self._check()
+        if not self.done:
+            self.save()
+
+    def _rest(self, epochs: Epochs) -> Iterator[Pair]:
+        """Batches of the pass that are not done yet, drawn as if the pass had not been broken off."""
+        now, done = torch.get_rng_state(), self._at.within
+        if done:
+            torch.set_rng_state(self._epoch_random)
+        else:
+            self._epoch_random = now
+        pairs = iter(epochs(self._at.epoch))
+        for _ in islice(pairs, done):
+            pass
+        if done:
+            torch.set_rng_state(now)
+        yield from pairs
+
+    def _batch(self, pair: Pair) -> None:
+        if self._at.within % self._options.accumulate == 0:
+            self._optimiser.zero_grad(set_to_none=True)
+            factor = rate_factor(self._share_of_step())
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._recipe.learning_rate * factor
+        value = self._objective(self._run, pair)
+        (value / self._options.accumulate).backward()  # type: ignore[no-untyped-call]
+        self._at.losses.append(float(value.detach()))
+        self._at.within += 1
+        self._step(full=True)
+        if self._listen is not None:
+            self._listen(TrainingProgress(self.share, self._seconds_left(), self._at.error))
+
+    def _step(self, *, full: bool) -> None:
+        """Step of the optimiser once all batches that it takes are in; with `full` False with fewer."""
+        waiting = self._at.within % self._options.accumulate
+        if (waiting != 0) == full:
+            return
+        torch.nn.utils.clip_grad_norm_(self._parameters, GRADIENT_NORM)
+        self._optimiser.step()
+        self._at.steps += 1
+        self._average.update(self._student, self._at.steps)
+
+    def _check(self) -> None:
+        if self._judge is None:
+            return
+        at = self._at
+        at.error = self._judge(self._average.network)
+        if at.error < at.best:
+            at.best, at.best_share, at.checks_since = at.error, self.share, 0
+            self._best = _copied(self._average.network.module.state_dict())
+            return
+        at.checks_since += 1
+        at.stopped = (
+            at.checks_since >= CHECKS_WITHOUT_GAIN and self.share - at.best_share >= SHARE_WITHOUT_GAIN
+        )
+
+    def _seconds_left(self) -> float | None:
+        if self._options.minutes is not None:
+            return max(0.0, 60 * self._options.minutes - self.spent)
+        return self.spent * (1 / self.share - 1) if self.share else None
+
+    # The state --------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint, where the training has one."""
+        if self._checkpoint is None:
+            return
+        state: dict[str, Any] = {
+            "student": self._student.module.state_dict(),
+            "average": self._average.network.module.state_dict(),
+            "best": self._best,
+            "optimiser": self._optimiser.state_dict(),
+            "position": {**vars(self._at), "seconds": self.spent},
+            "random": torch.get_rng_state(),
+            "epoch_random": self._epoch_random,
+        }
+        self._checkpoint.save(state)
+        self._saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, where there is one of this training."""
+        state = None if self._checkpoint is None else self._checkpoint.load()
+        if state is None:
+            return
+        self._student.module.load_state_dict(state["student"])
+        self._average.network.module.load_state_dict(state["average"])
+        self._best = state["best"]
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._at = _Position(**state["position"])
+        self._epoch_random = state["epoch_random"]
+        torch.set_rng_state(state["random"])
+
+    def settle(self) -> TrainingAccount:
+        """Leave the best weights in the student, and tell what was done."""
+        at, averaged, error = self._at, False, None
+        if self._judge is not None:
+            error = self._judge(self._student)
+            if self._best is not None and at.best < error:
+                self._student.module.load_state_dict(self._best)
+                averaged, error = True, at.best
+        return TrainingAccount(tuple(at.losses), at.steps, at.epoch, averaged, at.stopped, error)
+
+
+def optimiser(parameters: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """Optimiser of a recipe. Biases and the factors of norms do not decay."""
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate)
+
+
+def _copied(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -6,7 +6,7 @@ ends with it: only the values of parameters and buffers come back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from edgeprune.graph.capture import Captured
 from edgeprune.records.task import Task, Trainer
 from edgeprune.records.trial import Training
 from edgeprune.recover.data import Split
-from edgeprune.recover.ladder import Judge, Rung, attempt
+from edgeprune.recover.ladder import Judge, Listen, Rung, attempt
+from edgeprune.recover.train import TrainingProgress
 from edgeprune.tasks import guest, laid_out
 
 TRAINER = "trainer"  # the recovery way of this rung
@@ -70,11 +71,11 @@ def own_rungs(
     *,
     example: Any,
     seed: int,
-    listen: Callable[[str, int, int], None] | None = None,
+    listen: Listen | None = None,
 ) -> tuple[Captured, tuple[Rung, ...]]:
     """Train a copy of the student by the user's loop: the better network of the two, and its rung.
 
-    seed: of torch's generator while the loop runs. listen: called with (rung, permille done, 1000).
+    seed: of torch's generator while the loop runs. listen: called with (rung, progress).
     Raises `InputError` for what the loop raises, with its line, and for a module that does not come back with
     the same weights' names and shapes, or with values that are not finite.
     """
@@ -84,7 +85,7 @@ def own_rungs(
 
     def progress(done: float, of: float = 1.0) -> None:
         if listen is not None:
-            listen(TRAINER, round(1000 * min(1.0, max(0.0, done / of))), 1000)
+            listen(TRAINER, TrainingProgress(min(1.0, max(0.0, done / of)), None, None))
 
     def step(tried: Captured) -> None:
         module = _handed_over(student, trained=True)

@@ -17,6 +17,7 @@ from edgeprune.graph.capture import Captured
 from edgeprune.make import Workshop
 from edgeprune.pruning.criteria import TABLE
 from edgeprune.quantize.dialects import dialect_for
+from edgeprune.recover.recipe import TrainingOptions
 
 pytestmark = pytest.mark.usefixtures("exports_once")
 
@@ -125,12 +126,12 @@ def test_outputs_of_any_form_are_understood_and_trained(case: Case) -> None:
     shop = workshop(case.give, case.target, **case.fields)
     way = shop.highest_rung(None)
     assert way == ("distill" if case.target is None else "finetune")
-    shop.rehearse(way, 3)
+    shop.rehearse(way, TrainingOptions())
     assert tuple(map(str, shop.yardstick.meanings)) == case.meanings
     assert bool(shop.understood.remarks) == ("unsaid" in case.meanings)
     kept = {"body": range(4)}
     pruned, _ = shop.prune(kept, way)
-    better, (rung,) = shop.train(pruned, kept, way, 40, None)
+    better, (rung,) = shop.train(pruned, kept, way, TrainingOptions(40), None)
     assert rung.after < rung.before, "so many epochs teach four units something"
     assert type(better.answer(X)) is type(shop.task.model(X))
 
@@ -144,7 +145,7 @@ def test_a_forecaster_without_a_loss_is_trained_towards_its_targets() -> None:
     shop = workshop(give, right)
     kept = {"body": range(4)}
     pruned, _ = shop.prune(kept, "finetune")
-    better, _ = shop.train(pruned, kept, "finetune", 120, None)
+    better, _ = shop.train(pruned, kept, "finetune", TrainingOptions(120), None)
 
     def error(network: Captured) -> float:
         with torch.no_grad():
@@ -162,7 +163,7 @@ def test_an_answer_of_transformers_reaches_the_loss_as_it_is() -> None:
     shop = workshop(
         give, NUMBERS, loss=lambda out, t: cross(out.logits, t), outputs={"hidden_states": "none"}
     )
-    shop.rehearse("finetune", 3)
+    shop.rehearse("finetune", TrainingOptions())
     assert tuple(map(str, shop.yardstick.meanings)) == ("classes:1", "none", "none")
     assert type(shop.dense.answer(X)) is outputs.TokenClassifierOutput
 
@@ -209,7 +210,7 @@ REFUSED = (
 def test_what_training_would_stumble_over_is_refused_at_the_start(case: Refused) -> None:
     shop = workshop(scores_alone, case.target, **case.fields)
     with pytest.raises(InputError, match=case.sentence) as refused:
-        shop.rehearse("finetune", 3)
+        shop.rehearse("finetune", TrainingOptions())
     assert refused.value.hint
 
 
@@ -223,5 +224,5 @@ def test_targets_of_none_are_no_labels() -> None:
 
 def test_the_users_model_gets_no_gradients() -> None:
     shop = workshop(scores_alone, NUMBERS)
-    shop.rehearse("finetune", 3)
+    shop.rehearse("finetune", TrainingOptions())
     assert all(parameter.grad is None for parameter in shop.task.model.parameters())

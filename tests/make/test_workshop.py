@@ -20,6 +20,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.make import Workshop, builder, recovered
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.trial import Candidate
+from edgeprune.recover.recipe import TrainingOptions
 from edgeprune.recover.ways import TABLE as WAYS
 from edgeprune.tasks import check
 
@@ -68,7 +69,7 @@ def test_a_rung_that_trains_comes_after_reconstruction_and_is_recorded(name: str
     (group,) = shop.coupling.groups
     kept = {group.name: (0, 3, 8, 9, 17, 30)}
     pruned, free = shop.prune(kept, name)
-    better, last = shop.train(pruned, kept, name, EPOCHS, None)
+    better, last = shop.train(pruned, kept, name, TrainingOptions(EPOCHS), None)
     records = recovered((*free, *last))
     assert [record[0] for record in records] == ["reconstruct", "statistics", name]
     _, before, after, kept = records[-1]
@@ -82,7 +83,7 @@ def test_low_rank_updates_need_no_labels() -> None:
     (group,) = shop.coupling.groups
     kept = {group.name: range(6)}
     pruned, _ = shop.prune(kept, "lora")
-    _, (rung,) = shop.train(pruned, kept, shop.highest_rung("lora"), 8, None)
+    _, (rung,) = shop.train(pruned, kept, shop.highest_rung("lora"), TrainingOptions(8), None)
     assert (rung.name, rung.kept) == ("lora", True)
 
 
@@ -119,9 +120,9 @@ def test_a_model_that_returns_decisions_alone_is_reconstructed() -> None:
 
     shop = workshop(model=Decided(*model(0)), earlier=None, train=None)
     assert shop.highest_rung(None) == "reconstruct"
-    shop.rehearse("reconstruct", 3)
+    shop.rehearse("reconstruct", TrainingOptions())
     with pytest.raises(InputError, match="its outputs have no gradient"):
-        shop.rehearse("distill", 3)
+        shop.rehearse("distill", TrainingOptions())
     (group,) = shop.coupling.groups
     pruned, _ = shop.prune({group.name: range(2)}, "none")
     assert 0 < shop.judge.error(pruned) < 1, "the share of other decisions"

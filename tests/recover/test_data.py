@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from edgeprune.recover import data
 from edgeprune.recover.data import HELD_BACK, Split, split
-from edgeprune.recover.train import Pair
+from edgeprune.recover.objective import Pair
 
 # A sample is its number, as input and as target, so that every test can follow it.
 POOL = torch.arange(4096, dtype=torch.float32)

@@ -14,6 +14,7 @@ from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.task import Task
 from edgeprune.recover import ways
+from edgeprune.recover.recipe import TrainingOptions
 from edgeprune.recover.ways import RecoveryWay
 
 TOY = RecoveryWay(
@@ -54,7 +55,7 @@ def test_a_toy_way_is_run_by_its_row(toy: RecoveryWay) -> None:
     assert shop.highest_rung(toy.name) == toy.name
     pruned, before = shop.prune(kept, toy.name)
     assert [rung.name for rung in before] == ["reconstruct", "statistics"]
-    better, (rung,) = shop.train(pruned, kept, toy.name, 8, None)
+    better, (rung,) = shop.train(pruned, kept, toy.name, TrainingOptions(8), None)
     assert (rung.name, rung.kept) == (toy.name, True)
     assert shop.judge.error(better) == pytest.approx(rung.after)
     assert ways.before_training(toy.name) == "reconstruct"

@@ -17,7 +17,9 @@ from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.records.codec import to_json
 from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import NOT_FINITE, Judge, Rung, attempt, judge_of, still_falling, train_rungs
-from edgeprune.recover.train import Pair
+from edgeprune.recover.objective import Pair
+from edgeprune.recover.recipe import TrainingOptions
+from edgeprune.recover.train import TrainingProgress
 from tests.support.yardsticks import yardstick_of
 
 
@@ -172,14 +174,15 @@ def test_the_original_without_labels_has_no_error() -> None:
 def climb(
     highest: str, found: Split, judge: Judge, seed: int = 0, epochs: int = 2
 ) -> tuple[Captured, tuple[Rung, ...]]:
-    return train_rungs(damaged(), original(), highest, found, judge, epochs=epochs, seed=seed)
+    options = TrainingOptions(epochs, seed=seed)
+    return train_rungs(damaged(), original(), highest, found, judge, options)
 
 
 @pytest.mark.parametrize("highest", ["distill", "finetune", "lora"])
 def test_training_recovers_a_damaged_model(highest: str) -> None:
     found = split(labelled)
     judge = judged(original(), found.held_back)
-    better, (rung,) = train_rungs(damaged(), original(), highest, found, judge, epochs=8, seed=0)
+    better, (rung,) = train_rungs(damaged(), original(), highest, found, judge, TrainingOptions(8))
     assert rung.name == highest
     assert rung.kept
     assert judge.error(better) == pytest.approx(rung.after)
@@ -210,7 +213,7 @@ def test_whether_a_training_had_ended_is_seen_in_its_last_steps(losses: list[flo
 def test_distillation_needs_no_labels() -> None:
     found = split(unlabelled)
     judge = judged(original(), found.held_back)
-    _, (rung,) = train_rungs(damaged(), original(), "distill", found, judge, epochs=8, seed=0)
+    _, (rung,) = train_rungs(damaged(), original(), "distill", found, judge, TrainingOptions(8))
     assert rung.kept
     assert rung.after < 0.5 * rung.before
 
@@ -228,7 +231,7 @@ def test_lower_rungs_do_not_train(highest: str) -> None:
     student = damaged()
     found = split(labelled)
     judge = judged(original(), found.held_back)
-    stayed, rungs = train_rungs(student, original(), highest, found, judge, epochs=5, seed=0)
+    stayed, rungs = train_rungs(student, original(), highest, found, judge, TrainingOptions(5))
     assert stayed is student
     assert rungs == ()
 
@@ -256,21 +259,21 @@ def test_the_same_seed_climbs_to_the_same_weights_and_leaves_the_generator_alone
     assert not same(one, climb("finetune", found, judge, seed=4)[0])
 
 
-def test_a_listener_hears_the_rung_and_every_step() -> None:
-    heard: list[tuple[str, int, int]] = []
+def test_a_listener_hears_the_rung_and_the_held_back_error_after_an_epoch() -> None:
+    heard: list[tuple[str, TrainingProgress]] = []
     found = split(labelled)
+    judge = judged(original(), found.held_back)
     train_rungs(
-        damaged(),
-        original(),
-        "finetune",
-        found,
-        judged(original(), found.held_back),
-        epochs=2,
-        seed=0,
-        listen=lambda rung, step, total: heard.append((rung, step, total)),
+        *(damaged(), original(), "finetune", found, judge, TrainingOptions(2)),
+        listen=lambda rung, now: heard.append((rung, now)),
     )
-    total = 2 * found.steps
-    assert heard == [("finetune", step, total) for step in range(1, total + 1)]
+    assert {rung for rung, _ in heard} == {"finetune"}
+    assert [now.share for _, now in heard] == pytest.approx(
+        [step / (2 * found.steps) for step in range(1, 2 * found.steps + 1)]
+    )
+    errors = [now.error for _, now in heard]
+    assert errors[: found.steps] == [None] * found.steps
+    assert all(error is not None and error < judge.error(damaged()) for error in errors[found.steps :])
 
 
 def test_a_loss_that_diverges_is_not_kept() -> None:
@@ -279,6 +282,6 @@ def test_a_loss_that_diverges_is_not_kept() -> None:
 
     student, found = damaged(), split(labelled)
     judge = judged(original(), split(unlabelled).held_back, broken)
-    stayed, (rung,) = train_rungs(student, original(), "finetune", found, judge, epochs=1, seed=0)
+    stayed, (rung,) = train_rungs(student, original(), "finetune", found, judge, TrainingOptions(1))
     assert not rung.kept
     assert stayed is student

@@ -19,7 +19,9 @@ from edgeprune.graph.surgery import cut
 from edgeprune.recover.data import split
 from edgeprune.recover.ladder import judge_of, train_rungs
 from edgeprune.recover.lora import RANK, adaptable, low_rank
-from edgeprune.recover.train import Pair, Recipe, train
+from edgeprune.recover.objective import Objective, Pair
+from edgeprune.recover.recipe import Recipe, TrainingOptions
+from edgeprune.recover.train import train
 from tests.support.yardsticks import yardstick_of
 
 
@@ -66,10 +68,9 @@ def stir(factors: list[nn.Parameter]) -> None:
 
 def trained(student: Captured, pairs: list[Pair], **options: Any) -> None:
     torch.manual_seed(0)
-    recipe = Recipe(epochs=2, low_rank=True)
-    train(
-        student, net(), yardstick_of(net(), "classes:-1"), lambda epoch: pairs, len(pairs), recipe, **options
-    )
+    recipe = Recipe(TrainingOptions(epochs=2), low_rank=True)
+    objective = Objective(net(), yardstick_of(net(), "classes:-1"), recipe)
+    train(student, objective, lambda epoch: pairs, len(pairs), **options)
 
 
 def test_weights_of_linear_and_convolution_layers_are_adapted_and_tied_ones_together() -> None:
@@ -98,15 +99,16 @@ def test_the_optimiser_holds_less_than_the_weights_it_replaces(monkeypatch: pyte
     held: list[int] = []
 
     class Spy(torch.optim.AdamW):
-        def __init__(self, parameters: list[nn.Parameter], **options: Any) -> None:
-            super().__init__(parameters, **options)
-            held.append(sum(parameter.numel() for parameter in parameters))
+        def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+            super().__init__(groups, **options)
+            held.append(sum(factor.numel() for group in groups for factor in group["params"]))
 
     monkeypatch.setattr(torch.optim, "AdamW", Spy)
     captured = capture(nn.Sequential(nn.Conv2d(16, 64, 3), nn.Flatten(), nn.Linear(64, 64)), images(2, 1))
     student = captured.copy()
     pairs: list[Pair] = [((images(4, 2),), None)]
-    train(student, captured, yardstick_of(captured), lambda epoch: pairs, 1, Recipe(1, low_rank=True))
+    recipe = Recipe(TrainingOptions(1), low_rank=True)
+    train(student, Objective(captured, yardstick_of(captured), recipe), lambda epoch: pairs, 1)
     assert held == [RANK * (64 + 16 * 9) + RANK * (64 + 64)]
     assert held[0] < sum(parameter.numel() for parameter in student.module.parameters()) / 4
 
@@ -200,13 +202,13 @@ def test_low_rank_updates_recover_a_cut_network(nets: ModuleType, labels: bool) 
 
     found = split(pairs)
     judge = judge_of(dense, yardstick_of(dense, "classes"), found.held_back, cross_entropy)
-    better, (rung,) = train_rungs(student, dense, "lora", found, judge, epochs=6, seed=0)
+    better, (rung,) = train_rungs(student, dense, "lora", found, judge, TrainingOptions(6))
     assert (rung.name, rung.kept) == ("lora", True)
     assert rung.after < 0.9 * rung.before
     assert judge.error(better) == pytest.approx(rung.after)
     assert better.module.code == code
     assert set(better.module.state_dict()) == names
-    again, _ = train_rungs(student, dense, "lora", found, judge, epochs=6, seed=0)
+    again, _ = train_rungs(student, dense, "lora", found, judge, TrainingOptions(6))
     assert all(torch.equal(one, other) for one, other in zip(*map(values, (better, again)), strict=True))
 
 

@@ -15,8 +15,10 @@ from edgeprune.graph.surgery import cut
 from edgeprune.recover import ladder
 from edgeprune.recover.data import split
 from edgeprune.recover.ladder import judge_of, train_rungs
+from edgeprune.recover.objective import Pair
+from edgeprune.recover.recipe import TrainingOptions
 from edgeprune.recover.rewind import rewound
-from edgeprune.recover.train import Pair
+from edgeprune.recover.train import TrainingAccount
 from tests.support.yardsticks import yardstick_of
 
 UNITS = (1, 4, 5, 9)
@@ -96,14 +98,14 @@ def labelled() -> list[Pair]:
 def test_training_starts_from_the_earlier_values(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[Captured] = []
 
-    def train(tried: Captured, *rest: object) -> list[float]:
+    def train(tried: Captured, *rest: object, **more: object) -> TrainingAccount:
         starts.append(tried.copy())
-        return []
+        return TrainingAccount((), 0, 0)
 
     monkeypatch.setattr(ladder, "train", train)
     dense, found = trained()[0], split(labelled)
     judge = judge_of(dense, yardstick_of(dense, "classes"), found.held_back, cross_entropy)
-    train_rungs(pruned(), dense, "rewind", found, judge, epochs=1, seed=0, start=rewound_early())
+    train_rungs(pruned(), dense, "rewind", found, judge, TrainingOptions(1), start=rewound_early())
     (start,) = starts
     assert same(start, rewound_early())
 
@@ -112,8 +114,7 @@ def test_training_starts_from_the_earlier_values(monkeypatch: pytest.MonkeyPatch
 def test_rewinding_is_kept_only_when_it_beats_what_it_replaces(by: float, kept: bool) -> None:
     dense, found, student = trained()[0], split(labelled), pruned()
     judge = judge_of(dense, yardstick_of(dense, "classes"), found.held_back, cross_entropy)
-    better, (rung,) = train_rungs(
-        student, dense, "rewind", found, judge, epochs=1, seed=0, start=rewound_early(by)
-    )
+    options = TrainingOptions(1)
+    better, (rung,) = train_rungs(student, dense, "rewind", found, judge, options, start=rewound_early(by))
     assert (rung.name, rung.kept) == ("rewind", kept)
     assert (better is student) == (not kept)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
+from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick
-from edgeprune.recover.train import Pair, Recipe, _schedule, train, training_mode
+from edgeprune.recover.objective import Objective, Pair
+from edgeprune.recover.recipe import Recipe, TrainingOptions
+from edgeprune.recover.train import Epochs, TrainingAccount, TrainingProgress, train, training_mode
 from tests.support.yardsticks import yardstick_of
 
 
@@ -58,6 +63,22 @@ def learnable(count: int = 4, rows: int = 16) -> list[Pair]:
 
 def weights(captured: Captured) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in captured.module.state_dict().items()}
+
+
+def taught(
+    student: Captured,
+    epochs: Epochs,
+    batches: int = 4,
+    loss: Loss | None = None,
+    teacher: Captured | None = None,
+    options: TrainingOptions | None = None,
+    listen: Callable[[TrainingProgress], None] | None = None,
+    **recipe: Any,
+) -> TrainingAccount:
+    """`train` with the recipe of these fields."""
+    found = Recipe(options or TrainingOptions(1), **recipe)
+    objective = Objective(teacher or net(), yards(), found, loss)
+    return train(student, objective, epochs, batches, listen=listen)
 
 
 def test_training_mode_uses_and_moves_the_statistics_of_the_batch() -> None:
@@ -112,8 +133,8 @@ def loss_of(captured: Captured, pairs: list[Pair]) -> float:
 def test_fine_tuning_lowers_the_loss_of_the_task() -> None:
     student, pairs = net(), learnable()
     before = loss_of(student, pairs)
-    recipe = Recipe(epochs=15, learning_rate=1e-2, distillation=0.0)
-    train(student, net(), yards(), lambda epoch: pairs, 4, recipe, cross_entropy)
+    options = TrainingOptions(epochs=15)
+    taught(student, lambda _: pairs, 4, cross_entropy, options=options, learning_rate=1e-2, distillation=0.0)
     assert loss_of(student, pairs) < 0.7 * before
 
 
@@ -126,7 +147,8 @@ def test_distillation_brings_the_student_to_the_teacher_without_labels() -> None
             return sum(float(yards().distance(student.run(*x), teacher.run(*x))) for x, _ in pairs)
 
     before = gap()
-    train(student, teacher, yards(), lambda epoch: pairs, 4, Recipe(epochs=15, learning_rate=1e-2))
+    options = TrainingOptions(epochs=15)
+    taught(student, lambda _: pairs, teacher=teacher, options=options, learning_rate=1e-2)
     assert gap() < 0.5 * before
 
 
@@ -135,7 +157,7 @@ def test_without_supervision_labels_are_not_looked_at() -> None:
         student = net(seed=1)
         pairs: list[Pair] = [(x, None if y is None else (y + offset) % 3) for x, y in learnable()]
         torch.manual_seed(0)
-        train(student, net(), yards(), lambda epoch: pairs, 4, Recipe(1, supervised=False), cross_entropy)
+        taught(student, lambda _: pairs, 4, cross_entropy, supervised=False)
         return weights(student)
 
     one, other = trained(0), trained(1)
@@ -146,7 +168,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
     def trained(seed: int) -> dict[str, Tensor]:
         student, pairs = net(seed=1), learnable()
         torch.manual_seed(seed)
-        train(student, net(), yards(), lambda epoch: pairs, 4, Recipe(epochs=2), cross_entropy)
+        taught(student, lambda _: pairs, 4, cross_entropy, options=TrainingOptions(2))
         return weights(student)
 
     one, again, other = trained(3), trained(3), trained(4)
@@ -157,23 +179,24 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
 def test_the_teacher_does_not_learn() -> None:
     teacher, pairs = net(), learnable()
     before = weights(teacher)
-    train(net(seed=1), teacher, yards(), lambda epoch: pairs, 4, Recipe(epochs=2), cross_entropy)
+    taught(net(seed=1), lambda _: pairs, 4, cross_entropy, teacher, TrainingOptions(2))
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(teacher).items())
     assert all(parameter.grad is None for parameter in teacher.module.parameters())
 
 
-def test_every_batch_is_one_step_of_the_total_and_epochs_are_numbered() -> None:
-    steps: list[tuple[int, int]] = []
+def test_progress_is_told_after_every_batch_and_epochs_are_numbered() -> None:
+    told: list[TrainingProgress] = []
     numbers: list[int] = []
 
     def epochs(number: int) -> list[Pair]:
         numbers.append(number)
         return learnable(count=2)
 
-    recipe = Recipe(epochs=3)
-    train(net(), net(), yards(), epochs, 2, recipe, listen=lambda step, total: steps.append((step, total)))
+    account = taught(net(), epochs, 2, options=TrainingOptions(epochs=3), listen=told.append)
     assert numbers == [0, 1, 2]
-    assert steps == [(step, 6) for step in range(1, 7)]
+    assert [each.share for each in told] == pytest.approx([step / 6 for step in range(1, 7)])
+    assert told[-1].seconds_left == 0
+    assert (account.steps, account.epochs, len(account.losses)) == (6, 3, 6)
 
 
 def test_the_loss_of_the_task_is_the_one_that_is_minimised() -> None:
@@ -185,8 +208,8 @@ def test_the_loss_of_the_task_is_the_one_that_is_minimised() -> None:
             return sum(float(mse_loss(student.run(*x)[0], y)) for x, y in pairs if y is not None)
 
     before = error()
-    recipe = Recipe(epochs=15, learning_rate=1e-2, distillation=0.0)
-    train(student, net(), yards(), lambda epoch: pairs, 4, recipe, mse_loss)
+    options = TrainingOptions(epochs=15)
+    taught(student, lambda _: pairs, 4, mse_loss, options=options, learning_rate=1e-2, distillation=0.0)
     assert error() < 0.3 * before
 
 
@@ -194,7 +217,7 @@ def test_parameters_that_the_user_froze_are_trained() -> None:
     student = net()
     student.module.requires_grad_(False)
     before = weights(student)
-    train(student, net(), yards(), lambda epoch: learnable(), 4, Recipe(epochs=1))
+    taught(student, lambda _: learnable())
     assert not torch.equal(before["stem.weight"], weights(student)["stem.weight"])
 
 
@@ -209,17 +232,6 @@ def test_a_model_whose_outputs_have_no_gradient_is_refused() -> None:
 
     captured = capture(Classes(), torch.randn(2, 4))
     pairs: list[Pair] = [((torch.randn(8, 4),), None)]
+    objective = Objective(captured, yardstick_of(captured), Recipe(TrainingOptions(1)))
     with pytest.raises(InputError, match="cannot be trained"):
-        train(captured.copy(), captured, yardstick_of(captured), lambda epoch: pairs, 1, Recipe(epochs=1))
-
-
-@pytest.mark.parametrize("total", [1, 2, 19, 400])
-def test_the_learning_rate_rises_then_falls_and_never_comes_back(total: int) -> None:
-    rates = [_schedule(step, total) for step in range(total + 5)]  # a source may give more than it said
-    top = rates.index(max(rates))
-    assert max(rates) == 1
-    assert top <= total // 20
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert min(rates) >= 0
-    assert rates[0] > 0, "the first step would be lost"
+        train(captured.copy(), objective, lambda epoch: pairs, 1)

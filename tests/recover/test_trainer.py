@@ -19,6 +19,7 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.records.task import Task, Trainer
 from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import Judge, Rung, judge_of
+from edgeprune.recover.train import TrainingProgress
 from edgeprune.recover.trainer import own_rungs, trainer_of
 from tests.support.yardsticks import yardstick_of
 
@@ -55,8 +56,8 @@ def data() -> tuple[Split, Judge]:
     return divided, judge
 
 
-def run(trainer: Trainer, heard: list[tuple[str, int, int]] | None = None) -> tuple[Captured, Rung]:
-    tell = None if heard is None else lambda *told: heard.append(told)
+def run(trainer: Trainer, heard: list[tuple[str, TrainingProgress]] | None = None) -> tuple[Captured, Rung]:
+    tell = None if heard is None else lambda rung, now: heard.append((rung, now))
     better, (rung,) = own_rungs(
         *(damaged(), original(), trainer, *data()), example=torch.zeros(2, 4), seed=0, listen=tell
     )
@@ -85,7 +86,7 @@ def written(language: str) -> Trainer:
 
 
 def test_a_loop_that_helps_is_kept() -> None:
-    heard: list[tuple[str, int, int]] = []
+    heard: list[tuple[str, TrainingProgress]] = []
     better, rung = run(plain, heard)
     divided, judge = data()
     assert (rung.name, rung.kept) == ("trainer", True)
@@ -93,7 +94,7 @@ def test_a_loop_that_helps_is_kept() -> None:
     assert rung.training is not None
     assert (rung.training.epochs, rung.training.steps) == (10, 10 * divided.steps)
     assert rung.training.falling is None
-    assert heard[-1] == ("trainer", 1000, 1000)
+    assert heard[-1] == ("trainer", TrainingProgress(1.0, None, None))
     assert not better.module.training
     assert {p.device.type for p in better.module.parameters()} == {"cpu"}
 
@@ -120,12 +121,12 @@ def test_a_loop_that_harms_is_not_kept() -> None:
 def test_the_loops_of_the_documentation_train(word: str, needs: tuple[str, ...]) -> None:
     for library in needs:
         pytest.importorskip(library)
-    heard: list[tuple[str, int, int]] = []
+    heard: list[tuple[str, TrainingProgress]] = []
     _, rung = run(written(word), heard)
     assert rung.kept
     assert rung.training is not None
     assert rung.training.epochs >= 3
-    assert heard[-1][1:] == (1000, 1000)
+    assert heard[-1][1].share == 1
 
 
 def test_the_samples_held_back_are_not_handed_out() -> None:

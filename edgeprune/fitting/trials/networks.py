@@ -8,15 +8,18 @@ from pathlib import Path
 
 import torch
 
-from edgeprune.files import replacing
+from edgeprune.files import replacing, writing
 from edgeprune.fitting.trials.verdict import Kind, TrialRecord
 from edgeprune.graph.capture import Captured, module_of
 from edgeprune.graph.coupling import Kept
 from edgeprune.make import Workshop
 from edgeprune.records.trial import Candidate
 from edgeprune.recover.ladder import Rung
+from edgeprune.recover.recipe import TrainingOptions
+from edgeprune.recover.train import TrainingProgress
 
 PT2 = "model.pt2"
+CHECKPOINT = "training.pt"
 Made = tuple[Captured, tuple[Rung, ...]]
 
 
@@ -26,7 +29,7 @@ class Networks:
 
     workshop: Workshop
     folder: Path
-    epochs: int
+    training: TrainingOptions
     tell: Callable[[str, str, float | None], None]
 
     def made(
@@ -73,7 +76,8 @@ class Networks:
             )
             rungs = (*rungs, rung)
         network, more = self.workshop.train(
-            network, kept, candidate.recover, self.epochs, self._recovering(name)
+            *(network, kept, candidate.recover, self.training),
+            *(self._recovering(name), self._checkpoint(name)),
         )
         return network, (*rungs, *more)
 
@@ -81,7 +85,9 @@ class Networks:
         """Network that is trained on for the INT8 variant of the candidate, where it asks for that."""
         if not candidate.qat:
             return network, ()
-        return self.workshop.train_aware(candidate, network, self.epochs, self._recovering(name))
+        return self.workshop.train_aware(
+            candidate, network, self.training, self._recovering(name), self._checkpoint(name)
+        )
 
     def path(self, name: str) -> Path:
         return self.folder / name / PT2
@@ -94,5 +100,19 @@ class Networks:
         """Network that a trained trial left, so that a resumed run goes on from the very same."""
         return self.workshop.dense.with_module(module_of(torch.export.load(self.path(name))))
 
-    def _recovering(self, name: str) -> Callable[[str, int, int], None]:
-        return lambda rung, step, total: self.tell(name, f"recovering ({rung})", step / total)
+    def forget_checkpoint(self, name: str) -> None:
+        """Take away what a training of this trial would have gone on from: the trial is recorded."""
+        path = self._checkpoint(name)
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.folder / name / CHECKPOINT
+
+    def _recovering(self, name: str) -> Callable[[str, TrainingProgress], None]:
+        def listen(rung: str, now: TrainingProgress) -> None:
+            error = "" if now.error is None else f", held-back error {now.error:.4g}"
+            left = "" if now.seconds_left is None else f", {now.seconds_left / 60:.1f} min left"
+            self.tell(name, f"recovering ({rung}){error}{left}", now.share)
+
+        return listen

@@ -66,7 +66,7 @@ class Trials:
         self._ledger = ledger
         self._telling: Telling = Telling(order.options.listen) if larger is None else larger._telling
         self.tell, self.note = self._telling.tell, self._telling.note
-        self._networks = Networks(workshop, ledger.folder, order.options.epochs, self.tell)
+        self._networks = Networks(workshop, ledger.folder, order.options.training, self.tell)
         self._searched: dict[str, TrialRecord] = {}  # as the search found them
         self._larger = larger
         self._turn: int = 0 if larger is None else larger._turn + 1
@@ -157,6 +157,8 @@ class Trials:
             files=files,
             lasts=lambda found: self._recovers(found, candidate, train),
         )
+        if train:
+            self._networks.forget_checkpoint(name)
         tested = replace(tested, kind=kind, measurement=self._as_begun(tested.measurement))
         tested = self._here(name, tested, self._larger)
         self.tested[name] = self._searched[name] = tested
@@ -352,8 +354,18 @@ class Trials:
         """Whether a recorded trial was recovered as this run asks for."""
         then = (found.candidate.recover, found.candidate.qat, found.trainer)
         now = (candidate.recover, candidate.qat, self._trainer(candidate))
-        epochs = self._ledger.noted(EPOCHS).value if found.epochs is None else found.epochs
-        return then == now and (not train or epochs == self.order.options.epochs)
+        if then != now or not train:
+            return then == now
+        epochs: object = found.epochs
+        if epochs is None and found.minutes is None:  # of before: the run's own
+            epochs = self._ledger.noted(EPOCHS).value
+        return self._length == (epochs, found.minutes, found.accumulate)
+
+    @property
+    def _length(self) -> tuple[int | None, float | None, int]:
+        """Length of a training, as it is asked for: epochs or minutes, and the batches of a step."""
+        options = self.order.options
+        return (options.epochs if options.minutes is None else None, options.minutes, options.accumulate)
 
     def _trainer(self, candidate: Candidate) -> str:
         """Identity of the user's training loop, where that trains a candidate."""
@@ -369,6 +381,7 @@ class Trials:
         measurement = self.device_side.measure(name, self._telling.measuring(name), _median(self._references))
         self.tell(name, f"evaluating {self.workshop.task.metric}")
         metric = self.device_side.metric(name)
+        epochs, minutes, accumulate = self._length if kind == "trained" else (None, None, 1)
         return TrialRecord(
             candidate=candidate,
             metric=metric,
@@ -378,7 +391,9 @@ class Trials:
             recovered=(*(self.tested[start].recovered if start else ()), *recovered(rungs)),
             seconds=time.monotonic() - started,
             kind=kind,
-            epochs=self.order.options.epochs if kind == "trained" else None,
+            epochs=epochs,
+            minutes=minutes,
+            accumulate=accumulate,
             training=(*(self.tested[start].training if start else ()), *trainings(rungs)),
             trainer=self._trainer(candidate),
         )

@@ -31,7 +31,10 @@ class TrialRecord:
     seconds: float
     kind: Kind = "variant"  # ledgers of before had none: the runner knows it
     training: tuple[Training, ...] = ()
-    epochs: int | None = None  # of a trained trial, as they were asked for; None in ledgers of before
+    # Of a trained trial, as they were asked for; without either in ledgers of before.
+    epochs: int | None = None
+    minutes: float | None = None
+    accumulate: int = 1
     trainer: str = ""  # identity of the task's own training loop, of a trial that it trained
 
 

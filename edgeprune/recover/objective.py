@@ -1,0 +1,73 @@
+"""Objective of recovery training: distance to the original's outputs, and the task's loss on labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from edgeprune.errors import InputError
+from edgeprune.graph.capture import Captured, flatten, rebuilt
+from edgeprune.meaning.losses import Loss
+from edgeprune.meaning.yardstick import Yardstick
+from edgeprune.recover.recipe import Recipe
+
+Pair = tuple[tuple[torch.Tensor, ...], Any]  # inputs; a tensor or a tree of them, or None: no target
+Run = Callable[..., tuple[torch.Tensor, ...]]  # flat inputs -> flat outputs
+
+
+class Forward(Protocol):
+    """Forward pass that replaces a call of the student's graph, such as one in simulated INT8."""
+
+    def refresh(self) -> None:
+        """Recompute what depends on the parameters; called before each pass over the data."""
+
+    def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs, with gradients for the student's parameters."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Objective of one training, a scalar of a batch.
+
+    yardstick: how far the student's outputs are from the teacher's. loss: (what the original model returns,
+    target) -> scalar; None trains by distillation alone.
+    """
+
+    teacher: Captured
+    yardstick: Yardstick
+    recipe: Recipe
+    loss: Loss | None = None
+
+    def __call__(self, run: Run, pair: Pair) -> torch.Tensor:
+        """Value for a batch, with gradients for the parameters that `run` computes with.
+
+        Raises `InputError` when no output depends on the parameters in a way that has a gradient.
+        """
+        inputs, target = pair
+        recipe = self.recipe
+        with torch.no_grad():
+            answer = self.teacher.answer(*inputs)
+        given = run(*inputs)
+        distance = self.yardstick.distance(given, flatten(answer), recipe.temperature)
+        value = recipe.distillation * distance
+        if recipe.supervised and self.loss is not None and target is not None:
+            value = value + self._of_task(rebuilt(answer, given), target)
+        if not value.requires_grad:
+            raise InputError(
+                "The model cannot be trained: its outputs have no gradient.",
+                "Return scores instead of classes and say in Task.outputs what they are, or recover with "
+                "reconstruct.",
+            )
+        return value
+
+    def _of_task(self, answer: Any, target: Any) -> torch.Tensor:
+        value = self.loss(answer, target)  # type: ignore[misc]  # the caller has looked
+        if not value.requires_grad:
+            raise InputError(
+                "The task's loss has no gradient for the model's outputs: nothing can be learnt from it.",
+                "Compute it from the output with torch alone, without detach(), item(), numpy or argmax.",
+            )
+        return value
