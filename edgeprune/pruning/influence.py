@@ -1,8 +1,8 @@
-"""Influence of residual branches: how much each one changes the stream that it is added to."""
+"""Importance of residual branches: how much the model's outputs, or its stream, lose without each one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,22 +10,60 @@ from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling
-from edgeprune.graph.depth import Branch, stream_of
+from edgeprune.graph.depth import Branch, drop_branches, stream_of
+
+Inputs = tuple[torch.Tensor, ...]  # in placeholder order
+Tensors = Sequence[torch.Tensor]
 
 
-def influence(
-    captured: Captured, coupling: Coupling, batches: Iterable[tuple[torch.Tensor, ...]]
+def output_loss(
+    captured: Captured,
+    coupling: Coupling,
+    batches: Sequence[Inputs],
+    distance: Callable[[Tensors, Tensors], torch.Tensor],
+    without: Iterable[Branch] = (),
 ) -> Mapping[str, float]:
+    """Distance of the outputs from the model's own when a branch is skipped, by branch.
+
+    A mean over the batches; one forward pass of them for each branch. distance: of outputs from the model's
+    own. without: branches that are skipped already. (Layer importance by the loss, as in "Shortened LLaMA",
+    Kim et al. 2024, arXiv:2402.02834; the distance takes the place of perplexity and needs no labels.)
+    """
+    gone = tuple(without)
+    skipping = {
+        branch.name: _skipping(captured, (*gone, branch))
+        for branch in coupling.branches
+        if branch not in gone
+    }
+    total = dict.fromkeys(skipping, 0.0)
+    with torch.no_grad():
+        for inputs in batches:
+            whole = captured.run(*inputs)
+            for name, shorter in skipping.items():
+                total[name] += float(distance(shorter.run(*inputs), whole)) / len(batches)
+    return total
+
+
+def influence(captured: Captured, coupling: Coupling, batches: Iterable[Inputs]) -> Mapping[str, float]:
     """Influence of each branch: 1 - cosine(x, x + f(x)), averaged over the batches, 0 where nothing changes.
 
-    batches: inputs in placeholder order. (Block influence, Men et al. 2024, "ShortGPT", over the whole
-    tensor of a sample instead of one token.)
+    One forward pass for all branches. (Block influence, Men et al. 2024, "ShortGPT", arXiv:2403.03853, over
+    the whole tensor of a sample instead of one token.)
     """
     watcher = _Watcher(captured, coupling.branches)
     with torch.no_grad():
-        for inputs in (query for batch in batches for query in captured.queries(batch)):
+        for inputs in batches:
             watcher.run(*inputs)
     return {name: float(torch.cat(found).mean()) for name, found in watcher.found.items()}
+
+
+def _skipping(captured: Captured, branches: Collection[Branch]) -> Captured:
+    """The model without these branches, on the same weights."""
+    module = captured.module
+    shorter = captured.copy(borrowed=[*module.parameters(), *module.buffers()])
+    drop_branches(shorter.module, branches)
+    shorter.module.recompile()
+    return shorter
 
 
 class _Watcher(Interpreter):
