@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgeprune.graph.coupling import Axis, FrozenParameter, Group
     from edgeprune.measure import Effort
     from edgeprune.options import FitOptions
-    from edgeprune.pruning.criteria import Criterion, Evidence
+    from edgeprune.pruning.criteria import Criterion, Evidence, Slopes
     from edgeprune.pruning.once import Pruned, prune
     from edgeprune.records.bundle import Check, Validation
     from edgeprune.records.cpu_time import Waiting
@@ -71,7 +71,7 @@ _ROOMS = {  # room -> the public names that are imported from it on first use
     "graph.coupling": ("Axis", "FrozenParameter", "Group"),
     "measure": ("Effort",),
     "options": ("FitOptions",),
-    "pruning.criteria": ("Criterion", "Evidence"),
+    "pruning.criteria": ("Criterion", "Evidence", "Slopes"),
     "pruning.once": ("Pruned", "prune"),
     "records.bundle": ("Check", "Validation"),
     "records.machine": ("Budget", "Figure", "Profile", "Target"),
@@ -135,6 +135,7 @@ __all__ = [
     "Profile",
     "Pruned",
     "Report",
+    "Slopes",
     "Target",
     "Task",
     "TierResult",

@@ -61,7 +61,6 @@ BEHAVIOURS = {
         "killed",
         "meanings",
         "old_runs",
-        "one_row",
         "predicted",
         "recover",
         "roads",

@@ -127,7 +127,6 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
         sources=decided.tier.sources,
         occasion=_occasion(order, began),
         remarks=tuple(remarks),
-        fixed_batch=bool(workshop.dense.fixed_batch),
     )
 
 

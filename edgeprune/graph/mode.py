@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.fx import GraphModule, Node
 
 from edgeprune.graph.fx import op_name
-from edgeprune.graph.one_row import row_by_row, takes_one_row
 
 _SWITCHES = ("train", "training", "use_input_stats")  # names of the arguments in torch's schemas
 _STATISTICS = ("aten.batch_norm", "aten.instance_norm")
@@ -22,22 +19,11 @@ class TrainableGraph(GraphModule):
     """Graph module whose `train()` and `eval()` switch dropout and BatchNorm, as those of any nn.Module.
 
     Only what the graph holds is switched: what a model does in training alone by its Python code, such as
-    dropping whole paths, left no operation, and fused attention has no dropout. A graph that takes one row
-    answers several one by one; its BatchNorm keeps its running statistics, for one row has none.
+    dropping whole paths, left no operation, and fused attention has no dropout.
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = super().__call__
-        if takes_one_row(self.graph):
-            return row_by_row(call, args, kwargs)
-        return call(*args, **kwargs)
-
     def train(self, mode: bool = True) -> TrainableGraph:
-        kept = _STATISTICS if takes_one_row(self.graph) else ()
-        nodes = [
-            node for node in self.graph.nodes if node.op == "call_function" and op_name(node) not in kept
-        ]
-        changed = [_switched(node, mode) for node in nodes]
+        changed = [_switched(node, mode) for node in self.graph.nodes if node.op == "call_function"]
         if any(changed):
             self.recompile()
         super().train(mode)

@@ -22,7 +22,7 @@ from edgeprune.make.first_batch import Understood, understand
 from edgeprune.meaning.losses import Loss, or_own
 from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.pruning.criteria import Criterion, find_criterion
-from edgeprune.pruning.importance import importance
+from edgeprune.pruning.importance import check_scorable, importance
 from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
@@ -56,22 +56,18 @@ class Workshop:
         runtime: str = "onnxruntime",
         criterion: str | Criterion = "l2",
         seed: int = 0,
-        rows: int | None = None,
         lost_in: Callable[[Path], Iterable[str]] | None = None,
         keep_onnx: bool = False,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        """rows: as for `capture`. lost_in, keep_onnx: as for `Builder`.
-
-        tell: gets sentences about the data, each once.
-        """
+        """lost_in, keep_onnx: as for `Builder`. tell: gets sentences about the data, each once."""
         self.task = task
         self._tell, self._told = tell, set[str]()
         self.dialect = dialect
         # Scores come late, when a run has begun: a wrong criterion is refused here.
         self.criterion = find_criterion(criterion)
         self.seed = seed
-        self.dense: Captured = capture_pure(task.model, task.example, rows)
+        self.dense: Captured = capture_pure(task.model, task.example)
         self.coupling: Coupling = analyse(self.dense)
         self.cost: Cost = count(self.dense, self.coupling)
         self.criterion.check_labels(self.labelled)
@@ -128,10 +124,11 @@ class Workshop:
         return self.understood.loss
 
     def rehearse(self, recover: str, options: TrainingOptions) -> None:
-        """Refuse, before anything is measured, what training in the way `recover` would stumble over.
+        """Refuse, before anything is measured, what scores and training in the way `recover` stumble over.
 
         Raises `InputError`, with the line of the user's code where that raised.
         """
+        check_scorable(self.dense, self.coupling, self.criterion)
         way = find_way(recover)
         pair, yardstick = self.first, self.yardstick
         if way.trains and options.trains and not way.own_loop:

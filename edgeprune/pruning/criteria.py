@@ -26,8 +26,24 @@ if TYPE_CHECKING:
     from edgeprune.graph.coupling import Axis, Group
 
 Scores = NDArray[np.float32]
-# gradients: of the loss. labels: the loss of those gradients is the task's. grams: of the inputs of layers.
-Need = Literal["gradients", "labels", "grams"]
+# gradients: of the loss, of batches. samples: the gradients are those of single samples. labels: the loss of
+# the gradients is the task's. grams: of the inputs of layers.
+Need = Literal["gradients", "samples", "labels", "grams"]
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Means over the batches of a pass, or over single samples; g is the gradient of a batch's loss.
+
+    mean, square: of g and of g^2, by parameter, float32; parameters without a gradient are absent.
+    change: by group, [units], the mean of (sum of g * w)^2 over the elements w that read a unit: the squared
+    first-order change of the loss when the unit is zeroed. Where no parameter reads it, the sum is over all
+    elements that leave with it.
+    """
+
+    mean: Mapping[str, torch.Tensor]
+    square: Mapping[str, torch.Tensor]
+    change: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -35,18 +51,25 @@ class Evidence:
     """Measurements of a model that a criterion may look at, each made when it is first asked for.
 
     weights: every parameter, by name. seed: for criteria that draw.
-    measure_gradients, measure_grams: make `gradients` and `grams`.
+    measure_slopes, measure_grams: make `slopes` and `grams`.
+    scales: names of the weights that BatchNorms multiply with.
     """
 
     weights: Mapping[str, torch.Tensor]
     seed: int
-    measure_gradients: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+    measure_slopes: Callable[[], Slopes] = field(repr=False)
     measure_grams: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
+    scales: frozenset[str] = frozenset()
 
     @cached_property
+    def slopes(self) -> Slopes:
+        """Means over the gradients of batches, or of samples where the criterion needs "samples"."""
+        return self.measure_slopes()
+
+    @property
     def gradients(self) -> Mapping[str, torch.Tensor]:
         """Mean gradient of the loss, by parameter; parameters without one are absent."""
-        return self.measure_gradients()
+        return self.slopes.mean
 
     @cached_property
     def grams(self) -> Mapping[str, torch.Tensor]:
@@ -111,14 +134,111 @@ def l2(evidence: Evidence, group: Group) -> Scores:
     return np.sqrt(_magnitude(evidence, group, 2)).astype(np.float32)
 
 
+def lamp(evidence: Evidence, group: Group) -> Scores:
+    """Squared L2 of a unit by that of all units in the group that are at least as large: in (0, 1].
+
+    Layer-adaptive magnitude (Lee et al. 2021, arXiv:2010.07611) of units instead of single weights: how much
+    is lost relative to what would be left, so that groups are comparable. The largest unit of each group
+    scores 1.
+    """
+    squares = _magnitude(evidence, group, 2)
+    ascending = np.sort(squares)
+    left = np.cumsum(ascending[::-1])[::-1][np.searchsorted(ascending, squares)]
+    return np.asarray(squares / np.where(left > 0, left, 1), np.float32)
+
+
+def bn_scale(evidence: Evidence, group: Group) -> Scores:
+    """Mean of |gamma| over the BatchNorms of the group (network slimming, Liu et al. 2017, arXiv:1708.06519).
+
+    As in the paper, comparable between groups. Raises `InputError` for a group without BatchNorm scales.
+    """
+    scaled = [axis for axis in group.axes if axis.parameter in evidence.scales]
+    if not scaled:
+        raise InputError(
+            f"Criterion 'bn-scale' looks at the scales of BatchNorms, and group {group.name!r} has none.",
+            "Choose l2, which looks at all weights, or taylor.",
+        )
+    total = summed(group.units, scaled, lambda name: evidence.weights[name].detach().double().abs())
+    return np.asarray(total / sum(axis.positions.shape[1] for axis in scaled), np.float32)
+
+
 def taylor(evidence: Evidence, group: Group) -> Scores:
-    """First-order change of the loss when the unit is zeroed: sum of |g * w| (Molchanov et al. 2019)."""
+    """Sum of |g * w| over the group, where g is the mean over the batches.
+
+    The first-order change of the loss as each weight is zeroed (Molchanov et al. 2017, arXiv:1611.06440), one
+    by one as in LLM-Pruner (Ma et al. 2023, arXiv:2305.11627).
+    """
 
     def values(name: str) -> torch.Tensor | None:
-        gradient = evidence.gradients.get(name)
-        return None if gradient is None else (gradient.double() * evidence.weights[name].detach()).abs()
+        mean = evidence.gradients.get(name)
+        return None if mean is None else (mean.double() * evidence.weights[name].detach()).abs()
 
-    return _summed(group.units, group.axes, values).astype(np.float32)
+    return summed(group.units, group.axes, values).astype(np.float32)
+
+
+def taylor_unit(evidence: Evidence, group: Group) -> Scores:
+    """Squared first-order change of a batch's loss when the unit is zeroed, a mean over the batches.
+
+    The gate of Molchanov et al. 2019, arXiv:1906.10771, behind a unit: squared batch by batch, since over all
+    of the data the gradient of a trained model is near zero.
+    """
+    return evidence.slopes.change[group.name].astype(np.float32)
+
+
+def fisher(evidence: Evidence, group: Group) -> Scores:
+    """Half the mean square of the first-order change of a sample's loss when the unit is zeroed.
+
+    With the empirical Fisher information in place of the second derivative, the second-order change of the
+    loss (Theis et al. 2018, arXiv:1801.05787; one mask for all that read a unit as in "Group Fisher Pruning",
+    Liu et al. 2021, arXiv:2108.00708).
+    """
+    return (evidence.slopes.change[group.name] / 2).astype(np.float32)
+
+
+def obd(evidence: Evidence, group: Group) -> Scores:
+    """Sum of w^2 * h / 2 over the group (Optimal Brain Damage, LeCun et al. 1990).
+
+    h is the diagonal of the empirical Fisher, the mean of g^2 over single samples, in place of the second
+    derivative, which it approximates at an optimum.
+    """
+
+    def values(name: str) -> torch.Tensor | None:
+        square = evidence.slopes.square.get(name)
+        return None if square is None else square.double() * evidence.weights[name].detach() ** 2 / 2
+
+    return summed(group.units, group.axes, values).astype(np.float32)
+
+
+def llm_pruner_element(evidence: Evidence, group: Group) -> Scores:
+    """Sum of |g * w - h * w^2 / 2| over the coupled layers (LLM-Pruner, Ma et al. 2023, arXiv:2305.11627).
+
+    Element-wise: the change of the loss when one weight is zeroed, with the diagonal h of the
+    empirical Fisher, the mean of g^2 over single samples; g is the mean.
+    """
+
+    def values(name: str) -> torch.Tensor | None:
+        mean, square = evidence.slopes.mean.get(name), evidence.slopes.square.get(name)
+        if mean is None or square is None:
+            return None
+        weight = evidence.weights[name].detach().double()
+        return (mean * weight - square * weight**2 / 2).abs()
+
+    return summed(group.units, group.axes, values).astype(np.float32)
+
+
+def llm_pruner_vector(evidence: Evidence, group: Group) -> Scores:
+    """Sum over the coupled layers of |sum of g * w| (LLM-Pruner, Ma et al. 2023, arXiv:2305.11627).
+
+    Vector-wise, first order: the weights of a layer that leave with a unit are
+    zeroed together. g is the mean over the batches.
+    """
+
+    def values(name: str) -> torch.Tensor | None:
+        mean = evidence.gradients.get(name)
+        return None if mean is None else mean.double() * evidence.weights[name].detach()
+
+    layers = [np.abs(summed(group.units, [axis], values)) for axis in group.axes]
+    return np.asarray(sum(layers), np.float32)
 
 
 def wanda(evidence: Evidence, group: Group) -> Scores:
@@ -135,7 +255,7 @@ def wanda(evidence: Evidence, group: Group) -> Scores:
         weight = evidence.weights[name].detach().double().abs()
         return weight * evidence.grams[name].diagonal().sqrt().reshape(weight.shape[1:])
 
-    return _summed(group.units, read, values).astype(np.float32)
+    return summed(group.units, read, values).astype(np.float32)
 
 
 def random(evidence: Evidence, group: Group) -> Scores:
@@ -144,20 +264,64 @@ def random(evidence: Evidence, group: Group) -> Scores:
     return np.random.default_rng(key).random(group.units).astype(np.float32)
 
 
+_GRADIENTS: frozenset[Need] = frozenset({"gradients"})
+_SAMPLES: frozenset[Need] = frozenset({"gradients", "samples"})
 _ROWS = (
     Criterion("l1", l1, "Sum of the absolute weights of a unit."),
     Criterion("l2", l2, "Root of the sum of the squared weights of a unit."),
     Criterion(
+        "lamp",
+        lamp,
+        "Squared L2 of a unit by that of all units of its group that are at least as large.",
+        comparable=True,
+    ),
+    Criterion(
+        "bn-scale",
+        bn_scale,
+        "Mean of the absolute BatchNorm scales of a unit; every group must have a BatchNorm.",
+        comparable=True,
+    ),
+    Criterion(
         "taylor",
         taylor,
-        "First-order change of the loss when a unit is zeroed: sum of absolute gradient times weight.",
-        frozenset({"gradients"}),
+        "First-order change of the loss as each weight of a unit is zeroed: absolute gradient times weight.",
+        _GRADIENTS,
+    ),
+    Criterion(
+        "taylor-unit",
+        taylor_unit,
+        "Squared first-order change of a batch's loss when a unit is zeroed, a mean over the batches.",
+        _GRADIENTS,
+    ),
+    Criterion(
+        "fisher",
+        fisher,
+        "Second-order change of the loss when a unit is zeroed, by its Fisher information.",
+        _SAMPLES,
+    ),
+    Criterion(
+        "obd",
+        obd,
+        "Optimal Brain Damage: squared weights times the diagonal of the Fisher information.",
+        _SAMPLES,
     ),
     Criterion(
         "wanda",
         wanda,
         "Weights that read a unit, each times the norm of the input that it multiplies.",
         frozenset({"grams"}),
+    ),
+    Criterion(
+        "llm-pruner-element",
+        llm_pruner_element,
+        "LLM-Pruner: first- and second-order change of the loss as each weight of a unit is zeroed, summed.",
+        _SAMPLES,
+    ),
+    Criterion(
+        "llm-pruner-vector",
+        llm_pruner_vector,
+        "LLM-Pruner: first-order change of the loss as each layer's part of a unit is zeroed, summed.",
+        _GRADIENTS,
     ),
     Criterion("random", random, "Seeded noise, the baseline that any criterion has to beat."),
 )
@@ -173,10 +337,10 @@ def find_criterion(criterion: str | Criterion) -> Criterion:
     return TABLE[criterion]
 
 
-def _summed(
+def summed(
     units: int, axes: Iterable[Axis], values: Callable[[str], torch.Tensor | None]
 ) -> NDArray[np.float64]:
-    """[units]: elements of `values(parameter)`, float64, summed over the positions that leave with a unit."""
+    """[units], float64: elements of `values(parameter)` summed over the positions that leave with a unit."""
     total = np.zeros(units, dtype=np.float64)
     for axis in axes:
         found = values(axis.parameter)
@@ -199,7 +363,7 @@ def _magnitude(evidence: Evidence, group: Group, power: int) -> NDArray[np.float
     only_vectors = all(
         evidence.weights[a.parameter].dim() < 2 for a in group.axes if a.parameter in evidence.weights
     )
-    return _summed(group.units, group.axes, values)
+    return summed(group.units, group.axes, values)
 
 
 __all__ = [
@@ -208,10 +372,19 @@ __all__ = [
     "Evidence",
     "Need",
     "Scores",
+    "Slopes",
+    "bn_scale",
     "find_criterion",
+    "fisher",
     "l1",
     "l2",
+    "lamp",
+    "llm_pruner_element",
+    "llm_pruner_vector",
+    "obd",
     "random",
+    "summed",
     "taylor",
+    "taylor_unit",
     "wanda",
 ]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch.fx import Node
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Group
+from edgeprune.graph.fx import attribute, op_name
 from edgeprune.meaning.losses import Loss
-from edgeprune.pruning.criteria import Criterion, Evidence, Need, Scores, find_criterion
+from edgeprune.pruning.criteria import Criterion, Evidence, Need, Scores, Slopes, find_criterion
+from edgeprune.pruning.gradients import Step, samples, slopes
 from edgeprune.pruning.reconstruct import Consumer, grams
 
-Batches: TypeAlias = Iterable[tuple[tuple[torch.Tensor, ...], Any]]  # (inputs, target or None)
+Batches: TypeAlias = Iterable[Step]
 
 
 def importance(
@@ -43,8 +46,9 @@ def importance(
     evidence = Evidence(
         dict(captured.module.named_parameters(remove_duplicate=False)),
         seed,
-        measure_gradients=lambda: _gradients(captured, batches, loss, chosen, seed),
+        measure_slopes=lambda: _slopes(captured, coupling, batches, loss, chosen, seed),
         measure_grams=lambda: _grams(captured, coupling, batches, chosen, consumers),
+        scales=_batchnorm_scales(captured, coupling),
     )
     scores = {}
     for group in coupling.groups:
@@ -52,6 +56,12 @@ def importance(
         mean = 1.0 if chosen.comparable else float(raw.mean(dtype=np.float64))
         scores[group.name] = raw / mean if mean > 0 else raw
     return scores
+
+
+def check_scorable(captured: Captured, coupling: Coupling, criterion: Criterion) -> None:
+    """Raise `InputError` for a group that a criterion of weights alone cannot score."""
+    if not criterion.needs:
+        importance(captured, coupling, criterion)
 
 
 def _checked(criterion: Criterion, evidence: Evidence, group: Group) -> Scores:
@@ -69,46 +79,34 @@ def _checked(criterion: Criterion, evidence: Evidence, group: Group) -> Scores:
     return raw
 
 
-def _gradients(
-    captured: Captured, batches: Batches, loss: Loss | None, criterion: Criterion, seed: int
-) -> dict[str, torch.Tensor]:
-    """The mean gradient of the loss over the batches, by parameter.
-
-    Taken on a copy: the captured graph shares its parameters, and so their gradients and what is
-    trainable, with the user's model.
-    """
+def _slopes(
+    captured: Captured,
+    coupling: Coupling,
+    batches: Batches,
+    loss: Loss | None,
+    criterion: Criterion,
+    seed: int,
+) -> Slopes:
+    """Slopes of the batches, or of their samples where the criterion needs those."""
     _check_declared(criterion, "gradients")
     if loss is None:
         raise InputError(
-            f"Criterion {criterion.name!r} looks at gradients, and there is no loss.", "Give one."
+            f"Criterion {criterion.name!r} looks at gradients, and there is no loss.",
+            "Give one: `or_own` makes one of what the outputs are.",
         )
-    copy = captured.copy()
-    for parameter in copy.module.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    seen = 0
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)  # a loader that shuffles draws from it
+
+    def labelled() -> Batches:
         for inputs, target in batches:
             criterion.check_labels(target is not None)
-            if loss is None:
-                raise InputError(
-                    f"Criterion {criterion.name!r} looks at gradients, and there is no loss.",
-                    "Give one: `or_own` makes one of what the outputs are.",
-                )
-            objective = loss(copy.answer(*inputs), target)
-            if not objective.requires_grad:
-                raise InputError(
-                    f"Criterion {criterion.name!r} looks at gradients, and the loss of this model has none.",
-                    "Return scores instead of classes, or choose l1 or l2.",
-                )
-            objective.backward()  # type: ignore[no-untyped-call]
-            seen += 1
-    _check_data(criterion, seen)
-    return {
-        name: parameter.grad / seen
-        for name, parameter in copy.module.named_parameters(remove_duplicate=False)
-        if parameter.grad is not None
-    }
+            yield inputs, target
+
+    steps = samples(labelled()) if "samples" in criterion.needs else labelled()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)  # a loader that shuffles draws from it
+        found = slopes(captured, coupling.groups, steps, loss)
+    if found is None:
+        raise _no_data(criterion)
+    return found
 
 
 def _grams(
@@ -122,7 +120,8 @@ def _grams(
     _check_declared(criterion, "grams")
     if consumers is None:
         inputs = [inputs for inputs, _ in batches]
-        _check_data(criterion, len(inputs))
+        if not inputs:
+            raise _no_data(criterion)
         found = grams(captured, coupling, inputs)
     else:
         found = consumers()
@@ -140,9 +139,20 @@ def _check_declared(criterion: Criterion, need: Need) -> None:
         )
 
 
-def _check_data(criterion: Criterion, batches: int) -> None:
-    if batches == 0:
-        raise InputError(
-            f"Criterion {criterion.name!r} needs data and there is none.",
-            "Give calibration data, or choose l1 or l2.",
-        )
+def _no_data(criterion: Criterion) -> InputError:
+    return InputError(
+        f"Criterion {criterion.name!r} needs data and there is none.",
+        "Give calibration data, or choose l1 or l2.",
+    )
+
+
+def _batchnorm_scales(captured: Captured, coupling: Coupling) -> frozenset[str]:
+    """Names of the weights that BatchNorms multiply with."""
+    module = captured.module
+    named = {id(attribute(module, name)): name for name in coupling.parameters}
+    given = [node.args[1] for node in module.graph.nodes if op_name(node) in _BATCHNORMS]
+    scales = [node for node in given if isinstance(node, Node) and node.op == "get_attr"]
+    return frozenset(named[id(attribute(module, str(node.target)))] for node in scales)
+
+
+_BATCHNORMS = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training")

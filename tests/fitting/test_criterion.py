@@ -51,10 +51,11 @@ def test_a_fit_keeps_the_units_that_a_criterion_of_ones_own_ranks_first(
         assert units == tuple(range(len(units)))
 
 
-def test_a_fit_is_scored_by_weights_and_activations(
-    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+@pytest.mark.parametrize("criterion", ["wanda", "fisher"])
+def test_a_fit_is_scored_by_activations_and_by_gradients_of_single_samples(
+    criterion: str, tiny: ModuleType, scripted: ModuleType, tmp_path: Path
 ) -> None:
-    result = fit(tiny, scripted, tmp_path / "run", speedup=1.5, criterion="wanda")
+    result = fit(tiny, scripted, tmp_path / "run", speedup=1.5, criterion=criterion)
     assert result.verdict.kind == "fits"
     assert result.chosen.candidate.kept
 
@@ -77,4 +78,12 @@ def test_a_criterion_without_its_labels_is_refused_before_anything_is_written(
     supervised = Criterion("supervised", first, needs=frozenset({"gradients", "labels"}))
     with pytest.raises(InputError, match="'supervised' needs labelled data"):
         fit(tiny, scripted, tmp_path / "run", latency_ms=50, criterion=supervised, changes={"train": None})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_group_that_a_criterion_cannot_score_is_refused_before_anything_is_written(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="scales of BatchNorms, and group 'conv1' has none"):
+        fit(tiny, scripted, tmp_path / "run", latency_ms=50, criterion="bn-scale")
     assert not (tmp_path / "run").exists()

@@ -21,8 +21,9 @@ from edgeprune.pruning import importance as measured
 from edgeprune.pruning.criteria import TABLE
 from tests.support.yardsticks import yardstick_of
 
-# Noise belongs to no unit: `random` is held to its own contract below.
-OF_UNITS = [name for name in TABLE if name != "random"]
+# Noise belongs to no unit, and `bn-scale` refuses groups without a BatchNorm: both have tests of their own.
+ANYWHERE = [name for name in TABLE if name != "bn-scale"]
+OF_UNITS = [name for name in ANYWHERE if name != "random"]
 
 
 class Convolutional(nn.Module):
@@ -90,9 +91,11 @@ def data(name: str) -> list[tuple[tuple[Tensor, ...], Tensor | None]]:
     ]
 
 
-@pytest.mark.parametrize("criterion", TABLE)
+@pytest.mark.parametrize("criterion", ANYWHERE)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_unit_has_one_finite_score_and_a_group_has_mean_one(model: str, criterion: str) -> None:
+def test_every_unit_has_one_finite_score_and_a_group_has_mean_one_unless_groups_compare(
+    model: str, criterion: str
+) -> None:
     captured, coupling = analysed(model)
     scores = importance(captured, coupling, criterion, data(model))
     assert list(scores) == [group.name for group in coupling.groups]
@@ -102,10 +105,10 @@ def test_every_unit_has_one_finite_score_and_a_group_has_mean_one(model: str, cr
         assert found.shape == (group.units,)
         assert np.isfinite(found).all()
         assert (found >= 0).all()
-        assert found.mean() == pytest.approx(1, rel=1e-5)
+        assert TABLE[criterion].comparable or found.mean() == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize("criterion", TABLE)
+@pytest.mark.parametrize("criterion", ANYWHERE)
 def test_the_same_seed_gives_the_same_scores(criterion: str) -> None:
     captured, coupling = analysed("convolutional")
     first, again = (
@@ -172,38 +175,6 @@ def test_magnitude_sums_the_weights_that_leave_with_a_unit(criterion: str, power
     sums = (np.abs(first) ** power).sum(axis=1) + (np.abs(second) ** power).sum(axis=0)
     expected = sums ** (1 / power)  # the biases are left out
     (scores,) = importance(captured, coupling, criterion).values()
-    np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-5)
-
-
-def test_taylor_sums_gradient_times_weight_of_the_mean_loss() -> None:
-    model, captured, coupling = two_layers()
-    pairs = [((torch.randn(8, 4),), torch.randint(5, (8,))) for _ in range(3)]
-    (scores,) = importance(captured, coupling, "taylor", pairs).values()
-    sum(cross_entropy(model(x), y) for (x,), y in pairs).backward()  # type: ignore[union-attr]
-    changes = [(p.detach() * p.grad).abs().double().numpy() for p in model.parameters()]
-    expected = changes[0].sum(axis=1) + changes[1] + changes[2].sum(axis=0)
-    np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-5)
-
-
-def test_taylor_without_labels_asks_the_model_itself() -> None:
-    model, captured, coupling = two_layers()
-    inputs = torch.randn(8, 4)
-    own = model(inputs).argmax(1)
-    unlabelled, labelled = (
-        importance(captured, coupling, "taylor", [((inputs,), target)]) for target in (None, own)
-    )
-    np.testing.assert_array_equal(unlabelled["0"], labelled["0"])
-
-
-def test_taylor_uses_the_loss_of_the_task() -> None:
-    model, captured, coupling = two_layers()
-    inputs, target = torch.randn(8, 4), torch.randn(8, 5)
-    (scores,) = importance(
-        captured, coupling, "taylor", [((inputs,), target)], nn.functional.mse_loss
-    ).values()
-    nn.functional.mse_loss(model(inputs), target).backward()
-    changes = [(p.detach() * p.grad).abs().double().numpy() for p in model.parameters()]  # type: ignore[operator]
-    expected = changes[0].sum(axis=1) + changes[1] + changes[2].sum(axis=0)
     np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-5)
 
 

@@ -16,7 +16,7 @@ from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Group, analyse
 from edgeprune.pruning import criteria, importance, once
-from edgeprune.pruning.criteria import Criterion, Evidence, Scores
+from edgeprune.pruning.criteria import Criterion, Evidence, Scores, Slopes
 from edgeprune.pruning.once import prune
 from edgeprune.pruning.reconstruct import grams
 
@@ -96,7 +96,7 @@ def test_a_toy_criterion_is_missed_in_the_document(toy: Criterion, doors: Module
     ]
 
 
-NEEDS = {"gradients": "gradients", "labels": "labels", "grams": "Gram matrices"}
+NEEDS = {"gradients": "gradients", "samples": "single samples", "labels": "labels", "grams": "Gram matrices"}
 
 
 def _columns() -> list[tuple[str, ...]]:
@@ -113,23 +113,24 @@ def test_nothing_is_measured_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatc
     def refuse(*arguments: object) -> None:
         raise AssertionError("nobody asked for it")
 
-    monkeypatch.setattr(importance, "_gradients", refuse)
+    monkeypatch.setattr(importance, "_slopes", refuse)
     monkeypatch.setattr(importance, "_grams", refuse)
     captured, coupling = analysed()
     labelled = [((x,), None) for x in batches()]
-    for name in ("l1", "l2", "random"):
+    for name in ("l1", "l2", "lamp", "random"):
         importance.importance(captured, coupling, name, labelled)
 
 
 def test_evidence_is_measured_once() -> None:
     made = []
 
-    def measure() -> dict[str, Tensor]:
+    def measure() -> Slopes:
         made.append(1)
-        return {}
+        return Slopes({}, {}, {})
 
     evidence = Evidence({}, 0, measure, dict)
-    assert evidence.gradients is evidence.gradients
+    assert evidence.slopes is evidence.slopes
+    assert evidence.gradients is evidence.slopes.mean
     assert made == [1]
 
 
@@ -166,7 +167,7 @@ def test_a_criterion_that_needs_labels_is_refused_without() -> None:
     )
     with pytest.raises(InputError, match="'supervised' needs labelled data") as refused:
         prune(network(), torch.randn(2, 4), 0.4, supervised, batches())
-    assert refused.value.hint.endswith("l1, l2, taylor, wanda, random.")
+    assert refused.value.hint.endswith(f"choose one of: {', '.join(criteria.TABLE)}.")
 
 
 def test_a_need_that_there_is_not_is_refused() -> None:

@@ -22,6 +22,7 @@ from torch.utils._pytree import (
 
 import edgeprune
 from edgeprune.errors import InputError
+from edgeprune.pruning.criteria import TABLE
 from edgeprune.pruning.once import Pruned, prune
 from edgeprune.tasks.calibration import MOST_CALIBRATION_SAMPLES
 
@@ -115,6 +116,17 @@ def test_calibration_data_brings_the_output_closer() -> None:
             for data in (None, [x[:4], x[4:]])
         ]
     assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("criterion", [name for name in TABLE if "gradients" in TABLE[name].needs])
+def test_gradients_are_those_of_the_models_own_objective(criterion: str) -> None:
+    """A unit that no output hangs on leaves first, whatever the outputs are and without a label."""
+    model, x = small()
+    with torch.no_grad():
+        model.back.weight[:, 7] = 0
+    for outputs in ("classes", "values", None):
+        pruned = prune(model, x, 0.05, criterion, [x[:4], x[4:]], outputs=outputs)
+        assert 7 not in pruned.kept["body"]
 
 
 def test_arrays_and_generators_serve_as_calibration_data() -> None:
@@ -369,28 +381,3 @@ def test_what_is_shown_of_a_pruned_model_is_one_line() -> None:
     assert repr(pruned).startswith(expected)
     assert repr(pruned).endswith(" frozen)")
     assert len(repr(pruned)) < 120
-
-
-def test_a_model_of_one_row_is_pruned_and_answers_several_one_by_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Counted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.out = nn.Linear(8, 32), nn.Linear(32, 4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            rows = len(x)
-            return self.out(torch.relu(self.inner(x)).view(rows, -1))
-
-    x = torch.randn(6, 8)
-    pruned = prune(Counted().eval(), x[:2], ratio=0.5, calibration=[x])
-    assert pruned.params < pruned.dense_params
-    assert "the first of the example's 2" in pruned.fixed_batch
-    assert pruned.fixed_batch in caplog.text
-    assert pruned.module(x).shape == (6, 4)
-    loaded = torch.export.load(pruned.save(tmp_path / "model.pt2")).module()
-    again = prune(loaded, x[:1], ratio=0.1)
-    assert "it was exported for one row" in again.fixed_batch
-    assert again.module(x).shape == (6, 4)
-    assert not prune(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), x[:1]).fixed_batch
