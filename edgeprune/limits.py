@@ -1,6 +1,8 @@
-"""Limits of numbers that a user gives: seeds, epochs, minutes, rows of a query and threads."""
+"""Limits of what a user gives: seeds, epochs, minutes, rows, threads, and names of devices."""
 
 from __future__ import annotations
+
+import re
 
 from edgeprune.errors import InputError
 
@@ -9,6 +11,9 @@ MOST_EPOCHS = 10_000
 MOST_MINUTES = 100_000
 MOST_BATCH = 1 << 20
 MOST_THREADS = 4096
+MOST_PROCESSES = 1024
+AUTO_DEVICE = "auto"
+_TRAIN_DEVICE = re.compile(rf"{AUTO_DEVICE}|cpu|mps|cuda(:[0-9]{{1,3}})?")
 MOST_DIGITS = 40  # of a number that an error repeats
 
 
@@ -33,7 +38,21 @@ def check_whole(flag: str, value: object, most: int, least: int = 0) -> None:
     raise InputError(f"{flag} is {shown}.", f"Give a whole number (int) from {least} to {most}.")
 
 
+def check_train_device(value: object) -> None:
+    """Raise `InputError` for what names no device that trains."""
+    if not isinstance(value, str) or not _TRAIN_DEVICE.fullmatch(value):
+        raise InputError(f"--train-device is {value!r:.60}.", "Give auto, cpu, cuda, cuda:N or mps.")
+
+
 __all__ = [
-    *("MOST_BATCH", "MOST_EPOCHS", "MOST_MINUTES", "MOST_SEED", "MOST_THREADS"),
-    *("check_minutes", "check_seed", "check_whole"),
+    *(
+        "AUTO_DEVICE",
+        "MOST_BATCH",
+        "MOST_EPOCHS",
+        "MOST_MINUTES",
+        "MOST_PROCESSES",
+        "MOST_SEED",
+        "MOST_THREADS",
+    ),
+    *("check_minutes", "check_seed", "check_train_device", "check_whole"),
 ]

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 
 from edgeprune.errors import InputError
-from edgeprune.limits import MOST_BATCH, MOST_EPOCHS, MOST_THREADS, check_minutes, check_seed, check_whole
+from edgeprune.limits import (
+    AUTO_DEVICE,
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_THREADS,
+    check_minutes,
+    check_seed,
+    check_train_device,
+    check_whole,
+)
 from edgeprune.records.machine import drop_line
 from edgeprune.records.progress import Event, Listen
 from edgeprune.recover.recipe import TrainingOptions
@@ -51,6 +60,8 @@ class FitOptions:
     recover: a recovery way; None is the task's own loop where it has one (`Task.trainer`), else fine-tunes
         where the task has labels, else distils. epochs: of each training; minutes: how long each takes
         instead. accumulate: batches for one step of the optimiser.
+    train_device: what each training is computed on: "auto" is a GPU where there is one, else the processor;
+        or "cpu", "cuda", "cuda:N", "mps".
     out: the run folder. resume: goes on with the run that is there.
     listen: hears of progress.
     Raises `InputError` for numbers that no fit can be asked for.
@@ -72,6 +83,7 @@ class FitOptions:
     epochs: int = 3
     minutes: float | None = None
     accumulate: int = 1
+    train_device: str = AUTO_DEVICE
     seed: int = 0
     out: str | Path = "runs/fit"
     resume: bool = False
@@ -82,6 +94,7 @@ class FitOptions:
         check_whole("--accumulate", self.accumulate, MOST_BATCH, least=1)
         if self.minutes is not None:
             check_minutes(self.minutes)
+        check_train_device(self.train_device)
         check_seed(self.seed)
         if self.batch is not None:
             check_whole("--batch", self.batch, MOST_BATCH, least=1)
@@ -100,7 +113,7 @@ class FitOptions:
     @property
     def training(self) -> TrainingOptions:
         """Options of all trainings."""
-        return TrainingOptions(self.epochs, self.minutes, self.accumulate, self.seed)
+        return TrainingOptions(self.epochs, self.minutes, self.accumulate, self.seed, self.train_device)
 
     @property
     def budget(self) -> dict[str, float | Sequence[float] | Literal["none"]]:

@@ -84,6 +84,12 @@ _PATHS = ("out", "target", "profile")
     help="Training batches whose gradients are averaged for one step.",
 )
 @click.option(
+    "--train-device",
+    default=DEFAULTS.train_device,
+    show_default=True,
+    help="What computes recovery training: cpu, cuda, cuda:N or mps; auto is a GPU where there is one.",
+)
+@click.option(
     "--criterion",
     default=DEFAULTS.criterion,
     show_default=True,

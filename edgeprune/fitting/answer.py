@@ -125,7 +125,7 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
         cascade=together.result,
         no_cascade=together.reason,
         sources=decided.tier.sources,
-        occasion=_occasion(order, began),
+        occasion=_occasion(order, began, reports),
         remarks=tuple(remarks),
     )
 
@@ -156,13 +156,15 @@ def closest(reports: Sequence[Report]) -> Report:
     return min(broken or reports, key=worst)
 
 
-def _occasion(order: Order, began: datetime) -> Occasion:
+def _occasion(order: Order, began: datetime, reports: Sequence[Report]) -> Occasion:
     predicts = order.forecast is not None
+    places = (training.place for report in reports for training in report.training if training.place)
     return Occasion(
         device="none" if predicts else order.device.name,
         machine="" if predicts else order.device.machine().words,
         date=began.isoformat(timespec="seconds"),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        trained_on="; ".join(dict.fromkeys(places)),
     )
 
 

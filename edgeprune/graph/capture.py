@@ -21,6 +21,7 @@ from edgeprune.graph.fixed_sizes import fixed_sizes, place
 from edgeprune.graph.folding import fold_weights
 from edgeprune.graph.fx import attribute
 from edgeprune.graph.mode import TrainableGraph, trains
+from edgeprune.graph.moving import device_of
 from edgeprune.quiet import quiet
 
 _LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # these report on torch's internals
@@ -67,6 +68,14 @@ class Captured:
         """A deep copy; the tensors in `borrowed` are shared, for a caller that replaces them."""
         with quiet(*_LOGGERS):
             return self.with_module(copy.deepcopy(self.module, {id(tensor): tensor for tensor in borrowed}))
+
+    def on(self, device: torch.device) -> Captured:
+        """The graph on a device: itself where it lies there, else a copy."""
+        if device_of(self.module) == device:
+            return self
+        moved = self.copy()
+        moved.module.to(device)
+        return moved
 
     def program(self) -> ExportedProgram:
         """`ExportedProgram` of the graph in evaluation mode, for files and exporters.

@@ -30,6 +30,14 @@ def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
     return default
 
 
+def set_argument(node: Node, position: int, name: str, value: object) -> None:
+    """Give a node another argument, at its position where it has one there, else by its name."""
+    if position < len(node.args):
+        node.update_arg(position, value)  # type: ignore[arg-type]
+    else:
+        node.update_kwarg(name, value)  # type: ignore[arg-type]
+
+
 def arguments(node: Node) -> dict[str, Any]:
     """Arguments of a node by the names of its operation's schema, those left out at their defaults."""
     declared = node.target._schema.arguments  # type: ignore[union-attr]

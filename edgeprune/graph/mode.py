@@ -1,11 +1,14 @@
-"""Training and evaluation mode of an exported graph, which holds the mode as arguments of its operations."""
+"""Module of an exported graph, which holds its mode and its device as arguments of its operations."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeprune.graph.fx import op_name
+from edgeprune.graph.fx import op_name, set_argument
+from edgeprune.graph.moving import device_of, put_operations
 
 _SWITCHES = ("train", "training", "use_input_stats")  # names of the arguments in torch's schemas
 _STATISTICS = ("aten.batch_norm", "aten.instance_norm")
@@ -16,7 +19,8 @@ _MARK = "edgeprune.mode"  # in node.meta: the arguments that evaluation mode nee
 
 
 class TrainableGraph(GraphModule):
-    """Graph module whose `train()` and `eval()` switch dropout and BatchNorm, as those of any nn.Module.
+    """Graph module whose `train()` and `eval()` switch dropout and BatchNorm, as those of any nn.Module, and
+    which is moved as a whole by `to()`, `cuda()` and `cpu()`.
 
     Only what the graph holds is switched: what a model does in training alone by its Python code, such as
     dropping whole paths, left no operation, and fused attention has no dropout.
@@ -27,6 +31,13 @@ class TrainableGraph(GraphModule):
         if any(changed):
             self.recompile()
         super().train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> TrainableGraph:
+        """Every move and conversion of a module comes by here."""
+        goes_to = fn(torch.empty(1, device=device_of(self))).device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        put_operations(self, goes_to)
         return self
 
 
@@ -44,7 +55,7 @@ def _switched(node: Node, mode: bool) -> bool:
     before = node.meta.get(_MARK)
     if not mode:
         for place, name, value in node.meta.pop(_MARK, ()):
-            _set(node, place, name, value)
+            set_argument(node, place, name, value)
         return before is not None
     found = _switch(node)
     if before is not None or found is None or _value(node, *found) is True:
@@ -54,8 +65,8 @@ def _switched(node: Node, mode: bool) -> bool:
         at = [argument.name for argument in _arguments(node)].index("momentum")
         if _value(node, at, "momentum") == _AVERAGED:
             marked.append((at, "momentum", _AVERAGED))
-            _set(node, at, "momentum", _MOMENTUM)
-    _set(node, *found, True)
+            set_argument(node, at, "momentum", _MOMENTUM)
+    set_argument(node, *found, True)
     node.meta[_MARK] = tuple(marked)
     return True
 
@@ -79,10 +90,3 @@ def _arguments(node: Node) -> list[torch.Argument]:
 
 def _value(node: Node, place: int, name: str) -> object:
     return node.args[place] if place < len(node.args) else node.kwargs.get(name)
-
-
-def _set(node: Node, place: int, name: str, value: object) -> None:
-    if place < len(node.args):
-        node.update_arg(place, value)  # type: ignore[arg-type]
-    else:
-        node.update_kwarg(name, value)  # type: ignore[arg-type]

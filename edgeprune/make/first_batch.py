@@ -17,7 +17,7 @@ from edgeprune.meaning.yardstick import Yardstick, yardstick
 from edgeprune.records.meaning import Meaning
 from edgeprune.records.task import Task
 from edgeprune.recover.objective import Pair
-from edgeprune.tasks import guarded_loss
+from edgeprune.tasks import GuardedLoss
 
 MOST_TOLD = 3  # outputs in a sentence: a language model may return a cache for each layer
 
@@ -57,7 +57,7 @@ def understand(
         answer = dense.answer(*inputs)
         tensors = flatten(answer)
         words = spoken(task.outputs, tuple(name for name, _ in named(answer)))
-        own = None if task.loss is None else guarded_loss(task.loss)
+        own = None if task.loss is None else GuardedLoss(task.loss)
         heard: Sequence[Meaning | None] = ()
         if target is not None and own is None:
             heard = told(answer, target, words)

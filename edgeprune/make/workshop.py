@@ -35,6 +35,7 @@ from edgeprune.recover.data import Split, split
 from edgeprune.recover.ladder import Judge, Listen, Rung, attempt, judge_of, train_aware, train_rungs
 from edgeprune.recover.lora import adaptable
 from edgeprune.recover.objective import Objective, Pair
+from edgeprune.recover.place import training_place
 from edgeprune.recover.recipe import Recipe, TrainingOptions
 from edgeprune.recover.rewind import required, rewound
 from edgeprune.recover.train import rehearse
@@ -133,8 +134,12 @@ class Workshop:
         pair, yardstick = self.first, self.yardstick
         if way.trains and options.trains and not way.own_loop:
             recipe = Recipe(options, supervised=way.labels != "unused", low_rank=way.low_rank)
-            with torch.random.fork_rng(devices=[]):
-                rehearse(self.dense.copy(), Objective(self.dense, yardstick, recipe, self.loss), pair)
+            place = training_place(options.device)
+            teacher, student = self.dense.on(place.device), self.dense.copy().on(place.device)
+            yardstick, loss = place.yardstick(yardstick), place.loss(self.loss)
+            with place.seeded(options.seed):
+                objective = Objective(teacher, yardstick, recipe, loss, place.mixed)
+                rehearse(student, objective, place.tensors(pair))
 
     @cached_property
     def judge(self) -> Judge:

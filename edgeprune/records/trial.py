@@ -175,6 +175,8 @@ class Training:
         own loop trained, and nobody knows.
     averaged: whether the weights are an average over its steps. stopped: before its epochs or its time were
         over, since the held-back error fell no more.
+    place: device and number type of its products; empty for a loop of the task's own and in what earlier
+        versions wrote.
     """
 
     rung: str
@@ -183,6 +185,7 @@ class Training:
     falling: bool | None
     averaged: bool = False
     stopped: bool = False
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ class Occasion:
     machine: str
     date: str  # UTC, ISO 8601
     command: str  # as a shell takes it
+    trained_on: str = ""  # places of all trainings, in words; empty without any
 
 
 @dataclass(frozen=True, repr=False)

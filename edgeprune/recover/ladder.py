@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from edgeprune.graph.capture import Captured, flatten, rebuilt
+from edgeprune.graph.moving import CPU
 from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.records.trial import Training
 from edgeprune.recover.checkpoint import Checkpoint, checkpoint_key
 from edgeprune.recover.data import Split
 from edgeprune.recover.objective import Forward, Objective, Pair
+from edgeprune.recover.place import Place, training_place
 from edgeprune.recover.recipe import Recipe, TrainingOptions
 from edgeprune.recover.train import TrainingAccount, TrainingProgress, train
 from edgeprune.recover.ways import find_way
@@ -65,6 +67,11 @@ class Judge:
                 total += value * len(inputs[0])
                 rows += len(inputs[0])
         return total / rows if rows and math.isfinite(total) else NOT_FINITE
+
+    def at(self, place: Place) -> Judge:
+        """The judge of networks that lie at a place."""
+        held_back, answers = place.tensors(tuple(self.held_back)), place.tensors(tuple(self.answers))
+        return Judge(place.yardstick(self.yardstick), held_back, answers, place.loss(self.loss))
 
 
 def judge_of(teacher: Captured, yardstick: Yardstick, held_back: Sequence[Pair], loss: Loss | None) -> Judge:
@@ -124,13 +131,14 @@ def train_rungs(
     way = find_way(name)
     if not way.trains or split.steps == 0 or not options.trains:
         return student, ()
-    tried = student.copy()
+    place = training_place(options.device)
+    tried, judge = student.copy(), judge.at(place)
     if start is not None:
         tried.module.load_state_dict(start.module.state_dict())
     recipe = Recipe(options, supervised=way.labels != "unused", low_rank=way.low_rank)
-    before = judge.error(student)
-    trained = _trained(tried, teacher, name, split, judge, recipe, judge.error, listen, checkpoint)
-    return _settled(name, student, tried, before, trained)
+    before = judge.error(student.on(place.device))
+    trained = _trained(tried, teacher, name, split, judge, recipe, judge.error, listen, checkpoint, place)
+    return _settled(name, student, tried, before, trained, place)
 
 
 def train_aware(
@@ -151,15 +159,17 @@ def train_aware(
     """
     if split.steps == 0 or not options.trains:
         return student, ()
-    tried = student.copy()
+    place = replace(training_place(options.device), half=None)  # INT8 is simulated in float32
+    tried, judge = student.copy(), judge.at(place)
+    tried.module.to(place.device)
     forward = aware(tried)
     before = judge.error(forward)
     recipe = Recipe(options, learning_rate=AWARE_RATE, supervised=supervised)
     trained = _trained(
         *(tried, teacher, QAT, split, judge, recipe),
-        *(lambda network: judge.error(aware(network)), listen, checkpoint, forward),
+        *(lambda network: judge.error(aware(network)), listen, checkpoint, place, forward),
     )
-    return _settled(QAT, student, tried, before, trained)
+    return _settled(QAT, student, tried, before, trained, place)
 
 
 def _trained(
@@ -172,16 +182,21 @@ def _trained(
     error: Callable[[Captured], float],
     listen: Listen | None,
     checkpoint: Path | None,
+    place: Place,
     forward: Forward | None = None,
 ) -> TrainingAccount:
-    """Training of `tried` in place. error: of a network, by which the training is judged."""
-    # All that is random draws from torch's generator; the caller's state stays.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.options.seed)
-        return train(
+    """Training of `tried` in place; it comes back to the processor.
+
+    error: of a network, by which the training is judged, and `judge` at `place`.
+    """
+    tried.module.to(place.device)
+    objective = Objective(teacher.on(place.device), judge.yardstick, recipe, judge.loss, place.mixed)
+    # All that is random draws from torch's generators; the caller's state stays.
+    with place.seeded(recipe.options.seed):
+        account = train(
             tried,
-            Objective(teacher, judge.yardstick, recipe, judge.loss),
-            split.epoch,
+            objective,
+            lambda number: place.batches(split.epoch(number)),
             split.steps,
             judge=error,
             listen=None if listen is None else lambda progress: listen(name, progress),
@@ -190,10 +205,12 @@ def _trained(
             if checkpoint is None
             else Checkpoint(checkpoint, checkpoint_key(tried, recipe, name)),
         )
+    tried.module.to(CPU)
+    return account
 
 
 def _settled(
-    name: str, student: Captured, tried: Captured, before: float, trained: TrainingAccount
+    name: str, student: Captured, tried: Captured, before: float, trained: TrainingAccount, place: Place
 ) -> tuple[Captured, tuple[Rung, ...]]:
     """The better of both networks by held-back error, and the rung."""
     after = NOT_FINITE if trained.error is None else trained.error
@@ -205,5 +222,6 @@ def _settled(
         still_falling(trained.losses),
         averaged=trained.averaged,
         stopped=trained.stopped,
+        place=place.words,
     )
     return (tried if kept else student), (Rung(name, before, after, kept, account),)

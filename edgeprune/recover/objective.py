@@ -33,13 +33,15 @@ class Objective:
     """Objective of one training, a scalar of a batch.
 
     yardstick: how far the student's outputs are from the teacher's. loss: (what the original model returns,
-    target) -> scalar; None trains by distillation alone.
+    target) -> scalar; None trains by distillation alone. mixed: gives a forward pass the number types of the
+    place where it runs.
     """
 
     teacher: Captured
     yardstick: Yardstick
     recipe: Recipe
     loss: Loss | None = None
+    mixed: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run
 
     def __call__(self, run: Run, pair: Pair) -> torch.Tensor:
         """Value for a batch, with gradients for the parameters that `run` computes with.
@@ -49,8 +51,8 @@ class Objective:
         inputs, target = pair
         recipe = self.recipe
         with torch.no_grad():
-            answer = self.teacher.answer(*inputs)
-        given = run(*inputs)
+            answer = self.mixed(self.teacher.answer)(*inputs)
+        given = self.mixed(run)(*inputs)
         distance = self.yardstick.distance(given, flatten(answer), recipe.temperature)
         value = recipe.distillation * distance
         if recipe.supervised and self.loss is not None and target is not None:

@@ -15,12 +15,14 @@ class TrainingOptions:
     epochs: passes over the data. minutes: the time that a training takes instead, held-back checks included.
     accumulate: batches whose gradients are averaged for one step of the optimiser.
     seed: of dropout, of loaders that shuffle and of low-rank updates' first values.
+    device: that computes it, as `--train-device` names it.
     """
 
     epochs: int = 3
     minutes: float | None = None
     accumulate: int = 1
     seed: int = 0
+    device: str = "cpu"
 
     @property
     def trains(self) -> bool:

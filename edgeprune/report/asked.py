@@ -32,7 +32,10 @@ def asked_lines(result: FitResult) -> list[str]:
         f"of: target {result.target.name}, profile {profiles}, {where}; {measured.runtime}, {threads}, "
         f"batch {measured.batch}; {result.seconds:.0f} s{when}"
     )
-    return lines if occasion is None else [*lines, f"by: {occasion.command}"]
+    if occasion is None:
+        return lines
+    trained = [f"trained on: {occasion.trained_on}"] if occasion.trained_on else []
+    return [*lines, *trained, f"by: {occasion.command}"]
 
 
 def budget_words(result: FitResult) -> str:

@@ -17,7 +17,7 @@ from edgeprune.meaning.kinds import Said
 from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Task
 from edgeprune.tasks.check import check_task, training_again, training_pairs
-from edgeprune.tasks.evaluation import call_evaluate, call_evaluate_samples, guarded_loss
+from edgeprune.tasks.evaluation import GuardedLoss, call_evaluate, call_evaluate_samples
 from edgeprune.tasks.guest import guest, walk
 from edgeprune.tasks.items import flat_inputs, laid_out
 from edgeprune.tasks.purity import capture_pure
@@ -83,12 +83,12 @@ def _hint(model: str) -> str:
 
 
 __all__ = [
+    "GuardedLoss",
     "call_evaluate",
     "call_evaluate_samples",
     "capture_pure",
     "check_task",
     "flat_inputs",
-    "guarded_loss",
     "guest",
     "laid_out",
     "load_task",

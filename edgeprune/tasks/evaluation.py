@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -74,20 +75,21 @@ def call_evaluate_samples(task: Task, predict: Predict) -> NDArray[np.float64]:
     return scores
 
 
-def guarded_loss(loss: Loss) -> Loss:
+@dataclass(frozen=True)
+class GuardedLoss:
     """The user's loss, called as a guest: a scalar tensor, or `InputError`."""
 
-    def guarded(output: Any, target: Any) -> torch.Tensor:
+    own: Loss
+
+    def __call__(self, output: Any, target: Any) -> torch.Tensor:
         with guest("loss", "Correct it: it gets what the model returns, all outputs, and a batch's target."):
-            value: Any = loss(output, target)
+            value: Any = self.own(output, target)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             raise InputError(
-                f"loss returned {kind_of(value)}, not a scalar tensor{_definition(loss)}.",
+                f"loss returned {kind_of(value)}, not a scalar tensor{_definition(self.own)}.",
                 "Return the mean over the batch, such as torch.nn.functional.cross_entropy(output, target).",
             )
         return value
-
-    return guarded
 
 
 def _number(value: Any) -> float | None:

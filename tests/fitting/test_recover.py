@@ -35,6 +35,8 @@ def test_the_chosen_candidate_tells_how_it_was_recovered(
     assert result.verdict.kind == "fits"
     assert result.chosen.candidate.recover == recover
     assert [rung for rung, *_ in result.chosen.recovered] == ["reconstruct", "statistics", recover]
+    assert result.occasion is not None
+    assert result.occasion.trained_on == "cpu"
     program = torch.export.load(tmp_path / "run" / result.chosen.name / "model.pt2")
     assert sum(parameter.numel() for _, parameter in program.named_parameters()) == result.chosen.params
 
@@ -86,4 +88,14 @@ def test_a_loop_of_ones_own_trains_again_only_when_it_is_another(
 def test_a_loop_of_ones_own_is_asked_for_only_where_there_is_one(tiny: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no `trainer`"):
         edgeprune.fit(tiny.quick(), out=tmp_path / "run", recover="trainer")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--train-device is cuda:0") as refused:
+        edgeprune.fit(tiny.quick(), out=tmp_path / "run", train_device="cuda:0")
+    assert refused.value.exit_code == 2
     assert not (tmp_path / "run").exists()

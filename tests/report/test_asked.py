@@ -44,6 +44,12 @@ def test_the_answer_says_what_was_asked_of_whom_and_by_what(result: FitResult) -
     assert verdict_lines(result)[-3:] == asked_lines(result)
 
 
+def test_the_answer_says_on_what_it_was_trained(result: FitResult) -> None:
+    trained = replace(OCCASION, trained_on="cuda:0 (NVIDIA L4), bfloat16")
+    told = asked_lines(replace(result, occasion=trained))
+    assert told[-2:] == ["trained on: cuda:0 (NVIDIA L4), bfloat16", "by: edgeprune fit m.py"]
+
+
 def test_relative_lines_are_told_as_they_were_asked_and_what_they_come_to(result: FitResult) -> None:
     budget = Budget(latency_ms=3.6, speedup=2.0, max_drop=0.0006, max_drop_percent=2.0)
     sources = (("latency_ms", "flag"), ("speedup", "flag"), ("max_drop_percent", "flag"))
@@ -102,6 +108,7 @@ def test_the_document_has_it_all_with_a_schema_number(result: FitResult) -> None
         "machine": OCCASION.machine,
         "date": OCCASION.date,
         "command": OCCASION.command,
+        "trained_on": OCCASION.trained_on,
     }
     assert (told["runtime_version"], told["threads"], told["batch"]) == ("onnxruntime 1.32.0", 1, 1)
     assert document(replace(result, occasion=None))["occasion"] is None

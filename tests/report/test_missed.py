@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgeprune.records.codec import to_json
 from edgeprune.records.trial import Breach, FitResult, Report, Training, Verdict
 from edgeprune.report import document, verdict_lines
 from edgeprune.report.missed import is_trained
@@ -86,7 +87,7 @@ def test_a_missed_metric_says_how_long_was_trained_and_whether_that_had_ended(
     assert any(sentence in line for line in lines)
     told: Any = document(found)
     assert told["chosen"]["trained"] is True
-    assert told["chosen"]["training"] == [{"rung": "finetune", "epochs": 3, "steps": 24, "falling": falling}]
+    assert told["chosen"]["training"] == [to_json(Training("finetune", 3, 24, falling))]
 
 
 def test_a_single_epoch_and_step_are_counted_in_words(missed: FitResult) -> None:

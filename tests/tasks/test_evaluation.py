@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgeprune import DeviceError, InputError, Task
-from edgeprune.tasks import call_evaluate, call_evaluate_samples, guarded_loss
+from edgeprune.tasks import GuardedLoss, call_evaluate, call_evaluate_samples
 
 Half = IntEnum("Half", {"one": 1})
 
@@ -178,8 +178,8 @@ def test_a_device_that_fails_under_evaluate_is_not_the_users_fault() -> None:
 
 def test_a_loss_is_a_scalar_tensor_or_a_sentence() -> None:
     output = torch.zeros(2, 3)
-    assert guarded_loss(lambda given, target: given.mean())(output, None).item() == 0
+    assert GuardedLoss(lambda given, target: given.mean())(output, None).item() == 0
     with pytest.raises(InputError, match=r"loss returned a tensor of torch.float32 \[2, 3\], not a scalar"):
-        guarded_loss(lambda given, target: given)(output, None)
+        GuardedLoss(lambda given, target: given)(output, None)
     with pytest.raises(InputError, match="loss raised ZeroDivisionError"):
-        guarded_loss(lambda given, target: 1 / 0)(output, None)
+        GuardedLoss(lambda given, target: 1 / 0)(output, None)

@@ -19,6 +19,7 @@ from torch.fx import Node
 
 from edgeprune.graph.capture import Captured, flatten
 from edgeprune.graph.fx import argument, attribute, op_name
+from edgeprune.graph.moving import CPU
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
 from edgeprune.quantize.scales import SMALLEST_SCALE, weight_limit
@@ -41,7 +42,7 @@ class QuantisationAware:
 
     def refresh(self) -> None:
         """Calibrate again, with the current weights."""
-        written = self._emit(self._captured)
+        written = self._emit(self._captured.on(CPU))
         self._graph = _Trained(self._captured, written, self._dialect, self._reduce_range)
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -97,7 +98,7 @@ class _Trained(FakeQuantised):
         largest = weight.detach().abs()
         if not self._per_channel:
             scale = (largest.amax() / self._limit).clamp(min=SMALLEST_SCALE)
-            zero = torch.zeros((), dtype=torch.int32)
+            zero = torch.zeros((), dtype=torch.int32, device=weight.device)
             return torch.fake_quantize_per_tensor_affine(weight, scale, zero, -self._limit, self._limit)
         others = [dim for dim in range(weight.dim()) if dim != axis]
         scale = (largest.amax(others) / self._limit).clamp(min=SMALLEST_SCALE)
