@@ -353,8 +353,8 @@ def pace_ms(device: Device, load: Load, feeds: Feeds) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def predictor(session: Session) -> Predict:
-    """The function that `Task.evaluate` calls, on a session.
+def predictor(session: Session, *, one_row: bool = False) -> Predict:
+    """The function that `Task.evaluate` calls, on a session; one_row: its batch is fixed at one.
 
     It takes one array per model input, in the model's order, or one dict of them by name; it returns the
     output's array, or a tuple of them when the model has several.
@@ -377,10 +377,21 @@ def predictor(session: Session) -> Predict:
                 f"{', '.join(session.input_names)}.",
                 "Pass each input once, by its name.",
             )
-        outputs = session.predict({name: np.asarray(value) for name, value in given.items()})
+        outputs = _served(session, {name: np.asarray(value) for name, value in given.items()}, one_row)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     return predict
+
+
+def _served(session: Session, feeds: Feeds, one_row: bool) -> Sequence[Any]:
+    """Outputs of a session for all rows at once, or for one after another."""
+    rows = len(next(iter(feeds.values()))) if one_row else 1
+    if rows == 1:
+        return session.predict(feeds)
+    answers = [
+        session.predict({name: value[row : row + 1] for name, value in feeds.items()}) for row in range(rows)
+    ]
+    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ BEHAVIOURS = {
         "killed",
         "meanings",
         "old_runs",
+        "one_row",
         "predicted",
         "recover",
         "roads",

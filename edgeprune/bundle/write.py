@@ -245,6 +245,7 @@ def _manifest(
         files=tuple(_packed_file(name, files[name]) for name in sorted(files)),
         build=tuple(build),
         pace=result.pace,
+        fixed_batch=result.fixed_batch,
     )
 
 

@@ -50,6 +50,8 @@ def command(model: str, data: Path | None, as_json: bool) -> None:
         out.print(table("frozen", "parameters", "by", "reason", rows=frozen, right=["parameters"]))
     for op in found.unknown:
         out.print(f"no rule for {op}: whatever it touches is frozen", markup=False)
+    if found.fixed_batch:
+        out.print(found.fixed_batch, markup=False)
     out.print(
         f"{found.params:,} parameters, {found.frozen_params:,} of them frozen; {found.macs:,} MACs per sample"
     )

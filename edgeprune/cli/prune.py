@@ -73,6 +73,7 @@ def command(
                 "macs": {"dense": pruned.dense_macs, "pruned": pruned.macs},
                 "kept": {name: len(units) for name, units in pruned.kept.items()},
                 "frozen": [(each.name, each.op, each.reason) for each in pruned.frozen],
+                "fixed_batch": pruned.fixed_batch,
             }
         )
         return
@@ -82,4 +83,6 @@ def command(
     ]
     out = console(stderr=False)
     out.print(table("", "dense", "pruned", rows=rows, right=("dense", "pruned")))
+    if pruned.fixed_batch:
+        out.print(pruned.fixed_batch, markup=False)
     out.print(f"written to {output}", markup=False)

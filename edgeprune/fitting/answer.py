@@ -127,6 +127,7 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
         sources=decided.tier.sources,
         occasion=_occasion(order, began, reports),
         remarks=tuple(remarks),
+        fixed_batch=bool(workshop.dense.fixed_batch),
     )
 
 

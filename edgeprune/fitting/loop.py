@@ -74,8 +74,8 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     options = replace(options, listen=remarks)
     orders, notes = resolve_orders(options)
     task, unusual = check_task(task)
-    notes += told_rows(task, orders[0])
     workshop = workshop_for(task, orders[0])
+    notes += told_rows(task, orders[0], workshop.dense)
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)
@@ -108,6 +108,7 @@ def workshop_for(task: Task, order: Order) -> Workshop:
         runtime=order.runtime,
         criterion=order.options.criterion,
         seed=order.options.seed,
+        rows=order.profile.batch,
         lost_in=lost_in(order),
         keep_onnx=order.forecast is not None,
         tell=lambda sentence: order.options.listen(Event("data", sentence, lasting=True)),

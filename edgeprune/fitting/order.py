@@ -13,6 +13,7 @@ import torch
 from edgeprune.devices import Device, Load, open_device
 from edgeprune.errors import InputError
 from edgeprune.fitting.budgets import RequestedBudget, check_drop, profile_names, requested_budgets
+from edgeprune.graph.capture import Captured, told_fixed
 from edgeprune.latency.forecast import Forecast, forecast_for
 from edgeprune.ledger import Ledger, Noted
 from edgeprune.make import Workshop
@@ -143,8 +144,10 @@ def _told(orders: Sequence[Order]) -> Iterator[str]:
             )
 
 
-def told_rows(task: Task, order: Order) -> tuple[str, ...]:
-    """Sentence about an example of more rows than are timed."""
+def told_rows(task: Task, order: Order, dense: Captured) -> tuple[str, ...]:
+    """Sentence about a batch that is fixed, or about an example of more rows than are timed."""
+    if dense.fixed_batch:
+        return (told_fixed(dense, task.example),)
     example = task.example
     values = example.values() if isinstance(example, Mapping) else example
     tensor = example if isinstance(example, torch.Tensor) else next(iter(values))

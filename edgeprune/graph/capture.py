@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import copy
 import inspect
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
+from edgeprune.graph.blocks import SYMBOLIC_BATCH
 from edgeprune.graph.composites import write_out
-from edgeprune.graph.fixed_sizes import fixed_sizes, place
+from edgeprune.graph.exporting import LOGGERS, NotExported, attention_in_full, export, known
 from edgeprune.graph.folding import fold_weights
-from edgeprune.graph.fx import attribute
+from edgeprune.graph.fx import attribute, shape_of
 from edgeprune.graph.mode import TrainableGraph, trains
 from edgeprune.graph.moving import device_of
+from edgeprune.graph.one_row import FOR_ONE_ROW, first_rows, row_by_row, single_rows, takes_one_row
 from edgeprune.quiet import quiet
-
-_LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # these report on torch's internals
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,14 @@ class Captured:
         mode; dynamic batch. Parameters and buffers keep their qualified names; parameters that no output
         depends on are left out.
     args, kwargs: the example inputs that `module` is called with.
+    fixed_batch: why the batch is fixed at one row, in words; empty where it may vary. Several rows are then
+        answered one by one.
     """
 
     module: GraphModule
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    fixed_batch: str = ""
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -58,15 +60,29 @@ class Captured:
         """The answer to flat inputs as the original model gives it: a tensor, a tuple, a dict, a class."""
         spec = pytree.tree_structure((self.args, self.kwargs))
         args, kwargs = pytree.tree_unflatten(list(tensors), spec)
+        if self.fixed_batch:
+            return row_by_row(self.module, args, kwargs)
         return self.module(*args, **kwargs)
+
+    def queries(self, tensors: tuple[torch.Tensor, ...]) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Flat inputs with as many rows as the graph takes at once: for an `Interpreter` of the graph."""
+        if self.fixed_batch:
+            yield from single_rows(tensors)
+        else:
+            yield tensors
+
+    def joined(self, outputs: Iterable[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        """Flat outputs for all `queries` of an input."""
+        first, *others = outputs
+        return tuple(map(torch.cat, zip(first, *others, strict=True))) if others else first
 
     def with_module(self, module: GraphModule) -> Captured:
         """Another graph with the same example, called in the same way."""
-        return Captured(module, self.args, self.kwargs)
+        return replace(self, module=module)
 
     def copy(self, borrowed: Iterable[torch.Tensor] = ()) -> Captured:
         """A deep copy; the tensors in `borrowed` are shared, for a caller that replaces them."""
-        with quiet(*_LOGGERS):
+        with quiet(*LOGGERS):
             return self.with_module(copy.deepcopy(self.module, {id(tensor): tensor for tensor in borrowed}))
 
     def on(self, device: torch.device) -> Captured:
@@ -85,21 +101,12 @@ class Captured:
         """
         module = _again(self.module).eval()
         _plain_outputs(module)
-        return _export(module, self.args, self.kwargs)
+        return export(module, self.args, self.kwargs, one_row=bool(self.fixed_batch))
 
 
 def flatten(value: Any) -> tuple[torch.Tensor, ...]:
     """Tensors of a nested structure, in pytree order; None and plain numbers are left out."""
-    return tuple(leaf for leaf in pytree.tree_leaves(_known(value)) if isinstance(leaf, torch.Tensor))
-
-
-def _known(value: Any) -> Any:
-    """The value, its dataclasses made known to torch, which takes them for no structure by themselves."""
-    leaves = pytree.tree_leaves(value)
-    kinds = {type(leaf) for leaf in leaves if is_dataclass(leaf) and not isinstance(leaf, type)}
-    for kind in kinds:
-        torch.export.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
-    return _known(value) if kinds else value
+    return tuple(leaf for leaf in pytree.tree_leaves(known(value)) if isinstance(leaf, torch.Tensor))
 
 
 def rebuilt(answer: Any, tensors: Iterable[torch.Tensor]) -> Any:
@@ -108,10 +115,12 @@ def rebuilt(answer: Any, tensors: Iterable[torch.Tensor]) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda _: next(given), answer)
 
 
-def capture(model: torch.nn.Module, example: Any) -> Captured:
+def capture(model: torch.nn.Module, example: Any, rows: int | None = None) -> Captured:
     """Capture `model` with `torch.export`, the batch dynamic, in evaluation mode.
 
     example: a tensor, a tuple of tensors (positional) or a dict of tensors (keywords).
+    rows: of the queries that are asked for, where that is known. A model that exports for a batch of one row
+        alone is then captured for that, with the first row of the example; for other queries it is refused.
     Raises `InputError` when the example does not fit `forward`, and, with torch.export's words and the line
     of the user's model, when the model does not export.
     """
@@ -126,8 +135,97 @@ def capture(model: torch.nn.Module, example: Any) -> Captured:
         model = _of_program(model)
     _check_call(model, args, kwargs)
     with evaluated(model):
-        program = _export(model, args, kwargs)
-    return Captured(module_of(program), args, kwargs)
+        if isinstance(model, GraphModule) and takes_one_row(model.graph):
+            if rows not in (None, 1):
+                raise InputError(
+                    f"Queries of {rows} rows are asked for, and of the model the batch is fixed: "
+                    f"{FOR_ONE_ROW}.",
+                    "Ask for queries of one row, --batch 1, or export it with a batch that may vary.",
+                )
+            return _for_one_row(model, args, kwargs, FOR_ONE_ROW)
+        try:
+            captured = Captured(module_of(export(model, args, kwargs)), args, kwargs)
+        except NotExported as error:
+            return _instead(model, args, kwargs, rows, error)
+        if rows == 1 and _all_in_one_row(captured):
+            return _for_one_row(model, args, kwargs, "it puts all rows into one")
+    return captured
+
+
+def capture_one_row(model: torch.nn.Module, example: Any, why: str) -> Captured:
+    """Capture `model` for the first row of the example. why: `Captured.fixed_batch`."""
+    with evaluated(model):
+        return _for_one_row(model, *_as_call(example), why)
+
+
+def _for_one_row(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> Captured:
+    """The model captured for the first row of the example. Raises `NotExported`."""
+    args, kwargs = first_rows((args, kwargs))
+    return Captured(module_of(export(model, args, kwargs, one_row=True)), args, kwargs, fixed_batch=why)
+
+
+def _instead(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    rows: int | None,
+    error: NotExported,
+) -> Captured:
+    """The model captured for one row, as it does not export with a batch that may vary.
+
+    Raises `error` where it does not export with one row either, or gives no row for it, and where queries of
+    other batches are asked for.
+    """
+    refused = error
+    if rows is not None:
+        try:
+            captured = _for_one_row(model, args, kwargs, error.why)
+        except NotExported:
+            raise error from error.__cause__  # the batch is not to blame
+        if all(shape[:1] == (1,) for shape in output_shapes(captured.module)):
+            if rows == 1:
+                return captured
+            refused = NotExported(
+                error.what,
+                f"{error.hint} As it is, it can be served row by row: --batch 1.",
+                error.why,
+            )
+    raise refused from error.__cause__
+
+
+def _all_in_one_row(captured: Captured) -> bool:
+    """Whether an output has one row however many are given, and what was given is one row, or is all there.
+
+    A mean over the batch of an example of several rows is none of that.
+    """
+    single = len(captured.inputs[0]) == 1
+    return any(
+        shape[:1] == (1,) and (single or any(size and size % SYMBOLIC_BATCH == 0 for size in shape))
+        for shape in output_shapes(captured.module)
+    )
+
+
+def output_shapes(module: GraphModule) -> list[tuple[int, ...]]:
+    """Shapes of the tensors that a graph returns; the batch is SYMBOLIC_BATCH."""
+    last = next(node for node in module.graph.nodes if node.op == "output")
+    return [
+        shape_of(module, node)
+        for node in pytree.tree_leaves(last.args)
+        if isinstance(node, Node)
+        and (node.op == "get_attr" or isinstance(node.meta.get("val"), torch.Tensor))
+    ]
+
+
+def told_fixed(captured: Captured, example: Any) -> str:
+    """Sentence about a model that was captured for one row; empty for any other."""
+    if not captured.fixed_batch:
+        return ""
+    rows = len(flatten(example)[0])
+    first = f", the first of the example's {rows}," if rows > 1 else ""
+    return (
+        f"The batch is fixed at one row{first} because of the model: {captured.fixed_batch}. Queries are "
+        "of one row, and in training, calibration and evaluation several rows go through it one by one."
+    )
 
 
 @contextmanager
@@ -142,7 +240,7 @@ def evaluated(model: torch.nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with _attention_in_full():
+        with attention_in_full():
             yield
     finally:
         model.train(modes[model])  # what is not a flag, too
@@ -165,7 +263,7 @@ def module_of(program: ExportedProgram) -> TrainableGraph:
 
 def _again(module: GraphModule) -> TrainableGraph:
     """The same graph once more, on the same weights, without guards and without what no output depends on."""
-    with quiet(*_LOGGERS):
+    with quiet(*LOGGERS):
         graph = copy.deepcopy(module.graph)
     for node in list(graph.nodes):
         if (node.op == "call_module" and node.target == "_guards_fn") or _is_dead_assert(node):
@@ -270,115 +368,3 @@ def _check_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             f"The example ({given}) does not fit {type(model).__name__}.forward({names}): {error}.",
             "Give a tuple in the order of forward's parameters, or a dict by their names.",
         ) from error
-
-
-def _export(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    # torch specialises a dimension of size 1, so a batch of one is captured as a batch of two.
-    args, kwargs = pytree.tree_map_only(torch.Tensor, _at_least_two, (args, kwargs))
-    fixed: list[str] = []
-    try:
-        with (
-            torch.no_grad(),
-            quiet(*_LOGGERS),
-            fixed_sizes() as fixed,
-            _attention_in_full(),
-            _outputs_known(model),
-            _keywords_by_name(model, kwargs),
-        ):
-            # Shapes are given by the names of forward's parameters, those that `*args` gathers included.
-            bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-            shapes = pytree.tree_map(
-                lambda leaf: {0: Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, dict(bound)
-            )
-            return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        raise InputError(*_not_exported(error, fixed)) from error
-
-
-def _not_exported(error: Exception, fixed: list[str]) -> tuple[str, str]:
-    """What an export failed at, and what to try. fixed: lines at which a size became a number."""
-    if fixed and "specialized it to be a constant" in str(error):
-        return (
-            f"The model does not export: it takes the batch, which may vary, for a number{fixed[0]}.",
-            "Keep the rows a size: x.shape[0] in place of len(x), -1 in place of a number, no loop over rows "
-            "and no branch on how many there are. Also where single queries are served, calibration and "
-            "evaluation ask for other batches.",
-        )
-    return (
-        f"The model does not export{_user_line(error)}: {_first_lines(str(error))}",
-        "torch.export needs control flow that does not depend on the data and a batch that may vary; "
-        "use torch.where or torch.cond there, and take sizes from x.shape. "
-        "`torch.export.export(model, args, dynamic_shapes=..., strict=False)` shows the full report.",
-    )
-
-
-def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.shape[0] > 1 else torch.cat([tensor, tensor])
-
-
-def _first_lines(text: str, count: int = 3) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:count])[:600]
-
-
-def _user_line(error: BaseException) -> str:
-    """` (FILE, line N: CODE)` of the deepest frame that is not torch's own, "" when all are."""
-    found = ""
-    current: BaseException | None = error
-    while current is not None:
-        frames = traceback.walk_tb(current.__traceback__)
-        found = place((frame.f_code.co_filename, line) for frame, line in frames) or found
-        current = current.__cause__ or current.__context__
-    return found
-
-
-@contextmanager
-def _attention_in_full() -> Iterator[None]:
-    """Switch off the opaque inference kernel that nn.TransformerEncoderLayer calls otherwise."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-@contextmanager
-def _outputs_known(model: torch.nn.Module) -> Iterator[None]:
-    """Make the dataclasses that a model returns known before torch.export looks at them."""
-    hook = model.register_forward_hook(lambda module, args, output: _known(output))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _keywords_by_name(model: torch.nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
-    """Give `model.forward` a signature that names the keywords which its `**kwargs` gathers.
-
-    torch (2.13, issue 150022) looks for the dynamic shapes of gathered keywords once below the name of
-    `**kwargs` and once beside it: no specification satisfies both.
-    """
-    forward = model.forward
-    signature = inspect.signature(forward)
-    named = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    gathered = kwargs.keys() - {each.name for each in named}
-    if not gathered or len(named) == len(signature.parameters):
-        yield
-        return
-    named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs if name in gathered]
-
-    def by_name(*args: Any, **kwargs: Any) -> Any:
-        return forward(*args, **kwargs)
-
-    own = vars(model).get("forward")
-    by_name.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    model.forward = by_name
-    try:
-        yield
-    finally:
-        if own is None:
-            del model.forward
-        else:
-            model.forward = own

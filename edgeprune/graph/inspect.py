@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from edgeprune.graph.capture import capture
+from edgeprune.graph.capture import capture, told_fixed
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import FrozenParameter, Kept, analyse
 
@@ -46,6 +46,7 @@ class Inspection:
     branches: tuple[BranchFacts, ...]
     frozen: tuple[FrozenParameter, ...]
     unknown: tuple[str, ...]  # operations without a rule
+    fixed_batch: str = ""  # sentence about a model that takes one row at a time; empty for any other
 
 
 def inspect(model: torch.nn.Module, example: Any) -> Inspection:
@@ -53,7 +54,7 @@ def inspect(model: torch.nn.Module, example: Any) -> Inspection:
 
     Raises `InputError` when the model does not export.
     """
-    captured = capture(model, example)
+    captured = capture(model, example, rows=1)
     coupling = analyse(captured)
     cost = count(captured, coupling)
     params, macs = cost.params({}), cost.macs({})
@@ -78,6 +79,7 @@ def inspect(model: torch.nn.Module, example: Any) -> Inspection:
         branches=tuple(_branch(branch.name, cost) for branch in coupling.branches),
         frozen=coupling.frozen,
         unknown=coupling.unknown,
+        fixed_batch=told_fixed(captured, example),
     )
 
 

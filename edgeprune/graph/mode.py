@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgeprune.graph.fx import op_name, set_argument
 from edgeprune.graph.moving import device_of, put_operations
+from edgeprune.graph.one_row import row_by_row, takes_one_row
 
 _SWITCHES = ("train", "training", "use_input_stats")  # names of the arguments in torch's schemas
 _STATISTICS = ("aten.batch_norm", "aten.instance_norm")
@@ -23,11 +25,22 @@ class TrainableGraph(GraphModule):
     which is moved as a whole by `to()`, `cuda()` and `cpu()`.
 
     Only what the graph holds is switched: what a model does in training alone by its Python code, such as
-    dropping whole paths, left no operation, and fused attention has no dropout.
+    dropping whole paths, left no operation, and fused attention has no dropout. A graph that takes one row
+    answers several one by one; its BatchNorm keeps its running statistics, for one row has none.
     """
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = super().__call__
+        if takes_one_row(self.graph):
+            return row_by_row(call, args, kwargs)
+        return call(*args, **kwargs)
+
     def train(self, mode: bool = True) -> TrainableGraph:
-        changed = [_switched(node, mode) for node in self.graph.nodes if node.op == "call_function"]
+        kept = _STATISTICS if takes_one_row(self.graph) else ()
+        nodes = [
+            node for node in self.graph.nodes if node.op == "call_function" and op_name(node) not in kept
+        ]
+        changed = [_switched(node, mode) for node in nodes]
         if any(changed):
             self.recompile()
         super().train(mode)

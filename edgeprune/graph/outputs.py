@@ -23,9 +23,11 @@ def check_finite(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]
     with torch.no_grad():
         for index, batch in enumerate(batches):
             if not all(is_finite(output) for output in captured.run(*batch)):
+                queries = captured.queries(batch)
+                bad = next(one for one in queries if not all(map(is_finite, captured.run(*one))))
                 raise InputError(
                     f"Calibration batch {index} makes the model compute NaN or infinity, first in "
-                    f"{_First(captured).found(batch)}.",
+                    f"{_First(captured).found(bad)}.",
                     "Check the model's weights and that this batch is preprocessed like the training data.",
                 )
 
@@ -36,6 +38,7 @@ def check_sized(captured: Captured) -> None:
     Where a size depends on values, runtimes that plan their memory refuse it, too; what belongs to no sample
     cannot be compared with another model's answer to it.
     """
+    batch = 1 if captured.fixed_batch else SYMBOLIC_BATCH
     last = next(node for node in captured.module.graph.nodes if node.op == "output")
     for node in last.all_input_nodes:
         value, name = node.meta.get("val"), in_module(node, node.name)
@@ -46,7 +49,7 @@ def check_sized(captured: Captured) -> None:
             )
         shape = shape_of(captured.module, node)
         tensor = node.op == "get_attr" or isinstance(value, torch.Tensor)
-        if tensor and shape[:1] != (SYMBOLIC_BATCH,):
+        if tensor and shape[:1] != (batch,):
             told = ", ".join(map(_in_batches, shape))
             raise InputError(
                 f"The model's output {name} has shape [{told}], where N is the batch and has to come first.",

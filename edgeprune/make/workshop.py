@@ -57,18 +57,22 @@ class Workshop:
         runtime: str = "onnxruntime",
         criterion: str | Criterion = "l2",
         seed: int = 0,
+        rows: int | None = None,
         lost_in: Callable[[Path], Iterable[str]] | None = None,
         keep_onnx: bool = False,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        """lost_in, keep_onnx: as for `Builder`. tell: gets sentences about the data, each once."""
+        """rows: as for `capture`. lost_in, keep_onnx: as for `Builder`.
+
+        tell: gets sentences about the data, each once.
+        """
         self.task = task
         self._tell, self._told = tell, set[str]()
         self.dialect = dialect
         # Scores come late, when a run has begun: a wrong criterion is refused here.
         self.criterion = find_criterion(criterion)
         self.seed = seed
-        self.dense: Captured = capture_pure(task.model, task.example)
+        self.dense: Captured = capture_pure(task.model, task.example, rows)
         self.coupling: Coupling = analyse(self.dense)
         self.cost: Cost = count(self.dense, self.coupling)
         self.criterion.check_labels(self.labelled)

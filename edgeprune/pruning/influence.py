@@ -52,7 +52,7 @@ def influence(captured: Captured, coupling: Coupling, batches: Iterable[Inputs])
     """
     watcher = _Watcher(captured, coupling.branches)
     with torch.no_grad():
-        for inputs in batches:
+        for inputs in (query for batch in batches for query in captured.queries(batch)):
             watcher.run(*inputs)
     return {name: float(torch.cat(found).mean()) for name, found in watcher.found.items()}
 

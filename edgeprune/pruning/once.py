@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from edgeprune.errors import InputError
 from edgeprune.files import replacing
-from edgeprune.graph.capture import Captured, capture, flatten
+from edgeprune.graph.capture import Captured, capture, flatten, told_fixed
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
 from edgeprune.graph.surgery import cut
@@ -40,9 +40,11 @@ Heads = Literal["whole", "inside"]
 class Pruned:
     """Pruned model: smaller, dense and trainable.
 
-    module: called like the original; dynamic batch; parameters keep their names.
+    module: called like the original; dynamic batch, unless the original has a fixed one (`fixed_batch`);
+        parameters keep their names.
     kept: indices of the units kept, by group; none for a residual branch that was dropped.
     frozen: parameters that could not be pruned, and why.
+    fixed_batch: sentence about a model that takes one row at a time; empty for any other.
     """
 
     module: GraphModule
@@ -53,6 +55,7 @@ class Pruned:
     dense_params: int
     dense_macs: int
     captured: Captured
+    fixed_batch: str = ""
 
     def __repr__(self) -> str:
         saved = (
@@ -61,7 +64,7 @@ class Pruned:
         return f"Pruned({saved}, {len(self.kept)} groups, {len(self.frozen)} parameters frozen)"
 
     def save(self, path: str | Path) -> Path:
-        """Write a `torch.export` file (no pickle); the batch stays dynamic."""
+        """Write a `torch.export` file (no pickle); the batch stays as it is: dynamic, or fixed at one row."""
         destination = Path(path)
         with replacing(destination) as temporary, temporary.open("wb") as stream:
             torch.export.save(self.captured.program(), stream)
@@ -94,11 +97,8 @@ def prune(
     that does not export, a batch unlike the example, and a ratio that no layer's tenth allows.
     """
     check_seed(seed)
-    if not 0 <= ratio < 1:  # false for NaN, too
-        raise InputError(f"The ratio is {ratio}.", "Give a share of the parameters, 0 <= ratio < 1.")
-    if heads not in get_args(Heads):
-        raise InputError(f"There is no way {heads!r} to prune heads.", "Choose whole or inside.")
-    chosen, dense = find_criterion(criterion), capture(model, example)
+    _check(ratio, heads)
+    chosen, dense = find_criterion(criterion), _captured(model, example)
     coupling = analyse(dense, inner=_nodes(dense) if heads == "inside" else frozenset())
     if not coupling.groups:
         raise InputError(
@@ -127,7 +127,22 @@ def prune(
         dense_params=cost.params({}),
         dense_macs=cost.macs({}),
         captured=pruned,
+        fixed_batch=told_fixed(dense, example),
     )
+
+
+def _check(ratio: float, heads: str) -> None:
+    if not 0 <= ratio < 1:  # false for NaN, too
+        raise InputError(f"The ratio is {ratio}.", "Give a share of the parameters, 0 <= ratio < 1.")
+    if heads not in get_args(Heads):
+        raise InputError(f"There is no way {heads!r} to prune heads.", "Choose whole or inside.")
+
+
+def _captured(model: torch.nn.Module, example: Any) -> Captured:
+    captured = capture(model, example, rows=1)
+    if captured.fixed_batch:
+        _log.warning("%s", told_fixed(captured, example))
+    return captured
 
 
 def _read(example: Any, calibration: Data) -> list[tuple[torch.Tensor, ...]]:

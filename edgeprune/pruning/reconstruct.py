@@ -46,11 +46,12 @@ def grams(
 ) -> Mapping[str, Consumer]:
     """Gram matrices of all consumers, by weight name, from one pass over calibration inputs."""
     wanted = _consumers(captured, coupling)
+    queries = [query for batch in batches for query in captured.queries(batch)]
     collector = _GramCollector(
-        captured, wanted, min(_PATCHES_PER_BATCH, -(-_PATCHES // max(len(batches), 1)))
+        captured, wanted, min(_PATCHES_PER_BATCH, -(-_PATCHES // max(len(queries), 1)))
     )
     with torch.no_grad():
-        for inputs in batches:
+        for inputs in queries:
             collector.run(*inputs)
         sums = collector.finish()
     return {

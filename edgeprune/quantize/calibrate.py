@@ -63,6 +63,8 @@ def calibrate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]], c
         for index, batch in enumerate(batches):
             _check_batch(captured, index, batch)
             outputs = captured.with_module(prepared).run(*batch)
+            for observer in observers:
+                observer.end_batch()
             if not all(is_finite(tensor) for tensor in outputs):
                 first = next((o.node for o in observers if o.broken), "the output")
                 raise InputError(
@@ -83,17 +85,26 @@ class _Observer(torch.nn.Module):
         self.inner, self.name, self.node, self.calibrator = inner, name, node, calibrator
         self.broken = False
         self.batches = 0
+        self._extremes: list[torch.Tensor] = []  # of the rows of a batch, where the observer averages batches
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
         if not is_finite(activation):
             self.broken = True
-        elif not self.broken:
-            self.batches += 1
+        elif not self.broken and activation.numel():
             if hasattr(self.inner, "averaging_constant"):
-                # Its constant 0.01 would leave the first batch's extremes nearly unchanged.
-                self.inner.averaging_constant = 1.0 / self.batches
-            self.inner(activation)
+                self._extremes.append(torch.stack(torch.aminmax(activation)))
+            else:
+                self.inner(activation)
         return activation
+
+    def end_batch(self) -> None:
+        """Tell an observer that averages over batches the extremes of one, in however many calls it came."""
+        if self._extremes and not self.broken:
+            self.batches += 1
+            # Its constant 0.01 would leave the first batch's extremes nearly unchanged.
+            self.inner.averaging_constant = 1.0 / self.batches
+            self.inner(torch.stack(self._extremes))
+        self._extremes.clear()
 
     def bounds(self) -> tuple[float, float]:
         """Chosen range (low, high), possibly by way of a scale and zero point; zero is inside."""

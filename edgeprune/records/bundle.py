@@ -88,6 +88,7 @@ class Manifest(Brief):
     pace: Pace | None = (
         None  # of the claim's device; None in bundles of before, of predictions and for TensorRT
     )
+    fixed_batch: bool = False  # the artefact takes `batch` rows, and no other number of them
 
 
 Outcome = Literal["passed", "failed", "inconclusive", "skipped"]

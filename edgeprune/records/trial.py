@@ -305,6 +305,7 @@ class FitResult(Brief):
     sources: tuple[tuple[str, str], ...] = ()  # who said a line of the budget: "flag", "profile" or "default"
     occasion: Occasion | None = None  # None in what earlier versions wrote
     remarks: tuple[str, ...] = ()  # sentences for people that the fit told on its way
+    fixed_batch: bool = False  # the model takes one row a query, and no other batch
 
     @property
     def direction(self) -> Direction:

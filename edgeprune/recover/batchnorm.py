@@ -19,8 +19,10 @@ def reestimate(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) 
     In one pass each norm uses the statistics of its batch, as in training, and they are pooled over all
     batches, so that batches of one class or one sample give the variance of the whole data
     ("precise BN", Wu and Johnson 2021). A norm that saw a single value per channel, or no
-    data, keeps its statistics.
+    data, keeps its statistics, and so do those of a graph that takes one row at a time.
     """
+    if captured.fixed_batch:  # the statistics of one row are not those of the data
+        return 0
     collector = _BatchStatistics(captured)
     with torch.no_grad():
         for inputs in batches:

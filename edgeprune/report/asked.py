@@ -30,7 +30,7 @@ def asked_lines(result: FitResult) -> list[str]:
     when = "" if occasion is None else f", {occasion.date}"
     lines.append(
         f"of: target {result.target.name}, profile {profiles}, {where}; {measured.runtime}, {threads}, "
-        f"batch {measured.batch}; {result.seconds:.0f} s{when}"
+        f"batch {measured.batch}{' (fixed)' * result.fixed_batch}; {result.seconds:.0f} s{when}"
     )
     if occasion is None:
         return lines

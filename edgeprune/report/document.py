@@ -53,6 +53,7 @@ def document(result: FitResult) -> dict[str, JSON]:
         "profile": result.profile.name,
         "threads": measured.threads,
         "batch": measured.batch,
+        "fixed_batch": result.fixed_batch,
         "target": result.target.name,
         "runtime": result.runtime,
         "runtime_version": measured.runtime,

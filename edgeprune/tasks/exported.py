@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, flatten, module_of
 from edgeprune.graph.mode import trains
+from edgeprune.graph.one_row import FOR_ONE_ROW, takes_one_row
 from edgeprune.meaning.kinds import Said
 from edgeprune.quiet import quiet
 from edgeprune.records.task import Task
@@ -57,7 +58,11 @@ def task_from_export(path: Path, data: Path | None, seed: int, said: Said = None
 
     example = next(iter(Batches(calibration.rows(slice(0, 1)), keywords)))
     named = dict(example) if keywords else {}
-    captured = Captured(module, () if keywords else tuple(example), named)
+    captured = Captured(
+        module,
+        *(() if keywords else tuple(example), named),
+        fixed_batch=FOR_ONE_ROW if takes_one_row(module.graph) else "",
+    )
 
     def forward(rows: Arrays) -> Any:
         with torch.no_grad():
@@ -121,12 +126,12 @@ def _input_specs(program: ExportedProgram, path: Path) -> tuple[InputSpec, ...]:
                 f"{path}: input `{node.name}` is not a tensor.", "Export a model of tensor inputs only."
             )
         sizes = tuple(_size(size) for size in value.shape)
-        if not sizes or sizes[0] is not None:
+        if not sizes or sizes[0] not in (None, 1):
             raise InputError(
                 f"{path} was exported for one fixed batch: input `{node.name}` is {list(value.shape)}.",
                 _DYNAMIC,
             )
-        specs.append(InputSpec(node.name, sizes, str(value.dtype).removeprefix("torch.")))
+        specs.append(InputSpec(node.name, (None, *sizes[1:]), str(value.dtype).removeprefix("torch.")))
     if not specs:
         raise InputError(f"{path} takes no inputs.", "Export a model of one tensor input or more.")
     return tuple(specs)

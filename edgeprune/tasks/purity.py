@@ -10,8 +10,10 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgeprune.errors import InputError
-from edgeprune.graph.capture import Captured, capture, evaluated, flatten
+from edgeprune.graph.blocks import SYMBOLIC_BATCH
+from edgeprune.graph.capture import Captured, capture, capture_one_row, evaluated, flatten, output_shapes
 from edgeprune.graph.fx import argument, op_name, written_at
+from edgeprune.graph.one_row import first_rows
 from edgeprune.graph.outputs import in_module
 from edgeprune.tasks.guest import guest
 
@@ -32,23 +34,25 @@ _NOISE = (
 )
 
 
-def capture_pure(model: torch.nn.Module, example: Any) -> Captured:
+def capture_pure(model: torch.nn.Module, example: Any, rows: int | None = None) -> Captured:
     """Capture of a model that is a function of its inputs, as far as its graph and two runs tell.
+
+    rows: as for `capture`.
 
     Raises `InputError` naming the buffer that forward writes to, the line that draws random numbers, the
     layer that normalises by the batch, the output of another number type than float32, or the output in which
     two runs, or the model and its graph, differ; and as `capture` does.
     """
     with torch.random.fork_rng(devices=[]):  # a number that nothing reads may be drawn
-        return _captured(model, example)
+        return _captured(model, example, rows)
 
 
-def _captured(model: torch.nn.Module, example: Any) -> Captured:
+def _captured(model: torch.nn.Module, example: Any, rows: int | None) -> Captured:
     first, second, changed = _two_runs(model, example)
     found = difference(first, second)
     named = " and ".join(changed)
     try:
-        captured = capture(model, example)
+        captured = capture(model, example, rows)
     except InputError as error:
         if found or changed:  # what torch.export says of state that it cannot follow is about itself
             _refuse_state(found, named)
@@ -64,8 +68,22 @@ def _captured(model: torch.nn.Module, example: Any) -> Captured:
             )
     if found:
         _refuse_state(found, named)
+    if rows == 1 and not captured.fixed_batch:
+        captured = _at_one_row(model, example, captured)
     with torch.no_grad():
-        found = difference(captured.run(*captured.inputs), second)
+        given = captured.run(*flatten(example))
+    if captured.fixed_batch:  # the same numbers in one row are no other answer
+        second = tuple(
+            wanted.reshape(own.shape) if wanted.numel() == own.numel() else wanted
+            for own, wanted in zip(given, second, strict=True)
+        )
+    found = difference(given, second)
+    if found and captured.fixed_batch and len(flatten(example)[0]) > 1:
+        raise InputError(
+            f"The batch is fixed at one row because of the model: {captured.fixed_batch}. Several rows at "
+            f"once differ from one after another in {found}.",
+            "Give an example of one row where forward is made for one, else let no row depend on the others.",
+        )
     if found:
         raise InputError(
             f"The graph that torch.export makes of the model differs from the model in {found}.",
@@ -73,6 +91,26 @@ def _captured(model: torch.nn.Module, example: Any) -> Captured:
             "compute it with tensors.",
         )
     return captured
+
+
+def _at_one_row(model: torch.nn.Module, example: Any, captured: Captured) -> Captured:
+    """The captured model, or another for one row, where the model takes a way of its own for a single row.
+
+    Raises `InputError` where it gives no row for one.
+    """
+    one = first_rows(example)
+    with evaluated(model), torch.no_grad():
+        wanted = _run(model, one)
+        found = difference(captured.run(*flatten(one)), wanted)
+    for number, (shape, output) in enumerate(zip(output_shapes(captured.module), wanted, strict=False)):
+        if shape[:1] == (SYMBOLIC_BATCH,) and output.shape[:1] != (1,):
+            raise InputError(
+                f"Output {number} of the model has shape {list(output.shape)} for one row, without a batch.",
+                "Name the dimension that squeeze() drops, such as squeeze(-1): the batch always comes first.",
+            )
+    if not found:
+        return captured
+    return capture_one_row(model, example, "it computes something else for one row than for several")
 
 
 def _refuse_state(found: str | None, named: str) -> NoReturn:

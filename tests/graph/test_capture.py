@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from edgeprune.errors import InputError
 from edgeprune.graph import fixed_sizes
 from edgeprune.graph.capture import capture, flatten, rebuilt
+from edgeprune.graph.coupling import analyse
+from edgeprune.graph.surgery import cut
 
 
 class Two(nn.Module):
@@ -201,6 +204,95 @@ def test_a_batch_that_is_taken_for_a_number_is_refused_with_the_line(kind: str, 
         capture(Rows(kind), torch.randn(1, 4))
     assert re.search(rf"test_capture\.py, line \d+: {re.escape(line)}\)\.$", caught.value.what)
     assert "x.shape[0]" in caught.value.hint
+
+
+class OneRow(nn.Module):
+    """Exports with one row alone, or computes something else with several; `kind` says how."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.inner, self.mid, self.out = (
+            kind,
+            nn.Linear(8, 16),
+            nn.Linear(16, 16),
+            nn.Linear(16, 3),
+        )
+        self.cell = nn.GRU(8, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = len(x)
+        if self.kind == "loop":
+            return torch.stack([self.out(torch.relu(self.mid(torch.relu(self.inner(row))))) for row in x])
+        if self.kind == "state":
+            y, _ = self.cell(x[:, None], torch.zeros(1, int(x.shape[0]), 16))
+            return self.out(y[:, -1])
+        y = torch.relu(self.mid(torch.relu(self.inner(x))))
+        if self.kind == "length":
+            y = y.view(rows, -1)
+        elif self.kind == "number":
+            y = y.reshape(1, -1)
+        elif self.kind == "positions":
+            y = y[torch.arange(rows)]
+        elif self.kind == "einsum":
+            y = torch.einsum("bc,bd->dc", y, torch.eye(rows))
+        elif self.kind == "at the end":
+            return self.out(y).view(1, -1)
+        elif self.kind == "squeezed":
+            return self.out(torch.relu(y.squeeze(0))).reshape(1, 3)
+        return self.out(y)
+
+
+KINDS = ("loop", "state", "length", "number", "positions", "einsum", "at the end", "squeezed")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_queries_of_one_row_are_asked_such_a_model_is_captured_for_one(
+    kind: str, references: ModuleType
+) -> None:
+    model, x = OneRow(kind).eval(), torch.randn(5, 8)
+    captured = capture(model, x[:1], rows=1)
+    assert captured.fixed_batch
+    with torch.no_grad():
+        wanted = torch.cat([model(row[None]) for row in x])
+        assert torch.allclose(captured.run(x)[0], wanted, atol=1e-6)
+        assert torch.allclose(captured.module(x), wanted, atol=1e-6)
+        coupling = analyse(captured)
+        assert sum(group.units for group in coupling.groups) >= 16
+        assert not coupling.unknown
+        kept = references.random_kept(coupling, 0, 0.5)
+        pruned = cut(captured, coupling, kept)
+        exact = references.zeroed(captured, coupling, kept)
+        assert references.difference(pruned.run(x), exact.run(x)) < 1e-5
+    again = capture(pruned.program().module(), x, rows=1)
+    assert again.fixed_batch == "it was exported for one row"
+    assert torch.equal(again.run(x)[0], pruned.run(x)[0])
+
+
+def test_where_other_queries_are_asked_the_refusal_names_the_line_and_the_batch_that_works() -> None:
+    for rows, hint in ((8, "--batch 1"), (None, "x.shape[0]")):
+        with pytest.raises(InputError, match="takes the batch, which may vary, for a number") as caught:
+            capture(OneRow("length"), torch.randn(2, 8), rows)
+        assert "y = y.view(rows, -1)" in caught.value.what or "rows = len(x)" in caught.value.what
+        assert hint in caught.value.hint
+    with pytest.raises(InputError, match="exported for one row") as caught:
+        capture(capture(OneRow("length"), torch.randn(2, 8), 1).module, torch.randn(2, 8), 8)
+    assert "--batch 1" in caught.value.hint
+
+
+def test_what_does_not_export_for_one_row_either_is_refused_as_before() -> None:
+    with pytest.raises(InputError, match=r"does not export \(.*test_capture\.py") as caught:
+        capture(Branching(), torch.randn(1, 4), rows=1)
+    assert "--batch" not in caught.value.hint
+
+
+def test_a_mean_over_several_given_rows_is_no_batch_of_one() -> None:
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(0, keepdim=True)
+
+    assert not capture(Mean(), torch.randn(3, 4), rows=1).fixed_batch
+    assert capture(Mean(), torch.randn(1, 4), rows=1).fixed_batch
 
 
 def test_another_torch_that_tells_no_lines_still_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,3 +81,16 @@ def test_what_no_output_depends_on_is_left_out() -> None:
     assert pruned.params == sum(parameter.numel() for parameter in pruned.module.parameters())
     names = {name for name, _ in pruned.module.named_parameters(remove_duplicate=False)}
     assert names == {"inner.weight", "inner.bias", "out.weight", "out.bias", "again.weight"}
+
+
+def test_a_model_of_one_row_says_so() -> None:
+    class Counted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = len(x)
+            return super().forward(x).view(rows, -1)
+
+    found = inspect(nn.Sequential(Counted(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(1, 4))
+    assert "fixed at one row" in found.fixed_batch
+    assert "rows = len(x)" in found.fixed_batch
+    assert (found.groups[0].units, found.macs) == (6, 4 * 6 + 6 * 2)
+    assert not inspect(nn.Linear(4, 2), torch.randn(1, 4)).fixed_batch

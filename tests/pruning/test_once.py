@@ -381,3 +381,28 @@ def test_what_is_shown_of_a_pruned_model_is_one_line() -> None:
     assert repr(pruned).startswith(expected)
     assert repr(pruned).endswith(" frozen)")
     assert len(repr(pruned)) < 120
+
+
+def test_a_model_of_one_row_is_pruned_and_answers_several_one_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.out = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = len(x)
+            return self.out(torch.relu(self.inner(x)).view(rows, -1))
+
+    x = torch.randn(6, 8)
+    pruned = prune(Counted().eval(), x[:2], ratio=0.5, calibration=[x])
+    assert pruned.params < pruned.dense_params
+    assert "the first of the example's 2" in pruned.fixed_batch
+    assert pruned.fixed_batch in caplog.text
+    assert pruned.module(x).shape == (6, 4)
+    loaded = torch.export.load(pruned.save(tmp_path / "model.pt2")).module()
+    again = prune(loaded, x[:1], ratio=0.1)
+    assert "it was exported for one row" in again.fixed_batch
+    assert again.module(x).shape == (6, 4)
+    assert not prune(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), x[:1]).fixed_batch

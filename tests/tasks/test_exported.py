@@ -389,6 +389,18 @@ def test_a_fixed_batch_is_refused_with_the_way_to_a_dynamic_one(data, tmp_path: 
     assert "Dim.DYNAMIC" in refused.value.hint
 
 
+def test_a_file_for_one_row_answers_several_one_by_one(data, tmp_path: Path):
+    model = Classifier().eval()
+    torch.export.save(torch.export.export(model, (torch.zeros(1, 3),)), tmp_path / "one.pt2")
+    task = load_task(str(tmp_path / "one.pt2"), data(image=X))
+    captured = capture(task.model, task.example, rows=1)
+    assert captured.fixed_batch == "it was exported for one row"
+    x = torch.randn(5, 3)
+    assert torch.allclose(captured.run(x)[0], model(x), atol=1e-6)
+    fidelity = call_evaluate(task, lambda x: model(torch.from_numpy(x)).detach().numpy())
+    assert fidelity == pytest.approx(1.0)
+
+
 def test_a_model_exported_in_training_mode_is_refused(data, tmp_path: Path):
     path = export(Classifier().train(), tmp_path / "training.pt2", torch.zeros(2, 3))
     with pytest.raises(InputError, match="was exported in training mode: `batch_norm`") as refused:

@@ -294,3 +294,54 @@ def test_attention_over_padding_is_compared_as_it_is_captured() -> None:
         own = model.eval()(torch.randn(2, 4, 8), padding)
     assert own.shape[1] < 4 or not own[0, 3].any(), "its quick kernel drops the padding, or leaves zeros"
     capture_pure(model, {"x": torch.randn(2, 4, 8), "padding": padding})
+
+
+def own_way_for_one(own: Through, y: Tensor) -> Tensor:
+    return y if y.shape[0] == 1 else y + 1
+
+
+def counted(own: Through, y: Tensor) -> Tensor:
+    return y.view(len(y), -1)
+
+
+def counted_and_mixed(own: Through, y: Tensor) -> Tensor:
+    return y.view(len(y), -1) - y.mean(0, keepdim=True) / 2
+
+
+def in_one_row(own: Through, y: Tensor) -> Tensor:
+    return y.view(1, -1)
+
+
+@pytest.mark.parametrize(
+    ("then", "given", "why"),
+    [
+        (own_way_for_one, 1, "it computes something else for one row than for several"),
+        (counted, 2, "takes the batch, which may vary, for a number"),
+        (counted_and_mixed, 1, "takes the batch, which may vary, for a number"),
+        (in_one_row, 2, "it puts all rows into one"),
+    ],
+)
+def test_a_model_of_one_row_is_captured_where_one_row_is_asked(
+    then: Callable[[Through, Tensor], Tensor], given: int, why: str
+) -> None:
+    model = Through(then).eval()
+    captured = capture_pure(model, X[:given], 1)
+    assert why in captured.fixed_batch
+    with torch.no_grad():
+        assert torch.allclose(captured.run(X)[0], torch.cat([model(row[None]) for row in X]))
+
+
+@pytest.mark.parametrize("then", [own_way_for_one, counted_and_mixed])
+def test_rows_that_depend_on_each_other_are_not_taken_one_by_one(
+    then: Callable[[Through, Tensor], Tensor],
+) -> None:
+    with pytest.raises(InputError, match="Several rows at once differ from one after another") as caught:
+        capture_pure(Through(then).eval(), X, 1)
+    assert "example of one row" in caught.value.hint
+
+
+def test_an_output_that_loses_its_batch_for_one_row_is_refused_where_one_row_is_asked() -> None:
+    model = Through(lambda own, y: y.squeeze()).eval()
+    with pytest.raises(InputError, match=r"Output 0 of the model has shape \[4\] for one row"):
+        capture_pure(model, X, 1)
+    assert not capture_pure(model, X, 8).fixed_batch

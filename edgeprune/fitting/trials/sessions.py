@@ -86,7 +86,8 @@ class DeviceSide:
     def ask(self, name: str, question: Callable[[Predict], T]) -> T:
         """Answer to a question about an artefact as the device serves it, in a session of its own."""
         with self.order.device.start(self.load(name)) as session:
-            return question(predictor(session))
+            one_row = bool(self.workshop.dense.fixed_batch)
+            return question(predictor(session, one_row=one_row))
 
     def metric(self, name: str) -> float:
         return self.ask(name, lambda predict: call_evaluate(self.workshop.task, predict))

@@ -47,7 +47,7 @@ def smooth(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) -> C
         return result
     watcher = _Largest(result, {norm.node for norm in found})
     with torch.no_grad():
-        for inputs in batches:
+        for inputs in (query for batch in batches for query in captured.queries(batch)):
             watcher.run(*inputs)
         for norm in found:
             _scale(result, norm, watcher.found[norm.node])

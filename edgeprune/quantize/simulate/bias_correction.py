@@ -39,7 +39,7 @@ def correct_means(
     batches: calibration inputs; the first CORRECTION_ROWS rows are used. A layer that is called twice has one
     bias and two means, and is not corrected.
     """
-    inputs = _first_rows(batches)
+    queries = list(captured.queries(_first_rows(batches)))
     layers = {
         nodes[0]: _with_norm(nodes[0])
         for layer, nodes in layer_nodes(captured).items()
@@ -47,9 +47,11 @@ def correct_means(
     }
     with torch.no_grad():
         exact = _Means(captured, layers.values())
-        exact.run(*inputs, enable_io_processing=False)
-        corrected = _Corrected(captured, ranges, dialect, reduce_range, layers, exact.found)
-        corrected.outputs(inputs, tuple(layers))
+        for query in queries:
+            exact.run(*query, enable_io_processing=False)
+        means = {node: torch.stack(found).mean(0) for node, found in exact.found.items()}
+        corrected = _Corrected(captured, ranges, dialect, reduce_range, layers, means)
+        corrected.correct(queries)
     shifts = {
         name: shift.double().numpy() for name, shift in corrected.shifts.items() if shift.isfinite().all()
     }
@@ -85,12 +87,12 @@ class _Means(Interpreter):
     def __init__(self, captured: Captured, nodes: Any) -> None:
         super().__init__(captured.module)
         self._nodes = set(nodes)
-        self.found: dict[Node, torch.Tensor] = {}
+        self.found: dict[Node, list[torch.Tensor]] = {node: [] for node in self._nodes}  # by query
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
         if n in self._nodes:
-            self.found[n] = _channel_means(value, _image(n))
+            self.found[n].append(_channel_means(value, _image(n)))
         return value
 
 
@@ -107,6 +109,7 @@ class _Corrected(Simulation):
         exact: Mapping[Node, torch.Tensor],
     ) -> None:
         super().__init__(captured, ranges, dialect, reduce_range)
+        self._quantised = frozenset(layers)
         self._ends = set(layers.values())
         self._exact = exact
         self.shifts: dict[str, torch.Tensor] = {}
@@ -115,13 +118,31 @@ class _Corrected(Simulation):
         """Output of a layer without rounding, which would clip negative values at a fused ReLU."""
         return result
 
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n not in self._ends:
-            return value
-        image = _image(n)
-        shift = _channel_means(value, image) - self._exact[n]
-        self.shifts[n.name] = shift
-        shape = [1] * value.dim()
+    def correct(self, queries: Sequence[tuple[torch.Tensor, ...]]) -> None:
+        """Run the nodes in turn, each on all queries, so that a layer's shift is known before the next."""
+        graph = self._captured.module.graph
+        placeholders = graph.find_nodes(op="placeholder")
+        environments: list[dict[Node, Any]] = [
+            dict(zip(placeholders, query, strict=True)) for query in queries
+        ]
+        for node in graph.nodes:
+            if node.op in ("placeholder", "output"):
+                continue
+            for self.env in environments:
+                self.env[node] = self.run_node(node)
+            if node in self._ends:
+                self._shift(node, environments)
+            for environment in environments:
+                for read in self.user_to_last_uses.get(node, []):
+                    del environment[read]
+
+    def _shift(self, node: Node, environments: Sequence[dict[Node, Any]]) -> None:
+        """Subtract the mean error of a layer's output over all queries."""
+        image = _image(node)
+        means = [_channel_means(environment[node], image) for environment in environments]
+        shift = torch.stack(means).mean(0) - self._exact[node]
+        self.shifts[node.name] = shift
+        shape = [1] * environments[0][node].dim()
         shape[1 if image else -1] = -1
-        return value - shift.reshape(shape)
+        for environment in environments:
+            environment[node] = environment[node] - shift.reshape(shape)

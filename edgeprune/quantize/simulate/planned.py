@@ -57,7 +57,9 @@ class Simulation(Interpreter):
         """Outputs of the model with `nodes` in INT8."""
         self._quantised = frozenset(nodes)
         # The graph's own outputs, flat: the model may return a dict of them.
-        return flatten(self.run(*inputs, enable_io_processing=False))
+        return self._captured.joined(
+            flatten(self.run(*query, enable_io_processing=False)) for query in self._captured.queries(inputs)
+        )
 
     def run_node(self, n: Node) -> Any:
         if n not in self._quantised:

@@ -47,7 +47,10 @@ class QuantisationAware:
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Outputs for flat inputs, as by `Captured.run`, in INT8."""
-        return flatten(self._graph.run(*inputs, enable_io_processing=False))
+        return self._captured.joined(
+            flatten(self._graph.run(*query, enable_io_processing=False))
+            for query in self._captured.queries(inputs)
+        )
 
 
 class _Trained(FakeQuantised):

@@ -45,7 +45,8 @@ def fake_quantised(
     """
     graph = FakeQuantised(captured, model)
     with torch.no_grad():
-        found = [flatten(graph.run(*query, enable_io_processing=False)) for query in _queries(inputs, batch)]
+        queries = _queries(inputs, 1 if captured.fixed_batch else batch)
+        found = [flatten(graph.run(*query, enable_io_processing=False)) for query in queries]
     return [torch.cat(parts).numpy(force=True) for parts in zip(*found, strict=True)]
 
 
@@ -64,7 +65,7 @@ def proven_integers(
     names = captured.input_names
     answers = [
         runner.run({name: x.numpy(force=True) for name, x in zip(names, query, strict=True)})
-        for query in _queries(inputs, batch)
+        for query in _queries(inputs, 1 if captured.fixed_batch else batch)
     ]
     served = [np.concatenate(parts) for parts in zip(*answers, strict=True)]
     error, rounding = relative_error(served, reference), relative_error(reference, unrounded)

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune.export import export_onnx
+from edgeprune.export import export_onnx, to_onnx
 from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.quantize.calibrate import calibrate
 from edgeprune.quantize.dialects import TABLE
+from edgeprune.quantize.emit import quantise as quantise_model
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate.bias_correction import correct_means
+from edgeprune.quantize.simulate.written import proven_integers
 from tests.support.int8_files import quantise
 from tests.support.kernels import integer_nodes
 
@@ -122,3 +124,43 @@ def test_data_that_makes_a_mean_infinite_corrects_nothing(nets: ModuleType) -> N
     ranges = calibrate(captured, [captured.inputs], "minmax")
     found = correct_means(captured, ranges, TABLE["onnxruntime-x86"], [captured.inputs])
     assert all(np.isfinite(shift).all() for shift in found.shifts.values())
+
+
+class Counted(Mixed):
+    """The same with the number of its rows in the graph, so that it takes one row at a time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.view(len(x), 3, 10, 10))
+
+
+def test_rows_one_by_one_give_the_ranges_and_shifts_of_a_whole_batch(tmp_path: Path) -> None:
+    captured, batches = mixed()
+    counted = Counted().eval()
+    counted.load_state_dict(captured.module.state_dict())
+    fixed = capture(counted, batches[0][0], rows=1)
+    assert fixed.fixed_batch
+    names = {old.name: new.name for old, new in zip(_layers(captured), _layers(fixed), strict=True)}
+    for calibrator in ("minmax", "kl"):
+        whole, single = (calibrate(each, batches, calibrator) for each in (captured, fixed))
+        for old, new in names.items():
+            if old in whole.bounds:
+                assert single.bounds[new] == pytest.approx(whole.bounds[old], rel=0.05, abs=0.02)
+        if calibrator == "minmax":
+            assert single.bounds[names["relu"]] == pytest.approx(whole.bounds["relu"], rel=1e-5)
+    dialect = TABLE["onnxruntime-x86"]
+    whole, single = (
+        correct_means(each, calibrate(each, batches, "minmax"), dialect, batches)
+        for each in (captured, fixed)
+    )
+    for old, shift in whole.shifts.items():
+        assert np.allclose(single.shifts[names[old]], shift, atol=1e-4)
+    made = quantise_model(to_onnx(fixed), single, dialect)
+    rows = batches[0][0][:3]
+    proven = proven_integers(fixed, made.model, (rows,))
+    assert proven[0].shape == (3, 12), "one by one in torch and in the runtime"
+
+
+def _layers(captured: Captured) -> list[torch.fx.Node]:
+    views = ("view", "sym_size", "reshape")
+    nodes = [node for node in captured.module.graph.nodes if node.op == "call_function"]
+    return [node for node in nodes if not any(view in node.name for view in views)]
