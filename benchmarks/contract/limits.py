@@ -123,7 +123,7 @@ def _row(name: str, runtime: str, kind: str, found: FitResult, once: FitResult |
         "memory_mib": measured.memory_mib,
         "size_mib": measured.size_mib,
     }
-    named = feasible(found.trials, found.budget) if found.verdict.kind == "misses" else None
+    named = feasible(found.trials, found.budget, found.drafts) if found.verdict.kind == "misses" else None
     same = None
     if once is not None:
         first, last = (

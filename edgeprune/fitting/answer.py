@@ -14,7 +14,7 @@ from edgeprune.errors import DeviceBusy, EdgepruneError
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.runner import SETTLED, Trials
-from edgeprune.records.trial import FitResult, Occasion, Pace, Report, TierResult, Verdict
+from edgeprune.records.trial import DraftReport, FitResult, Occasion, Pace, Report, TierResult, Verdict
 from edgeprune.search.frontier import frontier
 from edgeprune.search.judge import unsettled
 
@@ -128,6 +128,7 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
         occasion=_occasion(order, began, reports),
         remarks=tuple(remarks),
         fixed_batch=bool(workshop.dense.fixed_batch),
+        drafts=_unbuilt(answers),
     )
 
 
@@ -227,6 +228,14 @@ def _deciding(tiers: Sequence[TierResult]) -> int:
     """
     kinds = [tier.verdict.kind for tier in tiers]
     return next((kinds.index(kind) for kind in DECISIVE if kind in kinds), 0)
+
+
+def _unbuilt(answers: Sequence[Answer]) -> tuple[DraftReport, ...]:
+    """Drafts that became no candidate; none where profiles differ: a draft is of one machine."""
+    last = answers[-1].trials
+    if any(each.trials.order.profile != last.order.profile for each in answers):
+        return ()
+    return last.drafts.unbuilt(record.candidate for record in last.tested.values())
 
 
 def _gathered(answers: Sequence[Answer], decided: Answer) -> tuple[Report, ...]:

@@ -231,6 +231,14 @@ class Pace:
     machine: str
 
 
+@dataclass(frozen=True)
+class DraftReport:
+    """Candidate that was measured by its shapes alone and not built: it has no metric."""
+
+    name: str
+    measurement: Measurement
+
+
 @dataclass(frozen=True, repr=False)
 class TierResult(Brief):
     """Result for one of several budgets: the fields of a `FitResult` that depend on the budget."""
@@ -306,6 +314,7 @@ class FitResult(Brief):
     occasion: Occasion | None = None  # None in what earlier versions wrote
     remarks: tuple[str, ...] = ()  # sentences for people that the fit told on its way
     fixed_batch: bool = False  # the model takes one row a query, and no other batch
+    drafts: tuple[DraftReport, ...] = ()  # those of which no candidate was built
 
     @property
     def direction(self) -> Direction:

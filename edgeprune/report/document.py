@@ -6,6 +6,7 @@ from edgeprune.records.codec import JSON, to_json
 from edgeprune.records.trial import (
     Candidate,
     CascadeResult,
+    DraftReport,
     FitResult,
     Report,
     TierResult,
@@ -48,6 +49,7 @@ def document(result: FitResult) -> dict[str, JSON]:
         "speedup": _speedup(result),
         "frontier": [_candidate(report) for report in result.frontier],
         "trials": [_candidate(report) for report in result.trials],
+        "drafts": [_draft(draft) for draft in result.drafts],
         "seconds": result.seconds,
         "bundle": result.bundle,
         "profile": result.profile.name,
@@ -86,10 +88,11 @@ def _bests(result: FitResult) -> list[JSON]:
     return [
         {
             "line": best.line,
-            "name": best.report.name,
+            "name": best.draft or best.report.name,
             "value": best.value,
             "limit": best.limit,
-            "trained": is_trained(best.report),
+            "trained": not best.draft and is_trained(best.report),
+            "draft": bool(best.draft),
         }
         for best in bests(result)
     ]
@@ -151,15 +154,23 @@ def _cascade(cascade: CascadeResult) -> dict[str, JSON]:
 
 
 def _feasible(result: FitResult) -> Feasible | None:
-    return feasible(result.trials, result.budget) if result.verdict.kind == "misses" else None
+    return feasible(result.trials, result.budget, result.drafts) if result.verdict.kind == "misses" else None
 
 
 def _measured(report: Report) -> dict[str, JSON]:
+    return {
+        **_draft(report),
+        "metric": report.metric,
+        "params": report.params,
+        "macs": report.macs,
+    }
+
+
+def _draft(report: Report | DraftReport) -> dict[str, JSON]:
     measurement = report.measurement
     latency = measurement.latency
     return {
         "name": report.name,
-        "metric": report.metric,
         "latency_ms": {
             "p50": latency.p50_ms,
             "p90": None if measurement.predicted else latency.p90_ms,
@@ -170,8 +181,6 @@ def _measured(report: Report) -> dict[str, JSON]:
         "memory_mib": measurement.memory_mib,
         "memory_added_mib": measurement.added_mib,
         "size_mib": measurement.size_mib,
-        "params": report.params,
-        "macs": report.macs,
     }
 
 

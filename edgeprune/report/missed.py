@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from edgeprune.options import FitOptions
-from edgeprune.records.trial import FitResult, Report
+from edgeprune.records.trial import FitResult, Report, limited_lines
 from edgeprune.recover.ways import TABLE as RECOVERY_WAYS
 from edgeprune.report.asked import LINES
 from edgeprune.report.figures import score
 from edgeprune.search.best_of_lines import BestOfLine, best_of_lines
-from edgeprune.search.feasible import feasible
+from edgeprune.search.feasible import feasible, nearer_draft
 
+DRAFT = "by its shapes alone"
 MORE = 4  # times the epochs, where a training had not ended
 
 
@@ -27,7 +28,7 @@ def untrained(report: Report) -> str:
 def bests(result: FitResult) -> tuple[BestOfLine, ...]:
     """Best of each line of the budget, of all trials."""
     reports = list({one.name: one for one in (result.baseline, *result.trials, result.chosen)}.values())
-    return best_of_lines(reports, result.budget, result.direction, result.baseline.metric)
+    return best_of_lines(reports, result.budget, result.direction, result.baseline.metric, result.drafts)
 
 
 def best_words(result: FitResult) -> str:
@@ -38,7 +39,8 @@ def best_words(result: FitResult) -> str:
         else:
             name, unit, _ = LINES[best.line]
             figure = f"{name} {best.value:.4g} {unit}"
-        told.append(f"{figure} ({best.report.name}{untrained(best.report)})")
+        whose = f"{best.draft}, {DRAFT}" if best.draft else f"{best.report.name}{untrained(best.report)}"
+        told.append(f"{figure} ({whose})")
     return ", ".join(told)
 
 
@@ -73,7 +75,7 @@ def training_lines(result: FitResult) -> list[str]:
 
 def within_reach(result: FitResult) -> list[str]:
     """Line about the budget that the smallest candidate would meet, when no candidate fits this one."""
-    found = feasible(result.trials, result.budget)
+    found = feasible(result.trials, result.budget, result.drafts)
     if found is None:
         return []
     lines = [
@@ -81,4 +83,20 @@ def within_reach(result: FitResult) -> list[str]:
         for line, (label, unit, _) in LINES.items()
         if (limit := getattr(found.budget, line)) is not None
     ]
-    return [f"  the smallest candidate, {found.name}, would fit a budget of {', '.join(lines)}"]
+    drafted = f" {DRAFT}," if any(found.name == draft.name for draft in result.drafts) else ""
+    return [f"  the smallest candidate, {found.name},{drafted} would fit a budget of {', '.join(lines)}"]
+
+
+def draft_lines(result: FitResult) -> list[str]:
+    """Sentence about a draft that comes nearer to the limits of time and room than the closest candidate."""
+    found = nearer_draft(result.chosen, result.budget, result.drafts)
+    if found is None:
+        return []
+    figures = [
+        f"{LINES[line][0]} {value:.4g} of {limit:.4g} {LINES[line][1]}"
+        for line, (value, limit) in limited_lines(found.measurement, result.budget).items()
+    ]
+    return [
+        f"  {found.name}, {DRAFT}, comes nearer: {', '.join(figures)}; it was not built, so nobody knows its "
+        f"{result.metric}"
+    ]

@@ -11,7 +11,7 @@ from rich.table import Table
 from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report, speed_up
 from edgeprune.report.asked import LINES, asked_lines, error_bar_lines, largest_drop, unbound
 from edgeprune.report.figures import counted, milliseconds, score
-from edgeprune.report.missed import best_words, training_lines, untrained, within_reach
+from edgeprune.report.missed import best_words, draft_lines, training_lines, untrained, within_reach
 from edgeprune.search.error_bar import open_lines
 
 # What `chosen` is where it does not answer the budget: alone, and behind a tier's name.
@@ -112,6 +112,7 @@ def _verdict(result: FitResult) -> list[str]:
     if kind == "misses":
         lines += [
             *(f"  {line}" for line in error_bar_lines(result)),
+            *draft_lines(result),
             *training_lines(result),
             f"  best of each line: {best_words(result)}",
             *within_reach(result),

@@ -88,3 +88,24 @@ def test_a_speed_up_is_not_granted_by_a_dense_model_that_was_noisy_when_the_budg
     }
     sentence = f"{told['value']:.2f}x the speed of the dense model at p90 (at least"
     assert sentence in "".join(verdict_lines(result))
+
+
+def test_a_draft_that_became_no_candidate_is_in_the_result_of_a_miss(
+    tiny: ModuleType, scripted: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is built takes three times as long as its draft, and operators tell half of what drafts take."""
+
+    def slow_once_built(artefact: Path) -> float:
+        ms: float = tiny.summed_ms(artefact)
+        return 0.2 + ms if artefact.parent.name.startswith(("draft", "dense")) else 3 * ms
+
+    monkeypatch.setattr("edgeprune.fitting.landing.MOST_BUILDS", 1)
+    device = scripted.ScriptedDevice(slow_once_built, operators=tiny.operators)
+    options: dict[str, Any] = {"speedup": 2.2, "max_drop": 1.0, "epochs": 0}
+    result = edgeprune.fit(tiny.quick(), device=device, out=tmp_path / "run", **options)
+    assert result.verdict.kind == "misses"
+    assert {draft.name for draft in result.drafts} == {"draft-01"}, "the second one was built"
+    assert any(report.name == "trial-01" for report in result.trials)
+    told = verdict_lines(result)
+    assert any("by its shapes alone" in line for line in told)
+    assert document(result)["drafts"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeprune.records.codec import to_json
-from edgeprune.records.trial import Breach, FitResult, Report, Training, Verdict
+from edgeprune.records.trial import Breach, DraftReport, FitResult, Report, Training, Verdict
 from edgeprune.report import document, verdict_lines
 from edgeprune.report.missed import is_trained
 
@@ -105,3 +105,33 @@ def test_a_result_of_an_earlier_version_knows_its_training_by_the_rungs(missed: 
     assert not is_trained(missed.chosen)
     assert is_trained(replace(missed.chosen, recovered=(("distill", 1.0, 0.5, False),)))
     assert is_trained(replace(missed.chosen, candidate=replace(missed.chosen.candidate, qat=True)))
+
+
+def drafted(missed: FitResult, p90_ms: float) -> FitResult:
+    """With a draft that takes so long; trial-02 takes 2.1 ms at its bound, and 2 are allowed."""
+    quick = next(report for report in missed.trials if report.name == "trial-02")
+    latency = replace(quick.measurement.latency, p90_ms=p90_ms, bound_ms=p90_ms)
+    draft = DraftReport("draft-07", replace(quick.measurement, latency=latency))
+    budget = replace(missed.budget, latency_ms=2.0)
+    return replace(missed, verdict=LATENCY, budget=budget, chosen=quick, drafts=(draft,))
+
+
+def test_a_draft_that_is_within_the_budget_is_told_beside_the_closest_candidate(missed: FitResult) -> None:
+    told = verdict_lines(drafted(missed, 1.5))
+    (line,) = [line for line in told if "it was not built" in line]
+    assert line.startswith("  draft-07, by its shapes alone, comes nearer: latency 1.5 of 2 ms, ")
+    assert line.endswith("so nobody knows its top-1")
+    assert any("latency 1.5 ms (draft-07, by its shapes alone)" in line for line in told)
+    assert not any("the smallest candidate" in line for line in told), "no wider budget is called for"
+    found: Any = document(drafted(missed, 1.5))
+    assert (found["best_of_lines"][0]["name"], found["best_of_lines"][0]["draft"]) == ("draft-07", True)
+    assert [draft["name"] for draft in found["drafts"]] == ["draft-07"]
+    assert "metric" not in found["drafts"][0]
+
+
+def test_the_smallest_is_the_smallest_of_all_that_was_measured(missed: FitResult) -> None:
+    (line,) = [line for line in verdict_lines(drafted(missed, 2.05)) if "the smallest candidate" in line]
+    assert "the smallest candidate, draft-07, by its shapes alone, would fit a budget of latency" in line
+    (line,) = [line for line in verdict_lines(drafted(missed, 3.0)) if "the smallest candidate" in line]
+    assert "the smallest candidate, trial-02, would fit" in line
+    assert not any("it was not built" in line for line in verdict_lines(drafted(missed, 3.0)))

@@ -3,20 +3,20 @@
 How long a query takes, what it holds in memory and how large its file is follow from shapes and precisions,
 not from what the weights are. So a candidate is first written with weights and ranges that mean nothing, and
 measured: neither reconstructed nor calibrated nor evaluated, and where all branches stay not even exported.
-A draft is no trial: it proves nothing, and no result shows it.
+A draft is no trial: it proves nothing, and a result shows it only beside what was built.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from edgeprune.errors import DeviceBusy, DeviceLost, EdgepruneError
 from edgeprune.fitting.trials.sessions import DeviceSide
 from edgeprune.ledger import Ledger
 from edgeprune.measure import Progress
-from edgeprune.records.trial import Candidate, Measurement
+from edgeprune.records.trial import Candidate, DraftReport, Measurement
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Drafts:
         return {
             name: draft.measurement for name, draft in self.known.items() if draft.measurement is not None
         }
+
+    def unbuilt(self, tested: Iterable[Candidate]) -> tuple[DraftReport, ...]:
+        """Drafts that were measured and are of none of the candidates."""
+        built = {self.of(candidate) for candidate in tested}
+        return tuple(DraftReport(name, each) for name, each in self.measured.items() if name not in built)
 
     def of(self, candidate: Candidate) -> str | None:
         """The draft of this candidate, if there is one."""
