@@ -21,6 +21,8 @@ PURE = (
     "latency/min_cut.py",
     "latency/roofline.py",
     "records",
+    "recover/rates.py",
+    "recover/recipe.py",
     "recover/ways.py",
     "pruning/criteria.py",
     "pruning/identity.py",

@@ -174,7 +174,7 @@ class Training:
     falling: whether its loss still fell at the end, beyond the scatter of its steps; None where the task's
         own loop trained, and nobody knows.
     averaged: whether the weights are an average over its steps. stopped: before its epochs or its time were
-        over, since the held-back error fell no more.
+        over, since the held-back error fell no more. learning_rate: the highest one.
     place: device and number type of its products; empty for a loop of the task's own and in what earlier
         versions wrote.
     """
@@ -186,6 +186,7 @@ class Training:
     averaged: bool = False
     stopped: bool = False
     place: str = ""
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Average:
 
     def __init__(self, student: Captured) -> None:
         self.network = student.copy()
+        self.network.module.eval()
         stored = {id(tensor): name for name, tensor in self.network.module.state_dict(keep_vars=True).items()}
         self._names = tuple(stored.values())  # one name of each tensor
 

@@ -112,16 +112,19 @@ def _target_rows(target: Any, rows: slice | torch.Tensor) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor[rows], target)
 
 
-def _checksum(inputs: Sequence[torch.Tensor], row: int) -> int:
-    checksum = 0
+def _checksums(inputs: Sequence[torch.Tensor]) -> list[int]:
+    """Checksum of each row, over all inputs."""
+    sums = [0] * len(inputs[0])
+    if not sums:
+        return sums
     for tensor in inputs:
         # As bytes, since numpy has no bfloat16.
-        flat = tensor[row].detach().reshape(-1).contiguous().view(torch.uint8)
-        checksum = zlib.crc32(flat.numpy(force=True).tobytes(), checksum)
-    return checksum
+        flat = tensor.detach().reshape(len(sums), -1).contiguous().view(torch.uint8)
+        sums = [zlib.crc32(row, before) for row, before in zip(flat.numpy(force=True), sums, strict=True)]
+    return sums
 
 
 def _rows(inputs: tuple[torch.Tensor, ...], target: Any, residue: int, *, held: bool) -> Pair:
-    chosen = [r for r in range(len(inputs[0])) if (_checksum(inputs, r) % HELD_BACK == residue) == held]
+    chosen = [r for r, checksum in enumerate(_checksums(inputs)) if (checksum % HELD_BACK == residue) == held]
     index = torch.tensor(chosen, dtype=torch.long)
     return tuple(tensor[index] for tensor in inputs), _target_rows(target, index)

@@ -223,5 +223,6 @@ def _settled(
         averaged=trained.averaged,
         stopped=trained.stopped,
         place=place.words,
+        learning_rate=trained.learning_rate,
     )
     return (tried if kept else student), (Rung(name, before, after, kept, account),)

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import chain, count, islice
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from edgeprune.recover.average import Average
 from edgeprune.recover.checkpoint import EVERY_SECONDS, Checkpoint
 from edgeprune.recover.lora import low_rank
 from edgeprune.recover.objective import Forward, Objective, Pair
+from edgeprune.recover.rates import FEWEST_STEPS, SHARE, USUAL_RATE, find_rate
 from edgeprune.recover.recipe import Recipe, rate_factor
 
 # A training is stopped after so many held-back checks without a better error, and such a share of its budget.
@@ -47,7 +48,7 @@ class TrainingAccount:
 
     losses: of each batch. steps: of the optimiser. epochs: that were begun.
     averaged: whether the student holds averaged weights. stopped: early, since the error fell no more.
-    error: on held-back data, where there was a judge.
+    error: on held-back data, where there was a judge. learning_rate: the highest one.
     """
 
     losses: tuple[float, ...]
@@ -56,6 +57,7 @@ class TrainingAccount:
     averaged: bool = False
     stopped: bool = False
     error: float | None = None
+    learning_rate: float | None = None
 
 
 @contextmanager
@@ -87,16 +89,42 @@ def train(
     checkpoint: where a training that was killed goes on; it stays when the training has ended.
     Raises `InputError` as the objective does.
     """
-    recipe = objective.recipe
-    average = Average(student)
+    began = time.monotonic()
+    recipe, average = objective.recipe, Average(student)
+    state = None if checkpoint is None else checkpoint.load()
+    rate = recipe.learning_rate if state is None else state["rate"]
+    if rate is None:
+        rate = _found_rate(student, objective, epochs, batches, judge)
     mode = training_mode(student) if forward is None else nullcontext()
     with mode, trained_parameters(student, recipe) as parameters:
         loop = _Loop(student, average, objective, parameters, batches, judge, listen, forward, checkpoint)
-        loop.resume()
+        loop.begin(rate, began, state)
         while not loop.done:
             loop.epoch(epochs)
         loop.save()
     return loop.settle()
+
+
+def _found_rate(
+    student: Captured, objective: Objective, epochs: Epochs, batches: int, judge: Error | None
+) -> float:
+    """Learning rate by short trainings; the usual one where there is no judge, or no time to try others."""
+    options = objective.recipe.options
+    minutes = None if options.minutes is None else SHARE * options.minutes
+    steps = batches if minutes is not None else int(SHARE * batches * options.epochs)
+    if judge is None or (minutes is None and steps < FEWEST_STEPS):
+        return USUAL_RATE
+    short = replace(options, epochs=1, minutes=minutes, accumulate=1)
+
+    def error(rate: float) -> float:
+        tried = student.copy()
+        recipe = replace(objective.recipe, options=short, learning_rate=rate)
+        passes = chain.from_iterable(map(epochs, count()))
+        with torch.random.fork_rng(devices=[]):
+            train(tried, replace(objective, recipe=recipe), lambda _: islice(passes, steps), steps)
+        return judge(tried)
+
+    return find_rate(error)
 
 
 def rehearse(student: Captured, objective: Objective, pair: Pair) -> None:
@@ -153,7 +181,8 @@ class _Loop:
         self._judge, self._listen, self._checkpoint = judge, listen, checkpoint
         self._forward = forward
         self._run = student.run if forward is None else forward.run
-        self._optimiser = optimiser(parameters, self._recipe)
+        self._optimiser = optimiser(parameters)
+        self._rate = USUAL_RATE
         self._best: dict[str, torch.Tensor] | None = None
         self._at = _Position()
         self._began = self._saved = time.monotonic()
@@ -227,7 +256,7 @@ class _Loop:
             self._optimiser.zero_grad(set_to_none=True)
             factor = rate_factor(self._share_of_step())
             for group in self._optimiser.param_groups:
-                group["lr"] = self._recipe.learning_rate * factor
+                group["lr"] = self._rate * factor
         value = self._objective(self._run, pair)
         (value / self._options.accumulate).backward()  # type: ignore[no-untyped-call]
         self._at.losses.append(float(value.detach()))
@@ -272,6 +301,7 @@ class _Loop:
         if self._checkpoint is None:
             return
         state: dict[str, Any] = {
+            "rate": self._rate,
             "student": self._student.module.state_dict(),
             "average": self._average.network.module.state_dict(),
             "best": self._best,
@@ -283,9 +313,9 @@ class _Loop:
         self._checkpoint.save(state)
         self._saved = time.monotonic()
 
-    def resume(self) -> None:
-        """Go on from the checkpoint, where there is one of this training."""
-        state = None if self._checkpoint is None else self._checkpoint.load()
+    def begin(self, rate: float, began: float, state: dict[str, Any] | None) -> None:
+        """Set the learning rate and the beginning of the clock; go on from a checkpoint's state."""
+        self._rate, self._began = rate, began
         if state is None:
             return
         self._student.module.load_state_dict(state["student"])
@@ -304,16 +334,16 @@ class _Loop:
             if self._best is not None and at.best < error:
                 self._student.module.load_state_dict(self._best)
                 averaged, error = True, at.best
-        return TrainingAccount(tuple(at.losses), at.steps, at.epoch, averaged, at.stopped, error)
+        return TrainingAccount(tuple(at.losses), at.steps, at.epoch, averaged, at.stopped, error, self._rate)
 
 
-def optimiser(parameters: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """Optimiser of a recipe. Biases and the factors of norms do not decay."""
+def optimiser(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Optimiser of a training, whose rate is set at each step. Biases and factors of norms do not decay."""
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate)
+    return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
 def _copied(state: dict[str, Any]) -> dict[str, torch.Tensor]:
