@@ -45,15 +45,17 @@ def fixed_sizes() -> Iterator[list[str]]:
 
 
 def place(frames: Iterable[tuple[str, int]]) -> str:
-    """` (FILE, line N: CODE)` of the deepest frame that is the user's, else of a library's, else "".
+    """` (FILE, line N: CODE)` of the deepest frame that is the user's, and of a library's below that.
 
     frames: (file, line), the outermost first. Those around edgeprune's own called it, and made nothing.
+    "" where all others are the standard library's and torch's.
     """
-    found = {True: "", False: ""}
+    own = library = ""
     for file, line in frames:
         installed = "site-packages" in file
         if file.startswith(_OWN):
-            found = {True: "", False: ""}
+            own = library = ""
         elif not file.startswith((_TORCH, "<")) and (installed or not file.startswith(_STDLIB)):
-            found[installed] = f" ({file}, line {line}: {linecache.getline(file, line).strip()})"
-    return found[False] or found[True]
+            told = f"{file}, line {line}: {linecache.getline(file, line).strip()}"
+            own, library = (own, told) if installed else (told, "")
+    return f" ({'; in '.join(filter(None, (own, library)))})" if own or library else ""

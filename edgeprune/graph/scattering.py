@@ -79,13 +79,22 @@ def diagonal(walk: Walk, node: Node) -> Blocks:
 
 @rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
 def sampled(walk: Walk, node: Node) -> Blocks:
-    """Images [B, C, ...] sampled at the places of a grid; channels pass."""
+    """Images [N, C, ...] sampled at the places of as many grids, [N, ..., 2]: N and the channels pass.
+
+    N may hold the heads of every sample, as in deformable attention: a head leaves with its image and grid.
+    """
     value, grid = node.args[:2]
-    walk.freeze(node, op_name(node), "used as places of an image", walk.blocks(grid))
-    blocks = walk.blocks(value)
-    for dim in (0, *range(2, len(walk.shape(value)))):
-        blocks = walk.close(node, blocks, dim, "sampled at places of a grid")
-    return blocks
+    images, grids = walk.blocks(value), walk.blocks(grid)
+    space = [("space", axis) for axis in range(len(walk.shape(value)) - 2)]
+    for axis in range(len(space)):
+        images = walk.close(node, images, 2 + axis, "sampled at places of a grid")
+    for axis in range(len(space) + 1):
+        grids = walk.close(node, grids, 1 + axis, "used as places of an image")
+    operands = [
+        walk.operand(value, ["image", "channel", *space], images),
+        walk.operand(grid, ["image", *space, "place"], grids),
+    ]
+    return walk.contract(node, operands, ["image", "channel", *space])
 
 
 @rule("aten.bucketize")

@@ -309,5 +309,6 @@ def test_the_line_is_a_librarys_where_none_is_the_users() -> None:
         fixed_sizes.place([("/home/task.py", 3), (ours, 1), (theirs, 7), (torchs, 9)])
         == f" ({theirs}, line 7: )"
     )
-    assert fixed_sizes.place([(ours, 1), ("/home/net.py", 5), (theirs, 7)]) == " (/home/net.py, line 5: )"
+    found = fixed_sizes.place([(ours, 1), (theirs, 3), ("/home/net.py", 5), (theirs, 7)])
+    assert found == f" (/home/net.py, line 5: ; in {theirs}, line 7: )", "and what it called of a library"
     assert fixed_sizes.place([("/home/task.py", 3), (ours, 1), (torchs, 9)]) == ""

@@ -107,6 +107,28 @@ def _looked_up_by_head(x: torch.Tensor, net: Branches) -> torch.Tensor:
     return (heads.new_zeros(heads.shape[0], 4, 64) + heads.gather(1, places)).reshape(rows, 8, 64)
 
 
+def _deformable(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    """As deformable attention: each head of each sample, in the batch, is looked up at places of its own."""
+    rows = x.shape[0]
+    places = torch.tanh(net.two(x).mean((2, 3))).reshape(rows * 2, 1, 2, 2)
+    heads = net.one(x).reshape(rows * 2, 4, 8, 8)
+    return F.grid_sample(heads, places, align_corners=False).reshape(rows, 8, 2)
+
+
+def _places_in_a_volume(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    """Places that are made of whole heads, in volumes: two coordinates of a plane and a constant depth."""
+    rows = x.shape[0]
+    places = torch.tanh(net.two(x).mean((2, 3))).reshape(rows * 2, 1, 2, 1, 2)
+    volumes = net.one(x).reshape(rows * 2, 4, 2, 4, 8)
+    return F.grid_sample(volumes, F.pad(places, (0, 1)), "nearest", align_corners=True).reshape(rows, 8, 2)
+
+
+def _places_of_channels(x: torch.Tensor, net: Branches) -> torch.Tensor:
+    """Every channel of one branch gives a row of places: those stay, the channels looked up do not."""
+    places = torch.tanh(net.two(x)).reshape(x.shape[0], 8, 32, 2)
+    return F.grid_sample(net.one(x), places, align_corners=False)
+
+
 def _folded(x: torch.Tensor, net: Branches) -> torch.Tensor:
     columns = F.unfold(net.one(x), 3, padding=1)
     return F.fold(torch.relu(columns), (8, 8), 3, padding=1)
@@ -134,6 +156,9 @@ CASES = [
     Case("heads in the batch behind the places", _places_first, 2),
     Case("heads repeated for every sample", _repeated_for_every_sample, 4),
     Case("one look-up for the heads of every sample", _looked_up_by_head, 2),
+    Case("heads looked up at places of their own", _deformable, 2),
+    Case("heads looked up in volumes", _places_in_a_volume, 2),
+    Case("looked up at places that channels give", _places_of_channels, 8),
     Case("patches as columns, and back", _folded, 8),
     Case("pixel shuffle takes four planes at once", lambda x, net: F.pixel_shuffle(net.one(x), 2), 2),
     Case("pixel unshuffle", lambda x, net: F.pixel_unshuffle(net.one(x), 2), 8),
