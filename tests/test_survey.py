@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.survey import report
+from benchmarks.survey import report, trial
 from benchmarks.survey.subject import Built, NotBuilt, Subject
 from benchmarks.survey.trial import Row, measure
 
@@ -18,6 +18,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
 def plain() -> Built:
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval(), torch.randn(2, 8)
+
+
+def normed() -> Built:
+    model = nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.Softmax(-1), nn.Linear(32, 4))
+    return model.eval(), torch.randn(2, 8)
 
 
 class Rows(nn.Module):
@@ -48,7 +53,7 @@ def test_each_step_says_yes_or_its_sentence() -> None:
     assert row("missing", unbuilt).built == "needs another library"
     rows = [good, refused, row("missing", unbuilt), replace(good, key="tests/crashed", crash="here")]
     found = report.table(rows)
-    assert "3 architectures were built, 2 export. Of these 1 are pruned" in found
+    assert "| tests | 3 | 2 | 1 | 50.0% | 2 of 2 | 1 |" in found
     assert "- tests/rows: The model does not export" in found
     assert not report.goals(rows)
     assert report.goals([good, refused])
@@ -57,6 +62,32 @@ def test_each_step_says_yes_or_its_sentence() -> None:
     assert report.returned(headless), "it returns that width, which is what its user reads"
     assert not report.goals([headless]), "and still counts as frozen"
     assert not report.returned(replace(headless, frozen=0.45, held=(held[0], (held[1][0], 0.15))))
+
+
+def test_rounding_is_told_from_a_wrong_cut_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "EXACT", 1e-12)  # under what float32 resolves
+    rounded = measure(Subject("normed", "tests", normed), onnx=False)
+    assert rounded.error is not None and rounded.error > 1e-10  # noqa: PT018
+    assert rounded.double is not None and rounded.double < 1e-13  # noqa: PT018
+    assert "(double)" in report.table([rounded])
+    far = replace(rounded, error=2 * report.EXACT)
+    assert report.good(far)
+    assert not report.good(replace(far, double=1e-6)), "a wrong cut is as wrong in double precision"
+    assert not report.good(replace(far, double=None))
+
+
+def test_a_head_is_surveyed_where_there_is_one_and_what_it_returns() -> None:
+    pytest.importorskip("transformers")
+    from benchmarks.survey.hub import INNER, build, other_head, parts
+
+    assert other_head("BridgeTowerConfig") == "BridgeTowerForMaskedLM"
+    assert other_head("AltCLIPConfig") == ""
+    assert parts(["CLIPConfig", "LlamaConfig"]) == {"CLIPTextConfig", "CLIPVisionConfig"}
+    model, example = build("BartForConditionalGeneration", "BartConfig")
+    (logits,) = model(**example)
+    assert logits.shape == (2, 6, 97)
+    assert INNER.fullmatch("encoder_last_hidden_state")
+    assert not INNER.fullmatch("text_embeds")
 
 
 def test_an_architecture_is_shrunk_by_the_names_of_its_fields() -> None:

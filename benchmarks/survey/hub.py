@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,22 +13,34 @@ from torch import nn
 
 from benchmarks.survey.shrink import RECIPES, WORDS, shrink
 from benchmarks.survey.subject import Built, NotBuilt, Subject, parameters
+from benchmarks.zoo.entry import Served
 
 MOST_PARAMETERS = 12_000_000
-# Mappings of transformers, the most specific head first.
+# Mappings of transformers, the most specific head first; those that it lacks are not known to that version.
 HEADS = (
     *("IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "SEMANTIC_SEGMENTATION", "UNIVERSAL_SEGMENTATION"),
     *("DEPTH_ESTIMATION", "IMAGE_TO_IMAGE", "VIDEO_CLASSIFICATION", "AUDIO_CLASSIFICATION", "CTC"),
     *("AUDIO_XVECTOR", "SPEECH_SEQ_2_SEQ", "TIME_SERIES_PREDICTION", "TIME_SERIES_CLASSIFICATION"),
     *("KEYPOINT_DETECTION", "SEQ_TO_SEQ_CAUSAL_LM", "CAUSAL_LM", "MASKED_LM", "SEQUENCE_CLASSIFICATION"),
+    *("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "IMAGE_SEGMENTATION", "INSTANCE_SEGMENTATION"),
+    *("ZERO_SHOT_OBJECT_DETECTION", "ZERO_SHOT_IMAGE_CLASSIFICATION", "VISUAL_QUESTION_ANSWERING"),
+    *("KEYPOINT_MATCHING", "TEXT_RECOGNITION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING"),
+    *("MASKED_IMAGE_MODELING", "MASK_GENERATION", "PRETRAINING"),
 )
+# Names of outputs that show the inside of a model.
+INNER = re.compile(r".*hidden_states?|.*attentions?|pooler_output|intermediate_.*|.*_key_values")
 
 
 def subjects() -> list[Subject]:
-    """Every model type that has a model of its own; the kinds of heads take turns."""
+    """Every model type with its head, where there is one; the kinds of heads take turns.
+
+    What is a part of another architecture, as the text half of a CLIP is, is none of its own without a head.
+    """
     from transformers.models.auto import configuration_auto, modeling_auto
 
-    heads = [getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES") for head in HEADS]
+    heads = [getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES", {}) for head in HEADS]
+    configs = configuration_auto.CONFIG_MAPPING_NAMES
+    halves = parts(configs.values())
     made: dict[str, Subject] = {}
     turns: list[tuple[int, str]] = []
     seen: set[str] = set()
@@ -36,11 +49,30 @@ def subjects() -> list[Subject]:
         seen.update(new)
         for turn, kind in enumerate(new):
             model = mapping[kind] if isinstance(mapping[kind], str) else mapping[kind][0]
-            config = configuration_auto.CONFIG_MAPPING_NAMES.get(kind)
-            if config is not None and model not in made:
+            config = configs.get(kind)
+            if config is not None and mapping is modeling_auto.MODEL_MAPPING_NAMES:
+                model = other_head(config) or ("" if config in halves else model)
+            if config is not None and model and model not in made:
                 made[model] = Subject(model, "transformers", partial(build, model, config))
                 turns.append((turn, model))
     return [made[model] for _, model in sorted(turns, key=lambda each: each[0])]
+
+
+def parts(configs: Iterable[str]) -> set[str]:
+    """The configurations that are inside of others."""
+    import transformers
+
+    kinds = [getattr(transformers, config, None) for config in configs]
+    inside = [part for kind in kinds for part in (getattr(kind, "sub_configs", None) or {}).values()]
+    return {part.__name__ for part in inside}
+
+
+def other_head(config: str) -> str:
+    """A class with a head that none of the mappings names: the last of that configuration by name."""
+    import transformers
+
+    stem = config.removesuffix("Config")
+    return max((name for name in dir(transformers) if re.match(rf"{stem}For[A-Z]", name)), default="")
 
 
 def warm() -> Built:
@@ -75,9 +107,20 @@ def build(model: str, config: str) -> Built:
             continue
         found = example_for(built, made)
         if not isinstance(found, str):
-            return built, found
+            return served(built, found), found
         said = said or found
     raise NotBuilt(said)
+
+
+def served(model: nn.Module, example: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The model with the tensors alone that its head returns, where there are any beside inner ones."""
+    with torch.no_grad():
+        found = model(**example)
+    if not isinstance(found, Mapping):
+        return model
+    named = tuple(name for name, value in found.items() if isinstance(value, torch.Tensor))
+    heads = tuple(name for name in named if not INNER.fullmatch(name))
+    return Served(model, heads).eval() if heads and len(heads) < len(found) else model
 
 
 def example_for(model: nn.Module, config: Any) -> Any:
@@ -116,6 +159,8 @@ def _candidates(model: nn.Module, config: Any) -> Iterator[Mapping[str, torch.Te
         if "bbox" in names:
             texts = [{**text, "bbox": makers["bbox"]} for text in texts] + texts
     others = [other for name in names for other in _others(name, config, names)]
+    for text in texts[-1:]:
+        yield from ({**text, **other} for other in others if "pixel_values" in other)
     if main != "input_ids":
         yield from others
     yield from texts

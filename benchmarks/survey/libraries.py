@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 
-from benchmarks.survey import hub, torchvision_ops, vision
+from benchmarks.survey import hub, medical, torchvision_ops, vision
 from benchmarks.survey.subject import Subject
 
 torchvision_ops.declare()  # before anything imports torchvision
 
 
-@dataclass(frozen=True)
-class Library:
-    name: str  # of the package
-    subjects: Callable[[], list[Subject]]
+LIBRARIES: dict[str, Callable[[], list[Subject]]] = {  # by the name of the package
+    "transformers": hub.subjects,
+    "torchvision": vision.torchvision_subjects,
+    "timm": vision.timm_subjects,
+    "pytorchcv": vision.pytorchcv_subjects,
+    "monai": medical.subjects,
+}
 
 
-LIBRARIES = (
-    Library("transformers", hub.subjects),
-    Library("torchvision", vision.torchvision_subjects),
-    Library("timm", vision.timm_subjects),
-)
-
-
-def subjects() -> Iterator[Subject]:
-    """All architectures of the libraries that are installed."""
-    for library in LIBRARIES:
-        if find_spec(library.name) is not None:
-            yield from library.subjects()
+def subjects(names: Iterable[str] = LIBRARIES) -> Iterator[Subject]:
+    """All architectures of those of these libraries that are installed."""
+    for name in names:
+        if find_spec(name) is not None:
+            yield from LIBRARIES[name]()

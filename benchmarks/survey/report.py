@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from benchmarks.survey.trial import EXACT, FROZEN, RATIO, Row
+from benchmarks.survey.trial import EXACT, EXACT_DOUBLE, FROZEN, RATIO, Row
 
 PRUNED = 0.95  # of what exports is pruned with little frozen
 # Reasons that are the model's interface: the width that it returns, and of what is added to that.
@@ -20,8 +20,12 @@ def exported(row: Row) -> bool:
 
 def good(row: Row) -> bool:
     """Pruned by 30 %, exactly, with under a tenth of the parameters frozen."""
-    exact = row.error is not None and row.error <= EXACT
-    return exact and not row.crash and row.removed >= RATIO and row.frozen < FROZEN
+    return exact(row) and not row.crash and row.removed >= RATIO and row.frozen < FROZEN
+
+
+def exact(row: Row) -> bool:
+    rounded = row.double is not None and row.double <= EXACT_DOUBLE
+    return row.error is not None and (row.error <= EXACT or rounded)
 
 
 def green(row: Row) -> bool:
@@ -45,7 +49,7 @@ def line(row: Row) -> str:
         return f"{row.key} | not built: {row.built}"
     state = "green" if green(row) else "good" if good(row) else "NOT GOOD"
     said = [value for value in (row.exported, row.pruned, row.onnx, row.crash) if value not in ("", "yes")]
-    error = "" if row.error is None else f" error {row.error:.0e}"
+    error = "" if row.error is None else f" error {_error(row)}"
     return (
         f"{row.key} | {state} frozen {row.frozen:.1%}{error} {' '.join(row.unknown)} {' '.join(said)[:300]}"
     )
@@ -60,11 +64,15 @@ def table(rows: Iterable[Row]) -> str:
         cells = (
             *(_name(row), f"{row.params:,}", _short(row.exported)),
             "-" if not exported(row) else f"{row.removed:.0%}" if row.pruned == "yes" else "no",
-            *("-" if row.error is None else f"{row.error:.0e}", _short(row.onnx)),
+            *("-" if row.error is None else _error(row), _short(row.onnx)),
             *("-" if not exported(row) else f"{row.frozen:.1%}", ", ".join(row.unknown)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*summary(known), "", *lines, "", *sentences(known)])
+
+
+def _error(row: Row) -> str:
+    return f"{row.error:.0e}" if row.double is None else f"{row.double:.0e} (double)"
 
 
 def _name(row: Row) -> str:
@@ -76,17 +84,34 @@ def _short(value: str) -> str:
 
 
 def summary(known: list[Row]) -> list[str]:
-    out = [row for row in known if exported(row)]
-    tried = [row for row in out if row.onnx]
-    written = sum(row.onnx == "yes" for row in tried)
-    others = [row for row in out if not good(row)]
+    """A line for each library and one for all; then what the others return."""
+    heads = ("library", "built", "export", "of these pruned", "share", "as ONNX, of those tried", "crash")
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    libraries = Counter(_library(row) for row in known)
+    for name, _ in libraries.most_common():
+        lines.append(_counted(name, [row for row in known if _library(row) == name]))
+    lines += [_counted("all", known)] if len(libraries) > 1 else []
+    out = [row for row in known if exported(row) and not good(row)]
     return [
-        f"{len(known)} architectures were built, {len(out)} export. Of these {sum(map(good, out))} are "
-        f"pruned by 30 % exactly with under 10 % frozen, {written} of the {len(tried)} that were tried are "
-        f"written as ONNX and proven equal, and {sum(bool(row.crash) for row in known)} crash. Of the "
-        f"{len(others)} others {sum(map(returned, others))} have under 10 % frozen by any other reason than "
-        "that the model returns that width."
+        *lines,
+        "",
+        '"Pruned" is by 30 % exactly with under 10 % frozen, "as ONNX" is written and proven equal. Of the '
+        f"{len(out)} others {sum(map(returned, out))} have under 10 % frozen by any other reason than that "
+        "the model returns that width.",
     ]
+
+
+def _library(row: Row) -> str:
+    return row.key.partition("/")[0]
+
+
+def _counted(name: str, rows: list[Row]) -> str:
+    out = [row for row in rows if exported(row)]
+    pruned, tried = sum(map(good, out)), [row for row in out if row.onnx]
+    written = f"{sum(row.onnx == 'yes' for row in tried)} of {len(tried)}"
+    share = f"{pruned / len(out):.1%}" if out else "-"
+    crashed = sum(bool(row.crash) for row in rows)
+    return f"| {name} | {len(rows)} | {len(out)} | {pruned} | {share} | {written} | {crashed} |"
 
 
 def sentences(known: list[Row]) -> list[str]:
@@ -110,7 +135,7 @@ def _held(row: Row) -> str:
     if not exported(row) or good(row) or row.crash:
         return ""
     held = "; ".join(f"{reason} ({share:.0%})" for reason, share in row.held[:2])
-    error = "" if row.error is None or row.error <= EXACT else f", error {row.error:.0e}"
+    error = "" if row.error is None or exact(row) else f", error {_error(row)}"
     refused = f", {row.pruned}" if row.pruned != "yes" else ""
     return f"{row.frozen:.0%} frozen: {held}{error}{refused}"
 

@@ -38,10 +38,10 @@ _RULES: tuple[tuple[str, float | int], ...] = (
     (r".*(num|n)_(local_|routed_)?experts|moe_num_experts", 4),
     (r"n_group|topk_group", 1),
     (r".*(num|n)_(shared|group).*experts.*", 1),
-    (r".*(intermediate|ffn|inner|d_ff|mlp_dim|feed_?forward|mlp_hidden).*", 2.0),
+    (r".*(intermediate|ffn|inner|d_ff|mlp_dim|feed_?forward|mlp_hidden).*", 4.0),
     (r".*(position_embeddings|n_positions|n_ctx|max_seq_len.*|max_length|context_length)", 64),
     (r"max_(source|target|sequence)_(positions|length)|max_text_len|seq_len.*", 64),
-    (r"num_queries|num_object_queries|num_query_tokens", 10),
+    (r"num_queries|num_object_queries|num_query_tokens|num_detection_tokens", 10),
     (
         r".*(hidden|embed|embedding|model|projection|proj|state|conv|fusion|rnn|lru|ssm|mask_feature)"
         r".*(size|dim|width)s?",

@@ -64,8 +64,8 @@ class Served(nn.Module):
         super().__init__()
         self.model, self.outputs = model, outputs
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.model(pixel_values)
+    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model(**inputs)
         return tuple(found[name] for name in self.outputs)
 
 
