@@ -29,6 +29,7 @@ from edgeprune.fitting.space.space import FLOOR, Space
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.records.task import Task
+from edgeprune.recover.recipe import TrainingOptions
 from edgeprune.search.ranking import Ranking, Widths
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -186,7 +187,7 @@ def _print(name: str, case: Case, shares: list[float], epochs: int) -> None:
         for way, keep in ways.items():
             kept = keep(share)
             pruned, _ = workshop.prune(kept, "reconstruct")
-            trained, _ = workshop.train(pruned, kept, "finetune", epochs, None)
+            trained, _ = workshop.train(pruned, kept, "finetune", TrainingOptions(epochs), None)
             before, after = (_accuracy(workshop.predictor(each), case) for each in (pruned, trained))
             work = f"{workshop.cost.macs(kept) / dense:.3f}"
             cells = (name, f"{share:.2f}", way, work, f"{before:.2f}", f"{after:.2f}")

@@ -21,6 +21,7 @@ from edgeprune.make import Workshop, as_candidate_kept
 from edgeprune.options import FitOptions
 from edgeprune.records.progress import Event
 from edgeprune.records.trial import Candidate, FitResult, speed_up
+from edgeprune.recover.recipe import TrainingOptions
 from edgeprune.recover.ways import before_training
 
 SIMPLE = Candidate((), "int8", "minmax")  # the form of simple choices of units
@@ -134,7 +135,7 @@ def _recovered(
     way = workshop.highest_rung(recover)
     network, _ = workshop.prune(kept, before_training(way))
     before = subject.metric(workshop.predictor(network))
-    network, _ = workshop.train(network, kept, way, subject.epochs, None)
+    network, _ = workshop.train(network, kept, way, TrainingOptions(subject.epochs, subject.minutes), None)
     after = subject.metric(workshop.predictor(network))
     candidate = replace(SIMPLE, kept=as_candidate_kept(kept), recover=way)
     built = workshop.builder.build(candidate, network, folder, (subject.task.example,))
