@@ -10,7 +10,7 @@ from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling
-from edgeprune.graph.depth import Branch, drop_branches, stream_of
+from edgeprune.graph.depth import Branch, dead_nodes, drop_branches, stream_of
 
 Inputs = tuple[torch.Tensor, ...]  # in placeholder order
 Tensors = Sequence[torch.Tensor]
@@ -26,14 +26,16 @@ def output_loss(
     """Distance of the outputs from the model's own when a branch is skipped, by branch.
 
     A mean over the batches; one forward pass of them for each branch. distance: of outputs from the model's
-    own. without: branches that are skipped already. (Layer importance by the loss, as in "Shortened LLaMA",
-    Kim et al. 2024, arXiv:2402.02834; the distance takes the place of perplexity and needs no labels.)
+    own. without: branches that are skipped already, with all that is part of them.
+    (Layer importance by the loss, as in "Shortened LLaMA", Kim et al. 2024, arXiv:2402.02834; the distance
+    takes the place of perplexity and needs no labels.)
     """
     gone = tuple(without)
+    dead = dead_nodes(captured.module.graph, gone)
     skipping = {
         branch.name: _skipping(captured, (*gone, branch))
         for branch in coupling.branches
-        if branch not in gone
+        if branch not in gone and branch.add not in dead
     }
     total = dict.fromkeys(skipping, 0.0)
     with torch.no_grad():
@@ -42,6 +44,28 @@ def output_loss(
             for name, shorter in skipping.items():
                 total[name] += float(distance(shorter.run(*inputs), whole)) / len(batches)
     return total
+
+
+def least_missed(
+    captured: Captured,
+    coupling: Coupling,
+    batches: Sequence[Inputs],
+    distance: Callable[[Tensors, Tensors], torch.Tensor],
+    count: int,
+) -> list[str]:
+    """Names of `count` branches that can be dropped together, each the one that the outputs miss least.
+
+    One after another, each in the model without those before it: a branch may be spared only while its
+    neighbour is there. (As in SLEB, Song et al. 2024, arXiv:2402.09025.)
+    """
+    by_name = {branch.name: branch for branch in coupling.branches}
+    gone: dict[str, Branch] = {}
+    for _ in range(count):
+        lost = output_loss(captured, coupling, batches, distance, gone.values())
+        # None is left when all others are parts of those that are gone.
+        least = min(lost, key=lambda name: lost[name], default=next(n for n in by_name if n not in gone))
+        gone[least] = by_name[least]
+    return list(gone)
 
 
 def influence(captured: Captured, coupling: Coupling, batches: Iterable[Inputs]) -> Mapping[str, float]:

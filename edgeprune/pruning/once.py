@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,10 +21,10 @@ from edgeprune.graph.surgery import cut
 from edgeprune.limits import check_seed
 from edgeprune.meaning.kinds import Said, understood
 from edgeprune.meaning.losses import Loss
-from edgeprune.meaning.yardstick import yardstick
+from edgeprune.meaning.yardstick import Yardstick, yardstick
 from edgeprune.pruning.criteria import Criterion, find_criterion
 from edgeprune.pruning.importance import importance
-from edgeprune.pruning.influence import influence
+from edgeprune.pruning.influence import least_missed
 from edgeprune.pruning.reconstruct import grams, reconstruct
 from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Data
@@ -34,6 +34,9 @@ from edgeprune.tasks.calibration import Calibration
 _log = logging.getLogger(__name__)
 
 Heads = Literal["whole", "inside"]
+# Rows on which branches are compared: as many as keep all passes within _WORK multiply-accumulates.
+_FEWEST_ROWS, _MOST_ROWS, _ROWS_AT_ONCE = 8, 128, 32
+_WORK = 1e12
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,10 +92,10 @@ def prune(
     nothing can be removed from do not count. criterion: importance of units, by name or as a `Criterion`.
     calibration: inputs like `example`, read as a task's; with them, layers that lost inputs get least-squares
     weights.
-    branches: residual branches to drop whole first, those that change their stream least on the
-    calibration inputs (without any, on the example); the widths give the rest of the ratio.
+    branches: residual branches to drop whole first, one after another the one that the outputs miss least on
+    the calibration inputs (without any, on the example); the widths give the rest of the ratio.
     heads: "whole" removes attention heads (KV groups with their queries), "inside" makes heads narrower.
-    outputs: what the outputs are, as in `Task.outputs`, for criteria that look at gradients.
+    outputs: what the outputs are, as in `Task.outputs`, for criteria that look at gradients and for branches.
     Raises `InputError` for a ratio or seed out of range, an unknown criterion, too many branches, a model
     that does not export, a batch unlike the example, and a ratio that no layer's tenth allows.
     """
@@ -107,13 +110,14 @@ def prune(
         )
     batches = [] if calibration is None else _read(example, calibration)
     consumers = cache(lambda: grams(dense, coupling, batches))
+    measured = cache(lambda: _yardstick(dense, outputs, batches or [dense.inputs]))
     scores = importance(
         *(dense, coupling, chosen, ((batch, None) for batch in batches)),
-        *(_own_objective(chosen, dense, outputs, batches), seed),
+        *(_own_objective(chosen, outputs, measured), seed),
         consumers=consumers if batches else None,
     )
     cost = count(dense, coupling)
-    dropped = _least_influential(dense, coupling, branches, batches or [dense.inputs])
+    dropped = _dropped(dense, coupling, branches, batches or [dense.inputs], measured, cost.macs({}))
     kept = _kept(coupling, cost, scores, ratio, dropped)
     pruned = cut(dense, coupling, kept)
     if batches:
@@ -157,9 +161,13 @@ def _nodes(dense: Captured) -> frozenset[str]:
     return frozenset(node.name for node in dense.module.graph.nodes)
 
 
-def _own_objective(
-    criterion: Criterion, dense: Captured, said: Said, batches: Sequence[tuple[torch.Tensor, ...]]
-) -> Loss | None:
+def _yardstick(dense: Captured, said: Said, batches: Sequence[tuple[torch.Tensor, ...]]) -> Yardstick:
+    with torch.no_grad():
+        meanings = understood(dense, dense.answer(*dense.inputs), said)
+        return yardstick(meanings, (dense.run(*inputs) for inputs in batches))
+
+
+def _own_objective(criterion: Criterion, said: Said, measured: Callable[[], Yardstick]) -> Loss | None:
     """The objective that the dense model's own answer gives, without labels, where gradients are asked for.
 
     Of class scores it is the cross-entropy against the model's own classes; of outputs that nobody says
@@ -168,10 +176,8 @@ def _own_objective(
     check_words(said)
     if "gradients" not in criterion.needs:
         return None
-    with torch.no_grad():
-        meanings = understood(dense, dense.answer(*dense.inputs), said)
-        measured = yardstick(meanings, (dense.run(*inputs) for inputs in batches or [dense.inputs]))
-    return lambda answer, target: measured.own_objective(flatten(answer))
+    own = measured().own_objective
+    return lambda answer, target: own(flatten(answer))
 
 
 def _kept(
@@ -198,10 +204,15 @@ def _kept(
     return kept
 
 
-def _least_influential(
-    dense: Captured, coupling: Coupling, count: int, batches: Iterable[tuple[torch.Tensor, ...]]
+def _dropped(
+    dense: Captured,
+    coupling: Coupling,
+    count: int,
+    batches: Sequence[tuple[torch.Tensor, ...]],
+    measured: Callable[[], Yardstick],
+    macs: float,
 ) -> dict[str, tuple[int, ...]]:
-    """The `count` residual branches that change their stream least, each with no units kept."""
+    """The `count` residual branches that the outputs miss least, each with no units kept. macs: of a row."""
     if not 0 <= count <= len(coupling.branches):
         raise InputError(
             f"{count} residual branches are to be dropped, and the model has {len(coupling.branches)}.",
@@ -209,5 +220,14 @@ def _least_influential(
         )
     if count == 0:
         return {}
-    found = influence(dense, coupling, batches)
-    return dict.fromkeys(sorted(found, key=lambda name: found[name])[:count], ())
+    affordable = int(_WORK / (count * len(coupling.branches) * max(macs, 1)))
+    rows = _spread(batches, max(_FEWEST_ROWS, min(_MOST_ROWS, affordable)))
+    return dict.fromkeys(least_missed(dense, coupling, rows, measured().distance, count), ())
+
+
+def _spread(batches: Sequence[tuple[torch.Tensor, ...]], count: int) -> list[tuple[torch.Tensor, ...]]:
+    """`count` rows from all over the data, or all of them, in batches."""
+    columns = [torch.cat(column) for column in zip(*batches, strict=True)]
+    rows = torch.linspace(0, len(columns[0]) - 1, min(count, len(columns[0]))).round().long()
+    parts = torch.split(rows, _ROWS_AT_ONCE)
+    return [tuple(column[part] for column in columns) for part in parts]

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity, mse_loss
 
 from edgeprune.graph.capture import capture
 from edgeprune.graph.coupling import analyse
-from edgeprune.pruning.influence import influence, output_loss
+from edgeprune.pruning.influence import influence, least_missed, output_loss
 
 
 class Blocks(nn.Module):
@@ -58,6 +58,49 @@ def test_the_output_loss_is_that_of_a_network_written_without_the_branch(gone: t
             shorter = Blocks(skip=(*gone, place))
             each = [mse_loss(shorter(x), Blocks()(x)).item() for (x,) in batches()]
             assert found[NAMES[place]] == pytest.approx(sum(each) / 3, rel=1e-5)
+
+
+def test_branches_are_dropped_one_after_another_each_the_one_that_is_missed_least() -> None:
+    captured = capture(Blocks(), torch.randn(2, 4))
+    coupling = analyse(captured)
+    first = output_loss(captured, coupling, batches(), distance)
+    order = least_missed(captured, coupling, batches(), distance, 3)
+    assert order[0] == min(first, key=lambda name: first[name])
+    gone = [branch for branch in coupling.branches if branch.name == order[0]]
+    second = output_loss(captured, coupling, batches(), distance, gone)
+    assert order[1] == min(second, key=lambda name: second[name])
+    assert sorted(order) == NAMES
+
+
+class Nested(nn.Module):
+    """A branch that contains another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.start, self.end = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.outer, self.inner = nn.Linear(8, 8), nn.Linear(8, 8)
+        with torch.no_grad():
+            self.outer.weight.mul_(0.01)
+            self.outer.bias.mul_(0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        y = torch.relu(x)
+        return self.end(x + self.outer(y + self.inner(y)))
+
+
+def test_what_left_with_a_larger_branch_is_not_spared_a_second_time() -> None:
+    captured = capture(Nested(), torch.randn(2, 4))
+    coupling = analyse(captured)
+    inner, outer = (branch for branch in coupling.branches)
+    assert (inner.name, outer.name) == ("branch:inner", "branch:outer")
+    assert set(output_loss(captured, coupling, batches(), distance, [outer])) == set()
+    assert set(output_loss(captured, coupling, batches(), distance, [inner])) == {"branch:outer"}
+    assert sorted(least_missed(captured, coupling, batches(), distance, 2)) == [
+        "branch:inner",
+        "branch:outer",
+    ]
 
 
 def test_the_model_is_left_as_it_was() -> None:

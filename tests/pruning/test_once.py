@@ -258,7 +258,7 @@ class Deep(nn.Module):
         return self.end(self.mix(x, x, x, need_weights=False)[0])
 
 
-def test_the_branch_that_changes_its_stream_least_is_dropped_first() -> None:
+def test_the_branch_that_the_outputs_miss_least_is_dropped_first() -> None:
     torch.manual_seed(0)
     model, x = Deep(), torch.randn(4, 5, 4)
     pruned = prune(model, x, 0.0, branches=1)
@@ -267,6 +267,31 @@ def test_the_branch_that_changes_its_stream_least_is_dropped_first() -> None:
     assert pruned.params == pruned.dense_params - 72
     with torch.no_grad():
         assert torch.allclose(pruned.module(x), model(x), atol=1e-6)
+
+
+class Loud(nn.Module):
+    """Two residual branches; the second writes much into the half of the stream that no output reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.end = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.quiet, self.loud = nn.Linear(8, 8), nn.Linear(8, 8)
+        with torch.no_grad():
+            self.quiet.weight.mul_(0.1)
+            self.loud.weight.mul_(50)[:4] = 0
+            self.loud.bias.zero_()
+            self.end.weight[:, 4:] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        x = x + self.quiet(x)
+        return self.end(x + self.loud(x))
+
+
+def test_a_branch_counts_by_what_the_outputs_miss_and_not_by_how_far_it_turns_its_stream() -> None:
+    torch.manual_seed(0)
+    pruned = prune(Loud(), torch.randn(16, 8), 0.0, branches=1)
+    assert [name for name, units in pruned.kept.items() if not units] == ["branch:loud"]
 
 
 def test_widths_give_what_the_dropped_branches_leave_of_the_ratio() -> None:
