@@ -20,6 +20,7 @@ from edgeprune.graph.composites import write_out
 from edgeprune.graph.exporting import LOGGERS, NotExported, attention_in_full, export, known
 from edgeprune.graph.folding import fold_weights
 from edgeprune.graph.fx import attribute, shape_of
+from edgeprune.graph.inplace_views import as_views
 from edgeprune.graph.mode import TrainableGraph, trains
 from edgeprune.graph.moving import device_of
 from edgeprune.graph.one_row import FOR_ONE_ROW, first_rows, row_by_row, single_rows, takes_one_row
@@ -256,6 +257,7 @@ def module_of(program: ExportedProgram) -> TrainableGraph:
     that have no rule are written out (graph/composites.py).
     """
     module = _again(program.module(check_guards=False)).eval()
+    as_views(module)
     write_out(module)
     fold_weights(module)
     return module
