@@ -10,6 +10,7 @@ import torch
 
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, flatten
+from edgeprune.meaning.broadcasts import refused_broadcasts
 from edgeprune.meaning.heard import hear
 from edgeprune.meaning.kinds import named, spoken, understood
 from edgeprune.meaning.losses import Loss, default_loss, told
@@ -62,7 +63,8 @@ def understand(
         if target is not None and own is None:
             heard = told(answer, target, words)
         elif target is not None and own is not None:
-            value, heard = hear(lambda: own(answer, target), tensors)
+            with refused_broadcasts(tensors, flatten(target)):
+                value, heard = hear(lambda: own(answer, target), tensors)
             _check_value(value, "The loss")
         outputs = understood(dense, answer, task.outputs, heard)
         measured = yardstick(outputs, (dense.run(*batch) for batch in calibration))

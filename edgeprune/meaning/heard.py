@@ -21,7 +21,7 @@ from edgeprune.records.meaning import Meaning, OutputKind
 
 # Functions that keep a tensor's elements: all in their places, moved, or some of them.
 _KEEPING = frozenset(("contiguous", "clone", "float", "double", "half", "bfloat16", "to", "type"))
-_MOVING = frozenset(
+MOVING = frozenset(
     (
         *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
         *("transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "T", "mT"),
@@ -89,7 +89,7 @@ class _Listener(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        name = _name(func)
+        name = name_of(func)
         named = [kwargs[key] for key in ("input", "input1", "x1") if key in kwargs]
         both = args[:2] if name.startswith("cosine") else args[:1]
         for made in [self._made[id(read)] for read in (*both, *named) if id(read) in self._made]:
@@ -99,7 +99,7 @@ class _Listener(TorchFunctionMode):
     def _hear(
         self, read: _Made, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
-        if name in _KEEPING or name in _MOVING:
+        if name in _KEEPING or name in MOVING:
             for tensor in result if isinstance(result, tuple | list) else (result,):
                 self._made[id(tensor)] = _Made(tensor, read.at, read.whole and name in _KEEPING)
         elif name in _ALONG:
@@ -125,7 +125,7 @@ class _Listener(TorchFunctionMode):
         self._told.setdefault(read.at, set()).add(meaning)
 
 
-def _name(func: Any) -> str:
+def name_of(func: Any) -> str:
     """Name of a function as people write it; that of the attribute, for a property such as `Tensor.T`."""
     name = str(getattr(func, "__name__", ""))
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name == "__get__" else name

@@ -226,3 +226,11 @@ def test_the_users_model_gets_no_gradients() -> None:
     shop = workshop(scores_alone, NUMBERS)
     shop.rehearse("finetune", TrainingOptions())
     assert all(parameter.grad is None for parameter in shop.task.model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_that_broadcasts_rows_against_rows_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(InputError, match=r"an output \[64, 1\] with targets \[64\] as \[64, 64\]"):
+        _ = workshop(lambda boxes, scores: boxes[:, :1], VALUES[:, 0], loss=F.mse_loss).loss
+    fine = workshop(lambda boxes, scores: boxes[:, :1], VALUES[:, :1], loss=F.mse_loss)
+    assert fine.loss is not None
