@@ -207,4 +207,8 @@ def _attained_lines(attained: Attained, runtime: str) -> list[str]:
         f"{runtime} attains {attained.compute:.0%} of the arithmetic and {attained.bandwidth:.0%} of the "
         f"bandwidth, and takes {overhead} ({attained.source})",
         f"memory: {memory}",
+        *(
+            [f"error bar: of {attained.borrowed}; hardly any is known for {runtime}"]
+            * bool(attained.borrowed)
+        ),
     ]

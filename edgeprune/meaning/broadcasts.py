@@ -24,11 +24,11 @@ _LOSSES = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poi
 @contextmanager
 def refused_broadcasts(outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> Iterator[None]:
     """Context of a call of a loss. Raises `InputError` at its end where an output and a target spread."""
-    watch = _Watch(outputs, targets)
-    with watch:
+    meetings = _Spreads(outputs, targets)
+    with meetings:
         yield
-    if watch.spread is not None:
-        output, target, together = (list(shape) for shape in watch.spread)
+    if meetings.spread is not None:
+        output, target, together = (list(shape) for shape in meetings.spread)
         raise InputError(
             f"The loss compares an output {output} with targets {target} as {together}: every row with the "
             "targets of all.",
@@ -36,7 +36,7 @@ def refused_broadcasts(outputs: Sequence[torch.Tensor], targets: Sequence[torch.
         )
 
 
-class _Watch(TorchFunctionMode):
+class _Spreads(TorchFunctionMode):
     """spread: shapes of the first output and targets that spread, and of what both became."""
 
     def __init__(self, outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:

@@ -17,6 +17,7 @@ class Attained:
     the runtime imported and nothing loaded, 0 where it is not known.
     latency_off, memory_off: the least and the largest ratio of predicted to measured figures that was seen
         (docs/predicted.md): the error bar of a prediction. Of memory, of what the model adds.
+    borrowed: whose these are, where too little was measured of this runtime itself; else empty.
     """
 
     device: Literal["CPU", "GPU"]
@@ -25,6 +26,7 @@ class Attained:
     source: str
     latency_off: tuple[float, float]
     memory_off: tuple[float, float]
+    borrowed: str = ""
     launch_us: float = 0.0
     launch_cycles: float = 0.0
     function_cycles: float = 0.0
@@ -75,6 +77,7 @@ ON_JETSON = Attained(
     ),
     latency_off=(0.50, 1.72),
     memory_off=(0.64, 1.33),
+    borrowed="ONNX Runtime and OpenVINO on an x86 core, the widest of both",
     launch_us=3.5,
 )
 

@@ -13,6 +13,7 @@ from edgeprune.latency.roofline import roofline
 from edgeprune.records.machine import Budget, Figure, Profile
 from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.runtimes import Attained, find
+from edgeprune.shelf import shelved
 
 
 def profile(*isa: str, architecture: str = "aarch64", threads: int = 2, **figures: float) -> Profile:
@@ -190,3 +191,14 @@ def test_a_runtime_whose_share_nobody_measured_is_refused() -> None:
     with pytest.raises(InputError, match="cannot predict abacus on CPU") as caught:
         roofline(BOARD, unmeasured, "CPU")
     assert caught.value.hint == "Measure: --device ssh://user@host."
+
+
+def test_a_borrowed_error_bar_is_told_among_the_assumptions() -> None:
+    own = roofline(BOARD, find("onnxruntime"), "CPU").assumptions
+    assert not any("error bar" in line for line in own)
+    jetson = shelved("jetson-orin-nano").profile
+    (told,) = [
+        line for line in roofline(jetson, find("tensorrt"), "GPU").assumptions if line.startswith("error bar")
+    ]
+    assert "ONNX Runtime and OpenVINO" in told
+    assert told.endswith("hardly any is known for tensorrt")

@@ -39,6 +39,8 @@ def test_what_was_not_measured_is_thought_no_better_than_what_was() -> None:
         for off in ("latency_off", "memory_off"):
             least, most = zip(*(getattr(each, off) for each in known), strict=True)
             assert getattr(row.attained, off) == (min(least), max(most)), (row.name, off)
+        assert row.attained.borrowed, row.name
+    assert not any(each.borrowed for each in known if each is not None)
 
 
 def test_every_spread_holds_the_figure_itself() -> None:
