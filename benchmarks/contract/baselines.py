@@ -102,6 +102,7 @@ class Ours:
     """What others are compared with on a device.
 
     percentile: of the latencies that are compared. share: of its latency that others are to have.
+    sessions: of a comparison.
     """
 
     device: Device
@@ -109,6 +110,7 @@ class Ours:
     feeds: list[Feeds]
     percentile: int
     share: float = 1.0
+    sessions: int = SESSIONS
 
     def ratio(self, other: Load) -> float:
         """Latency of `other` over the share of ours, in turn, in the session in which ours was quickest."""
@@ -116,7 +118,7 @@ class Ours:
             measure(
                 self.device, other, self.feeds, percentile=self.percentile, effort=LONG, reference=self.load
             )
-            for _ in range(SESSIONS)
+            for _ in range(self.sessions)
         ]
         quickest = min(sessions, key=reference_ms)
         return exact_ms(quickest) / reference_ms(quickest) / self.share
