@@ -14,41 +14,36 @@ A search wants the model's own latency: runs that waited are set aside, and the 
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from edgeprune.devices import Device, Feeds, Load, Session
 from edgeprune.devices.artefact import artefact_sha256, artefact_size_mib
+from edgeprune.devices.watch import Watch
 from edgeprune.errors import DeviceError, InputError
-from edgeprune.records.cpu_time import TimedBlock, Waiting
-from edgeprune.records.task import Predict
-from edgeprune.records.trial import DeviceState, Latency, Measurement, allowed_ms
+from edgeprune.records.trial import Latency, Measurement, allowed_ms
 from edgeprune.search.judge import (
     PROOF_SESSIONS,
     USUAL_SPEED,
     SessionBound,
-    at_usual_speed,
     early_stopping_floor,
     early_stopping_rank,
     session_bound,
     speed_ms,
     summarise,
 )
-from edgeprune.search.waiting import taken, together, undisturbed, without_waiting
+from edgeprune.search.session_blocks import BlockTimes, SessionBlocks
+from edgeprune.search.waiting import taken, undisturbed
 
 WARM_UP_SECONDS = 0.2
 BLOCK_SECONDS = 0.4  # of the artefact; the reference gets half as much, it only has to show drift
 SHORT_SECONDS = 0.2  # of a block that is to lie between two changes of the machine's speed
 PATIENCE = 3  # times its effort that a session takes to find enough runs that nothing disturbed
 PACE_BLOCKS = 10  # of SHORT_SECONDS, in which the median of a tiny model is found
-STATE_SECONDS = 1.0  # how often the device's state is read between blocks
 
 _log = logging.getLogger(__name__)
 
@@ -95,70 +90,6 @@ class Proof:
     tried: tuple[Measurement, ...]
 
 
-@dataclass(frozen=True)
-class _BlockTimes:
-    """Milliseconds per run, block by block in time."""
-
-    artefact: list[list[float]]
-    reference: list[list[float]]
-
-    @property
-    def runs(self) -> int:
-        return sum(map(len, self.artefact))
-
-    @property
-    def seconds(self) -> float:
-        """Time that the artefact's runs took."""
-        return sum(map(sum, self.artefact)) / 1e3
-
-    def spends(self, effort: Effort, times: float = 1) -> bool:
-        return self.runs >= times * effort.runs and self.seconds >= times * effort.seconds
-
-
-class _SessionBlocks:
-    """Blocks of a session, in turn, the artefact's first.
-
-    interleaved: with a reference. every: all runs; free: those that nothing disturbed; at_best: the
-    artefact's runs less what they waited.
-    """
-
-    def __init__(self, interleaved: bool) -> None:
-        self.interleaved = interleaved
-        self.every, self.free = _BlockTimes([], []), _BlockTimes([], [])
-        self.at_best: list[list[float]] = []
-        self._waiting: list[Waiting] = []
-        self._beside: list[Waiting] = []
-
-    @property
-    def waiting(self) -> Waiting | None:
-        """The artefact's."""
-        return together(self._waiting)
-
-    @property
-    def waited(self) -> bool:
-        """Whether the artefact or its reference waited much."""
-        return taken(self.waiting).much or taken(together(self._beside)).much
-
-    def add(self, block: TimedBlock) -> None:
-        self.every.artefact.append(list(block.ms))
-        self.free.artefact.append(undisturbed(block))
-        self.at_best.append(without_waiting(block))
-        self._waiting.append(block.waiting)
-
-    def add_reference(self, block: TimedBlock) -> None:
-        self.every.reference.append(list(block.ms))
-        self.free.reference.append(undisturbed(block))
-        self._beside.append(block.waiting)
-
-    def counted(self, percentile: int, usual_ms: float | None) -> _BlockTimes:
-        """Runs that a search counts: that nothing disturbed, and below the median beside a reference of its
-        usual speed. A higher percentile is about slow spells, too, and a proof will see them."""
-        free = self.free
-        if usual_ms is not None and percentile < 50:
-            return _BlockTimes(*at_usual_speed(free.artefact, free.reference, percentile, usual_ms))
-        return _BlockTimes(*([block for block in side if block] for side in (free.artefact, free.reference)))
-
-
 def measure(
     device: Device,
     load: Load,
@@ -193,7 +124,7 @@ def measure(
     with ExitStack() as stack:
         artefact, other = _warm(stack, device, load, reference, feeds[0], (*sensors, *throttle))
         turn = _Turn(artefact, other, feeds, effort, percentile, usual_ms, searching)
-        blocks, timed = turn.timed(watch := _Watch(artefact), listen)
+        blocks, timed = turn.timed(watch := Watch(artefact), listen)
         state = watch.finish(throttle)
         memory = artefact.memory()
     reference_ms, exact_ms, low_ms = _beside(timed.reference, percentile, dense)
@@ -260,8 +191,8 @@ def _at_most(low_ms: float | None, latency_ms: float | None, speedup: float | No
 
 
 def _bounded(
-    timed: _BlockTimes,
-    blocks: _SessionBlocks,
+    timed: BlockTimes,
+    blocks: SessionBlocks,
     percentile: int,
     latency_ms: float | None,
     pace: float,
@@ -353,47 +284,6 @@ def pace_ms(device: Device, load: Load, feeds: Feeds) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def predictor(session: Session, *, one_row: bool = False) -> Predict:
-    """The function that `Task.evaluate` calls, on a session; one_row: its batch is fixed at one.
-
-    It takes one array per model input, in the model's order, or one dict of them by name; it returns the
-    output's array, or a tuple of them when the model has several.
-    """
-
-    def predict(*arrays: Any) -> Any:
-        if len(arrays) == 1 and isinstance(arrays[0], Mapping):
-            given = dict(arrays[0])
-        elif len(arrays) == len(session.input_names):
-            given = dict(zip(session.input_names, arrays, strict=True))
-        else:
-            raise InputError(
-                f"predict got {len(arrays)} arrays; the model has {len(session.input_names)} inputs: "
-                f"{', '.join(session.input_names)}.",
-                "Pass one array per input, in this order, or one dict by name.",
-            )
-        if set(given) != set(session.input_names):
-            raise InputError(
-                f"predict got {', '.join(map(str, given))}; the model's inputs are "
-                f"{', '.join(session.input_names)}.",
-                "Pass each input once, by its name.",
-            )
-        outputs = _served(session, {name: np.asarray(value) for name, value in given.items()}, one_row)
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-    return predict
-
-
-def _served(session: Session, feeds: Feeds, one_row: bool) -> Sequence[Any]:
-    """Outputs of a session for all rows at once, or for one after another."""
-    rows = len(next(iter(feeds.values()))) if one_row else 1
-    if rows == 1:
-        return session.predict(feeds)
-    answers = [
-        session.predict({name: value[row : row + 1] for name, value in feeds.items()}) for row in range(rows)
-    ]
-    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
-
-
 @dataclass(frozen=True)
 class _Turn:
     """Artefact and reference in turn, A B A B ... A, until the effort is spent on runs that count."""
@@ -406,13 +296,13 @@ class _Turn:
     usual_ms: float | None
     searching: bool
 
-    def timed(self, watch: _Watch, listen: Listen | None) -> tuple[_SessionBlocks, _BlockTimes]:
+    def timed(self, watch: Watch, listen: Listen | None) -> tuple[SessionBlocks, BlockTimes]:
         """All blocks, and the times that count."""
-        blocks, effort = _SessionBlocks(self.reference is not None), self.effort
+        blocks, effort = SessionBlocks(self.reference is not None), self.effort
         patience = PATIENCE if self.searching else 1
         longest = SHORT_SECONDS if self.searching else BLOCK_SECONDS
         counted = every = blocks.every
-        while not counted.spends(effort) and not every.spends(effort, patience):
+        while not _spends(counted, effort) and not _spends(every, effort, patience):
             feed = self.feeds[len(every.artefact) % len(self.feeds)]
             if self.reference is not None and every.artefact:
                 blocks.add_reference(self.reference.time(feed, runs=1, seconds=longest / 2))
@@ -427,59 +317,17 @@ class _Turn:
             watch.glance()
             if listen is not None:
                 listen(Progress(counted.runs, counted.seconds, effort, float(np.median(block.ms))))
-        return blocks, counted if counted.spends(effort, 0.5) else self._at_least(blocks)
+        return blocks, counted if _spends(counted, effort, 0.5) else self._at_least(blocks)
 
-    def _at_least(self, blocks: _SessionBlocks) -> _BlockTimes:
+    def _at_least(self, blocks: SessionBlocks) -> BlockTimes:
         """Runs of a session that found too few: those that did not wait where they have a bound, or all."""
         free = blocks.counted(self.percentile, None)
         few = early_stopping_rank(free.runs, self.percentile) is None or not free.reference
         return blocks.every if few or not self.searching else free
 
 
-class _Watch:
-    """The device's state during a session, read before, about once a second between blocks, and after."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._before = dict(session.state())
-        self._during = dict(self._before)
-        self._last = time.monotonic()
-
-    def glance(self) -> None:
-        if time.monotonic() - self._last < STATE_SECONDS:
-            return
-        for name, text in self._session.state().items():
-            before = self._before.get(name, "")
-            if _distance(before, text) > _distance(before, self._during.get(name, before)):
-                self._during[name] = text
-        self._last = time.monotonic()
-
-    def finish(self, throttle: Sequence[str]) -> DeviceState:
-        after = dict(self._session.state())
-        watched = [
-            name
-            for name in {**self._before, **after}
-            if any(name == flag or fnmatch.fnmatchcase(name, flag) for flag in throttle)
-        ]
-        moved = [
-            name
-            for name in watched
-            if not self._before.get(name) == self._during.get(name) == after.get(name)
-        ]
-        return DeviceState(
-            before=tuple(self._before.items()),
-            during=tuple(self._during.items()),
-            after=tuple(after.items()),
-            moved=tuple(moved),
-        )
-
-
-def _distance(before: str, now: str) -> float:
-    """The distance of two readings: the difference of numbers; 1 for other texts that differ."""
-    try:
-        return abs(float(now.split()[0]) - float(before.split()[0]))
-    except (ValueError, IndexError):
-        return float(before != now)
+def _spends(blocks: BlockTimes, effort: Effort, times: float = 1) -> bool:
+    return blocks.runs >= times * effort.runs and blocks.seconds >= times * effort.seconds
 
 
 def _batch(feeds: Sequence[Feeds]) -> int:

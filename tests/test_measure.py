@@ -20,7 +20,6 @@ from edgeprune.measure import (
     Effort,
     Progress,
     measure,
-    predictor,
     prove,
 )
 from edgeprune.records.machine import Budget
@@ -444,33 +443,6 @@ def test_a_device_that_fails_in_the_middle_leaves_no_session_open(scripted: Modu
 def test_no_feeds_is_an_input_error(scripted: ModuleType, load: Load) -> None:
     with pytest.raises(InputError, match="no inputs to time"):
         measure(scripted.ScriptedDevice(), load, [], percentile=90)
-
-
-def test_a_predictor_takes_arrays_in_order_or_by_name(
-    scripted: ModuleType, small_onnx: ModuleType, tmp_path: Path
-) -> None:
-    path = small_onnx.difference(tmp_path / "m.onnx")
-    left, right = np.full((1, 3), 5, np.float32), np.full((1, 3), 2, np.float32)
-    with scripted.ScriptedDevice().start(Load("onnxruntime", path, 1)) as session:
-        predict = predictor(session)
-        np.testing.assert_array_equal(predict(left, right), left - right)
-        np.testing.assert_array_equal(predict({"right": right, "left": left}), left - right)
-        with pytest.raises(InputError, match="got 1 arrays; the model has 2 inputs: left, right"):
-            predict(left)
-        with pytest.raises(InputError, match="got left, wrong; the model's inputs are left, right"):
-            predict({"left": left, "wrong": right})
-
-
-def test_a_predictor_returns_several_outputs_as_a_tuple(
-    scripted: ModuleType, small_onnx: ModuleType, tmp_path: Path
-) -> None:
-    path = small_onnx.linear(tmp_path / "m.onnx")
-    x = np.ones((2, 8), np.float32)
-    with scripted.ScriptedDevice().start(Load("onnxruntime", path, 1)) as session:
-        outputs = predictor(session)(x)
-    assert isinstance(outputs, tuple)
-    for got, want in zip(outputs, small_onnx.linear_in_numpy(x), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_real_artefact_is_measured_in_a_process_of_its_own(small_onnx: ModuleType, tmp_path: Path) -> None:

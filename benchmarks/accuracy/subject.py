@@ -19,10 +19,10 @@ from benchmarks.contract.case import Start, ordered, timed_inputs
 from edgeprune.devices import Device, Load
 from edgeprune.devices.artefact import artefact_size_mib
 from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.predict import predictor
 from edgeprune.fitting.loop import workshop_for
 from edgeprune.fitting.order import Order, resolve_orders
 from edgeprune.make import Workshop
-from edgeprune.measure import predictor
 from edgeprune.options import FitOptions
 from edgeprune.records.task import Predict
 

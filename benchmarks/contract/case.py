@@ -14,6 +14,7 @@ import edgeprune
 from benchmarks.contract.baselines import Ours, allocators, equally_fast, exact_ms, reference_ms
 from edgeprune.devices import Feeds, Load
 from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.predict import predictor
 from edgeprune.errors import NothingToQuantise
 from edgeprune.files import write
 from edgeprune.fitting.loop import AT_A_STEP, FLOAT, workshop_for
@@ -22,7 +23,7 @@ from edgeprune.fitting.trials.runner import Trials
 from edgeprune.fitting.trials.sessions import DENSE
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
-from edgeprune.measure import Effort, measure, predictor
+from edgeprune.measure import Effort, measure
 from edgeprune.options import FitOptions
 from edgeprune.records.codec import dumps, from_json, loads, to_json
 from edgeprune.records.progress import Event

@@ -16,6 +16,7 @@ The search around it, and what it finds:
     bracketing.py    the share of work to try next, and the zone of the budget where a search stops
     shortlist.py     INT8 variants to evaluate in full
     agreement.py     whether a runtime computes what an INT8 artefact says
+    session_blocks.py  the runs of a session that count
     judge.py         bounds of latency percentiles, and verdicts
     paired.py        the confidence interval of a metric's drop
     frontier.py      the trials that no other dominates

@@ -17,12 +17,13 @@ from edgeprune.bundle.pace import pace_feeds, pace_onnx
 from edgeprune.detect import cores
 from edgeprune.devices import Feeds, Load, described, exact_load
 from edgeprune.devices.artefact import written_files
+from edgeprune.devices.predict import predictor
 from edgeprune.errors import DeviceBusy
 from edgeprune.files import scratch
 from edgeprune.fitting.order import Order, served
 from edgeprune.graph.capture import Captured
 from edgeprune.make import Built, Workshop
-from edgeprune.measure import PROOF, Effort, Progress, measure, pace_ms, predictor, prove
+from edgeprune.measure import PROOF, Effort, Progress, measure, pace_ms, prove
 from edgeprune.records.bundle import GOLDEN, PACE, REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
