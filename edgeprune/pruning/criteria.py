@@ -169,11 +169,7 @@ def taylor(evidence: Evidence, group: Group) -> Scores:
     by one as in LLM-Pruner (Ma et al. 2023, arXiv:2305.11627).
     """
 
-    def values(name: str) -> torch.Tensor | None:
-        mean = evidence.gradients.get(name)
-        return None if mean is None else (mean.double() * evidence.weights[name].detach()).abs()
-
-    return summed(group.units, group.axes, values).astype(np.float32)
+    return _by_weight(evidence, group.units, group.axes, lambda w, g, h: (g * w).abs()).astype(np.float32)
 
 
 def taylor_unit(evidence: Evidence, group: Group) -> Scores:
@@ -202,43 +198,27 @@ def obd(evidence: Evidence, group: Group) -> Scores:
     derivative, which it approximates at an optimum.
     """
 
-    def values(name: str) -> torch.Tensor | None:
-        square = evidence.slopes.square.get(name)
-        return None if square is None else square.double() * evidence.weights[name].detach() ** 2 / 2
-
-    return summed(group.units, group.axes, values).astype(np.float32)
+    return _by_weight(evidence, group.units, group.axes, lambda w, g, h: h * w**2 / 2).astype(np.float32)
 
 
 def llm_pruner_element(evidence: Evidence, group: Group) -> Scores:
     """Sum of |g * w - h * w^2 / 2| over the coupled layers (LLM-Pruner, Ma et al. 2023, arXiv:2305.11627).
 
-    Element-wise: the change of the loss when one weight is zeroed, with the diagonal h of the
-    empirical Fisher, the mean of g^2 over single samples; g is the mean.
+    Element-wise: the change of the loss when one weight is zeroed, with the diagonal h of the empirical
+    Fisher, the mean of g^2 over single samples; g is the mean.
     """
-
-    def values(name: str) -> torch.Tensor | None:
-        mean, square = evidence.slopes.mean.get(name), evidence.slopes.square.get(name)
-        if mean is None or square is None:
-            return None
-        weight = evidence.weights[name].detach().double()
-        return (mean * weight - square * weight**2 / 2).abs()
-
-    return summed(group.units, group.axes, values).astype(np.float32)
+    found = _by_weight(evidence, group.units, group.axes, lambda w, g, h: (g * w - h * w**2 / 2).abs())
+    return found.astype(np.float32)
 
 
 def llm_pruner_vector(evidence: Evidence, group: Group) -> Scores:
     """Sum over the coupled layers of |sum of g * w| (LLM-Pruner, Ma et al. 2023, arXiv:2305.11627).
 
-    Vector-wise, first order: the weights of a layer that leave with a unit are
-    zeroed together. g is the mean over the batches.
+    Vector-wise, first order: the weights of a layer that leave with a unit are zeroed together. g is the mean
+    over the batches.
     """
-
-    def values(name: str) -> torch.Tensor | None:
-        mean = evidence.gradients.get(name)
-        return None if mean is None else mean.double() * evidence.weights[name].detach()
-
-    layers = [np.abs(summed(group.units, [axis], values)) for axis in group.axes]
-    return np.asarray(sum(layers), np.float32)
+    layers = (_by_weight(evidence, group.units, [axis], lambda w, g, h: g * w) for axis in group.axes)
+    return np.asarray(sum(map(np.abs, layers)), np.float32)
 
 
 def wanda(evidence: Evidence, group: Group) -> Scores:
@@ -349,6 +329,23 @@ def summed(
         rows = found.movedim(axis.dim, 0).reshape(axis.size, -1).sum(dim=1)
         total += rows.cpu().numpy()[axis.positions].sum(axis=1)
     return total
+
+
+def _by_weight(
+    evidence: Evidence,
+    units: int,
+    axes: Iterable[Axis],
+    score: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> NDArray[np.float64]:
+    """[units], float64: `score` of weights, their mean gradients and mean squared gradients, summed."""
+
+    def values(name: str) -> torch.Tensor | None:
+        if name not in evidence.slopes.mean:
+            return None
+        weight, slopes = evidence.weights[name].detach(), evidence.slopes
+        return score(weight.double(), slopes.mean[name].double(), slopes.square[name].double())
+
+    return summed(units, axes, values)
 
 
 def _magnitude(evidence: Evidence, group: Group, power: int) -> NDArray[np.float64]:
