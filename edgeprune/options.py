@@ -17,6 +17,7 @@ from edgeprune.limits import (
     AUTO_DEVICE,
     MOST_BATCH,
     MOST_EPOCHS,
+    MOST_PROCESSES,
     MOST_THREADS,
     check_minutes,
     check_seed,
@@ -61,7 +62,7 @@ class FitOptions:
         where the task has labels, else distils. epochs: of each training; minutes: how long each takes
         instead. accumulate: batches for one step of the optimiser.
     train_device: what each training is computed on: "auto" is a GPU where there is one, else the processor;
-        or "cpu", "cuda", "cuda:N", "mps".
+        or "cpu", "cuda", "cuda:N", "mps". processes: that compute shares of each batch, on a device each.
     out: the run folder. resume: goes on with the run that is there.
     listen: hears of progress.
     Raises `InputError` for numbers that no fit can be asked for.
@@ -84,6 +85,7 @@ class FitOptions:
     minutes: float | None = None
     accumulate: int = 1
     train_device: str = AUTO_DEVICE
+    processes: int = 1
     seed: int = 0
     out: str | Path = "runs/fit"
     resume: bool = False
@@ -95,6 +97,7 @@ class FitOptions:
         if self.minutes is not None:
             check_minutes(self.minutes)
         check_train_device(self.train_device)
+        check_whole("--processes", self.processes, MOST_PROCESSES, least=1)
         check_seed(self.seed)
         if self.batch is not None:
             check_whole("--batch", self.batch, MOST_BATCH, least=1)
@@ -113,7 +116,8 @@ class FitOptions:
     @property
     def training(self) -> TrainingOptions:
         """Options of all trainings."""
-        return TrainingOptions(self.epochs, self.minutes, self.accumulate, self.seed, self.train_device)
+        how = (self.train_device, self.processes)
+        return TrainingOptions(self.epochs, self.minutes, self.accumulate, self.seed, *how)
 
     @property
     def budget(self) -> dict[str, float | Sequence[float] | Literal["none"]]:

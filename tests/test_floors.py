@@ -51,6 +51,7 @@ FLOORS = {
     "validating": 5,
     "report": 5,
     "cli": 6,
+    "__main__": 7,
 }
 # `edgeprune/__init__.py` may import every room, lazily; from it only the version may be imported below cli.
 FACE = "__init__"

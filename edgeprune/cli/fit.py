@@ -90,6 +90,13 @@ _PATHS = ("out", "target", "profile")
     help="What computes recovery training: cpu, cuda, cuda:N or mps; auto is a GPU where there is one.",
 )
 @click.option(
+    "--processes",
+    type=int,
+    default=DEFAULTS.processes,
+    show_default=True,
+    help="Processes that share each batch of recovery training; on GPUs, one for each.",
+)
+@click.option(
     "--criterion",
     default=DEFAULTS.criterion,
     show_default=True,
@@ -127,6 +134,7 @@ def command(
     from edgeprune.devices import open_device
     from edgeprune.errors import DeviceError
     from edgeprune.fitting import fit
+    from edgeprune.recover.workers import joined, leads, serve
     from edgeprune.report import document
     from edgeprune.tasks import load_task
 
@@ -137,7 +145,12 @@ def command(
         given["device"] = open_device(given["device"], lab=lab)
     here = Path.cwd()
     try:
-        with answers_alone():
+        with answers_alone(), joined() as processes:
+            if not leads():
+                serve()
+                context.exit()
+            if processes > 1:
+                given["processes"] = processes
             task = load_task(model, data, given["seed"], outputs)
             if Path.cwd() != here:  # the task's code has moved; what edgeprune was given has not
                 given |= {name: _seen_from(here, given[name]) for name in _PATHS if name in given}

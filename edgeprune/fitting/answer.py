@@ -165,9 +165,15 @@ def _occasion(order: Order, began: datetime, reports: Sequence[Report]) -> Occas
         device="none" if predicts else order.device.name,
         machine="" if predicts else order.device.machine().words,
         date=began.isoformat(timespec="seconds"),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([*_program(), *sys.argv[1:]]),
         trained_on="; ".join(dict.fromkeys(places)),
     )
+
+
+def _program() -> list[str]:
+    """Words by which this program was called."""
+    name = Path(sys.argv[0]).name
+    return ["python", "-m", "edgeprune"] if name == "__main__.py" else [name]
 
 
 def _question(chosen: Report, trials: Trials) -> None:

@@ -22,7 +22,7 @@ from edgeprune.quantize.dialects import check_dialect
 from edgeprune.records.machine import Budget, Profile, Target
 from edgeprune.records.progress import Event, Listen
 from edgeprune.records.task import Task
-from edgeprune.recover.place import training_place
+from edgeprune.recover.workers import check_processes
 from edgeprune.runtimes import AUTO, find, require_host
 from edgeprune.shelf import Shelved, load_target, shelved
 from edgeprune.tasks import call_evaluate
@@ -60,7 +60,7 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
 
     Raises `InputError` or `MissingExtraError` before anything is written.
     """
-    training_place(options.train_device)
+    check_processes(options.training)
     runtime = None if options.runtime is None else find(options.runtime)
     machines = [shelved(name) for name in profile_names(options.profile)]
     target = _target(options, machines)

@@ -38,6 +38,7 @@ from edgeprune.recover.objective import Objective, Pair
 from edgeprune.recover.place import training_place
 from edgeprune.recover.recipe import Recipe, TrainingOptions
 from edgeprune.recover.rewind import required, rewound
+from edgeprune.recover.together import check_rows
 from edgeprune.recover.train import rehearse
 from edgeprune.recover.trainer import own_rungs, trainer_of
 from edgeprune.recover.warm_start import better_start
@@ -141,6 +142,8 @@ class Workshop:
             place = training_place(options.device)
             teacher, student = self.dense.on(place.device), self.dense.copy().on(place.device)
             yardstick, loss = place.yardstick(yardstick), place.loss(self.loss)
+            if options.processes > 1:
+                check_rows(self.dense.run(*pair[0]), len(pair[0][0]))
             with place.seeded(options.seed):
                 objective = Objective(teacher, yardstick, recipe, loss, place.mixed)
                 rehearse(student, objective, place.tensors(pair))

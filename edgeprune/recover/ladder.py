@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, variance
@@ -22,8 +23,10 @@ from edgeprune.recover.data import Split
 from edgeprune.recover.objective import Forward, Objective, Pair
 from edgeprune.recover.place import Place, training_place
 from edgeprune.recover.recipe import Recipe, TrainingOptions
+from edgeprune.recover.together import SharedObjective
 from edgeprune.recover.train import TrainingAccount, TrainingProgress, train
 from edgeprune.recover.ways import find_way
+from edgeprune.recover.workers import followers
 
 NOT_FINITE = sys.float_info.max  # stands for an error that is not finite: the ledger keeps finite numbers
 QAT = "qat"  # the rung behind a way that trains, where INT8 alone loses too much
@@ -138,7 +141,8 @@ def train_rungs(
     recipe = Recipe(options, supervised=way.labels != "unused", low_rank=way.low_rank)
     before = judge.error(student.on(place.device))
     trained = _trained(tried, teacher, name, split, judge, recipe, judge.error, listen, checkpoint, place)
-    return _settled(name, student, tried, before, trained, place)
+    several = f", {options.processes} processes" if options.processes > 1 else ""
+    return _settled(name, student, tried, before, trained, place.words + several)
 
 
 def train_aware(
@@ -169,7 +173,7 @@ def train_aware(
         *(tried, teacher, QAT, split, judge, recipe),
         *(lambda network: judge.error(aware(network)), listen, checkpoint, place, forward),
     )
-    return _settled(QAT, student, tried, before, trained, place)
+    return _settled(QAT, student, tried, before, trained, place.words)
 
 
 def _trained(
@@ -189,10 +193,15 @@ def _trained(
 
     error: of a network, by which the training is judged, and `judge` at `place`.
     """
-    tried.module.to(place.device)
-    objective = Objective(teacher.on(place.device), judge.yardstick, recipe, judge.loss, place.mixed)
+    shares = _shares(recipe.options, forward)
     # All that is random draws from torch's generators; the caller's state stays.
-    with place.seeded(recipe.options.seed):
+    with (
+        followers(tried, teacher, recipe, place) if shares else nullcontext(),
+        place.seeded(recipe.options.seed),
+    ):
+        tried.module.to(place.device)
+        told = (teacher.on(place.device), judge.yardstick, recipe, judge.loss, place.mixed)
+        objective = SharedObjective(*told) if shares else Objective(*told)
         account = train(
             tried,
             objective,
@@ -209,8 +218,13 @@ def _trained(
     return account
 
 
+def _shares(options: TrainingOptions, forward: Forward | None) -> bool:
+    """Whether several processes compute a training; in simulated INT8 one does."""
+    return options.processes > 1 and forward is None
+
+
 def _settled(
-    name: str, student: Captured, tried: Captured, before: float, trained: TrainingAccount, place: Place
+    name: str, student: Captured, tried: Captured, before: float, trained: TrainingAccount, place: str
 ) -> tuple[Captured, tuple[Rung, ...]]:
     """The better of both networks by held-back error, and the rung."""
     after = NOT_FINITE if trained.error is None else trained.error
@@ -222,7 +236,7 @@ def _settled(
         still_falling(trained.losses),
         averaged=trained.averaged,
         stopped=trained.stopped,
-        place=place.words,
+        place=place,
         learning_rate=trained.learning_rate,
     )
     return (tried if kept else student), (Rung(name, before, after, kept, account),)

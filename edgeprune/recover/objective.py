@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,9 +50,7 @@ class Objective:
         """
         inputs, target = pair
         recipe = self.recipe
-        with torch.no_grad():
-            answer = self.mixed(self.teacher.answer)(*inputs)
-        given = self.mixed(run)(*inputs)
+        answer, given = self.outputs(run, inputs)
         distance = self.yardstick.distance(given, flatten(answer), recipe.temperature)
         value = recipe.distillation * distance
         if recipe.supervised and self.loss is not None and target is not None:
@@ -64,6 +62,16 @@ class Objective:
                 "reconstruct.",
             )
         return value
+
+    def over(self, parameters: Sequence[torch.nn.Parameter]) -> Objective:
+        """The objective of a training that moves these parameters."""
+        return self
+
+    def outputs(self, run: Run, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, tuple[torch.Tensor, ...]]:
+        """The teacher's answer, and the student's outputs with gradients."""
+        with torch.no_grad():
+            answer = self.mixed(self.teacher.answer)(*inputs)
+        return answer, self.mixed(run)(*inputs)
 
     def _of_task(self, answer: Any, target: Any) -> torch.Tensor:
         value = self.loss(answer, target)  # type: ignore[misc]  # the caller has looked

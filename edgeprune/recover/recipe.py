@@ -15,7 +15,7 @@ class TrainingOptions:
     epochs: passes over the data. minutes: the time that a training takes instead, held-back checks included.
     accumulate: batches whose gradients are averaged for one step of the optimiser.
     seed: of dropout, of loaders that shuffle and of low-rank updates' first values.
-    device: that computes it, as `--train-device` names it.
+    device: that computes it, as `--train-device` names it. processes: that compute shares of each batch.
     """
 
     epochs: int = 3
@@ -23,6 +23,7 @@ class TrainingOptions:
     accumulate: int = 1
     seed: int = 0
     device: str = "cpu"
+    processes: int = 1
 
     @property
     def trains(self) -> bool:

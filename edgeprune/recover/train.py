@@ -97,6 +97,7 @@ def train(
         rate = _found_rate(student, objective, epochs, batches, judge)
     mode = training_mode(student) if forward is None else nullcontext()
     with mode, trained_parameters(student, recipe) as parameters:
+        objective = objective.over(parameters)
         loop = _Loop(student, average, objective, parameters, batches, judge, listen, forward, checkpoint)
         loop.begin(rate, began, state)
         while not loop.done:

@@ -209,3 +209,10 @@ def test_json_takes_records_and_numpy_scalars() -> None:
 def test_json_refuses_what_has_no_form() -> None:
     with pytest.raises(TypeError, match="object has no JSON form"):
         output.plain({"x": object()})
+
+
+def test_python_runs_the_package_as_the_command_line() -> None:
+    done = python(
+        "import runpy, sys; sys.argv[1:] = ['--version']; runpy.run_module('edgeprune', {}, '__main__')"
+    )
+    assert (done.returncode, done.stdout) == (0, f"edgeprune {edgeprune.__version__}\n")

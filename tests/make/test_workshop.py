@@ -50,6 +50,17 @@ def trained() -> tuple[nn.Module, dict[str, torch.Tensor], tuple[tuple[torch.Ten
     return net, early, pairs
 
 
+def own_loop(module: nn.Module, teacher: nn.Module, data: Any, progress: Any) -> None:
+    """A training loop as a user brings it."""
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    module.train()
+    for _ in range(EPOCHS):
+        for x, target in data:
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(module(x), target).backward()
+            optimiser.step()
+
+
 def workshop(tell: Callable[[str], None] | None = None, **parts: Any) -> Workshop:
     net, early, pairs = trained()
     fields: dict[str, Any] = {
@@ -58,6 +69,7 @@ def workshop(tell: Callable[[str], None] | None = None, **parts: Any) -> Worksho
         "calibration": [x for x, _ in pairs],
         "train": pairs,
         "earlier": early,
+        "trainer": own_loop,
         "evaluate": lambda predict: 0.5,
     }
     return Workshop(Task(**{**fields, **parts}), dialect_for("onnxruntime-x86", "x86_64"), tell=tell)
@@ -109,8 +121,9 @@ def test_every_rung_may_be_asked_for_when_the_task_has_everything() -> None:
 
 
 def test_the_default_is_what_the_data_allows() -> None:
-    assert workshop().highest_rung(None) == "finetune"
-    assert workshop(train=None).highest_rung(None) == "distill"
+    assert workshop().highest_rung(None) == "trainer"
+    assert workshop(trainer=None).highest_rung(None) == "finetune"
+    assert workshop(trainer=None, train=None).highest_rung(None) == "distill"
 
 
 def test_a_model_that_returns_decisions_alone_is_reconstructed() -> None:
