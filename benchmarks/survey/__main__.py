@@ -82,7 +82,9 @@ def read(path: Path) -> dict[str, Row]:
 
 def run(chosen: list[Subject], options: argparse.Namespace) -> None:
     began = time.monotonic()
-    measure(Subject("warm", "", hub.warm))  # what is imported by this is in every child
+    measure(
+        Subject("warm", "", hub.warm), onnx=not options.no_onnx
+    )  # what is imported by this is in every child
     for place, subject in enumerate(chosen):
         if time.monotonic() - began > options.seconds:
             break

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,6 @@ def subjects() -> list[Subject]:
 
     heads = [getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES", {}) for head in HEADS]
     configs = configuration_auto.CONFIG_MAPPING_NAMES
-    halves = parts(configs.values())
     made: dict[str, Subject] = {}
     turns: list[tuple[int, str]] = []
     seen: set[str] = set()
@@ -51,20 +51,20 @@ def subjects() -> list[Subject]:
             model = mapping[kind] if isinstance(mapping[kind], str) else mapping[kind][0]
             config = configs.get(kind)
             if config is not None and mapping is modeling_auto.MODEL_MAPPING_NAMES:
-                model = other_head(config) or ("" if config in halves else model)
+                model = other_head(config) or ("" if is_part(config) else model)
             if config is not None and model and model not in made:
                 made[model] = Subject(model, "transformers", partial(build, model, config))
                 turns.append((turn, model))
     return [made[model] for _, model in sorted(turns, key=lambda each: each[0])]
 
 
-def parts(configs: Iterable[str]) -> set[str]:
-    """The configurations that are inside of others."""
+def is_part(config: str) -> bool:
+    """Whether another configuration of the same file has this one inside it."""
     import transformers
 
-    kinds = [getattr(transformers, config, None) for config in configs]
-    inside = [part for kind in kinds for part in (getattr(kind, "sub_configs", None) or {}).values()]
-    return {part.__name__ for part in inside}
+    kind = getattr(transformers, config, None)
+    others = vars(sys.modules[kind.__module__]).values() if kind is not None else ()
+    return any(kind in (getattr(other, "sub_configs", None) or {}).values() for other in others)
 
 
 def other_head(config: str) -> str:
@@ -72,7 +72,7 @@ def other_head(config: str) -> str:
     import transformers
 
     stem = config.removesuffix("Config")
-    return max((name for name in dir(transformers) if re.match(rf"{stem}For[A-Z]", name)), default="")
+    return max((name for name in transformers.__all__ if re.match(rf"{stem}For[A-Z]", name)), default="")
 
 
 def warm() -> Built:

@@ -19,11 +19,12 @@ from benchmarks.survey.subject import NotBuilt, Subject, parameters
 from benchmarks.zoo.entry import awaken
 from edgeprune.errors import EdgepruneError
 from edgeprune.export import export_onnx
-from edgeprune.graph.capture import Captured, capture
+from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.fx import attribute
 from edgeprune.graph.surgery import cut
 from edgeprune.pruning import once
+from edgeprune.tasks.purity import capture_pure
 from tests.support import references  # the oracle of the property tests
 
 RATIO = 0.3
@@ -83,7 +84,7 @@ def measure(subject: Subject, tell: object = None, *, onnx: bool = True) -> Row:
         awaken(model)
         done(built="yes", params=parameters(model))
         step = "export"
-        dense = capture(model, example)
+        dense = capture_pure(model, example)
         done(exported="yes")
         step = "analyse"
         coupling = analyse(dense)
