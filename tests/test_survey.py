@@ -91,6 +91,25 @@ def test_a_head_is_surveyed_where_there_is_one_and_what_it_returns() -> None:
     assert not INNER.fullmatch("text_embeds")
 
 
+def test_one_model_of_each_family_is_built_small() -> None:
+    from benchmarks.survey.vision import build, first_word, one_of_each
+
+    names = ["resnet50", "resnet18", "swin_base", "swin_tiny", "vgg11", "vgg16"]
+    assert sorted(one_of_each(names, first_word)) == ["resnet18", "swin_tiny", "vgg11"]
+
+    def made(name: str) -> nn.Module:
+        width = {"small": 8, "large": 20_000}[name]
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, width), nn.Linear(width, 2))
+
+    model, example = build(made, "small")
+    assert example.shape == (2, 3, 32, 32), "the first size that it takes"
+    assert not model.training
+    with pytest.raises(NotBuilt, match="61,500,002 parameters"):
+        build(made, "large")
+    with pytest.raises(NotBuilt, match="KeyError"):
+        build(made, "unknown")
+
+
 def test_an_architecture_is_shrunk_by_the_names_of_its_fields() -> None:
     pytest.importorskip("transformers")
     from benchmarks.survey.hub import build

@@ -13,8 +13,6 @@ from torch import nn
 from benchmarks.survey.subject import Built, NotBuilt, Subject
 
 SIDE = 32
-
-
 Example = Callable[[], Any]
 
 
@@ -53,15 +51,7 @@ _LATENT: dict[str, Any] = {
     "attention_levels": (False, True),
     "norm_num_groups": 8,
 }
-_DIFFUSION: dict[str, Any] = {
-    "in_channels": 1,
-    "channels": (16, 32),
-    "num_res_blocks": (1, 1),
-    "attention_levels": (False, True),
-    "norm_num_groups": 8,
-    "num_head_channels": 8,
-    **_DIMS,
-}
+_DIFFUSION: dict[str, Any] = {**_DIMS, **_LATENT, "in_channels": 1, "num_head_channels": 8}
 
 
 def _noised() -> Any:

@@ -24,7 +24,7 @@ def torchvision_subjects() -> list[Subject]:
 
     names = [name for name in models.list_models() if not name.startswith("quantized")]
     made = []
-    for name in _one_of_each(names, _first_word):
+    for name in one_of_each(names, first_word):
         taken = inspect.signature(models.get_model_builder(name)).parameters
         none = {key: None for key in ("weights", "weights_backbone") if key in taken}
         made.append(Subject(name, "torchvision", partial(build, partial(models.get_model, **none), name)))
@@ -37,7 +37,7 @@ def timm_subjects() -> list[Subject]:
 
     return [
         Subject(name, "timm", partial(build, timm.create_model, name))
-        for name in _one_of_each(timm.list_models(), _first_word)
+        for name in one_of_each(timm.list_models(), first_word)
     ]
 
 
@@ -47,7 +47,7 @@ def pytorchcv_subjects() -> list[Subject]:
 
     return [
         Subject(name, "pytorchcv", partial(build, _sized, name))
-        for name in _one_of_each(_models, lambda name: _models[name].__module__)
+        for name in one_of_each(_models, lambda name: _models[name].__module__)
     ]
 
 
@@ -61,11 +61,11 @@ def _sized(name: str) -> nn.Module:
     return model
 
 
-def _first_word(name: str) -> str:
+def first_word(name: str) -> str:
     return re.split(r"[_\d]", name)[0]
 
 
-def _one_of_each(names: Iterable[str], family: Callable[[str], str]) -> list[str]:
+def one_of_each(names: Iterable[str], family: Callable[[str], str]) -> list[str]:
     """The name of each family that sounds smallest, or the first."""
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (_smallness(name), name)):
