@@ -59,7 +59,6 @@ def _noised() -> Any:
 
 
 _NETS = (
-    _Net("AHNet", {**_PLANE, "layers": 50, "psp_block_num": 0}, _image(side=64)),
     _Net("AttentionUnet", {**_PLANE, **_STEPS}),
     _Net("AutoEncoder", {**_PLANE, **_STEPS, "strides": (2, 2, 1)}),
     _Net("AutoencoderKL", {**_PLANE, **_LATENT, "latent_channels": 4}),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from benchmarks.survey.libraries import LIBRARIES
 from benchmarks.survey.trial import EXACT, EXACT_DOUBLE, FROZEN, RATIO, Row
 
 PRUNED = 0.95  # of what exports is pruned with little frozen
@@ -142,5 +143,6 @@ def _held(row: Row) -> str:
 
 def _plain(said: str) -> str:
     """A sentence without this machine's folders: files of libraries are named as modules."""
-    said = re.sub(r"[^\s(]*/site-packages/", "", " ".join(said.split()))
+    inside = "|".join(("benchmarks", *LIBRARIES))
+    said = re.sub(rf"[^\s(]*/(?:site-packages/|(?=(?:{inside})/))", "", " ".join(said.split()))
     return re.sub(r"(\w+(?:/\w+)+)\.py", lambda found: found[1].replace("/", "."), said)[:330]
