@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 import edgeprune
-from benchmarks.accuracy import peer
+from benchmarks.accuracy import ours, peer
 from benchmarks.accuracy.cases import CASES, UNIFORM, Case
 from benchmarks.accuracy.rows import OURS, PEERS, Goal, Row, add, peers_of, read
 from benchmarks.accuracy.subject import Shuffled, Subject
@@ -87,12 +88,12 @@ def test_the_table_says_who_cannot_get_there_and_what_was_not_measured() -> None
         "**ResNet-20, CIFAR-10**, 0.5 of the dense INT8 model's latency, 40,000 training samples, 3 epochs, "
         "dense 92.00"
     )
-    ours, theirs = text.splitlines()[-2:]
-    assert ours == (
+    first, second = text.splitlines()[-2:]
+    assert first == (
         f"| {OURS} (abc) | 70.00 | 91.00 | 90.00 | +2.00 | 0.490 | 98.0% | 60 | "
         "lost at most 3; 1.5 above every peer | yes; not measured |"
     )
-    assert "its smallest takes 1.44x the budget" in theirs
+    assert "its smallest takes 1.44x the budget" in second
     assert printed([]) == ""
 
 
@@ -105,6 +106,28 @@ def test_every_case_has_its_goals_and_a_way_to_make_its_rows() -> None:
         assert case.methods[0] == OURS
         assert all(goal != Goal() for goal in case.goals.values())
         assert set(case.minutes) <= set(case.goals)
+
+
+@dataclass(frozen=True)
+class Tried:
+    name: str
+    metric: float
+    broken: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Any:
+        return SimpleNamespace(breaches=[SimpleNamespace(line=line) for line in self.broken])
+
+
+def test_of_a_fit_that_misses_the_best_within_the_latency_counts() -> None:
+    cut, trained = Tried("cut", 0.7, ("metric",)), Tried("trained", 0.88, ("metric",))
+    dense = Tried("dense", 0.92, ("latency_ms",))
+    missed = SimpleNamespace(verdict=SimpleNamespace(kind="misses"), chosen=cut, trials=(dense, cut, trained))
+    assert ours._within_latency(missed) == trained  # type: ignore[arg-type]
+    missed.trials = (dense,)
+    assert ours._within_latency(missed) == cut  # type: ignore[arg-type]
+    missed.verdict.kind, missed.trials = "fits", (dense, cut, trained)
+    assert ours._within_latency(missed) == cut  # type: ignore[arg-type]
 
 
 # Equal latency ---------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """`python -m benchmarks.accuracy.cost`: scores and reconstruction of a ResNet-50, in a process of its own.
 
-Random weights and images at 224x224; half of the units of every group are cut. Prints one JSON object: the
-seconds of scoring and of the cut with its reconstruction, the same with the capture of the model before, and
-the process's peak memory in GiB.
+Random weights and images at 224x224, all cores; half of the units of every group are cut. Prints one JSON
+object: the seconds of scoring, those of the cut with its reconstruction, and the peak memory of the process
+in GiB, with the capture of the model before.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import edgeprune
 from benchmarks.accuracy.rows import Row
 from benchmarks.int8.models import MODELS
+from edgeprune.detect import cores
 from edgeprune.make import Workshop
 from edgeprune.options import FitOptions
 from edgeprune.quantize.dialects import TABLE
@@ -40,7 +41,7 @@ def row_of(row: Row) -> Row:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    torch.set_num_threads(edgeprune.detect.cores() or 1)
+    torch.set_num_threads(cores() or 1)
     torch.manual_seed(0)
     model, _ = MODELS[MODEL]()
     images = torch.randn(int(sys.argv[1]), 3, 224, 224)
