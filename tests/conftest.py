@@ -33,6 +33,7 @@ LONGEST = (
     "tests/fitting/trials/test_lost_layers.py",
     "tests/quantize/simulate/test_written.py",
     "tests/fitting/test_tiers.py",
+    "tests/recover/test_workers.py",
 )
 
 

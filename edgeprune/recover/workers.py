@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -33,6 +33,8 @@ LONGEST_WAIT = timedelta(days=7)  # of a follower, while the leader measures
 STARTING_SECONDS = 300.0
 ENDING_SECONDS = 10.0
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a launcher tells its processes
+_JOINED = "EDGEPRUNE_JOINED"  # in the environment while the default group is that of `joined`
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,22 @@ def leads() -> bool:
 
 
 def check_processes(options: TrainingOptions) -> None:
-    """Refuse more processes than devices that train. Raises `InputError`."""
+    """Refuse a training device that is not there, and more processes than devices. Raises `InputError`."""
     place = training_place(options.device)
-    if options.processes == 1 or launched():
+    if options.processes == 1 or _JOINED in os.environ:
         return
     if distributed.is_initialized():
         raise InputError(
             "--processes was given in a program that has a process group of its own.",
-            "Start it under a launcher without --processes, or leave the group to edgeprune.",
+            "End that group before the fit, or start the command line under the launcher.",
         )
-    if place.device.type == "mps" or (
-        place.device.type == "cuda" and torch.cuda.device_count() < options.processes
-    ):
-        count = torch.cuda.device_count() if place.device.type == "cuda" else 1
+    if ":" in options.device:
+        raise InputError(
+            f"--train-device {options.device} is one device, and --processes is {options.processes}.",
+            "Say --train-device cuda: each process takes one of the GPUs.",
+        )
+    count = {"cuda": torch.cuda.device_count(), "mps": 1}.get(place.device.type, options.processes)
+    if count < options.processes:
         raise InputError(
             f"--processes is {options.processes}, and PyTorch finds {count} {place.device.type} device"
             f"{'s' * (count != 1)} here: each process needs its own.",
@@ -88,7 +93,8 @@ def joined() -> Iterator[int]:
         return
     distributed.init_process_group(_backend(torch.cuda.is_available()), timeout=LONGEST_WAIT)
     try:
-        yield distributed.get_world_size()
+        with _environment(_JOINED, "1"):
+            yield distributed.get_world_size()
         if leads():
             _tell(None)
     finally:
@@ -128,24 +134,15 @@ def followers(student: Captured, teacher: Captured, recipe: Recipe, place: Place
 @contextmanager
 def _started(processes: int, place: Place) -> Iterator[None]:
     """Context with a group of this process and others that it starts; that of the launcher where there is."""
-    if launched():
+    if _JOINED in os.environ:
         yield
         return
-    store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", 0, processes, is_master=True, wait_for_workers=False
-    )
-    with tempfile.TemporaryFile() as said:
-        started = [_start(rank, processes, store.port, place, said) for rank in range(1, processes)]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+        meeting = Path(folder) / "meeting"
+        started = [_start(rank, processes, meeting, place, said) for rank in range(1, processes)]
         try:
-            _await(store, started)
-            with _on_this_machine():
-                distributed.init_process_group(
-                    _backend(place.device.type == "cuda"),
-                    store=store,
-                    rank=LEADER,
-                    world_size=processes,
-                    timeout=LONGEST_WAIT,
-                )
+            _await(meeting, started)
+            _meet(LEADER, processes, meeting, place.device.type)
             yield
             _tell(None)
             for process in started:
@@ -176,11 +173,13 @@ def _one_ended(started: list[subprocess.Popen[bytes]]) -> bool:
     return True
 
 
-def _start(rank: int, processes: int, port: int, place: Place, said: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    rank: int, processes: int, meeting: Path, place: Place, said: IO[bytes]
+) -> subprocess.Popen[bytes]:
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, "-m", __name__, *map(str, (rank, processes, port)), place.device.type],
+        [sys.executable, "-m", __name__, *map(str, (rank, processes, meeting)), place.device.type],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         stdout=said,
@@ -189,31 +188,36 @@ def _start(rank: int, processes: int, port: int, place: Place, said: IO[bytes]) 
     )
 
 
-def _await(store: Any, started: list[subprocess.Popen[bytes]]) -> None:
+def _await(meeting: Path, started: list[subprocess.Popen[bytes]]) -> None:
     """Wait for all processes to have come up; raises `RuntimeError` when one has ended or takes too long."""
-    names = [str(rank) for rank in range(1, len(started) + 1)]
     until = time.monotonic() + STARTING_SECONDS
-    while not store.check(names):
+    while not all(_up(meeting, rank).exists() for rank in range(1, len(started) + 1)):
         if any(process.poll() is not None for process in started) or time.monotonic() > until:
             raise RuntimeError("a process of a training did not come up")
         time.sleep(0.05)
 
 
-def _follow_from(arguments: list[str]) -> None:
-    """Work of a process that `_start` made."""
-    rank, processes, port = map(int, arguments[:3])
-    store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", port, processes, is_master=False
-    )
-    store.set(str(rank), "up")
-    with _on_this_machine():
+def _up(meeting: Path, rank: int) -> Path:
+    """File that says that a process has come up."""
+    return meeting.with_name(f"up-{rank}")
+
+
+def _meet(rank: int, processes: int, meeting: Path, device: str) -> None:
+    """Make this process one of the default group. meeting: a file in a folder that is the user's alone."""
+    with _environment("GLOO_SOCKET_IFNAME", _LOOPBACK):
         distributed.init_process_group(
-            _backend(arguments[3] == "cuda"),
-            store=store,
+            _backend(device == "cuda"),
+            init_method=meeting.as_uri(),
             rank=rank,
             world_size=processes,
             timeout=LONGEST_WAIT,
         )
+
+
+def _follow_from(rank: int, processes: int, meeting: Path, device: str) -> None:
+    """Work of a process that `_start` made."""
+    _up(meeting, rank).touch()
+    _meet(rank, processes, meeting, device)
     serve()
     distributed.destroy_process_group()
 
@@ -222,7 +226,8 @@ def _own(place: Place) -> Place:
     """The leader's place, on the device that is this process's own."""
     if place.device.type != "cuda":
         return place
-    number = int(os.environ.get("LOCAL_RANK", distributed.get_rank()))
+    launcher = os.environ.get("LOCAL_RANK") if _JOINED in os.environ else None
+    number = distributed.get_rank() if launcher is None else int(launcher)
     return replace(place, device=torch.device("cuda", number))
 
 
@@ -231,15 +236,17 @@ def _backend(cuda: bool) -> str:
 
 
 @contextmanager
-def _on_this_machine() -> Iterator[None]:
-    """Context in which gloo listens on no other network than the machine's own."""
-    before: Mapping[str, str] = dict(os.environ)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Context in which a variable of the environment has a value."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _tell(job: _Job | None) -> None:
@@ -270,4 +277,4 @@ def _last_line(said: IO[bytes]) -> str:
 
 
 if __name__ == "__main__":
-    _follow_from(sys.argv[1:])
+    _follow_from(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -171,7 +171,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError, match="--processes is 2, and PyTorch finds 1 cuda device here"):
         workers.check_processes(TWO)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    workers.check_processes(TWO)
+    workers.check_processes(replace(TWO, device="cuda"))
+    with pytest.raises(InputError, match="--train-device cuda:0 is one device, and --processes is 2"):
+        workers.check_processes(replace(TWO, device="cuda:0"))
 
 
 def test_outputs_that_are_not_one_for_each_row_are_refused() -> None:
