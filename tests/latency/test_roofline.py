@@ -13,7 +13,6 @@ from edgeprune.latency.roofline import roofline
 from edgeprune.records.machine import Budget, Figure, Profile
 from edgeprune.runtimes import TABLE as RUNTIMES
 from edgeprune.runtimes import Attained, find
-from edgeprune.shelf import shelved
 
 
 def profile(*isa: str, architecture: str = "aarch64", threads: int = 2, **figures: float) -> Profile:
@@ -196,7 +195,7 @@ def test_a_runtime_whose_share_nobody_measured_is_refused() -> None:
 def test_a_borrowed_error_bar_is_told_among_the_assumptions() -> None:
     own = roofline(BOARD, find("onnxruntime"), "CPU").assumptions
     assert not any("error bar" in line for line in own)
-    jetson = shelved("jetson-orin-nano").profile
+    jetson = shelf.load_profile("jetson-orin-nano")
     (told,) = [
         line for line in roofline(jetson, find("tensorrt"), "GPU").assumptions if line.startswith("error bar")
     ]

@@ -104,3 +104,37 @@ def test_ranges_follow_the_weights(
         aware.refresh()
         fresh = relative_error([tensor.numpy() for tensor in aware.run(*calibration[0])], exact)
     assert fresh < 0.05 < stale
+
+
+def test_rows_one_by_one_train_as_a_whole_batch(captured: Captured, tmp_path: Path) -> None:
+    """A graph with the number of its rows in it takes one at a time; answers and gradients are the same."""
+
+    class Counted(torch.nn.Module):
+        def __init__(self, fixed: bool) -> None:
+            super().__init__()
+            self.net, self.fixed = captured.module, fixed
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = len(x) if self.fixed else x.shape[0]
+            return self.net(x).view(rows, 10)
+
+    x = torch.rand(6, 1, 8, 8)
+    found = []
+    for name in ("whole", "single"):
+        graph = capture(Counted(name == "single"), x, rows=1)
+        assert bool(graph.fixed_batch) is (name == "single")
+        (tmp_path / name).mkdir()
+        emit = emitter(graph, [(x,)], tmp_path / name, "onnxruntime-x86")
+        aware = QuantisationAware(graph, TABLE["onnxruntime-x86"], emit, reduce_range=False)
+        (outputs,) = aware.run(x)
+        graph.module.zero_grad()
+        outputs.square().mean().backward()
+        gradients = [
+            parameter.grad.clone() for parameter in graph.module.parameters() if parameter.grad is not None
+        ]
+        found.append((outputs.detach(), gradients))
+    (whole, wanted), (single, given) = found
+    assert torch.allclose(single, whole, atol=1e-4)
+    assert len(wanted) == len(given) > 4
+    for one, other in zip(given, wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-3 * float(other.abs().max()) + 1e-7)
