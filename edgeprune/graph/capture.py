@@ -145,12 +145,9 @@ def capture(model: torch.nn.Module, example: Any, rows: int | None = None) -> Ca
                 )
             return _for_one_row(model, args, kwargs, FOR_ONE_ROW)
         try:
-            captured = Captured(module_of(export(model, args, kwargs)), args, kwargs)
+            return Captured(module_of(export(model, args, kwargs)), args, kwargs)
         except NotExported as error:
             return _instead(model, args, kwargs, rows, error)
-        if rows == 1 and _all_in_one_row(captured):
-            return _for_one_row(model, args, kwargs, "it puts all rows into one")
-    return captured
 
 
 def capture_one_row(model: torch.nn.Module, example: Any, why: str) -> Captured:
@@ -194,7 +191,7 @@ def _instead(
     raise refused from error.__cause__
 
 
-def _all_in_one_row(captured: Captured) -> bool:
+def all_in_one_row(captured: Captured) -> bool:
     """Whether an output has one row however many are given, and what was given is one row, or is all there.
 
     A mean over the batch of an example of several rows is none of that.

@@ -11,7 +11,15 @@ from torch.fx.node import map_arg
 
 from edgeprune.errors import InputError
 from edgeprune.graph.blocks import SYMBOLIC_BATCH
-from edgeprune.graph.capture import Captured, capture, capture_one_row, evaluated, flatten, output_shapes
+from edgeprune.graph.capture import (
+    Captured,
+    all_in_one_row,
+    capture,
+    capture_one_row,
+    evaluated,
+    flatten,
+    output_shapes,
+)
 from edgeprune.graph.fx import argument, op_name, written_at
 from edgeprune.graph.one_row import first_rows
 from edgeprune.graph.outputs import in_module
@@ -98,6 +106,8 @@ def _at_one_row(model: torch.nn.Module, example: Any, captured: Captured) -> Cap
 
     Raises `InputError` where it gives no row for one.
     """
+    if all_in_one_row(captured):
+        return capture_one_row(model, example, "it puts all rows into one")
     one = first_rows(example)
     with evaluated(model), torch.no_grad():
         wanted = _run(model, one)

@@ -345,3 +345,9 @@ def test_an_output_that_loses_its_batch_for_one_row_is_refused_where_one_row_is_
     with pytest.raises(InputError, match=r"Output 0 of the model has shape \[4\] for one row"):
         capture_pure(model, X, 1)
     assert not capture_pure(model, X, 8).fixed_batch
+
+
+def test_a_mean_over_several_given_rows_is_no_batch_of_one() -> None:
+    model = Through(lambda own, y: y.mean(0, keepdim=True)).eval()
+    assert capture_pure(model, X[:1], 1).fixed_batch
+    assert not capture_pure(model, X, 1).fixed_batch
