@@ -79,7 +79,7 @@ class FitOptions:
     threads: int | None = None
     device: Device | str | None = None
     runtime: str | None = None
-    criterion: str | Criterion = "l2"
+    criterion: str | Criterion = "obs"
     recover: str | None = None
     epochs: int = 3
     minutes: float | None = None

@@ -26,6 +26,7 @@ PURE = (
     "recover/ways.py",
     "pruning/criteria.py",
     "pruning/identity.py",
+    "pruning/surgeon.py",
 )
 EFFECTS = ("torch", "onnx", "onnxruntime", "openvino", "time", "edgeprune.devices", "edgeprune.runtimes")
 # One name in several files on purpose, each with its reason.

@@ -7,13 +7,14 @@ from typing import Literal
 
 import click
 
+from edgeprune.pruning.criteria import DEFAULT
 from edgeprune.pruning.criteria import TABLE as CRITERIA
 
 
 @click.command("prune")
 @click.argument("model")
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
-@click.option("--criterion", default="l2", show_default=True, help=f"Importance: {', '.join(CRITERIA)}.")
+@click.option("--criterion", default=DEFAULT, show_default=True, help=f"Importance: {', '.join(CRITERIA)}.")
 @click.option(
     "--branches", type=int, default=0, show_default=True, help="Residual branches to drop whole first."
 )

@@ -21,9 +21,10 @@ from edgeprune.make.builder import Builder
 from edgeprune.make.first_batch import Understood, understand
 from edgeprune.meaning.losses import Loss, or_own
 from edgeprune.meaning.yardstick import Yardstick
-from edgeprune.pruning.criteria import Criterion, find_criterion
+from edgeprune.pruning.criteria import DEFAULT, Criterion, find_criterion
 from edgeprune.pruning.importance import check_scorable, importance
-from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
+from edgeprune.pruning.reconstruct import Consumer, grams
+from edgeprune.pruning.sequential import refit, solving_rows
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised
 from edgeprune.quantize.simulate.planned import layer_nodes
@@ -56,7 +57,7 @@ class Workshop:
         dialect: Dialect,
         *,
         runtime: str = "onnxruntime",
-        criterion: str | Criterion = "l2",
+        criterion: str | Criterion = DEFAULT,
         seed: int = 0,
         rows: int | None = None,
         lost_in: Callable[[Path], Iterable[str]] | None = None,
@@ -155,6 +156,11 @@ class Workshop:
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
         return grams(self.dense, self.coupling, self.calibration)
+
+    @cached_property
+    def rows(self) -> list[tuple[torch.Tensor, ...]]:
+        """Calibration rows that weights are solved from."""
+        return solving_rows(self.calibration, self.cost.macs({}))
 
     @cached_property
     def scores(self) -> Mapping[str, Any]:
@@ -304,8 +310,7 @@ class Workshop:
         whole = uncut(self.dense, self.coupling, larger_kept, larger)
 
         def rebuild(other: Captured) -> object:
-            consumers = grams(whole, self.coupling, self.calibration)
-            return reconstruct(other, self.coupling, kept, consumers, whole)
+            return refit(other, whole, self.coupling, kept, self.rows)
 
         # A branch that the larger network has lost is at work in the whole one: sums there are not its own.
         settle = [] if self.coupling.dropped(larger_kept) else [rebuild]
@@ -366,7 +371,7 @@ class Workshop:
         return wished
 
     def _reconstruct(self, kept: Kept) -> Callable[[Captured], object]:
-        return lambda pruned: reconstruct(pruned, self.coupling, kept, self.consumers, self.dense)
+        return lambda pruned: refit(pruned, self.dense, self.coupling, kept, self.rows)
 
     def _reestimate(self, pruned: Captured) -> object:
         return reestimate(pruned, self.calibration)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.pruning.identity import digest
+from edgeprune.pruning.surgeon import Reader, removal
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ class Evidence:
     """Measurements of a model that a criterion may look at, each made when it is first asked for.
 
     weights: every parameter, by name. seed: for criteria that draw.
-    measure_slopes, measure_grams: make `slopes` and `grams`.
+    measure_slopes, measure_grams, measure_spreads: make `slopes`, `grams` and `spreads`.
     scales: names of the weights that BatchNorms multiply with.
     """
 
@@ -60,6 +61,7 @@ class Evidence:
     measure_slopes: Callable[[], Slopes] = field(repr=False)
     measure_grams: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False)
     scales: frozenset[str] = frozenset()
+    measure_spreads: Callable[[], Mapping[str, torch.Tensor]] = field(repr=False, default=dict)
 
     @cached_property
     def slopes(self) -> Slopes:
@@ -80,6 +82,11 @@ class Evidence:
         prunable inputs; the rows are those that reconstruction samples.
         """
         return self.measure_grams()
+
+    @cached_property
+    def spreads(self) -> Mapping[str, torch.Tensor]:
+        """Gram matrices as in `grams`, of inputs around their mean where the layer has a bias."""
+        return self.measure_spreads()
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,27 @@ def obd(evidence: Evidence, group: Group) -> Scores:
     return _by_weight(evidence, group.units, group.axes, lambda w, g, h: h * w**2 / 2).astype(np.float32)
 
 
+def obs(evidence: Evidence, group: Group) -> Scores:
+    """Optimal Brain Surgeon for units: what a unit's loss adds to the error that least squares leaves.
+
+    Each as a share of the output energy of the layers that read the group, when the units before it have left
+    already (`surgeon`). Where no layer with a Gram matrix reads a group, the share of its squared weights:
+    the same error for inputs that are alike and independent.
+    """
+    readers = []
+    for axis in group.axes:
+        if axis.role == "in" and axis.parameter in evidence.spreads:
+            weight = evidence.weights[axis.parameter].detach().double()
+            kernel = weight[0, 0].numel()
+            columns = (axis.positions[:, :, None] * kernel + np.arange(kernel)).reshape(group.units, -1)
+            flat, spread = weight.reshape(len(weight), -1), evidence.spreads[axis.parameter]
+            readers.append(Reader(flat.cpu().numpy(), spread.cpu().numpy(), columns))
+    if readers:
+        return removal(readers, group.units).scores.astype(np.float32)
+    squares = _magnitude(evidence, group, 2)
+    return (squares / (squares.sum() or 1.0)).astype(np.float32)
+
+
 def llm_pruner_element(evidence: Evidence, group: Group) -> Scores:
     """Sum of |g * w - h * w^2 / 2| over the coupled layers (LLM-Pruner, Ma et al. 2023, arXiv:2305.11627).
 
@@ -286,6 +314,13 @@ _ROWS = (
         _SAMPLES,
     ),
     Criterion(
+        "obs",
+        obs,
+        "Optimal Brain Surgeon: error that least squares leaves when a unit follows those already gone.",
+        frozenset({"grams"}),
+        comparable=True,
+    ),
+    Criterion(
         "wanda",
         wanda,
         "Weights that read a unit, each times the norm of the input that it multiplies.",
@@ -305,6 +340,7 @@ _ROWS = (
     ),
     Criterion("random", random, "Seeded noise, the baseline that any criterion has to beat."),
 )
+DEFAULT, WITHOUT_DATA = "obs", "l2"
 TABLE: Mapping[str, Criterion] = {row.name: row for row in _ROWS}
 
 
@@ -364,7 +400,9 @@ def _magnitude(evidence: Evidence, group: Group, power: int) -> NDArray[np.float
 
 
 __all__ = [
+    "DEFAULT",
     "TABLE",
+    "WITHOUT_DATA",
     "Criterion",
     "Evidence",
     "Need",
@@ -379,6 +417,7 @@ __all__ = [
     "llm_pruner_element",
     "llm_pruner_vector",
     "obd",
+    "obs",
     "random",
     "summed",
     "taylor",

@@ -49,6 +49,10 @@ def importance(
         measure_slopes=lambda: _slopes(captured, coupling, batches, loss, chosen, seed),
         measure_grams=lambda: _grams(captured, coupling, batches, chosen, consumers),
         scales=_batchnorm_scales(captured, coupling),
+        measure_spreads=lambda: {
+            name: consumer.spread
+            for name, consumer in _measured(captured, coupling, batches, chosen, consumers).items()
+        },
     )
     scores = {}
     for group in coupling.groups:
@@ -117,18 +121,26 @@ def _grams(
     consumers: Callable[[], Mapping[str, Consumer]] | None,
 ) -> dict[str, torch.Tensor]:
     """The Gram matrix of every consumer, without the row and the column of its bias."""
-    _check_declared(criterion, "grams")
-    if consumers is None:
-        inputs = [inputs for inputs, _ in batches]
-        if not inputs:
-            raise _no_data(criterion)
-        found = grams(captured, coupling, inputs)
-    else:
-        found = consumers()
     return {
         weight: consumer.gram if consumer.bias is None else consumer.gram[:-1, :-1]
-        for weight, consumer in found.items()
+        for weight, consumer in _measured(captured, coupling, batches, criterion, consumers).items()
     }
+
+
+def _measured(
+    captured: Captured,
+    coupling: Coupling,
+    batches: Batches,
+    criterion: Criterion,
+    consumers: Callable[[], Mapping[str, Consumer]] | None,
+) -> Mapping[str, Consumer]:
+    _check_declared(criterion, "grams")
+    if consumers is not None:
+        return consumers()
+    inputs = [inputs for inputs, _ in batches]
+    if not inputs:
+        raise _no_data(criterion)
+    return grams(captured, coupling, inputs)
 
 
 def _check_declared(criterion: Criterion, need: Need) -> None:

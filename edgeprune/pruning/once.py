@@ -22,10 +22,11 @@ from edgeprune.limits import check_seed
 from edgeprune.meaning.kinds import Said, understood
 from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick, yardstick
-from edgeprune.pruning.criteria import Criterion, find_criterion
+from edgeprune.pruning.criteria import DEFAULT, WITHOUT_DATA, Criterion, find_criterion
 from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import least_missed
-from edgeprune.pruning.reconstruct import grams, reconstruct
+from edgeprune.pruning.reconstruct import grams
+from edgeprune.pruning.sequential import refit, solving_rows
 from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Data
 from edgeprune.search.ranking import Choice, Ranking
@@ -78,7 +79,7 @@ def prune(
     model: torch.nn.Module,
     example: Any,
     ratio: float = 0.3,
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion | None = None,
     calibration: Data | None = None,
     seed: int = 0,
     *,
@@ -89,19 +90,20 @@ def prune(
     """Remove a share of the prunable parameters, spread over all groups by the criterion.
 
     example: tensor, tuple or dict of tensors, dimension 0 the batch. ratio: in [0, 1); parameters that
-    nothing can be removed from do not count. criterion: importance of units, by name or as a `Criterion`.
-    calibration: inputs like `example`, read as a task's; with them, layers that lost inputs get least-squares
-    weights.
+    nothing can be removed from do not count. criterion: importance of units, by name or as a `Criterion`;
+    None is "obs" with calibration data, else "l2".
+    calibration: inputs like `example`, read as a task's; with them, weights are solved for anew.
     branches: residual branches to drop whole first, one after another the one that the outputs miss least on
     the calibration inputs (without any, on the example); the widths give the rest of the ratio.
-    heads: "whole" removes attention heads (KV groups with their queries), "inside" makes heads narrower.
+    heads: "whole" removes attention heads (KV groups with their queries), "inside" narrows heads.
     outputs: what the outputs are, as in `Task.outputs`, for criteria that look at gradients and for branches.
     Raises `InputError` for a ratio or seed out of range, an unknown criterion, too many branches, a model
     that does not export, a batch unlike the example, and a ratio that no layer's tenth allows.
     """
     check_seed(seed)
     _check(ratio, heads)
-    chosen, dense = find_criterion(criterion), _captured(model, example)
+    usual = WITHOUT_DATA if calibration is None else DEFAULT
+    chosen, dense = find_criterion(criterion or usual), _captured(model, example)
     coupling = analyse(dense, inner=_nodes(dense) if heads == "inside" else frozenset())
     if not coupling.groups:
         raise InputError(
@@ -121,7 +123,7 @@ def prune(
     kept = _kept(coupling, cost, scores, ratio, dropped)
     pruned = cut(dense, coupling, kept)
     if batches:
-        reconstruct(pruned, coupling, kept, consumers(), dense)
+        refit(pruned, dense, coupling, kept, solving_rows(batches, cost.macs({})))
     return Pruned(
         module=pruned.module,
         kept=kept,

@@ -12,19 +12,18 @@ over the data serves every candidate of a search. With a bias, x gets a constant
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import dead_nodes
-from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
+from edgeprune.graph.fx import argument, attribute, op_name
+from edgeprune.pruning.solvable import LINEAR, Layer, layers_of, windows
 
-MAX_FEATURES = 8192  # a Gram matrix of 8192 x 8192 doubles is 512 MiB
 # Rows sampled from all batches and from one: enough for a Gram matrix, little enough to be quick.
 _PATCHES, _PATCHES_PER_BATCH = 8192, 4096
 _AT_ONCE = 512  # rows that wait for others of small batches before they are multiplied
@@ -39,6 +38,14 @@ class Consumer:
     weight: str
     bias: str | None
     gram: torch.Tensor  # [features (+1 with a bias)] squared, float64
+
+    @property
+    def spread(self) -> torch.Tensor:
+        """[features, features]: the Gram matrix of what a bias cannot take up, x around its mean."""
+        if self.bias is None:
+            return self.gram
+        sums = self.gram[:-1, -1:]
+        return self.gram[:-1, :-1] - sums @ sums.T / self.gram[-1, -1]
 
 
 def grams(
@@ -55,9 +62,9 @@ def grams(
             collector.run(*inputs)
         sums = collector.finish()
     return {
-        weight: Consumer(node.name, weight, bias, sums[node.name])
-        for weight, (node, bias) in wanted.items()
-        if node.name in sums
+        weight: Consumer(layer.node.name, weight, layer.bias, sums[layer.node.name])
+        for weight, layer in wanted.items()
+        if layer.node.name in sums
     }
 
 
@@ -115,41 +122,29 @@ def _solve(
         weight.copy_(solved.reshape(weight.shape))
 
 
-def _consumers(captured: Captured, coupling: Coupling) -> dict[str, tuple[Node, str | None]]:
-    """Consumers: weight name -> (node, bias name); none whose weight or bias has another use, or is tied."""
+def _consumers(captured: Captured, coupling: Coupling) -> dict[str, Layer]:
+    """Layers that sum over prunable inputs, by the names of their weights."""
     module = captured.module
     prunable = {
         (axis.parameter, axis.dim) for group in coupling.groups for axis in group.axes if axis.role == "in"
     }
     canonical = {id(attribute(module, name)): name for name in coupling.parameters}
-    uses = tensor_uses(module)
-    found: dict[str, tuple[Node, str | None]] = {}
-    for node in module.graph.nodes:
-        if node.op != "call_function" or op_name(node) not in _SOLVABLE:
-            continue
-        tensors = [node.args[1], argument(node, 2, "bias")]
-        parts = [tensor for tensor in tensors if tensor is not None]
-        if any(p.op != "get_attr" or uses[id(attribute(module, str(p.target)))] > 1 for p in parts):
-            continue
-        if op_name(node) != "aten.linear" and int(argument(node, 6, "groups", 1)) != 1:
-            continue
-        names = [canonical[id(attribute(module, str(part.target)))] for part in parts]
-        weight, bias = names[0], names[1] if len(names) > 1 else None
-        if (weight, 1) in prunable and attribute(module, weight)[0].numel() <= MAX_FEATURES:
-            found[weight] = (node, bias)
+    found: dict[str, Layer] = {}
+    for layer in layers_of(captured).values():
+        weight = canonical[id(attribute(module, layer.weight))]
+        bias = None if layer.bias is None else canonical[id(attribute(module, layer.bias))]
+        if layer.groups == 1 and (weight, 1) in prunable:
+            found[weight] = replace(layer, weight=weight, bias=bias)
     return found
-
-
-_SOLVABLE = ("aten.linear", "aten.conv2d", "aten.conv1d")
 
 
 class _GramCollector(Interpreter):
     """Interpreter that adds up x x^T at every consumer, of at most `most` rows x of a batch."""
 
-    def __init__(self, captured: Captured, wanted: Mapping[str, tuple[Node, str | None]], most: int) -> None:
+    def __init__(self, captured: Captured, wanted: Mapping[str, Layer], most: int) -> None:
         super().__init__(captured.module)
         self._most = most
-        self._wanted = dict(wanted.values())
+        self._wanted = {layer.node: layer.bias for layer in wanted.values()}
         self._generator = torch.Generator().manual_seed(0)
         self._waiting: dict[str, list[torch.Tensor]] = {}
         self._sums: dict[str, torch.Tensor] = {}
@@ -193,16 +188,16 @@ class _GramCollector(Interpreter):
     def _rows(self, node: Node) -> torch.Tensor:
         """Input rows of a consumer, [samples, features], in the order of the flattened weight."""
         x: torch.Tensor = self.env[argument(node, 0, "input")].detach()
-        if op_name(node) == "aten.linear":
+        if op_name(node) == LINEAR:
             return self._sampled(x.reshape(-1, x.shape[-1]), self._most)
-        windows = _windows(node, x, self.env[argument(node, 1, "weight")].shape[2:])
-        positions = windows.shape[2 : 2 + (windows.dim() - 2) // 2]
+        patches = windows(node, x, self.env[argument(node, 1, "weight")].shape[2:])
+        positions = patches.shape[2 : 2 + (patches.dim() - 2) // 2]
         quota = -(-self._most // len(x))
         if positions.numel() <= quota:
-            return windows.movedim(1, 1 + len(positions)).flatten(0, len(positions)).flatten(1)
+            return patches.movedim(1, 1 + len(positions)).flatten(0, len(positions)).flatten(1)
         # The chosen patches alone: all of a batch of large images would take gigabytes.
         images = []
-        for image in windows:
+        for image in patches:
             places = torch.unravel_index(self._chosen(positions.numel(), quota), positions)
             images.append(image[(slice(None), *places)].movedim(0, 1).flatten(1))
         return torch.cat(images)
@@ -212,31 +207,3 @@ class _GramCollector(Interpreter):
 
     def _chosen(self, count: int, most: int) -> torch.Tensor:
         return torch.randperm(count, generator=self._generator)[:most]
-
-
-def _windows(node: Node, x: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
-    """Patches of a convolution's input as a view, [B, I, *positions, *kernel]."""
-    space = len(kernel)
-    stride = _each(argument(node, 3, "stride", 1), space)
-    dilation = _each(argument(node, 5, "dilation", 1), space)
-    x = F.pad(x, _margins(argument(node, 4, "padding", 0), kernel, dilation))
-    for dim, (size, step, reach) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
-        x = x.unfold(dim, reach * (size - 1) + 1, step)
-    inside: tuple[Any, ...] = tuple(slice(None, None, reach) for reach in dilation)
-    return x[(..., *inside)]
-
-
-def _margins(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Padding as `F.pad` takes it: (before, after) of each dimension, the last one first."""
-    if padding == "valid":
-        return [0, 0] * len(kernel)
-    if padding == "same":  # an odd position goes after
-        totals = [reach * (size - 1) for size, reach in zip(kernel, dilation, strict=True)]
-        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
-    return [side for side in reversed(_each(padding, len(kernel))) for _ in range(2)]
-
-
-def _each(value: Any, space: int) -> list[int]:
-    """Argument of a convolution as one number per dimension."""
-    values = list(value) if isinstance(value, list | tuple) else [int(value)]
-    return values * space if len(values) == 1 else values

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.surgery import cut
-from edgeprune.pruning.reconstruct import Consumer, reconstruct
 
 Points = tuple[tuple[int, float], ...]  # (width, error), ascending by width
 
@@ -30,13 +29,13 @@ def sensitivity(
     coupling: Coupling,
     widths: Mapping[str, Sequence[tuple[int, ...]]],
     error: Callable[[Captured], float],
-    consumers: Mapping[str, Consumer],
+    rebuild: Callable[[Captured, Kept], object],
     listen: Callable[[float], None] = lambda share: None,
 ) -> Sensitivity:
     """Cut every group alone to each of its `widths`, drop every branch alone, and ask for the error.
 
-    widths: group -> sets of units to keep. error: of a model against the dense one. consumers: every
-    cut is reconstructed as a candidate is, so that damage which reconstruction mends does not count.
+    widths: group -> sets of units to keep. error: of a model against the dense one. rebuild: solves for the
+    weights of a cut model in place, as a candidate's are, so that damage which that mends does not count.
     """
     total = sum(len(sets) for sets in widths.values()) + len(coupling.branches)
     done = 0
@@ -44,7 +43,7 @@ def sensitivity(
     def loss(kept: Kept) -> float:
         nonlocal done
         pruned = cut(dense, coupling, kept)
-        reconstruct(pruned, coupling, kept, consumers, dense)
+        rebuild(pruned, kept)
         done += 1
         listen(done / total)
         return error(pruned)

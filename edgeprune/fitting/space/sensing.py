@@ -1,7 +1,7 @@
 """Values of groups and branches: each is cut alone, and the outputs are compared on a subset.
 
-No label, no export, no device: the cut model runs in torch on a few calibration rows. Their number is set by
-the work that they take, so that a large model does not pay for it with minutes.
+No label, no export, no device: the cut model is solved for and run in torch on a few calibration rows. Their
+number is set by the work that they take, so that a large model does not pay for it with minutes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ import torch
 from edgeprune.fitting.space.space import Space, widths_of
 from edgeprune.graph.branch_contents import branch_contents
 from edgeprune.graph.capture import Captured
+from edgeprune.graph.coupling import Kept
+from edgeprune.graph.surgery import cut
 from edgeprune.make import Workshop
 from edgeprune.pruning.sensitivity import Sensitivity, sensitivity
+from edgeprune.pruning.sequential import refit, rows_of
 from edgeprune.search.ranking import Choice
 
-SHARES = (0.8, 0.5, 0.25)  # of a group's units: the widths that are tried
+SHARES = (0.75, 0.4)  # of a group's units: the widths that are tried
 WORK = 3e11  # multiply-accumulates of all models together: seconds on one core
-FEWEST_ROWS, MOST_ROWS = 8, 128
-ROWS_AT_ONCE = 32
+PASSES = 3  # for one model: both networks as its weights are solved for, and the model again
+SENSED_PRODUCTS = 10**9  # rows times squared features that a layer is solved from
+FEWEST_ROWS, MOST_ROWS = 8, 128  # of each half
+Rows = list[tuple[torch.Tensor, ...]]
 HOPELESS = 1e3  # an error that no model recovers from; outputs that are not finite have it
 
 
@@ -32,20 +37,43 @@ def sense(
     """Sensitivity to every group at a few of its legal widths, and to every branch. floor: as in `Space`."""
     widths = {choice.name: _sets(choice, floor) for choice in choices}
     count = sum(len(sets) for sets in widths.values()) + len(workshop.coupling.branches)
-    rows = rows_for(workshop, count)
-    with torch.no_grad():
-        exact = [workshop.dense.run(*inputs) for inputs in rows]
+    probe = OutputError(workshop, count)
+    return sensitivity(workshop.dense, workshop.coupling, widths, probe.error, probe.rebuild, listen)
 
-    def error(pruned: Captured) -> float:
+
+class OutputError:
+    """Error of the outputs of cut models, on the same calibration rows for all. count: of models, about.
+
+    Weights are solved from one half of the rows and judged by the other: what fits the rows that it was
+    solved from says nothing.
+    """
+
+    def __init__(self, workshop: Workshop, count: int) -> None:
+        self._workshop = workshop
+        self._rows, self._others = _halves(workshop, count)
+        with torch.no_grad():
+            self._exact = [workshop.dense.run(*inputs) for inputs in self._others]
+
+    def rebuild(self, pruned: Captured, kept: Kept) -> object:
+        """Solve for the weights of a cut model, in place."""
+        workshop = self._workshop
+        return refit(pruned, workshop.dense, workshop.coupling, kept, self._rows, SENSED_PRODUCTS)
+
+    def error(self, pruned: Captured) -> float:
+        """Distance of a model's outputs to the dense one's."""
         with torch.no_grad():
             errors = [
-                float(workshop.yardstick.distance(pruned.run(*inputs), wanted)) * len(inputs[0])
-                for inputs, wanted in zip(rows, exact, strict=True)
+                float(self._workshop.yardstick.distance(pruned.run(*inputs), wanted)) * len(inputs[0])
+                for inputs, wanted in zip(self._others, self._exact, strict=True)
             ]
-        found = sum(errors) / sum(len(inputs[0]) for inputs in rows)
+        found = sum(errors) / sum(len(inputs[0]) for inputs in self._others)
         return min(found, HOPELESS) if math.isfinite(found) else HOPELESS
 
-    return sensitivity(workshop.dense, workshop.coupling, widths, error, workshop.consumers, listen)
+    def of(self, kept: Kept) -> float:
+        """Error of the model that keeps these units, its weights solved for."""
+        pruned = cut(self._workshop.dense, self._workshop.coupling, kept)
+        self.rebuild(pruned, kept)
+        return self.error(pruned)
 
 
 def weighed_space(
@@ -62,16 +90,17 @@ def weighed_space(
     )
 
 
-def rows_for(workshop: Workshop, runs: int) -> list[tuple[torch.Tensor, ...]]:
-    """Calibration rows spread over the data, in batches, as many as keep `runs` passes within WORK."""
-    columns = [torch.cat(column) for column in zip(*workshop.calibration, strict=True)]
-    affordable = int(WORK / (max(runs, 1) * max(workshop.cost.macs({}), 1)))
-    count = min(len(columns[0]), max(FEWEST_ROWS, min(MOST_ROWS, affordable)))
-    places = np.linspace(0, len(columns[0]) - 1, count).round().astype(np.int64)
-    batches = [
-        torch.from_numpy(places[start : start + ROWS_AT_ONCE]) for start in range(0, count, ROWS_AT_ONCE)
-    ]
-    return [tuple(column[rows] for column in columns) for rows in batches]
+def _halves(workshop: Workshop, count: int) -> tuple[Rows, Rows]:
+    """Calibration rows to solve from and to judge by, as many as keep `count` models within WORK.
+
+    Both are the same row where there is only one.
+    """
+    affordable = int(WORK / (PASSES * max(count, 1) * max(workshop.cost.macs({}), 1)))
+    each = max(FEWEST_ROWS, min(MOST_ROWS, affordable))
+    whole = [torch.cat(batch) for batch in zip(*rows_of(workshop.calibration, 2 * each), strict=True)]
+    halves = [tuple(column[start::2] for column in whole) for start in (0, 1)]
+    first, *second = (rows_of([half], each) for half in halves if len(half[0]))
+    return first, second[0] if second else first
 
 
 def _sets(choice: Choice, floor: float) -> tuple[tuple[int, ...], ...]:
