@@ -74,7 +74,13 @@ class Judge:
     def at(self, place: Place) -> Judge:
         """The judge of networks that lie at a place."""
         held_back, answers = place.tensors(tuple(self.held_back)), place.tensors(tuple(self.answers))
-        return Judge(place.yardstick(self.yardstick), held_back, answers, place.loss(self.loss))
+        return replace(
+            self,
+            yardstick=place.yardstick(self.yardstick),
+            held_back=held_back,
+            answers=answers,
+            loss=place.loss(self.loss),
+        )
 
 
 def judge_of(teacher: Captured, yardstick: Yardstick, held_back: Sequence[Pair], loss: Loss | None) -> Judge:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.zoo import ENTRIES
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.moving import CPU, device_of
 from tests.support.elsewhere import ELSEWHERE, ElsewhereTensor, elsewhere
@@ -114,6 +115,31 @@ def test_a_moved_graph_computes_and_trains_where_it_lies(
         once = here.run(x)[0]
         torch.manual_seed(2)
         torch.testing.assert_close(there.run(x)[0], once)
+
+
+@pytest.mark.parametrize("name", ["Swin", "GPT-2", "Llama", "Mixture of experts"])
+def test_architectures_that_make_masks_and_positions_are_moved(name: str) -> None:
+    (entry,) = [entry for entry in ENTRIES if entry.name == name]
+    pytest.importorskip(entry.needs or "torch")
+    model, example = entry.made()
+    here = capture(model, example)
+    there = here.copy()
+
+    def trained(network: Captured, device: torch.device) -> Tensor:
+        torch.manual_seed(1)  # of dropout
+        network.module.train()
+        outputs = network.run(*(x.to(device) for x in here.inputs))
+        loss = torch.stack([y.float().square().mean() for y in outputs if y.is_floating_point()]).sum()
+        loss.backward()
+        assert {p.grad.device for p in network.module.parameters() if p.grad is not None} == {device}
+        return loss.detach()
+
+    wanted = trained(here, CPU)
+    with elsewhere():
+        there.module.to(ELSEWHERE)
+        found = trained(there, ELSEWHERE)
+    assert isinstance(found, ElsewhereTensor)
+    torch.testing.assert_close(found.here, wanted)
 
 
 def test_a_graph_that_is_moved_leaves_its_copies() -> None:

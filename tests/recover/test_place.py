@@ -221,6 +221,12 @@ def test_what_names_no_device_is_refused(name: Any) -> None:
         FitOptions(train_device=name)
 
 
+def test_what_a_fit_is_asked_for_reaches_its_trainings() -> None:
+    assert FitOptions(train_device="cuda:1").training.device == "cuda:1"
+    assert FitOptions(processes=3).training.processes == 3
+    assert FitOptions().training.device == "auto"
+
+
 def test_a_loss_of_ones_own_is_not_moved_itself() -> None:
     own = nn.CrossEntropyLoss(weight=WEIGHT)
     with elsewhere():
