@@ -3,6 +3,9 @@
 Recipes: pruned networks (a ResNet-20, a ViT, a BERT-like network; by global L2, with reconstruction) are
 trained by a plain loop, each time with one thing other than in the default. Accuracy on the test samples.
 
+Features (`--features`): the same networks, cut inside their branches alone, trained by
+`edgeprune.recover.train` with and without the distance of the residual streams.
+
 Epochs (`--epoch`): an epoch of `edgeprune.recover.train` in turn with plain PyTorch training of the same
 pruned module plus the original's forward pass, on the same batches: the ratio of the medians. Ours divides
 the data anew in each pass, averages the weights, and checks the held-back error at the end.
@@ -26,10 +29,16 @@ import edgeprune
 from benchmarks.contract import tasks
 from benchmarks.contract.__main__ import cache
 from edgeprune.graph.capture import capture
+from edgeprune.graph.coupling import analyse
+from edgeprune.graph.surgery import cut
 from edgeprune.make import Workshop
+from edgeprune.meaning.kinds import understood
+from edgeprune.meaning.yardstick import yardstick
+from edgeprune.pruning.reconstruct import grams, reconstruct
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.recover.objective import Objective
 from edgeprune.recover.recipe import Recipe, TrainingOptions
+from edgeprune.recover.streams import whole_streams
 from edgeprune.recover.train import train
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -165,30 +174,69 @@ def recipes(cases: Sequence[Case], variants: Sequence[Variant], epochs: int) -> 
         print(f"| {variant.name} |", " | ".join(f"{value:.2%}" for value in found), "|", flush=True)
 
 
+def features(found: Case, left: float, epochs: int, weights: Sequence[float]) -> None:
+    """Accuracy by the weight of the residual streams. left: share of each group inside a branch."""
+    dense = capture(found.network, found.inputs[:2])
+    coupling = analyse(dense)
+    kept = {group.name: range(max(1, int(group.units * left))) for group in coupling.groups}
+    sums = whole_streams(dense, dense)
+    inside = {
+        name: units
+        for name, units in kept.items()
+        if whole_streams(cut(dense, coupling, {name: units}), dense) == sums
+    }
+    student = cut(dense, coupling, inside)
+    batches = [(part,) for part in found.inputs[: tasks.CALIBRATION].split(tasks.BATCH)]
+    reconstruct(student, coupling, inside, grams(dense, coupling, batches), dense)
+    with torch.no_grad():
+        meanings = understood(dense, dense.answer(*dense.inputs), "classes")
+        yards = yardstick(meanings, [dense.run(*inputs) for inputs in batches])
+    pairs = [
+        ((inputs,), labels)
+        for inputs, labels in zip(
+            found.inputs.split(tasks.BATCH), found.labels.split(tasks.BATCH), strict=True
+        )
+    ]
+    told = [f"{found.metric(student.module):.2%}"]
+    for weight in weights:
+        tried = student.copy()
+        recipe = Recipe(TrainingOptions(epochs), learning_rate=3e-3, features=weight)
+        objective = Objective(dense, yards, recipe, F.cross_entropy)
+        torch.manual_seed(0)
+        train(tried, objective, lambda _: pairs, len(pairs))
+        told.append(f"{found.metric(tried.module):.2%}")
+    print(f"| {found.name}, {left:.0%} of the units inside branches | {' | '.join(told)} |", flush=True)
+
+
 def epoch_ratio(data: Path, work: Path, images: int, rounds: int) -> None:
-    """Seconds of an epoch of a ResNet-20 whose parameters are halved: plain, and ours, in turn."""
+    """Processor seconds of an epoch of a ResNet-20 whose parameters are halved: plain, and ours, in turn."""
     source = tasks.TABLE["resnet20"](data, work, images)
     task = tasks.as_task(source, images, tasks.EVALUATED)
     shop = Workshop(task, TABLE["onnxruntime-x86"])
-    pruned = edgeprune.prune(source.network, task.example, 0.5)
-    recipe = Recipe(TrainingOptions(epochs=1), learning_rate=3e-3)
-    objective = Objective(shop.dense, shop.yardstick, recipe, shop.loss)
+    pruned = edgeprune.prune(source.network, task.example, 0.5).captured
+    options = TrainingOptions(epochs=2)
+    objective = Objective(shop.dense, shop.yardstick, Recipe(options, learning_rate=3e-3), shop.loss)
     pairs = [(inputs[0], target) for inputs, target in shop.split.epoch(0)]
-    judge, seconds = shop.judge.error, ([], [])  # type: tuple[list[float], list[float]]
+    error = shop.judge.error
 
-    def plain() -> None:
-        _plain_epoch(pruned.captured.copy().module, source.network, pairs)
+    def ours() -> float:
+        """From the end of the first epoch to that of the second, the check between them included."""
+        ends = []
+        train(
+            *(pruned.copy(), objective, shop.split.epoch, shop.split.steps),
+            judge=error,
+            listen=lambda now: ends.append(time.process_time()),
+        )
+        return ends[-1] - ends[len(pairs) - 1]
 
-    def ours() -> None:
-        student = capture(pruned.module, task.example)
-        train(student, objective, shop.split.epoch, shop.split.steps, judge=judge)
+    def plain() -> float:
+        student = pruned.copy().module
+        began = time.process_time()
+        _plain_epoch(student, source.network, pairs)
+        return time.process_time() - began
 
-    for _ in range(rounds):
-        for run, into in zip((plain, ours), seconds, strict=True):
-            began = time.perf_counter()
-            run()
-            into.append(time.perf_counter() - began)
-    one, other = map(median, seconds)
+    rows = [(plain(), ours()) for _ in range(rounds)]
+    one, other = (median(column) for column in zip(*rows, strict=True))
     print(f"plain {one:.2f} s, ours {other:.2f} s an epoch of {len(pairs)} batches: {other / one:.3f}x")
 
 
@@ -212,6 +260,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this word")
     parser.add_argument("--recipe", default="", help="recipes whose name contains this word")
+    parser.add_argument("--features", type=float, metavar="SHARE", help="share of the units left in branches")
     parser.add_argument("--epoch", action="store_true", help="the seconds of an epoch instead")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -221,6 +270,11 @@ def main() -> None:
         return
     names = [name for name in REMOVED if options.only in name]
     cases = [case(name, options.data, options.work, options.samples) for name in names]
+    if options.features is not None:
+        print("| network | cut | without streams | weight 10 |\n|---|---|---|---|")
+        for found in cases:
+            features(found, options.features, options.epochs, (0.0, 10.0))
+        return
     recipes(cases, [each for each in VARIANTS if options.recipe in each.name], options.epochs)
 
 

@@ -13,6 +13,7 @@ from edgeprune.graph.capture import Captured, flatten, rebuilt
 from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.recover.recipe import Recipe
+from edgeprune.recover.streams import Streams
 
 Pair = tuple[tuple[torch.Tensor, ...], Any]  # inputs; a tensor or a tree of them, or None: no target
 Run = Callable[..., tuple[torch.Tensor, ...]]  # flat inputs -> flat outputs
@@ -34,7 +35,7 @@ class Objective:
 
     yardstick: how far the student's outputs are from the teacher's. loss: (what the original model returns,
     target) -> scalar; None trains by distillation alone. mixed: gives a forward pass the number types of the
-    place where it runs.
+    place where it runs. streams: those of both networks that are compared, too.
     """
 
     teacher: Captured
@@ -42,6 +43,7 @@ class Objective:
     recipe: Recipe
     loss: Loss | None = None
     mixed: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run
+    streams: Streams | None = None
 
     def __call__(self, run: Run, pair: Pair) -> torch.Tensor:
         """Value for a batch, with gradients for the parameters that `run` computes with.
@@ -55,6 +57,8 @@ class Objective:
         value = recipe.distillation * distance
         if recipe.supervised and self.loss is not None and target is not None:
             value = value + self._of_task(rebuilt(answer, given), target)
+        if self.streams is not None:
+            value = value + recipe.features * self.streams.distance()
         if not value.requires_grad:
             raise InputError(
                 "The model cannot be trained: its outputs have no gradient.",
@@ -62,6 +66,11 @@ class Objective:
                 "reconstruct.",
             )
         return value
+
+    @property
+    def sees_streams(self) -> bool:
+        """Whether all values inside the networks are computed here."""
+        return True
 
     def over(self, parameters: Sequence[torch.nn.Parameter]) -> Objective:
         """The objective of a training that moves these parameters."""

@@ -36,13 +36,15 @@ class Recipe:
     """Recipe of one training: AdamW with warm-up and a cosine schedule, gradients clipped to norm 1.
 
     learning_rate: the highest; None is found by short trainings. distillation: weight of the distillation
-    loss; the task's loss has weight 1. supervised: use the targets where the data has them. low_rank: train
+    loss, features of the residual streams' (of networks whose outputs decide, by scores); the task's loss has
+    weight 1. supervised: use the targets where the data has them. low_rank: train
     low-rank updates and merge them; else all weights.
     """
 
     options: TrainingOptions
     learning_rate: float | None = None
     distillation: float = 1.0
+    features: float = 10.0
     temperature: float = 4.0
     supervised: bool = True
     low_rank: bool = False

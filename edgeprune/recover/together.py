@@ -34,6 +34,11 @@ class SharedObjective(Objective):
 
     parameters: Sequence[torch.nn.Parameter] = ()
 
+    @property
+    def sees_streams(self) -> bool:
+        """False: the processes exchange outputs alone."""
+        return False
+
     def over(self, parameters: Sequence[torch.nn.Parameter]) -> SharedObjective:
         """The objective of a training that moves these parameters, which every process has in this order."""
         return replace(self, parameters=parameters)

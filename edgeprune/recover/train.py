@@ -19,11 +19,13 @@ from edgeprune.recover.lora import low_rank
 from edgeprune.recover.objective import Forward, Objective, Pair
 from edgeprune.recover.rates import FEWEST_STEPS, SHARE, USUAL_RATE, find_rate
 from edgeprune.recover.recipe import Recipe, rate_factor
+from edgeprune.recover.streams import observed, whole_streams
 
 # A training is stopped after so many held-back checks without a better error, and such a share of its budget.
 CHECKS_WITHOUT_GAIN, SHARE_WITHOUT_GAIN = 5, 0.25
 GRADIENT_NORM = 1.0
 WEIGHT_DECAY = 1e-2
+DECIDING = ("classes", "labels", "probabilities")  # meanings of outputs that are scores
 
 Epochs = Callable[[int], Iterable[Pair]]  # epoch number -> its batches
 Error = Callable[[Captured], float]  # held-back error of a network
@@ -96,7 +98,11 @@ def train(
     if rate is None:
         rate = _found_rate(student, objective, epochs, batches, judge)
     mode = training_mode(student) if forward is None else nullcontext()
-    with mode, trained_parameters(student, recipe) as parameters:
+    with (
+        mode,
+        _with_streams(student, objective, forward) as objective,
+        trained_parameters(student, recipe) as parameters,
+    ):
         objective = objective.over(parameters)
         loop = _Loop(student, average, objective, parameters, batches, judge, listen, forward, checkpoint)
         loop.begin(rate, began, state)
@@ -104,6 +110,24 @@ def train(
             loop.epoch(epochs)
         loop.save()
     return loop.settle()
+
+
+@contextmanager
+def _with_streams(student: Captured, objective: Objective, forward: Forward | None) -> Iterator[Objective]:
+    """The objective with the residual streams that both networks have whole, where there are any.
+
+    Their weight was found for outputs that decide; a network in simulated INT8 is not run by its graph; and
+    processes that share a training exchange outputs alone.
+    """
+    recipe = objective.recipe
+    decides = any(meaning.kind in DECIDING for meaning in objective.yardstick.meanings)
+    compared = decides and forward is None and objective.sees_streams and recipe.features > 0
+    names = whole_streams(student, objective.teacher) if compared else ()
+    if not names:
+        yield objective
+        return
+    with observed(student, objective.teacher, names) as streams:
+        yield replace(objective, streams=streams)
 
 
 def _found_rate(

@@ -99,3 +99,27 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
         edgeprune.fit(tiny.quick(), out=tmp_path / "run", train_device="cuda:0")
     assert refused.value.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_resumed_with_another_length_of_training_and_trains_again_only_then(
+    tiny: ModuleType, scripted: ModuleType, tmp_path: Path
+) -> None:
+    def resumed(**options: Any) -> tuple[FitResult, list[str]]:
+        told: list[str] = []
+        result = fit(
+            *(tiny, scripted, tmp_path / "run", 0.9),
+            **{"speedup": 2.0, "max_drop": 0.1, "resume": (tmp_path / "run").exists(), **options},
+            listen=lambda event: told.append(event.doing),
+        )
+        assert not list((tmp_path / "run").rglob("training.pt")), "a recorded trial needs no checkpoint"
+        return result, [doing for doing in told if doing.startswith("recovering")]
+
+    first, told = resumed(epochs=2)
+    assert [each.epochs for each in first.chosen.training] == [2]
+    assert any("min left" in doing and "held-back error" in doing for doing in told)
+    by_time, told = resumed(minutes=0.001)
+    assert told
+    again, told = resumed(minutes=0.001)
+    assert (again.chosen, told) == (by_time.chosen, [])
+    _, told = resumed(minutes=0.001, accumulate=2)
+    assert told
