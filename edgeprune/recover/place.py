@@ -53,7 +53,9 @@ class Place:
 
     def loss(self, loss: Loss | None) -> Loss | None:
         """The loss there: tensors that a module or a `functools.partial` holds are copied."""
-        return replace(loss, own=self._held(loss.own)) if isinstance(loss, GuardedLoss) else loss
+        if self.device == CPU or not isinstance(loss, GuardedLoss):
+            return loss
+        return replace(loss, own=self._held(loss.own))
 
     def mixed(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """A forward pass whose products have the number type `half`, and its outputs their own."""

@@ -235,3 +235,5 @@ def test_a_loss_of_ones_own_is_not_moved_itself() -> None:
         assert moved.own.weight.device == ELSEWHERE  # type: ignore[attr-defined]
     assert own.weight is not None
     assert own.weight.device == CPU
+    guarded = GuardedLoss(own)
+    assert Place(CPU).loss(guarded) is guarded
