@@ -28,8 +28,9 @@ from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, analyse
 from edgeprune.graph.surgery import cut
 from edgeprune.pruning.criteria import TABLE
+from edgeprune.pruning.grams import Consumer, grams
 from edgeprune.pruning.importance import importance
-from edgeprune.pruning.reconstruct import Consumer, grams, reconstruct
+from edgeprune.pruning.sequential import refit, solving_rows
 from edgeprune.recover.batchnorm import reestimate
 from edgeprune.search.ranking import Choice, Ranking, Widths
 
@@ -60,6 +61,10 @@ class Bench:
     def consumers(self) -> Mapping[str, Consumer]:
         return grams(self.dense, self.coupling, [inputs for inputs, _ in self.labelled])
 
+    @cached_property
+    def rows(self) -> list[tuple[torch.Tensor, ...]]:
+        return solving_rows([inputs for inputs, _ in self.labelled], self.cost.macs({}))
+
     def scores(self, criterion: str, seed: int) -> Scores:
         return importance(
             *(self.dense, self.coupling, criterion, self.labelled, cross_entropy, seed),
@@ -69,7 +74,7 @@ class Bench:
     def top_1(self, kept: Widths) -> float:
         """Accuracy in percent of the cut network, reconstructed."""
         pruned = cut(self.dense, self.coupling, kept)
-        reconstruct(pruned, self.coupling, kept, self.consumers, self.dense)
+        refit(pruned, self.dense, self.coupling, kept, self.rows)
         other = pruned.copy()
         reestimate(other, [inputs for inputs, _ in self.labelled])
         held_back = [part[CALIBRATION : CALIBRATION + HELD_BACK] for part in self._training]

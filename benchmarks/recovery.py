@@ -23,6 +23,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from edgeprune.pruning.reconstruct import grams, reconstruct
 from torch import nn
 
 import edgeprune
@@ -34,7 +35,6 @@ from edgeprune.graph.surgery import cut
 from edgeprune.make import Workshop
 from edgeprune.meaning.kinds import understood
 from edgeprune.meaning.yardstick import yardstick
-from edgeprune.pruning.reconstruct import grams, reconstruct
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.recover.objective import Objective
 from edgeprune.recover.recipe import Recipe, TrainingOptions

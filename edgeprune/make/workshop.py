@@ -22,8 +22,8 @@ from edgeprune.make.first_batch import Understood, understand
 from edgeprune.meaning.losses import Loss, or_own
 from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.pruning.criteria import DEFAULT, Criterion, find_criterion
+from edgeprune.pruning.grams import Consumer, grams
 from edgeprune.pruning.importance import check_scorable, importance
-from edgeprune.pruning.reconstruct import Consumer, grams
 from edgeprune.pruning.sequential import refit, solving_rows
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.emit import Quantised

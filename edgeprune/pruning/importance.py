@@ -16,7 +16,7 @@ from edgeprune.graph.fx import attribute, op_name
 from edgeprune.meaning.losses import Loss
 from edgeprune.pruning.criteria import Criterion, Evidence, Need, Scores, Slopes, find_criterion
 from edgeprune.pruning.gradients import Step, samples, slopes
-from edgeprune.pruning.reconstruct import Consumer, grams
+from edgeprune.pruning.grams import Consumer, grams
 
 Batches: TypeAlias = Iterable[Step]
 

@@ -23,9 +23,9 @@ from edgeprune.meaning.kinds import Said, understood
 from edgeprune.meaning.losses import Loss
 from edgeprune.meaning.yardstick import Yardstick, yardstick
 from edgeprune.pruning.criteria import DEFAULT, WITHOUT_DATA, Criterion, find_criterion
+from edgeprune.pruning.grams import grams
 from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import least_missed
-from edgeprune.pruning.reconstruct import grams
 from edgeprune.pruning.sequential import refit, solving_rows
 from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Data

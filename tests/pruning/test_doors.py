@@ -17,8 +17,8 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Group, analyse
 from edgeprune.pruning import criteria, importance, once
 from edgeprune.pruning.criteria import Criterion, Evidence, Scores, Slopes
+from edgeprune.pruning.grams import grams
 from edgeprune.pruning.once import prune
-from edgeprune.pruning.reconstruct import grams
 
 LOUDEST = 3  # unit of `network` whose activations are large and whose weights are like the others'
 

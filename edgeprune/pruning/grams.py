@@ -1,12 +1,7 @@
-"""Reconstruction: least-squares weights for consumers that lost inputs, without labels or training.
+"""Gram matrices of what layers read, sum of x x^T over calibration rows: evidence for criteria.
 
-For a consumer with inputs x (patches of them, for a convolution) and weights W, removing inputs leaves
-the set S. The weights that reproduce the dense output best on the calibration data are
-
-    W' = W G[:, S] (G[S, S] + damping)^-1,   G = sum of x x^T
-
-(the layer-wise least-squares step of ZipLM and OSSCAR). G depends on the dense model only, so one pass
-over the data serves every candidate of a search. With a bias, x gets a constant 1 and the bias follows.
+x is an input of a linear layer or a patch of a convolution's, with a constant 1 behind it where the layer has
+a bias. One pass over the data serves all criteria, for they are of the dense model only.
 """
 
 from __future__ import annotations
@@ -19,8 +14,7 @@ import torch
 from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
-from edgeprune.graph.coupling import Coupling, Kept
-from edgeprune.graph.depth import dead_nodes
+from edgeprune.graph.coupling import Coupling
 from edgeprune.graph.fx import argument, attribute, op_name
 from edgeprune.pruning.solvable import LINEAR, Layer, layers_of, windows
 
@@ -66,60 +60,6 @@ def grams(
         for weight, layer in wanted.items()
         if layer.node.name in sums
     }
-
-
-def reconstruct(
-    pruned: Captured, coupling: Coupling, kept: Kept, consumers: Mapping[str, Consumer], dense: Captured
-) -> int:
-    """Set the weights of every consumer that lost inputs, in place; the number of layers changed."""
-    removed = coupling.removed(kept)
-    dead = dead_nodes(dense.module.graph, coupling.dropped(kept))
-    changed = 0
-    for consumer in consumers.values():
-        use = coupling.parameters[consumer.weight]
-        if use.atoms[1] is None or consumer.node in dead:
-            continue
-        stay = torch.from_numpy(~removed[coupling.classes[use.atoms[1]]])
-        if bool(stay.all()):
-            continue
-        old = attribute(dense.module, consumer.weight).detach()
-        rows = torch.arange(old.shape[0])
-        if use.atoms[0] is not None:
-            rows = rows[torch.from_numpy(~removed[coupling.classes[use.atoms[0]]])]
-        _solve(pruned, dense, consumer, stay, rows)
-        changed += 1
-    return changed
-
-
-def _solve(
-    pruned: Captured, dense: Captured, consumer: Consumer, stay: torch.Tensor, rows: torch.Tensor
-) -> None:
-    old = attribute(dense.module, consumer.weight).detach().double()[rows]
-    kernel = old[0, 0].numel()
-    columns = stay.repeat_interleave(kernel)
-    full = old.reshape(len(rows), -1)
-    if consumer.bias is not None:
-        bias = attribute(dense.module, consumer.bias).detach().double()[rows]
-        full = torch.cat([full, bias[:, None]], dim=1)
-        columns = torch.cat([columns, torch.ones(1, dtype=torch.bool)])
-    gram = consumer.gram
-    some = gram[columns]  # symmetric, and rows are quicker to take than columns
-    inside = some[:, columns]
-    # Relative damping keeps dead inputs (a zero row and column) solvable without moving the others.
-    damping = 1e-4 * float(inside.diagonal().mean()) + 1e-12
-    inside.diagonal().add_(damping)
-    # Damping pulls towards the dense weights, not towards zero.
-    right = full @ some.T + damping * full[:, columns]
-    factor, failed = torch.linalg.cholesky_ex(inside)
-    # `failed`: numerically not definite for all the damping.
-    solved = torch.linalg.solve(inside, right.T) if failed else torch.cholesky_solve(right.T, factor)
-    solved = solved.T
-    weight = attribute(pruned.module, consumer.weight)
-    with torch.no_grad():
-        if consumer.bias is not None:
-            attribute(pruned.module, consumer.bias).copy_(solved[:, -1])
-            solved = solved[:, :-1]
-        weight.copy_(solved.reshape(weight.shape))
 
 
 def _consumers(captured: Captured, coupling: Coupling) -> dict[str, Layer]:
