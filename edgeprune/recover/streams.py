@@ -16,8 +16,10 @@ from torch.fx import Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.fx import concrete, op_name
+from edgeprune.graph.moving import device_of
 
 _TINY = 1e-12
+LARGEST = 1e4  # a larger value is a mask's, which stands for minus infinity
 
 
 @dataclass
@@ -39,15 +41,26 @@ class Streams:
 def whole_streams(student: Captured, teacher: Captured) -> tuple[str, ...]:
     """Names of the sums of two floating-point tensors that have the same shape in both graphs.
 
-    A name may have moved to another sum where branches were dropped, so the weights that the student's
-    depends on must be among those of the teacher's.
+    Both addends depend on inputs and on weights, and the sum is moderate for the teacher's example: masks and
+    biases of attention are no stream. A name may have moved to another sum where branches were dropped, so
+    the weights that the student's depends on must be among those of the teacher's.
     """
     ours, theirs = (_sums(captured) for captured in (student, teacher))
-    return tuple(
+    names = tuple(
         name
         for name, (shape, weights) in ours.items()
-        if name in theirs and shape == theirs[name][0] and weights and weights <= theirs[name][1]
+        if name in theirs and shape == theirs[name][0] and weights <= theirs[name][1]
     )
+    values: list[torch.Tensor] = []
+    with torch.no_grad(), _kept(teacher, names, values):
+        teacher.run(*(tensor.to(device_of(teacher.module)) for tensor in teacher.inputs))
+    rows = zip(_in_order(teacher, names), values, strict=True)
+    moderate = {name for name, value in rows if float(value.abs().max()) < LARGEST}  # false for NaN, too
+    return tuple(name for name in names if name in moderate)
+
+
+def _in_order(captured: Captured, names: tuple[str, ...]) -> list[str]:
+    return [node.name for node in captured.module.graph.nodes if node.name in names]
 
 
 @contextmanager
@@ -81,13 +94,18 @@ def _kept(captured: Captured, names: tuple[str, ...], values: list[torch.Tensor]
 def _sums(captured: Captured) -> dict[str, tuple[tuple[int, ...], frozenset[str]]]:
     """Shape without the batch, and the weights before it, of each sum by the name of its node."""
     before: dict[Node, frozenset[str]] = {}
+    fed: set[Node] = set()  # nodes that depend on an input
     found = {}
     for node in captured.module.graph.nodes:
         own = {str(node.target)} if node.op == "get_attr" else set()
         before[node] = frozenset(own.union(*(before[each] for each in node.all_input_nodes)))
+        if node.op == "placeholder" or fed.intersection(node.all_input_nodes):
+            fed.add(node)
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dim() < 2:
             continue
-        if op_name(node) in ("aten.add", "aten.add_") and len(node.all_input_nodes) == 2:
+        addends = node.all_input_nodes
+        whole = len(addends) == 2 and all(each in fed and before[each] for each in addends)
+        if op_name(node) in ("aten.add", "aten.add_") and whole:
             found[node.name] = (tuple(map(concrete, value.shape[1:])), before[node])
     return found

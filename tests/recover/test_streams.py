@@ -96,3 +96,24 @@ def test_streams_are_trained_towards_the_teacher_where_outputs_are_scores(meanin
 
     with_features, without = gap(10.0), gap(0.0)
     assert (with_features < 0.9 * without) if meaning == "classes" else (with_features == without)
+
+
+def test_masks_and_biases_are_no_streams() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(5, 5), nn.Linear(5, 5)
+            self.bias = nn.Parameter(torch.randn(5))
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            away = self.down.bias - 1e30 * mask  # depends on weights and on inputs, as a masked bias does
+            scores = self.up(x)
+            scores = torch.softmax(scores + self.bias, 1) + torch.softmax(scores + mask, 1)
+            return x + torch.softmax(scores + away, 1) + self.down(scores) + scores
+
+    captured = capture(Masked().eval(), (torch.randn(4, 5), torch.ones(4, 5)))
+    found = whole_streams(captured, captured)
+    with torch.no_grad(), observed(captured, captured, found) as streams:
+        captured.run(*captured.inputs)
+        assert len(found) > 1
+        assert all(float(value.abs().max()) < 100 for value in streams.teacher)
