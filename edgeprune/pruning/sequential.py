@@ -1,8 +1,9 @@
 """Sequential reconstruction: least-squares weights from what really arrives, layer by layer.
 
-A reconstruction of one layer alone would solve as if all layers before it were still dense. Here the dense and
-the pruned network run side by side through the graph. At every linear layer and convolution, with x what the
-*pruned* network feeds it and y what the *dense* one makes of its own inputs, the pruned layer's weights become
+A reconstruction of one layer alone would solve as if all layers before it were still dense. Here the dense
+and the pruned network run side by side through the graph. At every linear layer and convolution, with x what
+the *pruned* network feeds it and y what the *dense* one makes of its own inputs, the pruned layer's weights
+become
 
     W' = (sum of y x^T + damping W) (sum of x x^T + damping)^-1
 

@@ -19,7 +19,7 @@ from edgeprune.graph.fx import concrete, op_name
 from edgeprune.graph.moving import device_of
 
 _TINY = 1e-12
-LARGEST = 1e4  # a larger value is a mask's, which stands for minus infinity
+LARGEST_IN_STREAM = 1e4  # a larger value is a mask's, which stands for minus infinity
 
 
 @dataclass
@@ -55,7 +55,8 @@ def whole_streams(student: Captured, teacher: Captured) -> tuple[str, ...]:
     with torch.no_grad(), _kept(teacher, names, values):
         teacher.run(*(tensor.to(device_of(teacher.module)) for tensor in teacher.inputs))
     rows = zip(_in_order(teacher, names), values, strict=True)
-    moderate = {name for name, value in rows if float(value.abs().max()) < LARGEST}  # false for NaN, too
+    # False for NaN, too.
+    moderate = {name for name, value in rows if float(value.abs().max()) < LARGEST_IN_STREAM}
     return tuple(name for name in names if name in moderate)
 
 
