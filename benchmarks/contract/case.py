@@ -239,7 +239,8 @@ def _baselines(
         trials = Trials(order, workshop, ledger)
         trials.run(DENSE, FLOAT, kind="dense")
         share = result.chosen.macs / workshop.cost.macs({})
-        for name, allocator in allocators(workshop, result.target.channel_multiple).items():
+        magnitude = workshop_for(task, _order(device, result.runtime, latency_ms=budget_ms, criterion="l2"))
+        for name, allocator in allocators(magnitude, result.target.channel_multiple).items():
             equal = equally_fast(workshop, allocator, form, ours, share)
             kept = tuple(sorted((group, tuple(units)) for group, units in equal.made.items()))
             title = name.replace(" ", "-")

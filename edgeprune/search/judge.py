@@ -133,13 +133,13 @@ def at_usual_speed(
     """Blocks of an artefact between reference blocks of the usual speed, and these reference blocks.
 
     artefact, reference: milliseconds per run, blocks in turn, one of the artefact first; a block that no
-    reference follows yet does not count. A slow spell of a machine slows models differently, so runs in it
-    cannot be corrected by how slow the reference was.
+    reference follows yet does not count, and a reference block without runs tells no speed. A slow spell of a
+    machine slows models differently, so runs in it cannot be corrected by how slow the reference was.
     """
-    quick = [speed_ms(block, percentile) <= USUAL_SPEED * usual_ms for block in reference]
+    quick = [bool(block) and speed_ms(block, percentile) <= USUAL_SPEED * usual_ms for block in reference]
     counted = [at for at in range(len(quick)) if quick[at] and (at == 0 or quick[at - 1])]
     beside = sorted({place for at in counted for place in (at - 1, at) if place >= 0})
-    return [artefact[at] for at in counted], [reference[at] for at in beside]
+    return [artefact[at] for at in counted if artefact[at]], [reference[at] for at in beside]
 
 
 def slower(reference_ms: float | None, usual_ms: float | None) -> bool:

@@ -301,6 +301,11 @@ def test_only_what_lies_between_quick_blocks_of_the_reference_counts() -> None:
     assert at_usual_speed(artefact[:1], [], 90, usual_ms=1.0) == ([], []), "nothing follows yet"
 
 
+def test_blocks_of_which_no_run_was_undisturbed_do_not_count() -> None:
+    artefact, reference = [[1.0], [2.0], [3.0], []], [[1.0], [], [1.0], [1.0]]
+    assert at_usual_speed(artefact, reference, 10, usual_ms=1.0) == ([[1.0]], [[1.0], [1.0], [1.0]])
+
+
 def test_a_percentile_is_bounded_from_below_as_it_is_from_above() -> None:
     samples = np.random.default_rng(0).lognormal(size=500)
     assert early_stopping_floor(samples, 90) == pytest.approx(1 / early_stopping_bound(1 / samples, 10))
