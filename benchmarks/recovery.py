@@ -23,7 +23,6 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from edgeprune.pruning.reconstruct import grams, reconstruct
 from torch import nn
 
 import edgeprune
@@ -35,6 +34,7 @@ from edgeprune.graph.surgery import cut
 from edgeprune.make import Workshop
 from edgeprune.meaning.kinds import understood
 from edgeprune.meaning.yardstick import yardstick
+from edgeprune.pruning.sequential import refit
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.recover.objective import Objective
 from edgeprune.recover.recipe import Recipe, TrainingOptions
@@ -187,7 +187,7 @@ def features(found: Case, left: float, epochs: int, weights: Sequence[float]) ->
     }
     student = cut(dense, coupling, inside)
     batches = [(part,) for part in found.inputs[: tasks.CALIBRATION].split(tasks.BATCH)]
-    reconstruct(student, coupling, inside, grams(dense, coupling, batches), dense)
+    refit(student, dense, coupling, inside, batches)
     with torch.no_grad():
         meanings = understood(dense, dense.answer(*dense.inputs), "classes")
         yards = yardstick(meanings, [dense.run(*inputs) for inputs in batches])

@@ -52,8 +52,9 @@ def whole_streams(student: Captured, teacher: Captured) -> tuple[str, ...]:
         if name in theirs and shape == theirs[name][0] and weights <= theirs[name][1]
     )
     values: list[torch.Tensor] = []
+    example = tuple(tensor.to(device_of(teacher.module)) for tensor in teacher.inputs)
     with torch.no_grad(), _kept(teacher, names, values):
-        teacher.run(*(tensor.to(device_of(teacher.module)) for tensor in teacher.inputs))
+        teacher.run(*next(iter(teacher.queries(example))))
     rows = zip(_in_order(teacher, names), values, strict=True)
     # False for NaN, too.
     moderate = {name for name, value in rows if float(value.abs().max()) < LARGEST_IN_STREAM}
