@@ -92,8 +92,9 @@ def trained(subject: Subject, row: Row) -> Row:
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as name:
         folder = Path(name)
 
-        def ratio(network: nn.Module) -> float:
-            return replace(reference, sessions=1).ratio(subject.load(quantised(subject, network, folder)))
+        def ratio(network: nn.Module, sessions: int = 1) -> float:
+            load = subject.load(quantised(subject, network, folder))
+            return replace(reference, sessions=sessions).ratio(load)
 
         found = []
         for kept_whole in _left_alone(subject.network):
@@ -102,7 +103,7 @@ def trained(subject: Subject, row: Row) -> Row:
                 return share, pruned(subject, criterion, gradients, 1 - share, kept_whole)
 
             smallest = made(SMALLEST)[1]
-            if (slow := ratio(smallest)) > SAME.high:
+            if (slow := ratio(smallest, reference.sessions)) > SAME.high:
                 found.append(Equal(smallest, slow, 1, reached=False))
             else:
                 found.append(search(made, ratio, SMALLEST, row.share, BUILDS))

@@ -102,7 +102,9 @@ class Captured:
         """
         module = _again(self.module).eval()
         _plain_outputs(module)
-        return export(module, self.args, self.kwargs, one_row=bool(self.fixed_batch))
+        # A file holds the memory that its example looks at: of a slice, all that it was sliced from.
+        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (self.args, self.kwargs))
+        return export(module, args, kwargs, one_row=bool(self.fixed_batch))
 
 
 def flatten(value: Any) -> tuple[torch.Tensor, ...]:

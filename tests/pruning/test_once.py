@@ -182,6 +182,16 @@ def test_a_saved_model_gives_the_same_answers_when_it_is_loaded(tmp_path: Path) 
         torch.testing.assert_close(loaded(x[:3]), pruned.module(x[:3]))
 
 
+def test_a_saved_model_holds_no_more_of_the_data_than_its_example(tmp_path: Path) -> None:
+    model, x = small()
+    many = x.repeat(10_000, *[1] * (x.ndim - 1))
+    sizes = [
+        prune(model, example, 0.5).save(tmp_path / f"{name}.pt2").stat().st_size
+        for name, example in (("alone", x[:2].clone()), ("sliced", many[:2]))
+    ]
+    assert sizes[1] < 1.1 * sizes[0] < many.nbytes
+
+
 def test_the_same_seed_prunes_the_same_units() -> None:
     model, x = small()
     kept = [prune(model, x, 0.5, "random", seed=seed).kept for seed in (1, 1, 2)]
