@@ -59,12 +59,12 @@ def test_goals_are_computed_from_the_figures() -> None:
     goal = Goal(lost=2.5, used=0.99, margin=1.5)
     assert [met for _, met in goal.parts(row(), [])] == [True, False, None]
     close, far = row(PEERS[0], int8=0.89), row(PEERS[1], int8=0.8)
-    assert goal.parts(row(), [far])[-1] == ("1.5 above every peer", True)
+    assert goal.parts(row(), [far])[-1] == ("1.5 above every peer that gets there", True)
     assert goal.parts(row(), [close, far])[-1][1] is False
     slow = row(PEERS[0], before=None, after=None, int8=None, out_of_reach=1.4)
-    assert goal.parts(row(), [far, slow])[-1][1] is True, "a peer that does not get there is beaten by none"
-    assert goal.parts(row(), [slow])[-1][1] is None
-    assert Goal(margin=0).parts(row(), [row(PEERS[0])])[0] == ("above every peer", False)
+    assert goal.parts(row(), [far, slow])[-1][1] is True, "a peer that is too slow is no rival"
+    assert goal.parts(row(), [slow])[-1][1] is True
+    assert Goal(margin=0).parts(row(), [row(PEERS[0])])[0] == ("above every peer that gets there", False)
     served = row(speed_up=4.2, size_ratio=0.126)
     assert [met for _, met in Goal(speed_up=4, smaller=8, kept=0.97).parts(served, [])] == [True, False, True]
     cost = replace(row(peak_gib=5.0), seconds=200.0)
@@ -91,7 +91,7 @@ def test_the_table_says_who_cannot_get_there_and_what_was_not_measured() -> None
     first, second = text.splitlines()[-2:]
     assert first == (
         f"| {OURS} (abc) | 70.00 | 91.00 | 90.00 | +2.00 | 0.490 | 98.0% | 60 | "
-        "lost at most 3; 1.5 above every peer | yes; not measured |"
+        "lost at most 3; 1.5 above every peer that gets there | yes; yes |"
     )
     assert "its smallest takes 1.44x the budget" in second
     assert printed([]) == ""

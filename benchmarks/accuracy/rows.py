@@ -93,10 +93,12 @@ class Goal:
         found += _part(self.minutes, "at most {:g} minutes", row.seconds / 60, most=True)
         found += _part(self.gib, "at most {:g} GiB", row.peak_gib, most=True)
         if self.margin is not None:
-            rivals = [peer for peer in peers if peer.last is not None and peer.out_of_reach is None]
+            tried = [peer for peer in peers if peer.last is not None or peer.out_of_reach is not None]
             words = f"{self.margin:g} above every peer" if self.margin else "above every peer"
-            ahead = [_ahead(row, peer, self.margin) for peer in rivals]
-            found.append((words, all(ahead) if ahead and row.last is not None else None))
+            rivals = [peer for peer in tried if peer.out_of_reach is None]
+            known = bool(tried) and row.last is not None
+            ahead = known and all(_ahead(row, peer, self.margin) for peer in rivals)
+            found.append((f"{words} that gets there", ahead if known else None))
         return found
 
 
