@@ -14,6 +14,7 @@ from statistics import median
 from types import MappingProxyType
 
 from edgeprune.fitting.space.space import BYTES, LATENCY, Space, WidthPlan
+from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.trials.runner import Trials
 from edgeprune.graph.coupling import Kept
 from edgeprune.make import as_candidate_kept
@@ -60,6 +61,12 @@ class Landing:
         if fitting is not None and fitting.name in self.trials.candidates:
             return fitting
         return seen_within_budget(self.trials, probes)
+
+    def allowed(self, probes: Sequence[Probe]) -> dict[str, float]:
+        """Costs that candidates may have, as the measured model that is nearest to the budget tells."""
+        nearest = min(probes, key=lambda probe: abs(probe.use - self.goal.aim))
+        costs, uses = self._point(nearest, self._off(probes))
+        return limits(costs, uses, self.goal.aim, fixed=self.trials.fixed(nearest.name))
 
     def at_a_step(self, name: str, use: float, probes: Sequence[Probe]) -> bool:
         """Whether a candidate that is proven below the zone keeps all that the whole budget allows.
@@ -212,6 +219,17 @@ class Landing:
     def _candidate(self, name: str) -> Candidate:
         drafts = self.trials.drafts.known
         return drafts[name].candidate if name in drafts else self.trials.tested[name].candidate
+
+
+def space_of(trials: Trials, recipe: Candidate, layers: Sequence[str], probes: Sequence[Probe]) -> Space:
+    """Search space of a budget, its errors held against whole networks where candidates have costs.
+
+    recipe, layers: as in `Survey.space`. probes: models that were measured, one at least.
+    """
+    survey = Survey(trials)
+    space = survey.space(recipe, layers)
+    landing = Landing(trials, space, recipe)
+    return survey.checked(space, landing.allowed(probes)) if landing.by_cost else space
 
 
 def made(recipe: Candidate, plan: WidthPlan, space: Space) -> Candidate:

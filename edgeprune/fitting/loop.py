@@ -24,7 +24,7 @@ from edgeprune.errors import DeviceBusy
 from edgeprune.fitting.answer import Answer, answer, conclude, overlooked, pack
 from edgeprune.fitting.budgets import looseness
 from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_for_int8
-from edgeprune.fitting.landing import Landing, confirmed, earlier_probes
+from edgeprune.fitting.landing import Landing, confirmed, earlier_probes, space_of
 from edgeprune.fitting.order import (
     Order,
     check_evaluation,
@@ -33,7 +33,6 @@ from edgeprune.fitting.order import (
     resume_key,
     told_rows,
 )
-from edgeprune.fitting.space.survey import Survey
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
 from edgeprune.fitting.trials.runner import SETTLED, Trials
@@ -172,7 +171,7 @@ def _pruned(trials: Trials, start: str, rung: str) -> str | None:
     """
     recipe = replace(trials.tested[start].candidate, recover=before_training(rung), qat=False)
     probes = [Probe(1.0, trials.use(start), start), *earlier_probes(trials, recipe)]
-    space = Survey(trials).space(recipe, trials.tested[start].layers_int8)
+    space = space_of(trials, recipe, trials.tested[start].layers_int8, probes)
     while (landed := Landing(trials, space, recipe).land(probes)) is not None:
         if not confirmed(trials, probes, landed):
             continue

@@ -50,9 +50,16 @@ class OutputError:
 
     def __init__(self, workshop: Workshop, count: int) -> None:
         self._workshop = workshop
+        self._count = count
         self._rows, self._others = _halves(workshop, count)
         with torch.no_grad():
             self._exact = [workshop.dense.run(*inputs) for inputs in self._others]
+
+    @property
+    def models(self) -> int:
+        """Models, at most `count`, that can be compared within WORK."""
+        rows = sum(len(inputs[0]) for inputs in self._rows)
+        return max(1, min(self._count, int(WORK / (PASSES * rows * max(self._workshop.cost.macs({}), 1)))))
 
     def rebuild(self, pruned: Captured, kept: Kept) -> object:
         """Solve for the weights of a cut model, in place."""

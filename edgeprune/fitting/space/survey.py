@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeprune.fitting.space.sensing import sense, weighed_space
+from edgeprune.fitting.space.reweighing import Reweighing, reweighed, with_factors
+from edgeprune.fitting.space.sensing import OutputError, sense, weighed_space
 from edgeprune.fitting.space.space import FLOOR, Space
 from edgeprune.fitting.space.timing import Timing
 from edgeprune.fitting.trials.runner import Trials
@@ -14,6 +15,9 @@ from edgeprune.latency.curves import LatencyTable
 from edgeprune.latency.float_layers import Mixture
 from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.records.trial import Candidate
+
+ALLOCATIONS = 24  # that are compared end to end for a budget
+COMPARING = "comparing allocations as whole networks"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,21 @@ class Survey:
         return self._timing().space(
             base, recipe, layers, lambda name, measure: trials.once(name, measure, LatencyTable)
         )
+
+    def checked(self, space: Space, limits: Mapping[str, float]) -> Space:
+        """The space, its errors weighed anew by whole cut networks whose costs are within `limits`."""
+        trials, workshop = self.trials, self.trials.workshop
+
+        def compared() -> Reweighing:
+            trials.tell("choice", COMPARING, 0.0)
+            errors = OutputError(workshop, ALLOCATIONS)
+            return reweighed(
+                *(space, limits, errors.of, errors.models, workshop.seed),
+                lambda share: trials.tell("choice", COMPARING, share),
+            )
+
+        found = trials.once(trials.of_budget("choice"), compared, Reweighing)
+        return with_factors(space, dict(found.factors))
 
     def _timing(self) -> Timing:
         trials, side = self.trials, self.trials.device_side

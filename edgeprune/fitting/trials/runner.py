@@ -114,6 +114,10 @@ class Trials:
         """Whether all steps so far were found in the ledger."""
         return not self._ledger.grown
 
+    def of_budget(self, step: str) -> str:
+        """Name of a step that every budget makes for itself, in the ledger."""
+        return step if self._turn <= 1 else f"{step}-{self._turn}"
+
     @property
     def candidates(self) -> dict[str, TrialRecord]:
         """Trials that a search built, trained ones not counted."""
@@ -207,8 +211,7 @@ class Trials:
 
         again: by another one, later than the first.
         """
-        key = f"{name}-proof" if self._turn <= 1 else f"{name}-proof-{self._turn}"
-        key += "-again" * again
+        key = self.of_budget(f"{name}-proof") + "-again" * again
         proof = self._ledger.once(
             key, lambda: self._prove(name), Measurement, lasts=lambda found: found.conclusive
         )
