@@ -36,6 +36,7 @@ from edgeprune.records.cpu_time import TimedBlock, Waiting
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import DENSE_INT8, Candidate
+from edgeprune.recover.recipe import TrainingOptions
 
 PERCENTILE = 90
 SIGMA = 0.04  # of a query's own time
@@ -242,7 +243,7 @@ def _stubs(device: Simulated, latency_ms: float) -> tuple[Any, Any]:
         forecast=None,
         profile=SimpleNamespace(batch=1, threads=1, name="simulated"),
         target=SimpleNamespace(sensors=(), throttle=()),
-        options=SimpleNamespace(listen=lambda event: None, epochs=0),
+        options=SimpleNamespace(listen=lambda event: None, training=TrainingOptions(epochs=0)),
         runtime="onnxruntime",
     )
     workshop = SimpleNamespace(

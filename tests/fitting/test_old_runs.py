@@ -76,8 +76,9 @@ def resume(tmp_path: Path, told: list[Event]) -> Resume:
             if event.stage == until:
                 raise StoppedError(until)
 
+        began: dict[str, Any] = {"criterion": "l2", **options}  # the default of then
         found: FitResult = edgeprune.fit(
-            module("task").task(), out=tmp_path / name, resume=True, listen=listen, **options
+            module("task").task(), out=tmp_path / name, resume=True, listen=listen, **began
         )
         return found
 

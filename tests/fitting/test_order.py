@@ -198,8 +198,9 @@ def test_a_budget_that_limits_nothing_is_told(scripted: ModuleType) -> None:
 )
 def test_an_example_of_more_rows_than_are_timed_is_told(example: Any, scripted: ModuleType) -> None:
     task: Any = SimpleNamespace(example=example)
+    dense: Any = SimpleNamespace(fixed_batch="")
     for batch, told in ((1, 1), (5, 1), (6, 0), (8, 0)):
         (order,), _ = resolve_orders(FitOptions(batch=batch, device=scripted.ScriptedDevice()))
-        remarks = told_rows(task, order)
+        remarks = told_rows(task, order, dense)
         assert len(remarks) == told
         assert all(f"has 6 rows, and a query of {batch} is timed" in remark for remark in remarks)

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeprune.fitting.space.space import Space
+from edgeprune.fitting.space.space import Space, WidthPlan
 from edgeprune.graph.coupling import Kept
 from edgeprune.pruning.sensitivity import Sensitivity
 
 EXCHANGE = (0.25, 4.0, 16.0)  # factors of all branches that are tried first
 SPREAD = 0.7  # standard deviation of a drawn factor's logarithm
+LEFT_OVER = 0.02  # share of the limits that an allocation may use less than the one without factors
 DRAWN = 0.4  # share of the decisions whose factors are drawn anew
 
 
@@ -51,13 +52,15 @@ def reweighed(
     the one without factors included. listen: hears the share that is done.
     """
     best: dict[str, float] = {}
+    usual = _use(space.keep(limits), limits)
     known: dict[tuple[tuple[str, tuple[int, ...]], ...], float] = {}
 
     def tried(factors: Mapping[str, float]) -> float | None:
-        """Error with these factors; None for an allocation that was compared already."""
-        kept = with_factors(space, factors).keep(limits).kept
+        """Error with these factors; None for an allocation that was compared, or leaves room."""
+        plan = with_factors(space, factors).keep(limits)
+        kept, use = plan.kept, _use(plan, limits)
         key = tuple(sorted(kept.items()))
-        if key in known:
+        if key in known or (known and use < usual - LEFT_OVER):
             return None
         known[key] = error(kept)
         listen(len(known) / tries)
@@ -73,6 +76,11 @@ def reweighed(
             best.clear()
             best.update(factors)
     return Reweighing(tuple(sorted(best.items())), before, least, len(known))
+
+
+def _use(plan: WidthPlan, limits: Mapping[str, float]) -> float:
+    """Largest share of a limit that a plan uses."""
+    return max(plan.allocation.costs.get(name, 0.0) / limit for name, limit in limits.items())
 
 
 def with_factors(space: Space, factors: Mapping[str, float]) -> Space:
