@@ -151,7 +151,7 @@ def test_without_a_latency_budget_room_alone_decides_and_no_operator_is_timed(
     chosen = result.chosen
     assert result.verdict.kind == "fits"
     assert (result.budget.latency_ms, result.budget.speedup) == (None, None)
-    assert 0.85 * limit <= chosen.measurement.size_mib <= limit, "and no more is cut than room asks for"
+    assert 0.8 * limit <= chosen.measurement.size_mib <= limit, "as near as steps of 8 units come"
     assert chosen.candidate.precision == "int8"
     assert chosen.measurement.latency.p50_ms > 0
     assert not [name for name, _, _ in hand.log if name == "operators"]

@@ -21,6 +21,7 @@ from edgeprune.pruning.sensitivity import Sensitivity
 
 EXCHANGE = (0.25, 4.0, 16.0)  # factors of all branches that are tried first
 SPREAD = 0.7  # standard deviation of a drawn factor's logarithm
+GAIN = 0.9  # of the error: the best of many on few rows owes smaller gains to chance
 LEFT_OVER = 0.02  # share of the limits that an allocation may use less than the one without factors
 DRAWN = 0.4  # share of the decisions whose factors are drawn anew
 
@@ -75,6 +76,8 @@ def reweighed(
             least = found
             best.clear()
             best.update(factors)
+    if least > GAIN * before:
+        return Reweighing((), before, before, len(known))
     return Reweighing(tuple(sorted(best.items())), before, least, len(known))
 
 
