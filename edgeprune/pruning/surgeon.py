@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -200,6 +199,8 @@ def _begin(reader: Reader) -> _Reading | None:
 
 def _inverse(gram: Floats) -> Floats:
     """Inverse of a Gram matrix with damping; the damping grows until there is one."""
+    from scipy.linalg import lapack  # the table of criteria is read where scipy need not be
+
     mean = float(gram.diagonal().mean())
     damping = DAMPING
     while True:
