@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
@@ -206,10 +207,13 @@ def all_in_one_row(captured: Captured) -> bool:
 
 
 def output_shapes(module: GraphModule) -> list[tuple[int, ...]]:
-    """Shapes of the tensors that a graph returns; the batch is SYMBOLIC_BATCH."""
+    """Shapes of the tensors that a graph returns; the batch is SYMBOLIC_BATCH.
+
+    () for one whose size depends on values: nothing is known of its batch.
+    """
     last = next(node for node in module.graph.nodes if node.op == "output")
     return [
-        shape_of(module, node)
+        () if free_unbacked_symbols(node.meta.get("val")) else shape_of(module, node)
         for node in pytree.tree_leaves(last.args)
         if isinstance(node, Node)
         and (node.op == "get_attr" or isinstance(node.meta.get("val"), torch.Tensor))
