@@ -1,9 +1,10 @@
 """`python -m benchmarks.sensitivity`: do errors of the outputs weigh units better than their own scores?
 
-Trained networks on real data, at equal multiply-accumulates. Four ways to choose the widths: the same share
-of every group; a global ranking by L2; the most L2 importance (an allocation without the sensitivity); the
-least error of the outputs (with it, as `fit` does). Units within a group are ranked by L2 in all of them, and
-all are reconstructed and then trained in the same way. Accuracy before and after the training.
+Trained networks on real data, at equal multiply-accumulates. Five ways to choose the widths: the same share
+of every group; a global ranking of all units; the most importance (an allocation without the sensitivity);
+the least sum of errors of the outputs (with it); the least error of whole networks (as `fit` does). Units
+within a group are ranked by the default criterion in all of them, and all are reconstructed and then trained
+in the same way. Accuracy before and after the training.
 
 Widths move in steps of one channel, so that no way of choosing is cheaper than another because of rounding.
 """
@@ -24,8 +25,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.fitting.space.sensing import sense, weighed_space
-from edgeprune.fitting.space.space import FLOOR, Space
+from edgeprune.fitting.space.reweighing import reweighed, with_factors
+from edgeprune.fitting.space.sensing import OutputError, sense, weighed_space
+from edgeprune.fitting.space.space import FLOOR, MACS, Space
+from edgeprune.fitting.space.survey import ALLOCATIONS
 from edgeprune.make import Workshop
 from edgeprune.quantize.dialects import TABLE
 from edgeprune.records.task import Task
@@ -175,13 +178,21 @@ def _print(name: str, case: Case, shares: list[float], epochs: int) -> None:
     plain = Space(workshop.coupling, workshop.cost, choices)
     weighed = weighed_space(workshop, choices, sensed)
     alike = tuple(replace(choice, scores=_places(choice.scores)) for choice in choices)
+    dense = workshop.cost.macs({})
+    errors = OutputError(workshop, ALLOCATIONS)
+
+    def compared(share: float) -> Widths:
+        """As `Survey.checked` chooses."""
+        found = reweighed(weighed, {MACS: share * dense}, errors.of, errors.models, workshop.seed)
+        return with_factors(weighed, dict(found.factors)).by_work(share).kept
+
     ways: dict[str, Callable[[float], Widths]] = {
         "uniform": Ranking(alike, lambda widths: float(workshop.cost.macs(widths))).keep,
-        "global L2": Ranking(choices, lambda widths: float(workshop.cost.macs(widths))).keep,
-        "most L2": lambda share: plain.by_work(share).kept,
+        "global ranking": Ranking(choices, lambda widths: float(workshop.cost.macs(widths))).keep,
+        "most importance": lambda share: plain.by_work(share).kept,
         "sensitivity": lambda share: weighed.by_work(share).kept,
+        "whole networks": compared,
     }
-    dense = workshop.cost.macs({})
     print(f"| {name} | dense | | 1.000 | {_accuracy(workshop.predict, case):.2f} | | |", flush=True)
     for share in shares:
         for way, keep in ways.items():

@@ -1,3 +1,5 @@
+"""A training loop of the user's own, as examples/ shows it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +19,7 @@ def test_the_examples_loop_brings_back_what_a_cut_lost() -> None:
     task = load_task(str(EXAMPLES / "own_training_loop.py"))
     shop = Workshop(task, dialect_for("onnxruntime-x86", "x86_64"))
     assert shop.highest_rung(None) == "trainer"
-    kept = {group.name: range(max(group.least, group.units // 8)) for group in shop.coupling.groups}
+    kept = {group.name: range(max(group.least, group.units // 5)) for group in shop.coupling.groups}
     pruned, _ = shop.prune(kept, "trainer")
     heard: list[float] = []
     trained, (rung,) = shop.train(
@@ -26,7 +28,7 @@ def test_the_examples_loop_brings_back_what_a_cut_lost() -> None:
     assert (rung.name, rung.kept) == ("trainer", True)
     assert heard[-1] == 1.0
     before, after = (call_evaluate(task, shop.predictor(one)) for one in (pruned, trained))
-    assert after > before + 0.05
+    assert after > max(before + 0.15, 0.85)
 
 
 def test_no_epochs_train_nothing() -> None:

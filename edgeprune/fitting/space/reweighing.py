@@ -4,8 +4,9 @@ The errors of groups and branches cut alone do not add up exactly, and not even 
 Sieberling et al. 2024): what one layer makes up for, another may have lost too. So the errors are weighed
 anew, by a factor each, under which the allocator finds another allocation of the same predicted cost. Each is
 cut, solved for and compared with the dense model's outputs. First come factors of all branches against all
-widths, then factors of single decisions, drawn at random around the best so far. The answer is a function of
-the seed and the arguments, without a clock.
+widths, then factors of single decisions, drawn at random around the best so far. The best count only where
+they do no harm beside these limits, too: a search corrects its limits by what it measures. The answer is a
+function of the seed and the arguments, without a clock.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from edgeprune.fitting.space.space import Space, WidthPlan
 from edgeprune.graph.coupling import Kept
 from edgeprune.pruning.sensitivity import Sensitivity
 
+Units = tuple[tuple[str, tuple[int, ...]], ...]  # kept units, as a key
+
 EXCHANGE = (0.25, 4.0, 16.0)  # factors of all branches that are tried first
 SPREAD = 0.7  # standard deviation of a drawn factor's logarithm
 GAIN = 0.9  # of the error: the best of many on few rows owes smaller gains to chance
 LEFT_OVER = 0.02  # share of the limits that an allocation may use less than the one without factors
 DRAWN = 0.4  # share of the decisions whose factors are drawn anew
+SHIFTS = (0.85, 1.15)  # times the limits, at which factors must do no harm: a search corrects its limits
 
 
 @dataclass(frozen=True)
@@ -50,35 +54,52 @@ def reweighed(
     """Factors under which the allocation within `limits` has the least error of the whole network.
 
     error: of the outputs of a model that keeps these units. tries: allocations that are compared at most,
-    the one without factors included. listen: hears the share that is done.
+    the one without factors and those beside the limits included. listen: hears the share that is done.
     """
     best: dict[str, float] = {}
     usual = _use(space.keep(limits), limits)
-    known: dict[tuple[tuple[str, tuple[int, ...]], ...], float] = {}
+    known: dict[Units, float] = {}
+
+    def seen(kept: Kept) -> float:
+        """Error of the network that keeps these units, each compared once."""
+        key = _key(kept)
+        if key not in known:
+            known[key] = error(kept)
+            listen(min(len(known) / tries, 1.0))
+        return known[key]
 
     def tried(factors: Mapping[str, float]) -> float | None:
         """Error with these factors; None for an allocation that was compared, or leaves room."""
         plan = with_factors(space, factors).keep(limits)
-        kept, use = plan.kept, _use(plan, limits)
-        key = tuple(sorted(kept.items()))
-        if key in known or (known and use < usual - LEFT_OVER):
+        if _key(plan.kept) in known or (known and _use(plan, limits) < usual - LEFT_OVER):
             return None
-        known[key] = error(kept)
-        listen(len(known) / tries)
-        return known[key]
+        return seen(plan.kept)
+
+    def holds(factors: Mapping[str, float]) -> bool:
+        """Whether factors are no worse than none at limits somewhat smaller and larger."""
+        changed = with_factors(space, factors)
+        for shift in SHIFTS:
+            beside = {name: shift * limit for name, limit in limits.items()}
+            if seen(changed.keep(beside).kept) > seen(space.keep(beside).kept):
+                return False
+        return True
 
     least = before = tried(best) or 0.0
     for factors in _proposals(space, best, seed, tries):
-        if len(known) >= tries or before == 0:
+        if len(known) >= tries - 2 * len(SHIFTS) or before == 0:
             break
         found = tried(factors)
         if found is not None and found < least:
             least = found
             best.clear()
             best.update(factors)
-    if least > GAIN * before:
+    if not best or least > GAIN * before or not holds(best):
         return Reweighing((), before, before, len(known))
     return Reweighing(tuple(sorted(best.items())), before, least, len(known))
+
+
+def _key(kept: Kept) -> Units:
+    return tuple(sorted((name, tuple(units)) for name, units in kept.items()))
 
 
 def _use(plan: WidthPlan, limits: Mapping[str, float]) -> float:

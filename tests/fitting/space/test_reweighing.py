@@ -66,6 +66,22 @@ def test_factors_lead_to_allocations_that_do_better_as_whole_networks() -> None:
     assert 2 <= found.tried <= 24
 
 
+def test_factors_that_do_harm_beside_the_limits_do_not_count() -> None:
+    space = space_of(ALIKE)
+    limits = half(space)
+
+    def error(kept: Kept) -> float:
+        """At the limit the first layer's units count; beside it each of them does harm."""
+        near = 0.93 < space.cost.macs(kept) / limits[MACS] <= 1.0
+        return true_error(kept) if near else float(len(kept["layers.0"])) ** 2
+
+    found = reweighed(space, limits, error, 24, seed=0)
+
+    assert reweighed(space, limits, true_error, 24, seed=0).factors
+    assert (found.factors, found.after) == ((), found.before)
+    assert found.tried <= 24
+
+
 def test_the_answer_is_the_same_for_the_same_seed() -> None:
     space = space_of(ALIKE)
 
