@@ -18,6 +18,7 @@ import edgeprune
 # Room -> floor. A room is a module or a folder directly under edgeprune/.
 FLOORS = {
     "errors": 0,
+    "environment": 0,
     "telemetry": 0,
     "foreign": 0,
     "records": 1,

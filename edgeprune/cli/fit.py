@@ -147,6 +147,7 @@ def command(
     try:
         with answers_alone(), joined() as processes:
             if not leads():
+                click.echo("this process serves the trainings of the launcher's first one", err=True)
                 serve()
                 context.exit()
             if processes > 1:

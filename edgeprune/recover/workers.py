@@ -22,6 +22,7 @@ from typing import IO, Any
 import torch
 from torch import distributed
 
+from edgeprune.environment import variable
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.graph.capture import Captured, module_of
 from edgeprune.recover.place import Place, training_place
@@ -93,7 +94,7 @@ def joined() -> Iterator[int]:
         return
     distributed.init_process_group(_backend(torch.cuda.is_available()), timeout=LONGEST_WAIT)
     try:
-        with _environment(_JOINED, "1"):
+        with variable(_JOINED, "1"):
             yield distributed.get_world_size()
         if leads():
             _tell(None)
@@ -204,7 +205,7 @@ def _up(meeting: Path, rank: int) -> Path:
 
 def _meet(rank: int, processes: int, meeting: Path, device: str) -> None:
     """Make this process one of the default group. meeting: a file in a folder that is the user's alone."""
-    with _environment("GLOO_SOCKET_IFNAME", _LOOPBACK):
+    with variable("GLOO_SOCKET_IFNAME", _LOOPBACK):
         distributed.init_process_group(
             _backend(device == "cuda"),
             init_method=meeting.as_uri(),
@@ -233,20 +234,6 @@ def _own(place: Place) -> Place:
 
 def _backend(cuda: bool) -> str:
     return "cpu:gloo,cuda:nccl" if cuda else "gloo"
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Context in which a variable of the environment has a value."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _tell(job: _Job | None) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from edgeprune.environment import variable
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, flatten, module_of
 from edgeprune.graph.mode import trains
@@ -92,26 +90,12 @@ def _task(captured: Captured, example: Any, metric: Metric, calibration: Batches
 
 def _load(path: Path) -> ExportedProgram:
     try:
-        # torch.export.load prints the traceback of what it raises.
-        with _without_pickle(), quiet("torch.export", below=logging.CRITICAL + 1):
+        # Unless told not to, torch.export.load runs code in the file; it prints the traceback of an error.
+        without_pickle = variable("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+        with without_pickle, quiet("torch.export", below=logging.CRITICAL + 1):
             return torch.export.load(path)
     except Exception as error:
         raise InputError(f"{path} is not a file that torch.export.load can read.", _SAVE) from error
-
-
-@contextmanager
-def _without_pickle() -> Iterator[None]:
-    """Make torch.load refuse code inside the file, which torch.export.load alone falls back to running."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _input_specs(program: ExportedProgram, path: Path) -> tuple[InputSpec, ...]:
