@@ -76,6 +76,7 @@ BEHAVIOURS = {
     "recover": ("doors",),
     "runtimes": ("contract", "doors"),
     "search": ("proofs",),
+    "tasks": ("doors",),
 }
 LONGEST_FUNCTION = 60  # lines, its signature and docstring included
 LONGEST_LOOP = 200  # lines of fitting/loop.py, which reads as the recipe

@@ -11,6 +11,7 @@ import click
 
 from edgeprune.cli import INTERRUPTED
 from edgeprune.cli.logs import log_options
+from edgeprune.cli.model import model_options, task_options
 from edgeprune.cli.numbers import LargestDrop, Numbers
 from edgeprune.options import FitOptions
 from edgeprune.pruning.criteria import TABLE as CRITERIA
@@ -28,13 +29,7 @@ _PATHS = ("out", "target", "profile")
 
 
 @click.command("fit")
-@click.argument("model")
-@click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
-@click.option(
-    "--outputs",
-    help="What the outputs are, for a MODEL that does not say it: classes, labels, values, probabilities, "
-    "embeddings or none; of several outputs classes,none or NAME=classes,NAME=none.",
-)
+@model_options
 @click.option(
     "--target",
     help="Deployment target: a name or a .toml; by default the one that the profile brings, else local.",
@@ -116,8 +111,6 @@ def command(
     context: click.Context,
     /,
     model: str,
-    data: Path | None,
-    outputs: str | None,
     lab: Path | None,
     as_json: bool,
     **options: Any,
@@ -138,6 +131,7 @@ def command(
     from edgeprune.report import document
     from edgeprune.tasks import load_task
 
+    asked = task_options(options, options["seed"])
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     given.setdefault("out", Path("runs") / _stem(model))
     FitOptions(**given)  # refuses what no fit can be asked for before the task's code runs
@@ -152,7 +146,7 @@ def command(
                 context.exit()
             if processes > 1:
                 given["processes"] = processes
-            task = load_task(model, data, given["seed"], outputs)
+            task = load_task(model, asked)
             if Path.cwd() != here:  # the task's code has moved; what edgeprune was given has not
                 given |= {name: _seen_from(here, given[name]) for name in _PATHS if name in given}
             with _progress() as listen:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
+from edgeprune.cli.model import model_options, task_options
+
 
 @click.command("inspect")
-@click.argument("model")
-@click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-def command(model: str, data: Path | None, as_json: bool) -> None:
+def command(model: str, as_json: bool, **options: Any) -> None:
     """List the groups of MODEL: their units, and what a unit costs in parameters and MACs; the residual
     branches that can be dropped whole; then what is frozen, and the operation that holds it."""
     from rich.markup import escape
@@ -21,7 +22,7 @@ def command(model: str, data: Path | None, as_json: bool) -> None:
     from edgeprune.tasks import load_task
 
     with answers_alone():
-        task = load_task(model, data)
+        task = load_task(model, task_options(options))
         found = inspect(task.model, task.example)
     if as_json:
         emit_json(found)

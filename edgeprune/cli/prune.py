@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
+from edgeprune.cli.model import model_options, task_options
 from edgeprune.pruning.criteria import DEFAULT
 from edgeprune.pruning.criteria import TABLE as CRITERIA
 
 
 @click.command("prune")
-@click.argument("model")
+@model_options
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
 @click.option("--criterion", default=DEFAULT, show_default=True, help=f"Importance: {', '.join(CRITERIA)}.")
 @click.option(
@@ -25,8 +26,6 @@ from edgeprune.pruning.criteria import TABLE as CRITERIA
     show_default=True,
     help="Remove whole attention heads, or make heads narrower.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL.")
-@click.option("--outputs", help="What the outputs are, as for `edgeprune fit`.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .pt2 file to write."
@@ -38,11 +37,10 @@ def command(
     criterion: str,
     branches: int,
     heads: Literal["whole", "inside"],
-    data: Path | None,
-    outputs: str | None,
     seed: int,
     output: Path,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Prune MODEL to a smaller dense model, without a device or a search.
 
@@ -58,7 +56,7 @@ def command(
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
     place = output.absolute()  # before the task's code may change the working folder
     with answers_alone():
-        task = load_task(model, data, seed, outputs)
+        task = load_task(model, task_options(options, seed))
         pruned = prune(
             *(task.model, task.example, ratio, criterion, task.calibration, seed),
             branches=branches,

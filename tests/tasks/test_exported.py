@@ -14,7 +14,7 @@ from torch.export import Dim
 
 from edgeprune import InputError, Task
 from edgeprune.graph.capture import capture
-from edgeprune.tasks import call_evaluate, call_evaluate_samples, check_task, load_task
+from edgeprune.tasks import TaskOptions, call_evaluate, call_evaluate_samples, check_task, load_task
 
 ROWS = 40
 
@@ -77,7 +77,7 @@ def test_integer_labels_are_scored_by_top_1(classifier: Path, data):
     x = images()
     with torch.no_grad():
         right = torch.export.load(classifier).module()(torch.from_numpy(x)).argmax(dim=1).numpy()
-    task = load_task(str(classifier), data(image=x, labels=right.astype(np.uint8)))
+    task = load_task(str(classifier), TaskOptions(data=data(image=x, labels=right.astype(np.uint8))))
     check_task(task)
     assert task.metric == "top-1"
     assert call_evaluate(task, predict_with(task)) == 1.0
@@ -87,7 +87,9 @@ def test_integer_labels_are_scored_by_top_1(classifier: Path, data):
 def test_float_labels_are_scored_by_their_rmse(tmp_path: Path, data):
     model = export(TwoInputs(), tmp_path / "sum.pt2", torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1))
     ids, scale = np.arange(3 * ROWS).reshape(ROWS, 3), np.full((ROWS, 1), 0.5, np.float32)
-    task = load_task(str(model), data(ids=ids, scale=scale, labels=ids.sum(axis=1) * 0.5 + 2.0))
+    task = load_task(
+        str(model), TaskOptions(data=data(ids=ids, scale=scale, labels=ids.sum(axis=1) * 0.5 + 2.0))
+    )
     check_task(task)
     assert (task.metric, task.lower_is_better) == ("RMSE", True)
     assert call_evaluate(task, predict_with(task)) == pytest.approx(2.0)
@@ -98,7 +100,7 @@ def test_float_labels_are_scored_by_their_rmse(tmp_path: Path, data):
 def test_without_labels_what_is_said_to_be_a_classifier_is_scored_by_the_classes_it_keeps(
     classifier: Path, data
 ):
-    task = load_task(str(classifier), data(image=images()), outputs="classes")
+    task = load_task(str(classifier), TaskOptions(data=data(image=images()), outputs="classes"))
     check_task(task)
     predict = predict_with(task)
 
@@ -115,7 +117,7 @@ def test_a_score_per_sample_has_the_metric_as_its_mean(labelled: bool, classifie
     rng = np.random.default_rng(0)
     labels = {"labels": rng.integers(0, 3, ROWS)} if labelled else {}
     said = None if labelled else "classes"
-    task = load_task(str(classifier), data(image=images(), **labels), outputs=said)
+    task = load_task(str(classifier), TaskOptions(data=data(image=images(), **labels), outputs=said))
     plain = predict_with(task)
 
     def sometimes_wrong(image: np.ndarray) -> np.ndarray:
@@ -129,13 +131,13 @@ def test_a_score_per_sample_has_the_metric_as_its_mean(labelled: bool, classifie
 def test_a_score_that_is_no_mean_has_none_per_sample(tmp_path: Path, data):
     model = export(TwoInputs(), tmp_path / "sum.pt2", torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1))
     ids, scale = np.arange(3 * ROWS).reshape(ROWS, 3), np.full((ROWS, 1), 0.5, np.float32)
-    assert load_task(str(model), data(ids=ids, scale=scale)).evaluate_samples is None
+    assert load_task(str(model), TaskOptions(data=data(ids=ids, scale=scale))).evaluate_samples is None
 
 
 def test_without_labels_and_words_what_counts_is_the_share_of_the_outputs_spread_that_is_kept(
     classifier: Path, data
 ):
-    task = load_task(str(classifier), data(image=images()))
+    task = load_task(str(classifier), TaskOptions(data=data(image=images())))
     predict = predict_with(task)
     assert call_evaluate(task, predict) == 1.0
     assert call_evaluate(task, lambda image: [predict(image)]) == 1.0
@@ -156,13 +158,13 @@ def test_all_outputs_count_for_fidelity(tmp_path: Path, data):
             return {"near": x, "far": 100 * x}
 
     model = export(Two(), tmp_path / "two.pt2", torch.zeros(2, 3))
-    task = load_task(str(model), data(x=images()))
+    task = load_task(str(model), TaskOptions(data=data(x=images())))
 
     def without_the_second(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x, np.tile(100 * x.mean(axis=0), (len(x), 1))
 
     assert call_evaluate(task, without_the_second) == pytest.approx(0.5, abs=0.1)
-    task = load_task(str(model), data(x=images()), outputs="near=values,far=none")
+    task = load_task(str(model), TaskOptions(data=data(x=images()), outputs="near=values,far=none"))
     assert call_evaluate(task, without_the_second) == 1.0
 
 
@@ -174,8 +176,8 @@ def test_labels_of_several_outputs_say_which_one_they_are_about(tmp_path: Path, 
     model = export(Two(), tmp_path / "two.pt2", torch.zeros(2, 3))
     path = data(x=images(), labels=images().argmax(1))
     with pytest.raises(InputError, match="which output they are about is not known"):
-        load_task(str(model), path)
-    task = load_task(str(model), path, outputs="1=classes")
+        load_task(str(model), TaskOptions(data=path))
+    task = load_task(str(model), TaskOptions(data=path, outputs="1=classes"))
     assert task.outputs == {"1": "classes"}
     assert call_evaluate(task, lambda x: (-x, x)) == 1.0
 
@@ -186,7 +188,7 @@ def test_classes_of_tokens_are_along_the_last_axis(tmp_path: Path, data):
             return torch.stack([x, -x], dim=-1)  # [N, 3, 2]
 
     model = export(Tagger(), tmp_path / "tagger.pt2", torch.zeros(2, 3))
-    task = load_task(str(model), data(x=images(), labels=(images() < 0).astype(np.int64)))
+    task = load_task(str(model), TaskOptions(data=data(x=images(), labels=(images() < 0).astype(np.int64))))
     assert call_evaluate(task, predict_with(task)) == 1.0
 
 
@@ -197,7 +199,7 @@ def test_classes_of_tokens_are_along_the_last_axis(tmp_path: Path, data):
 )
 def test_words_that_do_not_fit_the_model_are_refused(words: str, sentence: str, classifier: Path, data):
     with pytest.raises(InputError, match=sentence):
-        load_task(str(classifier), data(image=images()), outputs=words)
+        load_task(str(classifier), TaskOptions(data=data(image=images()), outputs=words))
 
 
 def test_words_of_the_command_line_replace_those_of_a_file(tmp_path: Path):
@@ -209,13 +211,16 @@ def test_words_of_the_command_line_replace_those_of_a_file(tmp_path: Path):
         "    return edgeprune.Task(torch.nn.Linear(4, 3), x, [x], lambda predict: 0.0, outputs='values')\n"
     )
     assert load_task(str(source)).outputs == "values"
-    assert load_task(str(source), outputs="classes:1").outputs == "classes:1"
-    assert load_task(str(source), outputs="0=classes, 1=none").outputs == {"0": "classes", "1": "none"}
-    assert load_task(str(source), outputs="classes,none").outputs == ("classes", "none")
+    assert load_task(str(source), TaskOptions(outputs="classes:1")).outputs == "classes:1"
+    assert load_task(str(source), TaskOptions(outputs="0=classes, 1=none")).outputs == {
+        "0": "classes",
+        "1": "none",
+    }
+    assert load_task(str(source), TaskOptions(outputs="classes,none")).outputs == ("classes", "none")
 
 
 def test_recovery_without_labels_has_no_targets(classifier: Path, data):
-    task = load_task(str(classifier), data(image=images()))
+    task = load_task(str(classifier), TaskOptions(data=data(image=images())))
     assert [target for _, target in task.train or []] == [None]
 
 
@@ -227,7 +232,7 @@ def test_evaluation_rows_neither_calibrate_nor_train(classifier: Path, data):
         return np.zeros((len(image), 4), np.float32)
 
     x = images(99)
-    task = load_task(str(classifier), data(image=x))
+    task = load_task(str(classifier), TaskOptions(data=data(image=x)))
     call_evaluate(task, predict)
     calibration = rows_of(task.calibration)
     train = rows_of(inputs for inputs, _ in task.train or [])
@@ -238,14 +243,15 @@ def test_evaluation_rows_neither_calibrate_nor_train(classifier: Path, data):
 def test_rows_are_shuffled_by_the_seed_and_nothing_else(classifier: Path, data):
     path = data(image=images())
     first, again, other = (
-        rows_of(load_task(str(classifier), path, seed=seed).calibration) for seed in (0, 0, 1)
+        rows_of(load_task(str(classifier), TaskOptions(data=path, seed=seed)).calibration)
+        for seed in (0, 0, 1)
     )
     assert first == again
     assert first != other
 
 
 def test_the_model_of_a_file_is_captured_and_trained_like_any_other(classifier: Path, data):
-    task = load_task(str(classifier), data(image=images()))
+    task = load_task(str(classifier), TaskOptions(data=data(image=images())))
     captured = capture(task.model, task.example)
     assert captured.input_names == ("image",)
     assert {name for name, _ in captured.module.named_parameters()} == {
@@ -261,7 +267,7 @@ def test_inputs_by_keyword_stay_keywords(tmp_path: Path, data):
         TwoInputs(), tmp_path / "kw.pt2", scale=torch.ones(2, 1), ids=torch.ones(2, 3, dtype=torch.int64)
     )
     ids, scale = np.ones((ROWS, 3), np.int64), np.full((ROWS, 1), 2, np.float32)
-    task = load_task(str(model), data(ids=ids, scale=scale))
+    task = load_task(str(model), TaskOptions(data=data(ids=ids, scale=scale)))
     check_task(task)
     assert isinstance(task.example, dict)
     assert capture(task.model, task.example).input_names == tuple(task.example)
@@ -348,7 +354,7 @@ BAD = [
 def test_bad_data_is_refused_in_one_sentence(bad: Bad, classifier: Path, data):
     path = data(**bad.arrays)
     with pytest.raises(InputError) as refused:
-        load_task(str(classifier), path)
+        load_task(str(classifier), TaskOptions(data=path))
     assert str(path) in refused.value.what
     assert bad.says in refused.value.what
     assert bad.hint in refused.value.hint
@@ -362,37 +368,37 @@ def test_a_pt2_file_needs_data(classifier: Path):
 
 def test_missing_files_are_named(classifier: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere\.pt2 does not exist"):
-        load_task(str(tmp_path / "nowhere.pt2"), tmp_path / "data.npz")
+        load_task(str(tmp_path / "nowhere.pt2"), TaskOptions(data=tmp_path / "data.npz"))
     with pytest.raises(InputError, match=r"nowhere\.npz does not exist"):
-        load_task(str(classifier), tmp_path / "nowhere.npz")
+        load_task(str(classifier), TaskOptions(data=tmp_path / "nowhere.npz"))
 
 
 def test_files_of_another_kind_are_refused(classifier: Path, data, tmp_path: Path):
     other = tmp_path / "weights.pt2"
     torch.save(torch.zeros(3), other)
     with pytest.raises(InputError, match=r"weights\.pt2 is not a file that torch.export.load can read"):
-        load_task(str(other), data(image=X))
+        load_task(str(other), TaskOptions(data=data(image=X)))
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(InputError, match=r"text\.npz is not a \.npz file"):
-        load_task(str(classifier), tmp_path / "text.npz")
+        load_task(str(classifier), TaskOptions(data=tmp_path / "text.npz"))
     with open(tmp_path / "single.npz", "wb") as file:
         np.save(file, X)
     with pytest.raises(InputError, match=r"single\.npz holds one array without a name"):
-        load_task(str(classifier), tmp_path / "single.npz")
+        load_task(str(classifier), TaskOptions(data=tmp_path / "single.npz"))
 
 
 def test_a_fixed_batch_is_refused_with_the_way_to_a_dynamic_one(data, tmp_path: Path):
     program = torch.export.export(Classifier().eval(), (torch.zeros(2, 3),))
     torch.export.save(program, tmp_path / "fixed.pt2")
     with pytest.raises(InputError, match=r"one fixed batch: input `image` is \[2, 3\]") as refused:
-        load_task(str(tmp_path / "fixed.pt2"), data(image=X))
+        load_task(str(tmp_path / "fixed.pt2"), TaskOptions(data=data(image=X)))
     assert "Dim.DYNAMIC" in refused.value.hint
 
 
 def test_a_file_for_one_row_answers_several_one_by_one(data, tmp_path: Path):
     model = Classifier().eval()
     torch.export.save(torch.export.export(model, (torch.zeros(1, 3),)), tmp_path / "one.pt2")
-    task = load_task(str(tmp_path / "one.pt2"), data(image=X))
+    task = load_task(str(tmp_path / "one.pt2"), TaskOptions(data=data(image=X)))
     captured = capture(task.model, task.example, rows=1)
     assert captured.fixed_batch == "it was exported for one row"
     x = torch.randn(5, 3)
@@ -404,7 +410,7 @@ def test_a_file_for_one_row_answers_several_one_by_one(data, tmp_path: Path):
 def test_a_model_exported_in_training_mode_is_refused(data, tmp_path: Path):
     path = export(Classifier().train(), tmp_path / "training.pt2", torch.zeros(2, 3))
     with pytest.raises(InputError, match="was exported in training mode: `batch_norm`") as refused:
-        load_task(str(path), data(image=X))
+        load_task(str(path), TaskOptions(data=data(image=X)))
     assert "model.eval()" in refused.value.hint
 
 
@@ -419,7 +425,7 @@ def test_nested_inputs_are_refused(data, tmp_path: Path):
         torch.export.export(Nested(), ([x, x],), dynamic_shapes=(batch,)), tmp_path / "nested.pt2"
     )
     with pytest.raises(InputError, match="takes nested inputs"):
-        load_task(str(tmp_path / "nested.pt2"), data(pair_0=X, pair_1=X))
+        load_task(str(tmp_path / "nested.pt2"), TaskOptions(data=data(pair_0=X, pair_1=X)))
 
 
 class Touch:
@@ -441,6 +447,6 @@ def test_code_inside_a_pt2_file_does_not_run(classifier: Path, data, tmp_path: P
             sample = "sample_inputs" in entry.filename
             target.writestr(entry, payload.read_bytes() if sample else source.read(entry))
     with pytest.raises(InputError, match="is not a file that torch"):
-        load_task(str(forged), data(image=X))
+        load_task(str(forged), TaskOptions(data=data(image=X)))
     assert not trace.exists()
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ

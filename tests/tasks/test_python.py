@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune import InputError
-from edgeprune.tasks import load_task
+from edgeprune.tasks import TaskOptions, load_task
 
 GOOD = """
 import torch
@@ -137,7 +137,7 @@ BAD = [
         "Task.model is int, which cannot be called. ({path}, line 3)",
         "nn.Module",
     ),
-    Bad("the name is no name", GOOD, "'a-b' in '{path}:a-b' is not a name", "FILE.py:NAME", name=":a-b"),
+    Bad("the name is no name", GOOD, "'a-b' in '{path}:a-b' is not a name", "FILE.py[:NAME]", name=":a-b"),
 ]
 
 
@@ -179,7 +179,7 @@ def test_a_missing_module_is_named():
 
 def test_data_goes_with_a_pt2_file_only(write):
     with pytest.raises(InputError, match=r"--data x.npz was given with .*mytask.py") as refused:
-        load_task(str(write(GOOD)), Path("x.npz"))
+        load_task(str(write(GOOD)), TaskOptions(data=Path("x.npz")))
     assert "Leave --data out" in refused.value.hint
 
 
