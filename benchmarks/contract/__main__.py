@@ -4,7 +4,8 @@ Six architectures on real data, two runtimes, two latency budgets: 0.7 and 0.4 o
 latency (of the dense float model's, where that is faster). Each case is a fit, three validations of its
 bundle, and two baselines as fast as what was chosen, with the same recovery. A case is one line of JSON in
 --results; cases that are there already are skipped, and a case that was interrupted is resumed. `--table`
-prints the tables of such a file.
+prints the tables of such a file. `--max-drop 0.01` lets the metric bind, too, `--alone` leaves the baselines
+out: give such cases a --work of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.contract import tasks
-from benchmarks.contract.case import TARGETS, Case, run
+from benchmarks.contract.case import MAX_DROP, TARGETS, Case, run
 from benchmarks.contract.tables import print_tables
 from edgeprune.devices.local import LocalDevice
 from edgeprune.records.codec import dumps, from_json, loads, to_json
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument(
         "--prepare", action="store_true", help="train what has no published weights, and no more"
     )
+    parser.add_argument("--max-drop", type=float, default=MAX_DROP, help="budget of the metric")
+    parser.add_argument("--alone", action="store_true", help="without the baselines")
     options = parser.parse_args()
     results = options.results or options.work / "results.jsonl"
     warnings.simplefilter("ignore")
@@ -61,7 +64,8 @@ def _case(name: str, runtime: str, share: float, options: argparse.Namespace) ->
     started = time.monotonic()
     torch.manual_seed(0)
     task = tasks.load(name, options.data, options.work)
-    case = run(name, task, runtime, share, LocalDevice(), options.work)
+    given = (LocalDevice(), options.work, options.max_drop, not options.alone)
+    case = run(name, task, runtime, share, *given)
     print(f"{name}-{runtime}-{share:g}: {time.monotonic() - started:.0f} s, {to_json(case)}", flush=True)
     return case
 

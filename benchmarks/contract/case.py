@@ -124,15 +124,25 @@ def ordered(device: LocalDevice, runtime: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def run(name: str, task: edgeprune.Task, runtime: str, share: float, device: LocalDevice, work: Path) -> Case:
-    """work: holds the runs, which are resumed; the bundle and the evidence stay there."""
+def run(
+    name: str,
+    task: edgeprune.Task,
+    runtime: str,
+    share: float,
+    device: LocalDevice,
+    work: Path,
+    max_drop: float = MAX_DROP,
+    compare: bool = True,
+) -> Case:
+    """work: holds the runs, which are resumed; the bundle and the evidence stay there. compare: with the
+    baselines.
+    """
     started = Start.of(name, task, runtime, device, work)
     budget_ms = started.budget_ms(share)
     out = work / "runs" / f"{name}-{runtime}-{share:g}"
     clock = Clock()
-    result = edgeprune.fit(
-        task, **ordered(device, runtime, latency_ms=budget_ms), out=out, resume=True, listen=clock.listen
-    )
+    asked = ordered(device, runtime, latency_ms=budget_ms, max_drop=max_drop)
+    result = edgeprune.fit(task, **asked, out=out, resume=True, listen=clock.listen)
     clock.stop()
     bound = result.chosen.measurement.latency.bound_ms
     return Case(
@@ -153,7 +163,7 @@ def run(name: str, task: edgeprune.Task, runtime: str, share: float, device: Loc
         metric=result.chosen.metric,
         validations=validations(result, device),
         step=any(AT_A_STEP in sentence for sentence in clock.told),
-        baselines=_baselines(result, task, device, clock),
+        baselines=_baselines(result, task, device, clock) if compare else (),
     )
 
 
