@@ -22,15 +22,17 @@ Needs numpy on the host, and on the device the runtime: no torch, no onnx.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 from edgeprune.bundle import Verified, open_bundle
 from edgeprune.bundle.golden import Golden, serve, worst_difference
 from edgeprune.bundle.pace import pace_feeds
 from edgeprune.devices import Device, Load, Machine, described, open_device
-from edgeprune.errors import DeviceError, InputError
+from edgeprune.errors import DeviceError, DeviceLost, InputError
 from edgeprune.measure import PROOF, Effort, Progress, Proof, pace_ms, prove
 from edgeprune.records.bundle import PACE, Check, Claim, Manifest, Validation
 from edgeprune.records.direction import Direction
@@ -101,8 +103,8 @@ def validate_on(
 
     target: the validator's own, see `validate`.
     """
-    manifest = verified.manifest
-    golden = verified.golden
+    began, since = datetime.now(timezone.utc), time.monotonic()
+    manifest, golden, reachable = verified.manifest, verified.golden, True
     load = _served(manifest, verified.folder)
     own = _own_target(manifest) if target is None else target
     checks = list(verified.checks)
@@ -115,8 +117,7 @@ def validate_on(
         if checks[-1].outcome == "passed":
             checks.append(_check_golden(manifest, device, load, golden))  # (8)
         if checks[-1].outcome == "passed":
-            proof = _proof(manifest, own, device, load, golden, effort, listen)
-            claim = manifest.claim
+            proof, claim = _proof(manifest, own, device, load, golden, effort, listen), manifest.claim
             measurement = _as_claimed(proof.measurement, claim)
             verdict = judge(
                 *(measurement, claim.metric, claim.baseline_metric, manifest.budget),
@@ -124,13 +125,13 @@ def validate_on(
             )
             checks.append(_check_room(verdict, measurement, manifest.budget))  # (9)
             latency = _check_latency(measurement, claim.measurement, manifest.budget, proof.tried)
-            latency, verdict = _paced(
-                latency, verdict, _Paces.of(verified, device, load, machine, measurement)
-            )
+            paces = _Paces.of(verified, device, load, machine, measurement)
+            latency, verdict = _paced(latency, verdict, paces)
             checks.append(replace(latency, detail=latency.detail + _unlike(manifest, own)))  # (10)
     except DeviceError as error:
         number = checks[-1].number + 1
         checks.append(Check(number, TITLES[number], "failed", error.what, error.hint))
+        reachable = machine is not None or not isinstance(error, DeviceLost)
     checks += _skipped(checks[-1].number)
     for check in checks:
         _log.info("%r, check (%d) %s: %r", device.name, check.number, check.outcome, check.detail)
@@ -145,6 +146,9 @@ def validate_on(
         lower_is_better=manifest.claim.lower_is_better,
         budget=manifest.budget,
         machine="" if machine is None else machine.words,
+        reachable=reachable,
+        began=began.isoformat(timespec="seconds"),
+        seconds=time.monotonic() - since,
     )
 
 

@@ -50,6 +50,7 @@ FLOORS = {
     "bundle": 4,
     "fitting": 5,
     "validating": 5,
+    "lab_validation": 5.2,
     "report": 5,
     "cli": 6,
     "__main__": 7,

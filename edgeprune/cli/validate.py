@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edgeprune.cli.lab_lines import lines, summary
 from edgeprune.cli.logs import log_options
 from edgeprune.errors import InputError
+from edgeprune.records.progress import Event
 
 if TYPE_CHECKING:
     from edgeprune.bundle import Verified
     from edgeprune.devices import Device
+    from edgeprune.devices.lab import LabDevice
     from edgeprune.errors import BundleError
     from edgeprune.records.bundle import Validation
     from edgeprune.records.machine import Target
@@ -61,13 +66,14 @@ def command(
     as_json: bool,
     junit: Path | None,
 ) -> None:
-    """Check BUNDLE and repeat its proof on a device, from the bundle alone.
+    """Check BUNDLE and repeat its proof on a device, from the bundle alone; on the devices of a lab at once.
 
     Exit codes: 0 it fits; 3 a device misses the budget; 1 a device failed or stayed inconclusive; 2 the
     bundle is refused.
     """
     from edgeprune.bundle import open_bundle
     from edgeprune.cli.output import emit_json
+    from edgeprune.devices import open_device
     from edgeprune.errors import BundleError
     from edgeprune.shelf import load_target
 
@@ -77,11 +83,15 @@ def command(
         raise click.UsageError("--device and --lab exclude each other.")
     if junit is not None:
         _check_junit(junit)
-    devices = _devices(address, lab, names)
+    device = None if lab is not None else open_device("local" if address is None else address)
+    chosen = {} if lab is None else _named(lab, names)
     own = None if target is None else load_target(target)
     try:
         with open_bundle(bundle, signers=signers) as verified:
-            found = [_validated(device, verified, own, quiet=as_json) for device in devices]
+            if device is not None:
+                found = [_validated(device, verified, own, quiet=as_json)]
+            else:
+                found = _validated_lab(verified, chosen, own, lab, quiet=as_json)
     except BundleError as error:
         if junit is not None:
             _write_junit(junit, [_refusal(bundle, error)])
@@ -90,23 +100,26 @@ def command(
         _write_junit(junit, found)
     if as_json:
         emit_json({"bundle": str(bundle), "verdict": _worst(found), "devices": [_document(v) for v in found]})
+    elif lab is not None:
+        click.echo(summary(found))
     context.exit(_exit_code(found))
 
 
-def _devices(address: str | None, lab: Path | None, names: Sequence[str]) -> list[Device]:
-    from edgeprune.devices import open_device
-
-    if lab is None:
-        return [open_device("local" if address is None else address)]
+def _named(lab: Path, names: Sequence[str]) -> dict[str, LabDevice]:
+    """The named devices of a lab file, each once; all of it without a name."""
     from edgeprune.devices.lab import load_lab
+    from edgeprune.toml import nearest
 
-    return [open_device(name, lab=lab) for name in names or load_lab(lab)]
+    devices = load_lab(lab)
+    for name in names:
+        if name not in devices:
+            raise InputError(f"There is no device {name!r} in {lab}.", nearest(name, devices))
+    return {name: devices[name] for name in names or devices}
 
 
 def _validated(device: Device, verified: Verified, own: Target | None, *, quiet: bool) -> Validation:
     """The validation of a bundle on one device, shown as soon as it ends."""
     from edgeprune.cli.output import console
-    from edgeprune.records.progress import Event
     from edgeprune.validating import validate_on
 
     with console().status(f"{device.name}: checking the device") as status:
@@ -118,6 +131,25 @@ def _validated(device: Device, verified: Verified, own: Target | None, *, quiet:
     if not quiet:
         _show(validation)
     return validation
+
+
+def _validated_lab(
+    verified: Verified, chosen: Mapping[str, LabDevice], own: Target | None, lab: Path | None, *, quiet: bool
+) -> list[Validation]:
+    """The validations on devices of a lab, in the order of the lab file; each is shown as it ends."""
+    from edgeprune.devices import open_device
+    from edgeprune.lab_validation import validate_lab
+
+    found = {}
+    with lines(chosen) as listen:
+        opened = partial(open_device, lab=lab)
+        with closing(validate_lab(verified, chosen, opened, own, listen=listen)) as validations:
+            for name, validation in validations:
+                found[name] = validation
+                listen(name, Event(name, validation.word, 1.0, lasting=True))
+                if not quiet:
+                    _show(validation)
+    return [found[name] for name in chosen]
 
 
 def _show(validation: Validation) -> None:
@@ -134,10 +166,11 @@ def _show(validation: Validation) -> None:
         for check in validation.checks
     ]
     out.print(table("", "", "check", "found", rows=rows))
-    out.print(f"{validation.device}: {_verdict(validation)}", markup=False)
+    out.print(f"{validation.device}: {validation.word}", markup=False)
 
 
 def _verdict(validation: Validation) -> str:
+    """Verdict as programs know it: a device that cannot be reached has failed."""
     return "failed" if validation.verdict is None else validation.verdict.kind
 
 
@@ -158,6 +191,9 @@ def _document(validation: Validation) -> dict[str, object]:
         "device": validation.device,
         "machine": validation.machine,
         "verdict": _verdict(validation),
+        "reachable": validation.reachable,
+        "began": validation.began,
+        "seconds": validation.seconds,
         "breaches": validation.verdict.breaches if validation.verdict else (),
         "budget": validation.budget,
         "metric": {

@@ -154,7 +154,7 @@ class SshDevice:
         try:
             yield
         except TimeoutError as error:
-            raise DeviceError(
+            raise DeviceLost(
                 f"Device {self.name} did not answer within {self._timeout_s:.0f} s.",
                 "Check the network and the device's load.",
             ) from error

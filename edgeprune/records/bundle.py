@@ -119,3 +119,13 @@ class Validation(Brief):
     budget: Budget
     machine: str  # architecture, processor and cores, in words; empty when the device did not answer
     lower_is_better: bool = False  # of the metric
+    reachable: bool = True  # False when there was no way to the device: nothing is known of it
+    began: str = ""  # date and time in UTC, ISO 8601
+    seconds: float = 0.0  # that the checks on the device took
+
+    @property
+    def word(self) -> str:
+        """Verdict in a word: fits, misses, inconclusive, failed or unreachable."""
+        if not self.reachable:
+            return "unreachable"
+        return "failed" if self.verdict is None else self.verdict.kind

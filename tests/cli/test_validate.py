@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 import edgeprune
 from edgeprune import devices
 from edgeprune.cli import main
+from edgeprune.errors import DeviceLost
 from edgeprune.records.machine import Budget
 from edgeprune.shelf import load_target
 
@@ -178,6 +179,63 @@ def test_a_lab_is_validated_device_by_device_and_the_worst_counts(bundle: Path, 
         ("bench", "fits"),
         ("slow", "misses"),
     ]
+
+
+def test_a_lab_ends_with_how_many_fit_and_has_a_line_for_each_beginning_and_end(
+    bundle: Path, lab: Path
+) -> None:
+    done = validate(bundle, "--lab", lab)
+    assert done.stdout.splitlines()[-1] == "1 of 2 fit: slow misses"
+    assert sorted(done.stderr.splitlines()) == [
+        "bench: checking the device",
+        "bench: fits",
+        "slow: checking the device",
+        "slow: misses",
+    ]
+
+
+def test_a_device_without_a_way_to_it_is_called_unreachable(
+    bundle: Path, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: Any = devices.open_device
+
+    def cut(name: str, lab: Path | None = None) -> Any:
+        def lost() -> Any:
+            raise DeviceLost("Device slow cannot be reached.", "Plug it in.")
+
+        found = opened(name, lab)
+        if name == "slow":
+            found.machine = lost
+        return found
+
+    monkeypatch.setattr(devices, "open_device", cut)
+    done = validate(bundle, "--lab", lab, "--junit", tmp_path / "junit.xml")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1] == "1 of 2 fit: slow is unreachable"
+    as_json = json.loads(validate(bundle, "--lab", lab, "--json").stdout)
+    assert [(one["verdict"], one["reachable"]) for one in as_json["devices"]] == [
+        ("fits", True),
+        ("failed", False),
+    ]
+    bench, slow = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (slow.attrib["errors"], slow.attrib["failures"]) == ("1", "0")
+    assert (bench.attrib["errors"], bench.attrib["failures"]) == ("0", "0")
+
+
+def test_a_suite_has_its_time_and_what_was_measured(bundle: Path, device: Any, tmp_path: Path) -> None:
+    validate(bundle, "--junit", tmp_path / "junit.xml")
+    (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    told = {each.attrib["name"]: each.attrib["value"] for each in suite.iter("property")}
+    assert float(suite.attrib["time"]) > 0
+    assert len(suite.attrib["timestamp"]) == len("2026-11-30T22:00:00")
+    assert (told["verdict"], told["budget.latency_ms"], told["threads"]) == ("fits", "5", "1")
+    assert float(told["latency_ms.p50"]) <= float(told["latency_ms.p90_bound"]) <= 5
+
+
+def test_a_name_that_the_lab_lacks_is_refused_with_the_nearest(bundle: Path, lab: Path) -> None:
+    done = validate(bundle, "bensh", "--lab", lab)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "bench" in done.stderr
 
 
 def test_named_devices_of_a_lab_are_the_only_ones(bundle: Path, lab: Path) -> None:
