@@ -296,13 +296,25 @@ def sealed(folder: Path, key: str) -> Sealed | None:
 
     Raises `InputError` when the ledger is damaged.
     """
+    found = _steps(folder).get(key)
+    return None if found is None else Sealed(found.record, {file.path: file.sha256 for file in found.files})
+
+
+def recorded(folder: Path) -> Mapping[str, Any]:
+    """JSON records of a run folder's steps by key, in order; none where there is no ledger.
+
+    For a reader that holds no run. Raises `InputError` when the ledger is damaged.
+    """
+    return {key: entry.record for key, entry in _steps(folder).items()}
+
+
+def _steps(folder: Path) -> dict[str, _Entry]:
     try:
         text = (folder / NAME).read_bytes()
     except OSError:
-        return None
+        return {}
     lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-    found = {entry.key: entry for entry in _entries(folder / NAME, lines, Chain())}.get(key)
-    return None if found is None else Sealed(found.record, {file.path: file.sha256 for file in found.files})
+    return {entry.key: entry for entry in _entries(folder / NAME, lines, Chain())}
 
 
 def _entries(path: Path, lines: Sequence[bytes], chain: Chain) -> Iterator[_Entry]:
@@ -362,4 +374,4 @@ def _flat(value: JSON, path: str = "") -> dict[str, str]:
     return {path: dumps(value)}
 
 
-__all__ = ["LEDGER_SCHEMA", "Ledger", "Noted", "Sealed", "sealed"]
+__all__ = ["LEDGER_SCHEMA", "Ledger", "Noted", "Sealed", "recorded", "sealed"]

@@ -8,6 +8,8 @@ from types import MappingProxyType
 from edgeprune.errors import MissingExtraError
 from edgeprune.runtimes import TABLE as RUNTIMES
 
+REPORT = "report"  # the extra that draws a run as an HTML page
+
 # Top-level module -> the extra in pyproject.toml, beside those that the runtimes' rows name.
 _EXTRAS: Mapping[str, str] = MappingProxyType(
     {
@@ -20,6 +22,8 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
         "scipy": "fit",
         "sklearn": "examples",
         "safetensors": "examples",
+        "jinja2": REPORT,
+        "matplotlib": REPORT,
     }
 )
 
@@ -44,4 +48,4 @@ def missing(error: ModuleNotFoundError) -> MissingExtraError | None:
     )
 
 
-__all__ = ["extras", "missing", "pip_line"]
+__all__ = ["REPORT", "extras", "missing", "pip_line"]

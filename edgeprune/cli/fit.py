@@ -123,6 +123,7 @@ def command(
     failed, or the device was too restless to prove anything. Of several budgets: 0 when all are met, 3 when
     one is missed, else 1 when one stayed open.
     """
+    from edgeprune.cli.drawing import draw_beside
     from edgeprune.cli.output import answers_alone, emit_json
     from edgeprune.devices import open_device
     from edgeprune.errors import DeviceError
@@ -161,6 +162,9 @@ def command(
         emit_json(document(result))
     else:
         _show(result)
+    told = draw_beside(Path(result.out))
+    if told:
+        click.echo(told, err=as_json or told.startswith("note"))
     context.exit(EXIT[result.verdict.kind])
 
 

@@ -17,6 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from edgeprune.errors import InputError
+
 WIDTH = 120  # of what goes into a pipe or a file, where there is no terminal to ask
 
 
@@ -75,6 +77,21 @@ def plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def check_file(flag: str, path: Path) -> None:
+    """Refuse a place where no file can be written, before anything runs. Raises `InputError`."""
+    if path.is_dir():
+        raise InputError(f"{flag} {path} is a folder.", "Give the name of a file.")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"{flag} {path} lies in {path.parent}, which is no folder.",
+            "Make it first, or choose another place.",
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{flag} {path} cannot be written: {path.parent} may not be written.", "Choose another place."
+        )
+
+
 def console(*, stderr: bool = True) -> Console:
     """A rich console on stderr, for progress; with `stderr=False` on stdout, for results."""
     stream = sys.stderr if stderr else sys.stdout
@@ -102,4 +119,4 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
     return made
 
 
-__all__ = ["answers_alone", "console", "emit_json", "facts", "plain", "table"]
+__all__ = ["answers_alone", "check_file", "console", "emit_json", "facts", "plain", "table"]

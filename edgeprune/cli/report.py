@@ -1,4 +1,4 @@
-"""`edgeprune report`: the tables and the verdict of a finished run."""
+"""`edgeprune report`: the tables and the verdict of a finished run, or a page with pictures of it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,31 @@ import click
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the same JSON document as fit on stdout.")
-def command(run: Path, as_json: bool) -> None:
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the run as one HTML page that needs no network, instead of the tables.",
+)
+def command(run: Path, as_json: bool, html: Path | None) -> None:
     """Show what a fit found: RUN is its --out folder."""
-    from edgeprune.cli.output import console, emit_json
+    from edgeprune.cli.output import check_file, console, emit_json
     from edgeprune.report import document, frontier_table, table, trials_table, verdict_lines
     from edgeprune.results import load_result
 
+    if html is not None:
+        check_file("--html", html)
     result = load_result(run)
+    if html is not None:
+        from edgeprune.files import write
+        from edgeprune.report.html import page
+
+        write(html, page(result).encode("utf-8"))
     if as_json:
         emit_json(document(result))
+        return
+    if html is not None:
+        click.echo(f"report: {html}")
         return
     out = console(stderr=False)
     for title, part in (

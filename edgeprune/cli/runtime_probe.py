@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from edgeprune.cli.extras import REPORT
 from edgeprune.devices.agent import load_module
 from edgeprune.runtimes import Runtime, find, version
 
@@ -29,7 +30,7 @@ ONNX_FLOAT, ONNX_UINT8, ONNX_INT8, ONNX_INT32 = 1, 2, 3, 6  # TensorProto.DataTy
 PRODUCT_DEPTH, PRODUCT_WIDTH = 64, 16
 EXACT = PRODUCT_DEPTH * 255 * 127  # of the INT8 product
 
-FIT = "fit"  # name of the probe that is of no runtime
+FIT = "fit"  # name of the probe of what `edgeprune fit` needs on a workstation
 HOST_LIBRARIES = (  # module, package
     ("torch", "torch"),
     ("torchao", "torchao"),
@@ -38,6 +39,9 @@ HOST_LIBRARIES = (  # module, package
     ("scipy", "scipy"),
     ("neural_compressor.torch", "neural-compressor-pt"),
 )
+DRAWING_LIBRARIES = (("matplotlib", "matplotlib"), ("jinja2", "jinja2"))
+
+PROBED = {FIT: HOST_LIBRARIES, REPORT: DRAWING_LIBRARIES}
 
 State = Literal["works", "imports", "missing", "fails"]
 Value = tuple[str, int, tuple[int, ...]]  # name, element type, shape
@@ -95,18 +99,19 @@ def _largest_product(session: Any) -> int:
     return int(product.min())
 
 
-def probe_fit() -> Finding:
-    """Import the libraries that `edgeprune fit` needs on a workstation, each after those that it needs."""
-    for module, _ in HOST_LIBRARIES:
+def probe_libraries(libraries: Sequence[tuple[str, str]]) -> Finding:
+    """Import libraries (module, package), each after those that it needs; the version is the first one's."""
+    for module, _ in libraries:
         importlib.import_module(module)
-    versions = {package: metadata.version(package) for _, package in HOST_LIBRARIES}
-    return Finding("works", versions["torch"], ", ".join(f"{name} {of}" for name, of in versions.items()))
+    versions = {package: metadata.version(package) for _, package in libraries}
+    told = ", ".join(f"{name} {of}" for name, of in versions.items())
+    return Finding("works", next(iter(versions.values())), told)
 
 
 def look(name: str) -> Finding:
-    """Finding about a runtime, or about the libraries of `FIT`; whatever they raise is part of it."""
+    """Finding about a runtime, or about libraries of the host; whatever they raise is part of it."""
     try:
-        return probe_fit() if name == FIT else probe_runtime(name)
+        return probe_libraries(PROBED[name]) if name in PROBED else probe_runtime(name)
     except ModuleNotFoundError as error:
         return Finding("missing", None, f"{error.name} is not installed")
     except Exception as error:  # the patient's, not ours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -72,7 +71,7 @@ def command(
     bundle is refused.
     """
     from edgeprune.bundle import open_bundle
-    from edgeprune.cli.output import emit_json
+    from edgeprune.cli.output import check_file, emit_json
     from edgeprune.devices import open_device
     from edgeprune.errors import BundleError
     from edgeprune.shelf import load_target
@@ -82,7 +81,7 @@ def command(
     if lab is not None and address is not None:
         raise click.UsageError("--device and --lab exclude each other.")
     if junit is not None:
-        _check_junit(junit)
+        check_file("--junit", junit)
     device = None if lab is not None else open_device("local" if address is None else address)
     chosen = {} if lab is None else _named(lab, names)
     own = None if target is None else load_target(target)
@@ -230,21 +229,6 @@ def _refusal(bundle: Path, error: BundleError) -> Validation:
     check = Check(error.check, "the bundle is accepted", "failed", escaped(error.what), escaped(error.hint))
     name = tame(bundle.name)
     return Validation(name, name, (check,), None, None, "", 0.0, Budget(), "")
-
-
-def _check_junit(path: Path) -> None:
-    """Refuse a place where no report can be written, before anything runs."""
-    if path.is_dir():
-        raise InputError(f"--junit {path} is a folder.", "Give the name of a file.")
-    if not path.parent.is_dir():
-        raise InputError(
-            f"--junit {path} lies in {path.parent}, which is no folder.",
-            "Make it first, or choose another place.",
-        )
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"--junit {path} cannot be written: {path.parent} may not be written.", "Choose another place."
-        )
 
 
 def _write_junit(path: Path, found: Sequence[Validation]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
+from edgeprune import __version__
 from edgeprune.bundle.write import bundle_path, write_bundle
 from edgeprune.errors import DeviceBusy, EdgepruneError
 from edgeprune.fitting.order import Order
@@ -21,6 +24,7 @@ from edgeprune.search.judge import unsettled
 FAR_BETTER = 0.5  # of the dense model's metric: a gain that recovery seldom brings
 FAR = 0.1  # a distance of outputs, in nats or as a share of their energy, that no metric should like
 DOUBTFUL = 1.5  # times the budget, up to which a miss is proven and not taken from a search's short session
+MADE_BY = ("torch", "onnx", "numpy")  # packages whose versions an answer tells, beside its runtime's
 DECISIVE = ("misses", "inconclusive")  # a verdict of several tiers is the first of these that one of them has
 
 
@@ -167,6 +171,12 @@ def _occasion(order: Order, began: datetime, reports: Sequence[Report]) -> Occas
         date=began.isoformat(timespec="seconds"),
         command=shlex.join([*_program(), *sys.argv[1:]]),
         trained_on="; ".join(dict.fromkeys(places)),
+        versions=(
+            ("edgeprune", __version__),
+            ("Python", platform.python_version()),
+            *((package, metadata.version(package)) for package in MADE_BY),
+        ),
+        seed=order.options.seed,
     )
 
 

@@ -22,6 +22,9 @@ class Latency:
     `bound_ms` is the early-stopping upper bound of `percentile` at 99 % confidence (MLPerf Inference
     rules, "early stopping"), in the slowest third of the session when its reference drifted; it is None
     when the runs are too few for one.
+
+    quantiles_ms: [101], the percentiles 0 to 100 of the runs that count, for drawing; empty in a prediction
+        and in what earlier versions wrote.
     """
 
     p50_ms: float
@@ -33,6 +36,7 @@ class Latency:
     runs: int
     seconds: float
     percentile_ms: float | None = None  # `percentile` itself; None in what earlier versions wrote
+    quantiles_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -194,6 +198,7 @@ class Occasion:
     """Occasion of a fit: where it measured, when it began and by which command.
 
     device: name or address; "none" where it predicted. machine: the device in words.
+    versions: of what made the answer, by name. Empty, and without a seed, in what earlier versions wrote.
     """
 
     device: str
@@ -201,6 +206,8 @@ class Occasion:
     date: str  # UTC, ISO 8601
     command: str  # as a shell takes it
     trained_on: str = ""  # places of all trainings, in words; empty without any
+    versions: tuple[tuple[str, str], ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -27,6 +27,7 @@ CONFIDENCE = 0.99  # of a latency's bound
 PROOF_SESSIONS = 3  # sessions of a proof; only one that drifted is followed by another
 MAX_DRIFT = 0.02  # of the reference
 USUAL_SPEED = 1.05  # times the usual milliseconds, up to which a reference counts as usually quick
+DRAWN_DIGITS = 6  # behind the point of milliseconds that are kept to be drawn
 OWN_DRIFT = 0.04  # of the artefact: where runs scatter by 10 %, thirds of a short session do by 2 % or 3 %
 
 
@@ -87,6 +88,7 @@ def summarise(samples_ms: Sequence[float], percentile: int, seconds: float) -> L
             "Time at least one run.",
         )
     p50, p90, p99, top, asked = np.percentile(samples, (50, 90, 99, 100, percentile), method="inverted_cdf")
+    quantiles = np.percentile(samples, range(101), method="inverted_cdf")
     return Latency(
         p50_ms=float(p50),
         p90_ms=float(p90),
@@ -97,6 +99,7 @@ def summarise(samples_ms: Sequence[float], percentile: int, seconds: float) -> L
         runs=samples.size,
         seconds=seconds,
         percentile_ms=float(asked),
+        quantiles_ms=tuple(round(float(ms), DRAWN_DIGITS) for ms in quantiles),
     )
 
 

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -208,6 +210,26 @@ def test_a_budget_that_nothing_meets_ends_with_3_and_says_by_how_much(tmp_path: 
     assert document["chosen"]["breaches"][0]["excess"] > 0
     again = run("report", str(out), "--json")
     assert json.loads(again.stdout)["chosen"] == document["chosen"]
+
+
+@pytest.mark.parametrize("told", ["report: here", "note: it was not drawn", ""])
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["tables", "json"])
+def test_the_page_beside_a_run_is_told_after_the_answer_and_changes_nothing(
+    told: str,
+    flags: tuple[str, ...],
+    tmp_path: Path,
+    make_run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = make_run().result
+    monkeypatch.setattr("edgeprune.fitting.fit", lambda task, **options: result)
+    monkeypatch.setattr("edgeprune.cli.drawing.draw_beside", lambda folder: told)
+    found = run("fit", write(tmp_path), "--out", str(tmp_path / "run"), *flags)
+    assert found.exit_code == 0
+    lines = found.stderr if flags or told.startswith("note") else found.stdout
+    assert not told or lines.splitlines()[-1] == told
+    if flags:
+        assert json.loads(found.stdout)["verdict"] == "fits"
 
 
 @pytest.mark.usefixtures("hurried")

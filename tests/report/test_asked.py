@@ -109,6 +109,8 @@ def test_the_document_has_it_all_with_a_schema_number(result: FitResult) -> None
         "date": OCCASION.date,
         "command": OCCASION.command,
         "trained_on": OCCASION.trained_on,
+        "versions": [],
+        "seed": None,
     }
     assert (told["runtime_version"], told["threads"], told["batch"]) == ("onnxruntime 1.32.0", 1, 1)
     assert document(replace(result, occasion=None))["occasion"] is None

@@ -2,7 +2,7 @@
 
     python -m tests.support.haste fit TASK ...   is `edgeprune fit TASK ...`, in haste
 
-No 7-bit forms are built either.
+No 7-bit forms are built either, and no page is drawn.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from edgeprune.measure import Effort, prove
 
 MOMENT = Effort(runs=8, seconds=0.02, interleaved=True)
 HURRIED: dict[str, Any] = {
+    "edgeprune.cli.drawing.draw_beside": lambda folder: "",
     "edgeprune.fitting.trials.sessions.DENSE_EFFORT": MOMENT,
     "edgeprune.fitting.trials.sessions.SEARCH_EFFORT": MOMENT,
     # As many runs as a proof needs; sessions this short drift, and one is as good as six.
