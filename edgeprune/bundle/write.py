@@ -11,9 +11,12 @@ from pathlib import Path
 
 from edgeprune import __version__
 from edgeprune.bundle.archive import Content, pack
+from edgeprune.bundle.card import model_card
 from edgeprune.bundle.golden import Golden, packed, ports, read_golden, read_reference, serve
+from edgeprune.bundle.materials import bill_of_materials
 from edgeprune.bundle.pace import pace_onnx
 from edgeprune.bundle.signature import sign as sign_manifest
+from edgeprune.bundle.stated import stated
 from edgeprune.devices import Load, exact_load
 from edgeprune.devices import agent as agent_file
 from edgeprune.devices.artefact import artefact_files, artefact_sha256
@@ -24,9 +27,11 @@ from edgeprune.foreign import tame
 from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.bundle import (
     BUNDLE_SCHEMA,
+    CARD,
     EVIDENCE,
     GOLDEN,
     MANIFEST,
+    MATERIALS,
     PACE,
     README,
     REFERENCE,
@@ -112,6 +117,7 @@ def write_bundle(
     files |= {file.name: file for file in artefact_files(artefact)}
     if result.pace is not None:
         files[PACE] = pace_onnx()
+    files |= _stating(result, report, folder, load, golden)
     # The evidence is about the run, not about where it lay, who ran it or what was packed from it before.
     evidence = replace(result, bundle=None, out=folder.resolve().name, occasion=None)
     files[EVIDENCE] = _document(evidence)
@@ -201,6 +207,23 @@ def _runner_files(load: Load, tolerance: float, build: Sequence[str]) -> dict[st
     }
 
 
+def _stating(
+    result: FitResult, report: Report, folder: Path, load: Load, golden: Golden
+) -> dict[str, Content]:
+    """Files that state what was measured: the model card, and the bill of materials."""
+    name = folder.resolve().name
+    both = ports(golden.inputs, load.batch), ports(golden.outputs, load.batch)
+    figures = tuple(stated(result, report))
+    card = model_card(result, report, load, *both, figures, name)
+    bill = bill_of_materials(report, load.artefact, *both, figures, name, _written(load.artefact))
+    return {CARD: card.encode(), **({} if bill is None else {MATERIALS: bill})}
+
+
+def _written(artefact: Path) -> datetime:
+    """When an artefact was written: what a bundle says of time, so that it is the same each time."""
+    return datetime.fromtimestamp(int(artefact.stat().st_mtime), timezone.utc)
+
+
 def _manifest(
     result: FitResult,
     report: Report,
@@ -212,11 +235,10 @@ def _manifest(
     build: Sequence[str],
 ) -> Manifest:
     artefact = folder / report.artefact
-    created = datetime.fromtimestamp(int(artefact.stat().st_mtime), timezone.utc)
     return Manifest(
         schema=BUNDLE_SCHEMA,
         edgeprune=__version__,
-        created=created.isoformat(),
+        created=_written(artefact).isoformat(),
         model=tame(folder.resolve().name),
         candidate=report.name,
         precision=report.candidate.precision,

@@ -19,6 +19,8 @@ REFERENCE = "reference.npz"  # beside a trial's artefact: what torch computes of
 EVIDENCE = "evidence.json"
 RUNNER = "run.py"
 README = "README.txt"
+CARD = "README.md"  # the model card
+MATERIALS = "bom.json"  # CycloneDX ML-BOM, where the library was there when it was packed
 # Prefixes of the arrays in golden.npz: "in.pixels" is the model's input `pixels`.
 GOLDEN_IN = "in."
 GOLDEN_OUT = "out."

@@ -39,6 +39,8 @@ class Runtime:
         export is proven equal, and where the build is proven without a GPU.
     remark: what `edgeprune doctor` adds where a model ran: whether INT8 products are exact, or the devices.
     attained: shares of a machine's peak rates; None where latency can be measured, not predicted.
+    call: lines of Python that make `run`, from inputs by name to outputs, of {artefact} with {threads}
+        threads and the settings that it is measured with; empty where that takes more than a few.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Runtime:
     host: tuple[str, ...] = ()
     remark: Literal["", "int8", "devices"] = ""
     attained: Attained | None = None
+    call: str = ""
 
     @property
     def path(self) -> Path:
@@ -75,6 +78,24 @@ class Runtime:
         return f"{self.pip} ({self.elsewhere})" if self.elsewhere else self.pip
 
 
+_ORT_CALL = """\
+import os
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it is imported
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = {threads}
+options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or it burns a core after a query
+options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
+session = onnxruntime.InferenceSession("{artefact}", options, providers=["CPUExecutionProvider"])
+run = lambda feeds: session.run(None, feeds)
+"""
+_OPENVINO_CALL = """\
+import openvino
+settings = {{"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}}
+settings |= {{"INFERENCE_NUM_THREADS": {threads}, "ENABLE_CPU_PINNING": False}}
+model = openvino.Core().compile_model("{artefact}", "CPU", settings)
+run = lambda feeds: list(model(feeds).values())
+"""
 AUTO = "auto"  # the dialect of a target: its runtime's own for the profile's architecture
 _TENSORRT = ("gpu.py", "trt_build.py", "trt_layers.py")
 _ROWS = (
@@ -89,6 +110,7 @@ _ROWS = (
         dialects=("onnxruntime-x86", "onnxruntime-arm"),
         exact=True,
         remark="int8",
+        call=_ORT_CALL,
         attained=on_processor(
             *(0.7, 6000, 5),
             weights=1.6,
@@ -108,6 +130,7 @@ _ROWS = (
         imports="openvino",
         extra="openvino",
         dialects=("openvino",),
+        call=_OPENVINO_CALL,
         companions=(".bin",),
         remark="devices",
         attained=on_processor(
