@@ -78,6 +78,32 @@ def write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def create(path: Path, content: bytes) -> None:
+    """Put `content` at a path where nothing is, all of it or none.
+
+    Raises `InputError` when something is there, or when the place cannot be written.
+    """
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            temporary.chmod(0o666 & ~_umask())
+            temporary.write_bytes(content)
+            sync(temporary)
+            os.link(temporary, path)  # unlike a rename, it replaces nothing
+            sync(path.parent)
+        except FileExistsError as error:
+            raise taken(path) from error
+        finally:
+            temporary.unlink()
+
+
+def taken(path: Path, hint: str = "Rename or remove it first.") -> InputError:
+    """The error about a path where nothing may be, and something is."""
+    return InputError(f"{path} is there already, and is not overwritten.", hint)
+
+
 def sweep(folder: Path) -> None:
     """Remove the unfinished files of killed processes below `folder`, which edgeprune alone names so.
 

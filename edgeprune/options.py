@@ -26,6 +26,7 @@ from edgeprune.limits import (
 )
 from edgeprune.records.machine import drop_line
 from edgeprune.records.progress import Event, Listen
+from edgeprune.records.trial import ProjectUse
 from edgeprune.recover.recipe import TrainingOptions
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class FitOptions:
     train_device: what each training is computed on: "auto" is a GPU where there is one, else the processor;
         or "cpu", "cuda", "cuda:N", "mps". processes: that compute shares of each batch, on a device each.
     out: the run folder. resume: goes on with the run that is there.
+    project: the project file that some of the options are of, for the answer to tell it.
     listen: hears of progress.
     Raises `InputError` for numbers that no fit can be asked for.
     """
@@ -89,6 +91,7 @@ class FitOptions:
     seed: int = 0
     out: str | Path = "runs/fit"
     resume: bool = False
+    project: ProjectUse | None = None
     listen: Listen = silent
 
     def __post_init__(self) -> None:
@@ -126,6 +129,13 @@ class FitOptions:
         if self.max_drop is not None:
             lines |= {"max_drop": None, **self._drop_line(self.max_drop)}
         return {line: value for line, value in lines.items() if value is not None}
+
+    @property
+    def project_lines(self) -> frozenset[str]:
+        """Names of the budget lines that the project file gave."""
+        keys = {key for key, _ in self.project.keys} if self.project is not None else set()
+        drop = self._drop_line(self.max_drop) if self.max_drop is not None and "max_drop" in keys else ()
+        return frozenset({*keys.intersection(BUDGET_LINES), *drop})
 
     @staticmethod
     def _drop_line(value: float | str) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgeprune.errors import InputError
+from edgeprune.foreign import escaped
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,6 +38,28 @@ def quoted(text: str) -> str:
     """A text in double quotes, control characters escaped, the end of a long one left out."""
     cut = text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
+
+
+def literal(value: object) -> str:
+    """TOML text of a value: a text, a number, true or false, or a list or tuple of them.
+
+    Raises `InputError` for a text that UTF-8 does not hold, as names of files may be.
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(literal(one) for one in value)}]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        whole = value.is_integer() and abs(value) < 2**53
+        return str(int(value)) if whole else repr(value)
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{text!r} cannot be written in TOML, which is UTF-8.", "Rename it.") from error
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def nearest(word: str, among: Iterable[str]) -> str:
@@ -70,6 +93,11 @@ class Table:
             raise InputError(
                 f"{path} is larger than {LARGEST_FILE >> 20} MiB.", "Give a TOML file that a person wrote."
             )
+        return cls.parse(path, content)
+
+    @classmethod
+    def parse(cls, path: Path, content: bytes) -> Table:
+        """The document in the bytes of a file. Raises `InputError` when it is not TOML."""
         try:
             document = tomllib.loads(content.decode("utf-8-sig"))  # an editor's byte order mark is no fault
         except UnicodeDecodeError as error:
@@ -136,6 +164,21 @@ class Table:
             )
         return value
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A positive number, or an array of one and more."""
+        value = self._content.get(key)
+        if not isinstance(value, list):
+            return (self.number(key),)
+        if not value:
+            raise self.error(key, "is an empty array", "Write a number or more, or leave the key out.")
+        several = Table(self.path, {f"{key}[{at}]": one for at, one in enumerate(value)}, self._at)
+        return tuple(several.number(one) for one in several)
+
+    def written(self, key: str) -> str:
+        """The value of a key as TOML has it, on one printable line."""
+        text = escaped(literal(self._content[key]))
+        return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
+
     def table(self, key: str) -> Table:
         """The table under `key`; an empty one when absent."""
         return Table(self.path, cast("dict[str, Any]", self._value(key, dict, {})), self._key(key))
@@ -183,4 +226,4 @@ def _too_deep(path: Path) -> InputError:
     )
 
 
-__all__ = ["Table", "nearest", "quoted"]
+__all__ = ["Table", "literal", "nearest", "quoted"]

@@ -177,6 +177,7 @@ def _occasion(order: Order, began: datetime, reports: Sequence[Report]) -> Occas
             *((package, metadata.version(package)) for package in MADE_BY),
         ),
         seed=order.options.seed,
+        project=order.options.project,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
 from pathlib import Path
@@ -23,7 +23,7 @@ SEVERAL = {"latency_ms": " ms", "speedup": "x"}  # lines that take several value
 class RequestedBudget:
     """One budget, its profile, and the name of the tier that answers it; relative lines are not yet resolved.
 
-    sources: who said each line, also that it has no limit: "flag", "profile" or "default".
+    sources: who said each line, also that it has no limit: "flag", "project", "profile" or "default".
     """
 
     name: str
@@ -33,13 +33,15 @@ class RequestedBudget:
 
 
 def requested_budgets(
-    profiles: Sequence[Profile], flags: Mapping[str, float | Sequence[float] | Literal["none"]]
+    profiles: Sequence[Profile],
+    flags: Mapping[str, float | Sequence[float] | Literal["none"]],
+    project_lines: Collection[str] = (),
 ) -> tuple[tuple[RequestedBudget, ...], list[str]]:
     """Budgets to answer, and sentences about those that were given twice or out of order.
 
     Flags override each profile line by line; milliseconds replace a speed-up and vice versa. Several values
     of one line are several budgets, the largest first; so are several profiles, in the order given. A latency
-    of "none" is no limit of it.
+    of "none" is no limit of it. project_lines: those of the flags that a project file gave.
     Raises `InputError` for what is no budget, or asks for several values and several profiles at once.
     """
     unlimited: dict[str, float | None] = {
@@ -50,7 +52,7 @@ def requested_budgets(
     if line is None:
         fixed = unlimited | {name: values[0] for name, values in found.items()}
         asked, notes = _each_once(profiles)
-        return tuple(_requested(one.name, one, fixed) for one in asked), notes
+        return tuple(_requested(one.name, one, fixed, project_lines) for one in asked), notes
     if len(profiles) > 1:
         raise InputError(
             f"{len(profiles)} profiles and {len(found[line])} values of {line} were given.",
@@ -60,10 +62,8 @@ def requested_budgets(
     notes = _told(line, found[line], ordered)
     rest = {name: values[0] for name, values in found.items() if name != line}
     (profile,) = profiles
-    return (
-        tuple(_requested(f"{value:g}{SEVERAL[line]}", profile, {**rest, line: value}) for value in ordered),
-        notes,
-    )
+    named = ((f"{value:g}{SEVERAL[line]}", {**rest, line: value}) for value in ordered)
+    return tuple(_requested(name, profile, given, project_lines) for name, given in named), notes
 
 
 def profile_names(value: str | Path | Sequence[str | Path] | None) -> tuple[str | Path, ...]:
@@ -100,7 +100,9 @@ def _values(name: str, value: float | Sequence[float] | Literal["none"]) -> tupl
     return values
 
 
-def _requested(name: str, profile: Profile, given: Mapping[str, float | None]) -> RequestedBudget:
+def _requested(
+    name: str, profile: Profile, given: Mapping[str, float | None], project_lines: Collection[str]
+) -> RequestedBudget:
     """The budget of a profile with the lines of `given` in place of its own."""
     replaced: dict[str, Any] = {}
     for absolute, relative in RELATIVE.items():
@@ -112,10 +114,8 @@ def _requested(name: str, profile: Profile, given: Mapping[str, float | None]) -
     lines = {field.name: getattr(budget, field.name) for field in fields(budget)}
     if budget.max_drop_percent is not None:
         del lines["max_drop"]
-    said = {
-        line: "flag" if line in given else "default" if line in profile.unsaid else "profile"
-        for line in lines
-    }
+    said = {line: "default" if line in profile.unsaid else "profile" for line in lines}
+    said |= {line: "project" if line in project_lines else "flag" for line in given}
     sources = ((line, said[line]) for line, value in lines.items() if value is not None or line in given)
     return RequestedBudget(name, profile, budget, tuple(sources))
 

@@ -39,7 +39,7 @@ class Order:
     """One budget to answer, on one machine.
 
     name: the tier's, where a fit has several budgets. budget: as asked for, relative lines not resolved.
-    sources: who said each line of it: "flag", "profile" or "default".
+    sources: who said each line of it: "flag", "project", "profile" or "default".
     forecast: predicts latency when no device is attached; `device` is then this host, which computes outputs
         only.
     """
@@ -69,7 +69,9 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
         target = replace(target, runtime=runtime.name, dialect=AUTO, device=runtime.device)
     for one in machines:
         check_dialect(target, one.profile.architecture)
-    requested, notes = requested_budgets([one.profile for one in machines], options.budget)
+    requested, notes = requested_budgets(
+        [one.profile for one in machines], options.budget, options.project_lines
+    )
     here = {one.profile for one in machines if one.here}
     place = LOCAL if options.device is None else options.device
     device = open_device(place) if isinstance(place, str) else place

@@ -194,8 +194,21 @@ class Training:
 
 
 @dataclass(frozen=True)
+class ProjectUse:
+    """Use of a project file by a fit: the file, what was taken from it, and what was not.
+
+    keys: the name and the value, as TOML has it, of each option that the file gave. set_aside: the name of
+    each key that did not count, and the flag that excludes it.
+    """
+
+    file: str
+    keys: tuple[tuple[str, str], ...] = ()
+    set_aside: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Occasion:
-    """Occasion of a fit: where it measured, when it began and by which command.
+    """Occasion of a fit: where it measured, when it began, by which command and with which project file.
 
     device: name or address; "none" where it predicted. machine: the device in words.
     versions: of what made the answer, by name. Empty, and without a seed, in what earlier versions wrote.
@@ -208,6 +221,7 @@ class Occasion:
     trained_on: str = ""  # places of all trainings, in words; empty without any
     versions: tuple[tuple[str, str], ...] = ()
     seed: int | None = None
+    project: ProjectUse | None = None  # None where no project file gave anything
 
 
 @dataclass(frozen=True, repr=False)
@@ -318,7 +332,8 @@ class FitResult(Brief):
     )
     no_cascade: str | None = None  # of several budgets: why there is no cascade
     lower_is_better: bool = False  # of the metric
-    sources: tuple[tuple[str, str], ...] = ()  # who said a line of the budget: "flag", "profile" or "default"
+    # Who said a line of the budget: "flag", "project" for the project file, "profile" or "default".
+    sources: tuple[tuple[str, str], ...] = ()
     occasion: Occasion | None = None  # None in what earlier versions wrote
     remarks: tuple[str, ...] = ()  # sentences for people that the fit told on its way
     fixed_batch: bool = False  # the model takes one row a query, and no other batch

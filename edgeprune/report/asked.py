@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import FitResult, Line, limited_lines
+from edgeprune.records.trial import FitResult, Line, ProjectUse, limited_lines
 from edgeprune.search.error_bar import open_lines
 
 # Line of a budget -> its name, its unit, and the flags that set it.
@@ -35,7 +35,15 @@ def asked_lines(result: FitResult) -> list[str]:
     if occasion is None:
         return lines
     trained = [f"trained on: {occasion.trained_on}"] if occasion.trained_on else []
-    return [*lines, *trained, f"by: {occasion.command}"]
+    used = [] if occasion.project is None else [f"with: {project_words(occasion.project)}"]
+    return [*lines, *trained, f"by: {occasion.command}", *used]
+
+
+def project_words(use: ProjectUse) -> str:
+    """Project file with what was taken from it and what was set aside, and for which flag."""
+    taken = ", ".join(f"{key} = {value}" for key, value in use.keys) or "nothing taken"
+    aside = "".join(f"; {key} set aside for {flag}" for key, flag in use.set_aside)
+    return f"{use.file} ({taken}{aside})"
 
 
 def budget_words(result: FitResult) -> str:
@@ -63,7 +71,9 @@ def said(result: FitResult, line: str) -> str:
     if spelling is None:
         return ""
     flag = "--max-drop" if line == "max_drop" else f"--{spelling.replace('_', '-')}"
-    told = {"flag": flag, "profile": f"profile {result.profile.name}"}
+    used = None if result.occasion is None else result.occasion.project
+    file = "project file" if used is None else used.file
+    told = {"flag": flag, "project": file, "profile": f"profile {result.profile.name}"}
     return f" ({told.get(sources[spelling], sources[spelling])})"
 
 

@@ -8,6 +8,7 @@ from edgeprune.records.trial import (
     CascadeResult,
     DraftReport,
     FitResult,
+    Occasion,
     Report,
     TierResult,
     Verdict,
@@ -59,10 +60,18 @@ def document(result: FitResult) -> dict[str, JSON]:
         "target": result.target.name,
         "runtime": result.runtime,
         "runtime_version": measured.runtime,
-        "occasion": to_json(result.occasion),
+        "occasion": _occasion(result.occasion),
         "out": result.out,
         **(_family(result) if result.tiers else {}),
     }
+
+
+def _occasion(occasion: Occasion | None) -> JSON:
+    told = to_json(occasion)
+    if isinstance(told, dict) and occasion is not None and occasion.project is not None:
+        use = occasion.project
+        told["project"] = {"file": use.file, "keys": dict(use.keys), "set_aside": dict(use.set_aside)}
+    return told
 
 
 def _speedup(result: FitResult | TierResult) -> JSON:

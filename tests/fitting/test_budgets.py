@@ -11,7 +11,7 @@ from edgeprune.errors import InputError
 from edgeprune.fitting.budgets import check_drop, looseness, profile_names, requested_budgets, resolved
 from edgeprune.options import FitOptions
 from edgeprune.records.machine import Budget, Profile
-from edgeprune.records.trial import Latency
+from edgeprune.records.trial import Latency, ProjectUse
 
 PRESS = Profile("press", "At the press", "x86_64", 2, Budget(latency_ms=8.0, memory_mib=100.0))
 GATE = Profile("gate", "At the gate", "x86_64", 2, Budget(speedup=2.0))
@@ -68,6 +68,19 @@ def test_every_line_that_binds_has_its_source() -> None:
     (share,), _ = requested_budgets([profile], FitOptions(max_drop="1%").budget)
     assert "max_drop" not in dict(share.sources)
     assert dict(share.sources)["max_drop_percent"] == "flag"
+
+
+@pytest.mark.parametrize(("drop", "line"), [("1%", "max_drop_percent"), (0.5, "max_drop")])
+def test_a_line_of_the_project_file_is_told_as_such(drop: str | float, line: str) -> None:
+    use = ProjectUse("edgeprune.toml", (("model", '"m.py"'), ("max_drop", "1"), ("latency_ms", "[20, 5]")))
+    options = FitOptions(latency_ms=(20.0, 5.0), size_mib=3.0, max_drop=drop, project=use)
+    found, _ = requested_budgets([PRESS], options.budget, options.project_lines)
+    for one in found:
+        told = dict(one.sources)
+        assert (told["latency_ms"], told[line], told["size_mib"]) == ("project", "project", "flag")
+        assert told["memory_mib"] == "profile"
+    overridden = replace(options, project=replace(use, keys=use.keys[:1]))
+    assert overridden.project_lines == frozenset()
 
 
 DENSE = Latency(2.0, 3.0, 4.0, 5.0, 90, 3.3, 1000, 10.0, percentile_ms=3.0)

@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
+from edgeprune.records.codec import from_json, to_json
 from edgeprune.records.machine import Budget
-from edgeprune.records.trial import Breach, ErrorBar, FitResult, Occasion, TierResult, Verdict
+from edgeprune.records.trial import (
+    Breach,
+    ErrorBar,
+    FitResult,
+    Occasion,
+    ProjectUse,
+    TierResult,
+    Verdict,
+)
 from edgeprune.report import document, table, verdict_lines
 from edgeprune.report.asked import asked_lines, unbound
 
@@ -48,6 +57,26 @@ def test_the_answer_says_on_what_it_was_trained(result: FitResult) -> None:
     trained = replace(OCCASION, trained_on="cuda:0 (NVIDIA L4), bfloat16")
     told = asked_lines(replace(result, occasion=trained))
     assert told[-2:] == ["trained on: cuda:0 (NVIDIA L4), bfloat16", "by: edgeprune fit m.py"]
+
+
+def test_the_answer_says_what_is_of_the_project_file(result: FitResult) -> None:
+    keys = (("model", '"m.py"'), ("latency_ms", "20"))
+    use = ProjectUse("edgeprune.toml", keys, (("device", "--target"),))
+    sources = (("latency_ms", "project"), *SOURCES[1:])
+    found = replace(result, sources=sources, occasion=replace(OCCASION, project=use))
+    told = asked_lines(found)
+    assert told[0].startswith("asked: p90 latency of 20 ms (edgeprune.toml), peak memory")
+    assert told[-1] == (
+        'with: edgeprune.toml (model = "m.py", latency_ms = 20; device set aside for --target)'
+    )
+    stored: Any = document(found)
+    assert stored["sources"]["latency_ms"] == "project"
+    assert stored["occasion"]["project"] == {
+        "file": "edgeprune.toml",
+        "keys": dict(keys),
+        "set_aside": {"device": "--target"},
+    }
+    assert from_json(FitResult, to_json(found)) == found
 
 
 def test_relative_lines_are_told_as_they_were_asked_and_what_they_come_to(result: FitResult) -> None:
@@ -111,6 +140,7 @@ def test_the_document_has_it_all_with_a_schema_number(result: FitResult) -> None
         "trained_on": OCCASION.trained_on,
         "versions": [],
         "seed": None,
+        "project": None,
     }
     assert (told["runtime_version"], told["threads"], told["batch"]) == ("onnxruntime 1.32.0", 1, 1)
     assert document(replace(result, occasion=None))["occasion"] is None
