@@ -26,6 +26,7 @@ from edgeprune import devices
 from edgeprune.bundle import open_bundle
 from edgeprune.bundle.archive import pack
 from edgeprune.cli import main
+from edgeprune.cli.project import project_values
 from edgeprune.devices.lab import load_lab
 from edgeprune.errors import BundleError, InputError
 from edgeprune.files import sha256
@@ -37,6 +38,7 @@ from edgeprune.records.trial import Report
 from edgeprune.report import document, frontier_table, table, trials_table, verdict_lines
 from edgeprune.results import RESULT, load_result
 from edgeprune.shelf import folder, load_profile, load_target
+from edgeprune.toml import Table
 from edgeprune.validating import validate_on
 
 QUICK = Effort(runs=64, seconds=0.01, interleaved=True)
@@ -395,7 +397,24 @@ exclusive = true
 [devices.here]
 address = "local"
 """
+PROJECT = """
+model = "task.py:make"
+data = "data.npz"
+outputs = "classes"
+target = "./own.toml"
+profile = ["jetson-orin-nano", "own.toml"]
+latency_ms = [20, 10]
+max_drop = "2%"
+memory_mib = 64
+device = "ssh://pi@10.0.0.7"
+recover = "distill"
+epochs = 3
+train_device = "cuda:1"
+seed = 7
+out = "runs/x"
+"""
 WRITTEN: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "project": (PROJECT, lambda path: project_values(Table.read(path), path.parent)),
     "lab": (LAB, load_lab),
     "target": ((folder("targets") / "arm.toml").read_text("utf-8"), load_target),
     "profile": ((folder("profiles") / "raspberry-pi-5.toml").read_text("utf-8"), load_profile),

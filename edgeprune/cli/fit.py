@@ -13,6 +13,7 @@ from edgeprune.cli import INTERRUPTED
 from edgeprune.cli.logs import log_options
 from edgeprune.cli.model import model_options, task_options
 from edgeprune.cli.numbers import LargestDrop, Numbers
+from edgeprune.cli.settled import current, model_folder, with_project
 from edgeprune.options import FitOptions
 from edgeprune.pruning.criteria import TABLE as CRITERIA
 from edgeprune.recover.ways import LABELLED, OWN, UNLABELLED
@@ -28,6 +29,7 @@ DEFAULTS = FitOptions()
 _PATHS = ("out", "target", "profile")
 
 
+@with_project
 @click.command("fit")
 @model_options
 @click.option(
@@ -101,7 +103,13 @@ _PATHS = ("out", "target", "profile")
     "--runtime",
     help=f"Serve with this runtime instead of the target's, in its INT8 dialect: {', '.join(RUNTIMES)}.",
 )
-@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
+@click.option(
+    "--seed",
+    type=int,
+    default=DEFAULTS.seed,
+    show_default=True,
+    help="Seed of samples, training and search.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -118,10 +126,10 @@ def command(
     """Find the least compressed version of MODEL that provably fits a device's budget.
 
     MODEL is FILE.py[:NAME], package.module:NAME, or MODEL.pt2 with --data. Budget lines given here
-    override the profile's. For a profile of another machine without --device the fit is predicted. Exit
-    codes: 0 it fits or is predicted to; 3 nothing fits; 2 the input is wrong; 1 edgeprune or the device
-    failed, or the device was too restless to prove anything. Of several budgets: 0 when all are met, 3 when
-    one is missed, else 1 when one stayed open.
+    override the profile's. What is not given is the project file's, edgeprune.toml. For a profile of another
+    machine without --device the fit is predicted. Exit codes: 0 it fits or is predicted to; 3 nothing fits; 2
+    the input is wrong; 1 edgeprune or the device failed, or the device was too restless to prove anything. Of
+    several budgets: 0 when all are met, 3 when one is missed, else 1 when one stayed open.
     """
     from edgeprune.cli.drawing import draw_beside
     from edgeprune.cli.output import answers_alone, emit_json
@@ -134,7 +142,8 @@ def command(
 
     asked = task_options(options, options["seed"])
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    given.setdefault("out", Path("runs") / _stem(model))
+    given.setdefault("out", default_out(model, model_folder()))
+    given["project"] = current().use
     FitOptions(**given)  # refuses what no fit can be asked for before the task's code runs
     if "device" in given:
         given["device"] = open_device(given["device"], lab=lab)
@@ -182,6 +191,11 @@ def _kept(folder: Path) -> str:
     if (folder / "ledger.jsonl").exists():
         return f"finished trials are kept: add --resume --out {folder} to go on"
     return "nothing was written"
+
+
+def default_out(model: str, folder: Path) -> Path:
+    """Run folder of a MODEL where none is named. folder: of the project file that MODEL is of."""
+    return folder / "runs" / _stem(model)
 
 
 def _stem(model: str) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from edgeprune.cli.model import model_options, task_options
+from edgeprune.cli.settled import with_project
 
 
+@with_project
 @click.command("inspect")
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")

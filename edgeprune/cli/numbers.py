@@ -13,7 +13,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Parses one number or several: "20,10,5" -> (20.0, 10.0, 5.0), or takes `word` as it is."""
 
     def __init__(self, word: str | None = None) -> None:
-        self._word = word
+        self.word = word
         self.name = "X[,X...]" if word is None else f"X[,X...]|{word}"
 
     def convert(
@@ -21,8 +21,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     ) -> tuple[float, ...] | str:
         if isinstance(value, tuple):
             return value
-        if self._word is not None and str(value).strip() == self._word:
-            return self._word
+        if self.word is not None and str(value).strip() == self.word:
+            return self.word
         found = []
         for part in str(value).split(","):
             try:

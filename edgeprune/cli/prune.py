@@ -8,10 +8,12 @@ from typing import Any, Literal
 import click
 
 from edgeprune.cli.model import model_options, task_options
+from edgeprune.cli.settled import with_project
 from edgeprune.pruning.criteria import DEFAULT
 from edgeprune.pruning.criteria import TABLE as CRITERIA
 
 
+@with_project
 @click.command("prune")
 @model_options
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")

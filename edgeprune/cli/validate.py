@@ -72,12 +72,17 @@ def command(
     """
     from edgeprune.bundle import open_bundle
     from edgeprune.cli.output import check_file, emit_json
+    from edgeprune.cli.settled import from_project
     from edgeprune.devices import open_device
     from edgeprune.errors import BundleError
     from edgeprune.shelf import load_target
 
+    if lab is None and address is None and names:
+        lab = from_project("lab").given.get("lab")
     if lab is None and names:
-        raise click.UsageError("NAME needs --lab FILE, the file that says what the name means.")
+        raise click.UsageError(
+            "NAME needs --lab FILE, or a project file with a lab: the file that says what the name means."
+        )
     if lab is not None and address is not None:
         raise click.UsageError("--device and --lab exclude each other.")
     if junit is not None:

@@ -232,6 +232,40 @@ def test_the_page_beside_a_run_is_told_after_the_answer_and_changes_nothing(
         assert json.loads(found.stdout)["verdict"] == "fits"
 
 
+def test_a_fit_of_a_project_file_says_so_and_is_resumed_and_reported_without_a_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder below the project's, and once more from it; predicted, so that no load here matters."""
+    write(tmp_path)
+    (tmp_path / "edgeprune.toml").write_text(
+        'model = "mytask.py"\ntarget = "arm"\nlatency_ms = 1e6\nepochs = 0\nmax_drop = 0.5\n'
+    )
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    result = run("fit", "--max-drop", "0.25", "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["verdict"]) == (0, "predicted")
+    assert document["out"] == str(tmp_path / "runs" / "mytask")
+    assert (document["sources"]["latency_ms"], document["sources"]["max_drop"]) == ("project", "flag")
+    assert document["occasion"]["project"] == {
+        "file": str(tmp_path / "edgeprune.toml"),
+        "keys": {"model": '"mytask.py"', "target": '"arm"', "latency_ms": "1000000", "epochs": "0"},
+        "set_aside": {},
+    }
+    assert list((tmp_path / "below").iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    refused(run("fit", "--max-drop", "0.25"), "already holds a run")
+    again = run("fit", "mytask.py", "--max-drop", "0.25", "--resume", "--json")
+    resumed = json.loads(again.stdout)
+    assert resumed["chosen"] == document["chosen"]
+    assert resumed["occasion"]["project"]["keys"].keys() == {"target", "latency_ms", "epochs"}
+    shown = run("report")
+    assert "asked: p90 latency of 1e+06 ms (edgeprune.toml), " in shown.stdout
+    assert 'with: edgeprune.toml (target = "arm", latency_ms = 1000000, epochs = 0)' in shown.stdout
+    other = run("fit", "--max-drop", "0.25", "--latency-ms", "2e6", "--resume")
+    refused(other, "budget.latency_ms was 1000000.0, is now 2000000.0")
+
+
 @pytest.mark.usefixtures("hurried")
 def test_several_budgets_are_answered_by_one_run_and_one_document(tmp_path: Path) -> None:
     """A budget that anything meets and one that nothing meets: 3, whatever the other says."""

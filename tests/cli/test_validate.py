@@ -244,6 +244,22 @@ def test_named_devices_of_a_lab_are_the_only_ones(bundle: Path, lab: Path) -> No
     assert [one["device"] for one in json.loads(done.stdout)["devices"]] == ["bench"]
 
 
+def test_the_lab_of_a_project_file_says_what_a_name_means_and_nothing_else(
+    bundle: Path, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its target, its device and its budget are of a fit: a bundle is held against its own."""
+    monkeypatch.chdir(lab.parent)
+    (lab.parent / "edgeprune.toml").write_text(
+        'lab = "lab.toml"\ntarget = "jetson"\ndevice = "slow"\nlatency_ms = 1e-9\nmax_drop = 0'
+    )
+    done = validate(bundle, "bench", "--json")
+    assert (done.exit_code, done.stderr) == (0, 'with edgeprune.toml (lab = "lab.toml")\n')
+    assert [one["device"] for one in json.loads(done.stdout)["devices"]] == ["bench"]
+    here = validate(bundle, "--json")
+    assert (here.exit_code, here.stderr) == (0, "")
+    assert [one["device"] for one in json.loads(here.stdout)["devices"]] == ["local"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["bench"], ["--lab", "lab.toml", "--device", "local"]],
