@@ -25,6 +25,7 @@ from edgeprune.foreign import escaped
 # The order is the order of --help: what people do first, then what they look up.
 VERBS: Mapping[str, str] = MappingProxyType(
     {
+        "init": "Write a project file, and a task to fill in.",
         "fit": "Find the least compressed model that fits a device's budget.",
         "bundle": "Pack a finished run for its device.",
         "validate": "Prove a bundle again, here or on lab devices.",
