@@ -7,7 +7,7 @@ WORKERS ?= 2
 WHEEL_TESTS = tests/test_shelf.py tests/test_detect.py tests/test_bundle.py tests/test_ledger.py \
 	tests/test_results.py tests/test_validating.py tests/test_lab_validation.py tests/test_surface.py tests/records \
 	tests/devices/test_python38.py $(addprefix tests/cli/test_,main.py logs.py doctor.py profiles.py targets.py \
-	validate.py bundle.py)
+	validate.py bundle.py project.py settled.py init.py)
 
 .PHONY: setup fit test lint wheel wheel-test test-pythons zoo clean
 
