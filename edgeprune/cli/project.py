@@ -31,7 +31,7 @@ SHELVED = ("target", "profile")  # names on the shelf, or paths of .toml files
 # Keys of which one replaces the other.
 EXCLUSIVE = (("latency_ms", "speedup"), ("epochs", "minutes"))
 _PYTHON_FILE = re.compile(r"(?P<path>.+\.py)(?P<name>:.*)?")
-_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:.*")
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @dataclass(frozen=True)

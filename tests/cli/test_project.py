@@ -11,7 +11,7 @@ import pytest
 
 from edgeprune.cli import project
 from edgeprune.cli.fit import command
-from edgeprune.cli.project import find_project, model_identity, project_keys
+from edgeprune.cli.project import find_project, is_module, model_identity, project_keys
 from edgeprune.errors import InputError
 from edgeprune.options import FitOptions
 
@@ -161,6 +161,17 @@ def test_a_model_of_any_other_kind_is_a_path(here: Path) -> None:
 )
 def test_two_spellings_of_a_model_are_one(one: str, other: str, same: bool) -> None:
     assert (model_identity(one) == model_identity(other)) is same
+
+
+@pytest.mark.parametrize(
+    "model", ["task.py", "a.b/task.py:make", "task.py:make", "a.b:make", "a:b", "net.pt2", "a:b.pt2", "bert"]
+)
+def test_a_model_is_a_module_where_its_form_is(model: str) -> None:
+    pytest.importorskip("torch", reason="the table of the forms of MODEL is beside what loads them")
+    from edgeprune.tasks.forms import TABLE
+
+    form = next((form.spelling for form in TABLE.values() if form.reads(model)), "")
+    assert is_module(model) is (form == "package.module:NAME")
 
 
 @pytest.mark.parametrize(

@@ -253,10 +253,11 @@ def test_the_lab_of_a_project_file_says_what_a_name_means_and_nothing_else(
         'lab = "lab.toml"\ntarget = "jetson"\ndevice = "slow"\nlatency_ms = 1e-9\nmax_drop = 0'
     )
     done = validate(bundle, "bench", "--json")
-    assert (done.exit_code, done.stderr) == (0, 'with edgeprune.toml (lab = "lab.toml")\n')
+    assert done.exit_code == 0
+    assert done.stderr.startswith('with edgeprune.toml (lab = "lab.toml")\n')
     assert [one["device"] for one in json.loads(done.stdout)["devices"]] == ["bench"]
     here = validate(bundle, "--json")
-    assert (here.exit_code, here.stderr) == (0, "")
+    assert (here.exit_code, "edgeprune.toml" in here.stderr) == (0, False)
     assert [one["device"] for one in json.loads(here.stdout)["devices"]] == ["local"]
 
 
