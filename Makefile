@@ -9,7 +9,7 @@ WHEEL_TESTS = tests/test_shelf.py tests/test_detect.py tests/test_bundle.py test
 	tests/devices/test_python38.py $(addprefix tests/cli/test_,main.py logs.py doctor.py profiles.py targets.py \
 	validate.py bundle.py project.py settled.py init.py)
 
-.PHONY: setup fit test lint wheel wheel-test test-pythons zoo clean
+.PHONY: setup fit test lint docs wheel wheel-test test-pythons zoo clean
 
 setup: .venv/installed
 
@@ -18,7 +18,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "The pinned packages need Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[fit,openvino,rtx,report,examples,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[fit,openvino,rtx,report,examples,docs,dev]'
 	@touch $@
 
 # Starts over when a run is there: `edgeprune fit ... --resume` would go on with it instead.
@@ -35,6 +35,10 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The site of docs/ in build/site; a warning, such as a link to nothing, is an error.
+docs: setup
+	.venv/bin/zensical build --config-file mkdocs.yml --clean --strict
 
 # The wheel as a lab machine installs it, with one runtime and no torch: on this Python, and on the others that are
 # declared, where they are here.
