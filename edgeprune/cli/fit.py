@@ -113,6 +113,7 @@ _PATHS = ("out", "target", "profile")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Tell of no progress and of no finished trial on stderr.")
 @log_options
 @click.pass_context
 def command(
@@ -121,6 +122,7 @@ def command(
     model: str,
     lab: Path | None,
     as_json: bool,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Find the least compressed version of MODEL that provably fits a device's budget.
@@ -160,7 +162,7 @@ def command(
             if Path.cwd() != here:  # the task's code has moved; what edgeprune was given has not
                 given |= {name: _seen_from(here, given[name]) for name in _PATHS if name in given}
             with _progress() as listen:
-                result = fit(task, **given, listen=listen)
+                result = fit(task, **given, listen=_quieter(listen) if quiet else listen)
     except KeyboardInterrupt:
         click.echo(f"interrupted; {_kept(given['out'])}", err=True)
         context.exit(INTERRUPTED)
@@ -213,9 +215,14 @@ def _show(result: FitResult) -> None:
         out.print(line, markup=False)
 
 
+def _quieter(listen: Listen) -> Listen:
+    """Listener that hears nothing but sentences to be read later."""
+    return lambda event: listen(event) if event.lasting else None
+
+
 @contextmanager
 def _progress() -> Iterator[Listen]:
-    """A live line on a terminal's stderr; nothing anywhere else."""
+    """Lines on stderr about finished trials and what is to be read later; on a terminal a live line, too."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from edgeprune.cli.output import console
@@ -232,8 +239,9 @@ def _progress() -> Iterator[Listen]:
         line = bar.add_task("starting", total=1.0, stage="", left="")
 
         def listen(event: Event) -> None:
-            if event.lasting:
-                bar.console.print(event.doing, markup=False, highlight=False)
+            if event.lasting or event.ended:
+                told = f"{event.stage}: {event.doing}" if event.ended else event.doing
+                bar.console.print(told, markup=False, highlight=False, soft_wrap=event.ended)
                 return
             left = "" if event.seconds_left is None else f"about {event.seconds_left / 60:.1f} min left"
             bar.update(

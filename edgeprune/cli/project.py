@@ -26,7 +26,7 @@ from edgeprune.toml import LARGEST_FILE, Table
 
 OWN_FILE, SHARED_FILE, SECTION = "edgeprune.toml", "pyproject.toml", "edgeprune"
 # Parameters of `fit` that say how one call runs: they are no keys.
-CALL_ONLY = ("resume", "as_json")
+CALL_ONLY = ("resume", "as_json", "quiet")
 SHELVED = ("target", "profile")  # names on the shelf, or paths of .toml files
 # Keys of which one replaces the other.
 EXCLUSIVE = (("latency_ms", "speedup"), ("epochs", "minutes"))

@@ -13,6 +13,7 @@ class Event:
     stage: the trial or check it belongs to ("dense", "trial-02"); doing: what happens now.
     share: how much of it is done, 0 to 1, None when unknown; seconds_left: of the whole run, likewise.
     lasting: `doing` is a sentence to be read later too, not what happens just now.
+    ended: the stage is over, and `doing` tells what came of it, for a log of the run.
     """
 
     stage: str
@@ -20,6 +21,7 @@ class Event:
     share: float | None = None
     seconds_left: float | None = None
     lasting: bool = False
+    ended: bool = False
 
 
 Listen = Callable[[Event], None]

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeprune.cli import main
+from edgeprune.records.progress import Event
 from tests.support import haste
 
 TASK = """
@@ -210,6 +211,33 @@ def test_a_budget_that_nothing_meets_ends_with_3_and_says_by_how_much(tmp_path: 
     assert document["chosen"]["breaches"][0]["excess"] > 0
     again = run("report", str(out), "--json")
     assert json.loads(again.stdout)["chosen"] == document["chosen"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "stderr"),
+    [((), ["trial-01: " + "finished, " * 20, "a note"]), (("--quiet",), ["a note"])],
+    ids=["told", "quiet"],
+)
+def test_a_finished_trial_is_a_line_on_stderr_without_a_terminal_too(
+    flags: tuple[str, ...],
+    stderr: list[str],
+    tmp_path: Path,
+    make_run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = make_run().result
+
+    def fit(task: object, listen: Callable[[Event], None], **options: Any) -> Any:
+        listen(Event("trial-01", "building"))
+        listen(Event("trial-01", "finished, " * 20, ended=True))
+        listen(Event("trial-01", "a note", lasting=True))
+        return result
+
+    monkeypatch.setattr("edgeprune.fitting.fit", fit)
+    monkeypatch.setattr("edgeprune.cli.drawing.draw_beside", lambda folder: "")
+    found = run("fit", write(tmp_path), "--out", str(tmp_path / "run"), "--json", *flags)
+    assert found.stderr.splitlines() == stderr
+    assert json.loads(found.stdout)["verdict"] == "fits"
 
 
 @pytest.mark.parametrize("told", ["report: here", "note: it was not drawn", ""])

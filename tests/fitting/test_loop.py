@@ -403,6 +403,11 @@ def test_without_training_the_proven_candidate_is_the_answer(fit: Callable[..., 
     assert result.verdict.kind == "fits"
     assert result.chosen.name.startswith("trial-")
     assert not [each for each in told if each.startswith("final")], "nothing is built again"
+    for trial in result.trials:
+        (line,) = (each for each in told if each.startswith(f"{trial.name}: finished, "))
+        assert f", {result.metric} {trial.metric:.4g}, bound of p90 " in line
+    proofs = [each.split(",")[0] for each in told if ": proof says" in each]
+    assert proofs[-1] == f"{result.chosen.name}: proof says fits"
 
 
 @pytest.mark.parametrize(("speedup", "step"), [(1.6, False), (2.0, True)], ids=["lands", "steps past"])

@@ -21,6 +21,7 @@ from edgeprune.fitting.trials.networks import Networks
 from edgeprune.fitting.trials.sessions import DENSE, DeviceSide
 from edgeprune.fitting.trials.subset import Screened, Subset
 from edgeprune.fitting.trials.telling import Telling
+from edgeprune.fitting.trials.trial_line import trial_line
 from edgeprune.fitting.trials.verdict import Kind, TrialRecord, report, uses
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
@@ -175,6 +176,7 @@ class Trials:
             self._last_taught = name
         if self._larger is None or name not in self._larger.tested:
             self._telling.took(time.monotonic() - started)
+            self._tell_end(name, tested.seconds)
         return tested
 
     def train(self, name: str, candidate: Candidate) -> str:
@@ -222,6 +224,7 @@ class Trials:
             verdict = self.report(name).verdict
         broken = ", ".join(f"{each.line} {each.value:.4g} of {each.limit:.4g}" for each in verdict.breaches)
         _log.info("%s: proven to be %r %s", name, verdict.kind, broken)
+        self._tell_end(name, proof.latency.seconds)
         return verdict.kind
 
     def settles(self, name: str) -> bool:
@@ -300,6 +303,15 @@ class Trials:
     def zone(self) -> Zone:
         """Zone of the budget to land in; of latency, by how far this device's sessions scatter."""
         return zone(self._references if self.budget.timed else ())
+
+    def _tell_end(self, name: str, seconds: float) -> None:
+        """Tell what came of a trial, or of its proof where it has one."""
+        dense_macs = self.workshop.cost.macs(dict(self.dense.candidate.kept))
+        told = self.report(name)
+        line = trial_line(
+            told, dense_macs, self.budget, self.workshop.task.metric, name in self.proven, seconds
+        )
+        self._telling.ended(name, line)
 
     @property
     def _references(self) -> list[float]:

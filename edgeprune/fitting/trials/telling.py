@@ -19,6 +19,7 @@ class Telling:
     def __init__(self, listen: Listen) -> None:
         self._listen = listen
         self._seconds: list[float] = []
+        self._ended: set[tuple[str, str]] = set()
 
     def took(self, seconds: float) -> None:
         """Count the seconds of a trial, for the estimate."""
@@ -34,6 +35,12 @@ class Telling:
         """Tell a sentence that is worth reading later, too."""
         _log.info("%s: %r", name, sentence)
         self._listen(Event(name, sentence, lasting=True))
+
+    def ended(self, name: str, line: str) -> None:
+        """Tell what came of a trial or of its proof, each once."""
+        if (name, line) not in self._ended:
+            self._ended.add((name, line))
+            self._listen(Event(name, line, 1.0, self._seconds_left(), ended=True))
 
     def measuring(self, name: str, word: str = "measuring") -> Callable[[Progress], None]:
         """Listener of a session with a trial."""
