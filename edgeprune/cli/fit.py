@@ -117,13 +117,7 @@ _PATHS = ("out", "target", "profile")
 @log_options
 @click.pass_context
 def command(
-    context: click.Context,
-    /,
-    model: str,
-    lab: Path | None,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,
+    context: click.Context, /, model: str, lab: Path | None, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Find the least compressed version of MODEL that provably fits a device's budget.
 
