@@ -32,6 +32,7 @@ FLOORS = {
     "detect": 2,
     "graph": 2,
     "meaning": 2.2,  # reads the captured graph, and is asked by all that compare outputs
+    "translate": 2.2,  # its modules are captured, and become tasks
     "runtimes": 2,
     "search": 2,
     "shelf": 2.7,  # reads what detect found, and holds sensors against the probe of devices

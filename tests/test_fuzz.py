@@ -446,6 +446,49 @@ def test_a_file_that_people_write_is_fuzzed(tmp_path: Path, kind: str) -> None:
     assert set(found) == {False, True}
 
 
+def onnx_file(path: Path) -> Path:
+    """x [batch, 4] -> a layer, a view that its batch is read for, a sum."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    stored = {"w": np.ones((4, 6), np.float32), "b": np.ones(6, np.float32), "n": np.array([2, 3]), "k": [0]}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["g"], "layer/one", alpha=0.5),
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "k"], ["rows"]),
+        helper.make_node("Concat", ["rows", "n"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["g", "shape"], ["v"]),
+        helper.make_node("Softmax", ["v"], ["y"], axis=2),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["batch", 4]), ("y", ["batch", 2, 3]))
+    ]
+    kept = [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], kept)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    return path
+
+
+def test_an_onnx_file_is_fuzzed(tmp_path: Path) -> None:
+    from edgeprune.tasks import TaskOptions, load_task
+
+    numbers = random.Random(9)
+    whole = onnx_file(tmp_path / "whole.onnx").read_bytes()
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32))
+    options, found = TaskOptions(data=tmp_path / "data.npz"), []
+    path = tmp_path / "model.onnx"
+    for content in (whole, *(scrambled(whole, numbers) for _ in range(250))):
+        path.write_bytes(content)
+        try:
+            load_task(str(path), options)
+            found.append(True)
+        except InputError as error:
+            check_told(error)
+            found.append(False)
+    assert found[0]
+    assert set(found) == {False, True}
+
+
 def test_the_values_are_as_nasty_as_they_should_be(run: Any) -> None:
     document = to_json(replace(run.result, tiers=()))
     assert len(list(places(document))) > 300

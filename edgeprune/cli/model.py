@@ -15,7 +15,9 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 # Fields of `TaskOptions`, beside the seed, which a verb declares with its own default.
 _OPTIONS = (
-    click.option("--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 MODEL."),
+    click.option(
+        "--data", type=click.Path(path_type=Path), help="Arrays by input name, for a .pt2 or .onnx MODEL."
+    ),
     click.option(
         "--outputs",
         help="What the outputs are, for a MODEL that does not say it: classes, labels, values, "

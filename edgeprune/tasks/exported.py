@@ -19,7 +19,7 @@ from edgeprune.meaning.kinds import Said
 from edgeprune.quiet import quiet
 from edgeprune.records.task import Task
 from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split_rows
-from edgeprune.tasks.metrics import Batches, Metric, Pairs, metric_for
+from edgeprune.tasks.metrics import Batches, Pairs, metric_for
 
 _DYNAMIC = (
     "Export it with a batch that may vary: `torch.export.export(model.eval(), (x,), "
@@ -39,12 +39,7 @@ def task_from_export(path: Path, data: Path | None, seed: int, said: Said = None
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {problem}.", f"Give the path of a .pt2 file, seen from {Path.cwd()}.")
-    if data is None:
-        raise InputError(
-            f"{path} was given without --data.",
-            "Add --data DATA.npz: one array for each input of the model by its name and, "
-            "if you have them, `labels`.",
-        )
+    data = needed_data(path, data)
     program = _load(path)
     specs = _input_specs(program, path)
     keywords = _called_by_keyword(program, specs, path)
@@ -61,6 +56,38 @@ def task_from_export(path: Path, data: Path | None, seed: int, said: Said = None
         *(() if keywords else tuple(example), named),
         fixed_batch=FOR_ONE_ROW if takes_one_row(module.graph) else "",
     )
+    return task_of(
+        path, captured, arrays, calibration, train, evaluation, keywords=keywords, said=said, data=data
+    )
+
+
+def needed_data(path: Path, data: Path | None) -> Path:
+    """The file of the arrays. Raises `InputError` when there is none."""
+    if data is None:
+        raise InputError(
+            f"{path} was given without --data.",
+            "Add --data DATA.npz: one array for each input of the model by its name and, "
+            "if you have them, `labels`.",
+        )
+    return data
+
+
+def task_of(
+    path: Path,
+    captured: Captured,
+    arrays: Arrays,
+    calibration: Arrays,
+    train: Arrays,
+    evaluation: Arrays,
+    *,
+    keywords: bool,
+    said: Said,
+    data: Path,
+) -> Task:
+    """Task of a captured model, with its data in three parts and the metric that follows from the labels.
+
+    path: of the model's file. keywords: whether the inputs are given by name. Raises `InputError`.
+    """
 
     def forward(rows: Arrays) -> Any:
         with torch.no_grad():
@@ -70,15 +97,11 @@ def task_from_export(path: Path, data: Path | None, seed: int, said: Said = None
         return result
 
     metric = metric_for(forward, captured, said, arrays, evaluation, data)
-    return _task(captured, example, metric, Batches(calibration, keywords), Batches(train, keywords))
-
-
-def _task(captured: Captured, example: Any, metric: Metric, calibration: Batches, train: Batches) -> Task:
     return Task(
         model=captured.module,
-        example=example,
-        calibration=calibration,
-        train=Pairs(train),
+        example=next(iter(Batches(calibration.rows(slice(0, 1)), keywords))),
+        calibration=Batches(calibration, keywords),
+        train=Pairs(Batches(train, keywords)),
         outputs=metric.outputs,
         evaluate=metric.evaluate,
         evaluate_subset=metric.evaluate_subset,

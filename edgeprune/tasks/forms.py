@@ -98,8 +98,6 @@ def _hint(model: str) -> str:
             "Weights alone hold no model: write a FILE.py whose task() builds the model and loads them, "
             "or save the model with torch.export.save as a .pt2 file."
         )
-    if Path(model).suffix == ".onnx":
-        return "edgeprune prunes PyTorch models: give the model that the ONNX file was exported from."
     return f"MODEL is {', '.join(form.spelling for form in TABLE.values())}."
 
 
@@ -107,6 +105,12 @@ def _from_export(model: str, options: TaskOptions) -> Task:
     from edgeprune.tasks.exported import task_from_export
 
     return task_from_export(Path(model), options.data, options.seed, options.said)
+
+
+def _from_onnx(model: str, options: TaskOptions) -> Task:
+    from edgeprune.tasks.from_onnx import task_from_onnx
+
+    return task_from_onnx(Path(model), options.data, options.seed, options.said)
 
 
 def _from_file(model: str, options: TaskOptions) -> Task:
@@ -143,6 +147,13 @@ _ROWS = (
         "A file of `torch.export.save`, with named arrays (`--data DATA.npz`); no Python file is run.",
         lambda model: Path(model).suffix == ".pt2",
         _from_export,
+        frozenset({"data", "outputs"}),
+    ),
+    Form(
+        "MODEL.onnx",
+        "A float32 ONNX file, with named arrays (`--data DATA.npz`); no Python file is run.",
+        lambda model: Path(model).suffix == ".onnx",
+        _from_onnx,
         frozenset({"data", "outputs"}),
     ),
     Form(
