@@ -11,6 +11,7 @@ MOST_EPOCHS = 10_000
 MOST_MINUTES = 100_000
 MOST_BATCH = 1 << 20
 MOST_THREADS = 4096
+MOST_TOKENS = 1 << 20
 MOST_PROCESSES = 1024
 AUTO_DEVICE = "auto"
 _TRAIN_DEVICE = re.compile(rf"{AUTO_DEVICE}|cpu|mps|cuda(:[0-9]{{1,3}})?")
@@ -53,6 +54,7 @@ __all__ = [
         "MOST_PROCESSES",
         "MOST_SEED",
         "MOST_THREADS",
+        "MOST_TOKENS",
     ),
     *("check_minutes", "check_seed", "check_train_device", "check_whole"),
 ]

@@ -9,7 +9,7 @@ from typing import cast
 from edgeprune.errors import InputError
 from edgeprune.files import sha256, write
 from edgeprune.ledger import Ledger, Sealed, sealed
-from edgeprune.records.bundle import GOLDEN
+from edgeprune.records.bundle import CARRIED, GOLDEN
 from edgeprune.records.codec import JSON, check_schema, dumps, from_json, loads, to_json
 from edgeprune.records.domain import result_problems
 from edgeprune.records.trial import FitResult
@@ -30,7 +30,8 @@ def save_result(result: FitResult, folder: Path, ledger: Ledger | None = None) -
     if ledger is not None:
         chosen = {result.chosen.artefact, *(tier.chosen.artefact for tier in result.tiers)}
         golden = [(folder / artefact).parent / GOLDEN for artefact in sorted(chosen)]
-        ledger.seal(RESULT, _seal(document), [place for place in golden if place.is_file()])
+        carried = [place for place in sorted((folder / CARRIED).rglob("*")) if place.is_file()]
+        ledger.seal(RESULT, _seal(document), [*(place for place in golden if place.is_file()), *carried])
     write(path, (dumps({"schema": RESULT_SCHEMA, **document}) + "\n").encode("ascii"))
     return path
 
@@ -71,6 +72,17 @@ def check_golden(folder: Path, golden: Path) -> None:
     recorded = found.files.get(golden.relative_to(folder).as_posix())
     if recorded is not None and golden.is_file() and sha256(golden) != recorded:
         raise InputError(f"{golden} was changed after the run wrote it.", _HINT)
+
+
+def check_carried(folder: Path) -> None:
+    """Refuse files for the bundle that are not those that the ledger recorded. Raises `InputError`."""
+    found = sealed(folder, RESULT) or Sealed(None, {})
+    recorded = {name: hash_ for name, hash_ in found.files.items() if name.startswith(f"{CARRIED}/")}
+    places = [place for place in sorted((folder / CARRIED).rglob("*")) if not place.is_dir()]
+    there = {place.relative_to(folder).as_posix(): place for place in places}
+    for name in sorted({*recorded, *there}):
+        if name not in there or sha256(there[name]) != recorded.get(name):
+            raise InputError(f"{folder / name} was changed after the run wrote it.", _HINT)
 
 
 def _seal(document: dict[str, JSON]) -> str:

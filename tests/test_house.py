@@ -66,6 +66,7 @@ BEHAVIOURS = {
         "old_runs",
         "one_row",
         "predicted",
+        "pretrained",
         "recover",
         "roads",
         "tiers",

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edgeprune import __version__
-from edgeprune.bundle.archive import Content, pack
+from edgeprune.bundle.archive import Content, is_plain, pack
 from edgeprune.bundle.card import model_card
 from edgeprune.bundle.golden import Golden, packed, ports, read_golden, read_reference, serve
 from edgeprune.bundle.materials import bill_of_materials
@@ -28,7 +28,9 @@ from edgeprune.quantize.dialects import dialect_for
 from edgeprune.records.bundle import (
     BUNDLE_SCHEMA,
     CARD,
+    CARRIED,
     EVIDENCE,
+    EXAMPLE,
     GOLDEN,
     MANIFEST,
     MATERIALS,
@@ -112,7 +114,8 @@ def write_bundle(
         )
     tolerance = _tolerance(result, report.candidate.precision)
     build = _build_commands(load, golden)
-    files = _runner_files(load, tolerance, build)
+    carried = carried_files(folder)
+    files = {**carried, **_runner_files(load, tolerance, build, example=EXAMPLE in carried)}
     files[GOLDEN] = content
     files |= {file.name: file for file in artefact_files(artefact)}
     if result.pace is not None:
@@ -128,6 +131,19 @@ def write_bundle(
     with replacing(destination) as temporary, temporary.open("wb") as stream:
         pack(files, stream)
     return destination
+
+
+def carried_files(folder: Path) -> dict[str, Content]:
+    """Files of a run folder that its bundle carries, by their names in the bundle. Raises `InputError`."""
+    place = folder / CARRIED
+    found: dict[str, Content] = {}
+    for path in sorted(place.rglob("*")):
+        name = path.relative_to(place).as_posix()
+        if path.is_symlink() or not is_plain(name):
+            raise InputError(f"{path} is no plain file with a plain name.", "Run fit again.")
+        if path.is_file():
+            found[name] = path
+    return found
 
 
 def _check_ships(report: Report, artefact: Path) -> None:
@@ -177,7 +193,7 @@ def _build_commands(load: Load, golden: Golden) -> tuple[str, ...]:
     return script, other
 
 
-def _runner_files(load: Load, tolerance: float, build: Sequence[str]) -> dict[str, Content]:
+def _runner_files(load: Load, tolerance: float, build: Sequence[str], *, example: bool) -> dict[str, Content]:
     """Files with which a device runs and compares the artefact without edgeprune."""
     row = find(load.runtime)
     options = f"--threads {load.threads} --device {load.device} --tolerance {tolerance}"
@@ -193,6 +209,8 @@ def _runner_files(load: Load, tolerance: float, build: Sequence[str]) -> dict[st
         "The runner sends nothing anywhere. In a program of your own, set ORT_DISABLE_TELEMETRY=1 before "
         "onnxruntime is imported: its Linux wheels from 1.29 on look up a telemetry host otherwise.\n"
     )
+    if example:
+        readme += f"{EXAMPLE} serves one query of your own; its first line says how, and what it imports.\n"
     if build:
         readme += (
             "An engine belongs to one GPU and one version of TensorRT. The runner builds it at its first "

@@ -33,7 +33,7 @@ def command(run: Path, tier: int | None, sign: Path | None, output: Path | None)
     from edgeprune.bundle import bundle_path, write_bundle
     from edgeprune.errors import InputError
     from edgeprune.records.bundle import GOLDEN
-    from edgeprune.results import check_golden, load_result
+    from edgeprune.results import check_carried, check_golden, load_result
 
     result = load_result(run)
     chosen = None
@@ -51,5 +51,6 @@ def command(run: Path, tier: int | None, sign: Path | None, output: Path | None)
         else:
             chosen = result.frontier[tier - 1]
     check_golden(run, (run / result.chosen.artefact).parent / GOLDEN)
+    check_carried(run)
     written = write_bundle(result, run, output or bundle_path(run, tier), chosen=chosen, sign=sign)
     click.echo(str(written))

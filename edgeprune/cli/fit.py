@@ -121,11 +121,11 @@ def command(
 ) -> None:
     """Find the least compressed version of MODEL that provably fits a device's budget.
 
-    MODEL is FILE.py[:NAME], package.module:NAME, or MODEL.pt2 or MODEL.onnx with --data. Budget lines
-    given here override the profile's. What is not given is the project file's, edgeprune.toml. For a profile
-    of another machine without --device the fit is predicted. Exit codes: 0 it fits or is predicted to; 3
-    nothing fits; 2 the input is wrong; 1 edgeprune or the device failed, or the device was too restless to
-    prove anything. Of several budgets: 0 when all are met, 3 when one is missed, else 1 when one stayed open.
+    MODEL is FILE.py[:NAME], package.module:NAME, or, with --data, MODEL.pt2, MODEL.onnx or a FOLDER of
+    transformers. Budget lines given here override the profile's. What is not given is the project file's,
+    edgeprune.toml. For another machine's profile without --device the fit is predicted. Exit codes: 0 it fits
+    or is predicted to; 3 nothing fits; 2 the input is wrong; 1 edgeprune or the device failed, or the device
+    was too restless to prove anything. Of several budgets: 0 when all are met, 3 when one is missed, else 1.
     """
     from edgeprune.cli.drawing import draw_beside
     from edgeprune.cli.output import answers_alone, emit_json

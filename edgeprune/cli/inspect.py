@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgeprune.cli.model import model_options, task_options
+from edgeprune.cli.model import model_options, task_options, told_task
 from edgeprune.cli.settled import with_project
 
 
@@ -21,10 +21,9 @@ def command(model: str, as_json: bool, **options: Any) -> None:
 
     from edgeprune.cli.output import answers_alone, console, emit_json, table
     from edgeprune.graph.inspect import inspect
-    from edgeprune.tasks import load_task
 
     with answers_alone():
-        task = load_task(model, task_options(options))
+        task = told_task(model, task_options(options))
         found = inspect(task.model, task.example)
     if as_json:
         emit_json(found)

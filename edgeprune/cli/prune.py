@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from edgeprune.cli.model import model_options, task_options
+from edgeprune.cli.model import model_options, task_options, told_task
 from edgeprune.cli.settled import with_project
 from edgeprune.pruning.criteria import DEFAULT
 from edgeprune.pruning.criteria import TABLE as CRITERIA
@@ -52,13 +52,12 @@ def command(
     from edgeprune.cli.output import answers_alone, console, emit_json, table
     from edgeprune.errors import InputError
     from edgeprune.pruning.once import prune
-    from edgeprune.tasks import load_task
 
     if output.suffix != ".pt2":
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
     place = output.absolute()  # before the task's code may change the working folder
     with answers_alone():
-        task = load_task(model, task_options(options, seed))
+        task = told_task(model, task_options(options, seed))
         pruned = prune(
             *(task.model, task.example, ratio, criterion, task.calibration, seed),
             branches=branches,

@@ -14,12 +14,15 @@ from pathlib import Path
 from edgeprune import __version__
 from edgeprune.bundle.write import bundle_path, write_bundle
 from edgeprune.errors import DeviceBusy, EdgepruneError
+from edgeprune.files import write
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.runner import SETTLED, Trials
+from edgeprune.records.bundle import CARRIED
 from edgeprune.records.trial import DraftReport, FitResult, Occasion, Pace, Report, TierResult, Verdict
 from edgeprune.search.frontier import frontier
 from edgeprune.search.judge import unsettled
+from edgeprune.tasks import PreparedTask
 
 FAR_BETTER = 0.5  # of the dense model's metric: a gain that recovery seldom brings
 FAR = 0.1  # a distance of outputs, in nats or as a share of their energy, that no metric should like
@@ -141,6 +144,7 @@ def pack(trials: Trials, result: FitResult) -> FitResult:
     if not all(each.verdict.breaches for each in (result.tiers or (result,))):
         found = trials.once("pace", lambda: Paced(trials.device_side.pace()), Paced)
         result = replace(result, pace=found.pace)
+        _carry(trials, result)
     if not result.tiers:
         return replace(result, bundle=_packed(trials, result, None))
     tiers = tuple(
@@ -148,6 +152,23 @@ def pack(trials: Trials, result: FitResult) -> FitResult:
         for at, tier in enumerate(result.tiers, 1)
     )
     return replace(result, tiers=tiers, bundle=tiers[_deciding(tiers)].bundle)
+
+
+def _carry(trials: Trials, result: FitResult) -> None:
+    """Write what the bundles carry in front of the artefact into the run folder."""
+    task = trials.workshop.task
+    if not isinstance(task, PreparedTask):
+        return
+    contents = task.carry(result.runtime, Path(result.chosen.artefact).name)
+    files = {trials.folder / CARRIED / name: content for name, content in contents.items()}
+
+    def written() -> int:
+        for path, content in files.items():
+            write(path, content)
+        return len(files)
+
+    if files:
+        trials.once(CARRIED, written, int, files=list(files))
 
 
 def closest(reports: Sequence[Report]) -> Report:

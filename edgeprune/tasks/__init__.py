@@ -7,11 +7,13 @@ from edgeprune.tasks.evaluation import GuardedLoss, call_evaluate, call_evaluate
 from edgeprune.tasks.forms import TaskOptions, load_task
 from edgeprune.tasks.guest import guest, walk
 from edgeprune.tasks.items import flat_inputs, laid_out
+from edgeprune.tasks.prepared import PreparedTask
 from edgeprune.tasks.purity import capture_pure
 from edgeprune.tasks.shuffled import scored
 
 __all__ = [
     "GuardedLoss",
+    "PreparedTask",
     "TaskOptions",
     "call_evaluate",
     "call_evaluate_samples",

@@ -14,6 +14,7 @@ from edgeprune.tasks.blame import kind_of
 from edgeprune.tasks.calibration import READ_AGAIN, hold
 from edgeprune.tasks.guest import guest, walk
 from edgeprune.tasks.items import laid_out, like_example, named_inputs
+from edgeprune.tasks.prepared import PreparedTask
 from edgeprune.tasks.targets import as_tensors, layout
 
 # Samples of a pass over training data that does not say its length: it may have no end.
@@ -38,7 +39,8 @@ def check_task(task: Task) -> tuple[Task, tuple[str, ...]]:
     held, remarks = hold(task.example, task.calibration)
     if task.train is not None and next(training_pairs(task), None) is None:
         raise InputError("The task's training data is empty.", "Give batches, or leave `train` out.")
-    return replace(task, calibration=[laid_out(task.example, batch) for batch in held]), remarks
+    told = task.remarks if isinstance(task, PreparedTask) else ()
+    return replace(task, calibration=[laid_out(task.example, batch) for batch in held]), (*told, *remarks)
 
 
 def training_pairs(

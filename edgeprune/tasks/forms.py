@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError
-from edgeprune.limits import check_seed
+from edgeprune.limits import MOST_TOKENS, check_seed, check_whole
 from edgeprune.records.meaning import check_words
 
 if TYPE_CHECKING:
@@ -29,16 +29,22 @@ class TaskOptions:
     """Options that say what a MODEL leaves open; None is an option that was not given.
 
     data: where the samples are. seed: shuffles and splits them. outputs: what the outputs are, as on the
-    command line: "classes", "classes,none", "a=classes,b=none".
-    Raises `InputError` for a seed that is none.
+    command line: "classes", "classes,none", "a=classes,b=none". columns: of the data by role, "text=review,
+    label=stars". metric: a score by its name. tokens: of every text, which is padded or cut to that length.
+    Raises `InputError` for a seed or a number of tokens that is none.
     """
 
     data: Path | None = None
     outputs: str | None = None
+    columns: str | None = None
+    metric: str | None = None
+    tokens: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.tokens is not None:
+            check_whole("--tokens", self.tokens, MOST_TOKENS, least=1)
 
     @property
     def said(self) -> Said:
@@ -128,6 +134,12 @@ def _from_module(model: str, options: TaskOptions) -> Task:
     return _as_said(task_from_module(module, _python_name(model, name)), options)
 
 
+def _from_folder(model: str, options: TaskOptions) -> Task:
+    from edgeprune.tasks.pretrained import task_from_folder
+
+    return task_from_folder(Path(model), options)
+
+
 def _python_name(model: str, name: str | None) -> str:
     """The name behind the colon; "task" where there is no colon."""
     name = "task" if name is None else name
@@ -169,6 +181,13 @@ _ROWS = (
         lambda model: _MODULE.fullmatch(model) is not None,
         _from_module,
         frozenset({"outputs"}),
+    ),
+    Form(
+        "FOLDER",
+        "What `save_pretrained` of transformers wrote, with labelled rows (`--data`); its code is not run.",
+        lambda model: Path(model).is_dir(),
+        _from_folder,
+        frozenset({"data", "columns", "metric", "tokens"}),
     ),
 )
 TABLE: Mapping[str, Form] = {row.spelling: row for row in _ROWS}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.records.task import Predict, Task
 from edgeprune.tasks.evaluation import call_evaluate, call_evaluate_samples
+from edgeprune.tasks.prepared import PreparedTask
 
 MOST_BYTES = 1 << 28  # of outputs that are kept; a larger evaluation is not asked again
 SAME = 1e-9  # relative: what sums in another order may be off by
@@ -75,7 +76,8 @@ def scored(task: Task, predict: Predict, seed: int) -> tuple[float, list[str]]:
     """
     remembered = Remembered(predict)
     score = call_evaluate(task, remembered)
-    return score, list(doubted(task, score, remembered, seed))
+    own = task.doubts(score) if isinstance(task, PreparedTask) else ()
+    return score, [*own, *doubted(task, score, remembered, seed)]
 
 
 def doubted(task: Task, score: float, remembered: Remembered, seed: int) -> Iterator[str]:

@@ -1,0 +1,106 @@
+"""Batches of labelled rows that are encoded when they are read, and parts of rows by the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.tasks.pretrained.encoding import Encoder, Inputs
+
+BATCH = 32
+EVALUATED = 5  # one row of so many is for evaluation, where the data has no parts
+FEWEST_EVALUATED = 500  # or half of the rows, where that is less
+MOST_EVALUATED = 10_000
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows in an order, with a target each. cells: a column for each role but the label.
+
+    targets: [rows, ...], or a function (cells) -> targets where they depend on the encoding.
+    """
+
+    encode: Encoder
+    cells: Mapping[str, Sequence[Any]]
+    targets: NDArray[Any] | Callable[[Rows], NDArray[Any]]
+    order: Rows
+
+    def __len__(self) -> int:
+        """Batches."""
+        return -(-len(self.order) // BATCH)
+
+    def inputs(self, number: int) -> Inputs:
+        """Inputs of a batch. Raises `IndexError` behind the last one."""
+        return self.encode(self.chosen(self._rows(number)))
+
+    def chosen(self, rows: Rows) -> dict[str, list[Any]]:
+        """Cells of some rows."""
+        return {role: [column[at] for at in rows] for role, column in self.cells.items()}
+
+    def target(self, number: int) -> NDArray[Any]:
+        """Targets of a batch."""
+        rows = self._rows(number)
+        return self.targets(rows) if callable(self.targets) else self.targets[rows]
+
+    def first(self, rows: int) -> EncodedRows:
+        """The first rows alone."""
+        return EncodedRows(self.encode, self.cells, self.targets, self.order[:rows])
+
+    def _rows(self, number: int) -> Rows:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self.order[number * BATCH : (number + 1) * BATCH]
+
+
+@dataclass(frozen=True)
+class CalibrationBatches:
+    """Batches of inputs by name, without targets."""
+
+    rows: EncodedRows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self.rows.inputs(number).items()}
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """Batches of (inputs by name, target)."""
+
+    rows: EncodedRows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        return CalibrationBatches(self.rows)[number], torch.from_numpy(self.rows.target(number))
+
+
+def evaluation_share(rows: int) -> int:
+    """Rows for evaluation, of so many that have no parts."""
+    return min(MOST_EVALUATED, max(rows // EVALUATED, min(rows // 2, FEWEST_EVALUATED)))
+
+
+def split_by_class(classes: NDArray[np.int64] | None, rows: int, seed: int) -> tuple[Rows, Rows]:
+    """Rows for training and for evaluation, shuffled by the seed; every class in the same shares, as it can.
+
+    classes: of each row, [rows]; None where labels are no classes.
+    """
+    order = np.random.default_rng(seed).permutation(rows)
+    if classes is not None:
+        # Rows of a class stand together, and each place is drawn evenly over all of them.
+        order = order[np.argsort(classes[order], kind="stable")]
+    wanted = evaluation_share(rows)
+    places = (np.arange(wanted) * rows + rows // 2) // max(1, wanted)
+    chosen = np.zeros(rows, bool)
+    chosen[places] = True
+    shuffle = np.random.default_rng([seed, 1])
+    return shuffle.permutation(order[~chosen]), shuffle.permutation(order[chosen])

@@ -1,0 +1,120 @@
+"""Files of a bundle that stand in front of the model: tokenizer or processor, labels, and an example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeprune.records.bundle import EXAMPLE
+from edgeprune.runtimes import find
+from edgeprune.tasks.pretrained.encoding import PROCESSOR, Encoder, Inputs, TextEncoder
+from edgeprune.tasks.pretrained.heads import Answers
+
+LABELS_FILE = f"{PROCESSOR}/labels.json"
+_TOKENIZERS = """\
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("processor/tokenizer.json")  # pads and cuts to {tokens} tokens
+encoding = tokenizer.encode({given})
+"""
+_TRANSFORMERS = """\
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("processor")
+encoding = tokenizer({given}, padding="max_length", truncation=True, max_length={tokens}, return_tensors="np")
+"""
+_IMAGES = """\
+from PIL import Image
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained("processor", backend="pil")
+feeds = dict(processor([Image.open(sys.argv[1]).convert("RGB")], return_tensors="np"))
+"""
+_FIELDS = {
+    "input_ids": "ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "type_ids",
+}
+_ANSWERS: Mapping[Answers, str] = {
+    "classes": """\
+shares = np.exp(scores - scores.max(-1, keepdims=True))
+shares /= shares.sum(-1, keepdims=True)
+print(json.dumps({"answer": [labels[at] for at in scores.reshape(-1, len(labels)).argmax(-1)], \
+"shares": shares.tolist()}))
+""",
+    "labels": """\
+shares = 1 / (1 + np.exp(-scores))
+print(json.dumps({"answer": [name for name, share in zip(labels, shares) if share > 0.5], \
+"shares": shares.tolist()}))
+""",
+    "values": 'print(json.dumps({"answer": scores.tolist()}))\n',
+}
+
+
+@dataclass(frozen=True)
+class Front:
+    """Encoder in front of the model in a bundle. some: cells of a few rows, on which it is tried."""
+
+    encode: Encoder
+    answers: Answers
+    names: tuple[str, ...]
+    some: Mapping[str, list[str]]
+
+    def __call__(self, runtime: str, artefact: str) -> Mapping[str, bytes]:
+        """Files by their names in the bundle."""
+        files = self.encode.files()
+        files[LABELS_FILE] = (json.dumps(list(self.names), ensure_ascii=False) + "\n").encode("utf-8")
+        serve = find(runtime).example
+        if serve:
+            files[EXAMPLE] = self._example(serve.format(artefact=artefact)).encode("utf-8")
+        return files
+
+    def _example(self, serve: str) -> str:
+        return (
+            f'"""{self._title()}"""\n\nimport json\nimport os\nimport sys\n\nimport numpy as np\n'
+            f'{self._feeds()}labels = json.load(open("{LABELS_FILE}", encoding="utf-8"))\n'
+            f"{serve}{_ANSWERS[self.answers]}"
+        )
+
+    def _title(self) -> str:
+        given = {"text": "TEXT", "pair": "SECOND_TEXT", "words": "WORD ...", "image": "IMAGE_FILE"}
+        shown = " ".join(given[role] for role in self.some)
+        return f"In the folder of the bundle: python -B {EXAMPLE} {shown}"
+
+    def _feeds(self) -> str:
+        encode = self.encode
+        if not isinstance(encode, TextEncoder):
+            return _IMAGES
+        alone = self._agrees(encode)
+        if encode.words:
+            given = (
+                "sys.argv[1:], is_pretokenized=True" if alone else "[sys.argv[1:]], is_split_into_words=True"
+            )
+        else:
+            count = len(self.some)
+            places = [f"sys.argv[{at}]" for at in range(1, count + 1)]
+            given = ", ".join(places if alone else [f"[{place}]" for place in places])
+        text = (_TOKENIZERS if alone else _TRANSFORMERS).format(tokens=encode.tokens, given=given)
+        value = {
+            name: f"[encoding.{_FIELDS[name]}]" if alone else f"encoding[{name!r}]" for name in encode.inputs
+        }
+        lines = [f'    "{name}": np.array({value[name]}, np.int64),\n' for name in encode.inputs]
+        return f"{text}feeds = {{\n{''.join(lines)}}}\n"
+
+    def _agrees(self, encode: TextEncoder) -> bool:
+        """Whether the library `tokenizers` alone gives for some rows what transformers gives."""
+        alone = encode.alone()
+        if alone is None or not set(encode.inputs) <= set(_FIELDS):
+            return False
+        columns = list(self.some.values())
+        rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        found = alone.encode_batch(rows, is_pretokenized=encode.words)
+        inputs: Inputs = {
+            name: np.array([getattr(each, _FIELDS[name]) for each in found], np.int64)
+            for name in encode.inputs
+        }
+        wanted = encode(self.some)
+        return all(np.array_equal(inputs[name], wanted[name]) for name in encode.inputs)
