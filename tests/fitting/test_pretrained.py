@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import edgeprune
 from edgeprune.bundle import open_bundle
+from edgeprune.cli import main
 from edgeprune.tasks import PreparedTask, TaskOptions, load_task
 from edgeprune.tasks.pretrained.loading import go_offline
 from tests.support import scripted
@@ -29,27 +31,6 @@ transformers = pytest.importorskip("transformers")
 from tests.support import pretrained  # noqa: E402
 
 
-def fitted(task: PreparedTask, runtime: str, out: Path) -> tuple[Any, list[str]]:
-    told: list[str] = []
-
-    def listen(event: Any) -> None:
-        told.extend([event.doing] if event.lasting else [])
-
-    result = edgeprune.fit(
-        # Any INT8 form is as good on this subset: the first one is built, and no other.
-        replace(task, evaluate_subset=lambda predict: 0.5),
-        runtime=runtime,
-        speedup=1.5,
-        max_drop=0.1,
-        epochs=1,
-        device=scripted.ScriptedDevice(weights_ms),
-        out=out,
-        listen=listen,
-    )
-    assert result.verdict.kind == "fits", told
-    return result, told
-
-
 def answered(bundle: Path, folder: Path, *given: str) -> Any:
     """Answer of the bundle's example, run where the bundle was unpacked."""
     with zipfile.ZipFile(bundle) as archive:
@@ -59,60 +40,77 @@ def answered(bundle: Path, folder: Path, *given: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_text_classifier_ends_in_a_bundle_that_reads_texts(runtime: str, tmp_path: Path) -> None:
-    folder = pretrained.classifier(tmp_path / "model")
-    texts, labels = pretrained.sentences(200)
-    data = pretrained.write_csv(tmp_path / "data.csv", text=texts, label=labels)
+def classified(folder: Path, rows: int, data: Path) -> PreparedTask:
+    """Task of a trained text classifier and synthetic rows."""
+    pretrained.classifier(folder)
+    texts, labels = pretrained.sentences(rows)
+    pretrained.write_csv(data, text=texts, label=labels)
     task = load_task(str(folder), TaskOptions(data=data))
     assert isinstance(task, PreparedTask)
-    result, told = fitted(task, runtime, tmp_path / "run")
-    assert set(task.remarks) <= {*told, *result.remarks}
+    return task
+
+
+def shares_of(folder: Path, text: str) -> Any:
+    """Shares of the classes by transformers alone."""
+    encode = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        return model(**encode(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()
+
+
+def test_a_text_classifier_is_pruned_and_its_bundle_reads_texts(tmp_path: Path) -> None:
+    task = classified(tmp_path / "model", 200, tmp_path / "data.csv")
+    told: list[str] = []
+    result = edgeprune.fit(
+        # Any INT8 form is as good on this subset: the first one is built, and no other.
+        replace(task, evaluate_subset=lambda predict: 0.5),
+        runtime="openvino",
+        speedup=1.5,
+        max_drop=0.1,
+        epochs=1,
+        device=scripted.ScriptedDevice(weights_ms),
+        out=tmp_path / "run",
+        listen=lambda event: told.append(event.doing),
+    )
+    assert result.verdict.kind == "fits", told
     assert result.chosen.params < result.baseline.params
-    with open_bundle(Path(result.bundle)) as bundle:
-        listed = {file.path for file in bundle.manifest.files}
-    assert {"example.py", "processor/tokenizer.json", "processor/labels.json"} <= listed
-    readme = zipfile.ZipFile(result.bundle).read("README.txt").decode()
-    assert "example.py serves one query of your own" in readme
+    assert set(task.remarks) <= set(told)
+    assert set(task.remarks) <= set(result.remarks)
     for text, name in (("the day was bright", "POSITIVE"), ("a very sad story", "NEGATIVE")):
-        found = answered(Path(result.bundle), tmp_path / "unpacked", text)
+        found = answered(Path(result.bundle or ""), tmp_path / "unpacked", text)
         assert found["answer"] == [name]
-        encode = transformers.AutoTokenizer.from_pretrained(folder)
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-        with torch.no_grad():
-            shares = model(**encode(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()
-        assert found["shares"] == pytest.approx(shares, abs=0.3), "pruned to two thirds of the time"
+        assert found["shares"] == pytest.approx(shares_of(tmp_path / "model", text), abs=0.3)
 
 
 def test_an_image_classifier_ends_in_a_bundle_that_reads_images(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     folder = pretrained.image_folder(tmp_path / "model")
-    data = pretrained.pictures(tmp_path / "pictures", 120)
+    data = pretrained.pictures(tmp_path / "pictures", 40)
     task = load_task(str(folder), TaskOptions(data=data))
-    assert isinstance(task, PreparedTask)
-    result, _ = fitted(task, "onnxruntime", tmp_path / "run")
+    device = scripted.ScriptedDevice(weights_ms)
+    result = edgeprune.fit(task, latency_ms="none", device=device, out=tmp_path / "run")
     for name in ("light", "dark"):
-        picture = next((data / name).iterdir())
-        assert answered(Path(result.bundle), tmp_path / "unpacked", str(picture))["answer"] == [name]
+        picture = str(next((data / name).iterdir()))
+        assert answered(Path(result.bundle or ""), tmp_path / "unpacked", picture)["answer"] == [name]
 
 
-def test_a_run_that_is_packed_again_carries_the_same_files(tmp_path: Path) -> None:
-    from click.testing import CliRunner
+def test_a_bundle_carries_the_tokenizer_however_often_it_is_packed(tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", tmp_path / "model"
+    task = classified(folder, 60, tmp_path / "data.csv")
+    device = scripted.ScriptedDevice(weights_ms)
+    result = edgeprune.fit(task, latency_ms="none", device=device, out=run)
+    packed = Path(result.bundle or "")
+    with open_bundle(packed) as bundle:
+        listed = {file.path for file in bundle.manifest.files}
+    assert {"example.py", "processor/tokenizer.json", "processor/labels.json"} <= listed
+    assert "example.py serves one query of your own" in zipfile.ZipFile(packed).read("README.txt").decode()
+    text = "people with a bitter story"
+    found = answered(packed, tmp_path / "unpacked", text)
+    assert found["shares"] == pytest.approx(shares_of(folder, text), abs=1e-4), "dense, in float"
 
-    from edgeprune.cli import main
-
-    folder = pretrained.classifier(tmp_path / "model")
-    texts, labels = pretrained.sentences(60)
-    task = load_task(
-        str(folder),
-        TaskOptions(data=pretrained.write_csv(tmp_path / "data.csv", text=texts, label=labels)),
-    )
-    run = tmp_path / "run"
-    result = edgeprune.fit(task, latency_ms="none", device=scripted.ScriptedDevice(weights_ms), out=run)
-    first = Path(result.bundle or "").read_bytes()
     again = tmp_path / "again.zip"
     assert CliRunner().invoke(main, ["bundle", str(run), "-o", str(again)]).exit_code == 0
-    assert again.read_bytes() == first
+    assert again.read_bytes() == packed.read_bytes()
     example = run / "carried" / "example.py"
     example.write_text("print('another')")
     refused = CliRunner().invoke(main, ["bundle", str(run), "-o", str(again)])
