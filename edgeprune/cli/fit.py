@@ -195,7 +195,9 @@ def default_out(model: str, folder: Path) -> Path:
 
 
 def _stem(model: str) -> str:
-    """A name for the run folder: of FILE.py, of package.module:NAME, of MODEL.pt2 and .onnx."""
+    """A name for the run folder: of FILE.py, of package.module:NAME, of MODEL.pt2 and .onnx, of a FOLDER."""
+    if Path(model).is_dir():
+        return Path(model).resolve().name
     return Path(model.partition(":")[0]).name.removesuffix(".py").removesuffix(".pt2").removesuffix(".onnx")
 
 

@@ -34,6 +34,9 @@ EXAMPLES: Mapping[str, Any] = MappingProxyType(
     {
         "data": "data.npz",
         "outputs": "classes",
+        "columns": "text=review,label=stars",
+        "metric": "f1",
+        "tokens": 128,
         "target": "jetson",
         "profile": ("jetson-orin-nano", "jetson-agx-orin"),
         "latency_ms": (20, 10, 5),
