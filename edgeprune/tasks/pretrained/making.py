@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,15 +75,13 @@ def made_task(folder: Path, options: TaskOptions) -> PreparedTask:
     if options.tokens is not None and reads == "image":
         raise InputError(f"--tokens {options.tokens} was given with a model of images.", "Leave it out.")
     parts = read_parts(options.data, images=reads == "image")
-    train, evaluation, told = _split(
-        {name: _part(rows, said, found) for name, rows in parts.items()}, found, options.seed
-    )
+    train, evaluation, told = _split(parts, lambda rows: _part(rows, said, found), found, options.seed)
     encode: Encoder = (
         image_encoder(found, train.rows.folder)
         if reads == "image"
         else text_encoder(found, options.tokens, _chosen(train.cells, train.order))
     )
-    remarks = [*found.remarks, *told]
+    remarks = [*found.remarks, told]
     if isinstance(encode, TextEncoder):
         remarks.append(_told_length(encode, options.tokens, evaluation))
     learnt, judged = _encoded(train, encode), _encoded(evaluation, encode)
@@ -150,35 +148,37 @@ def _tags(
     return [part.tolist() for part in np.split(numbers, ends[:-1])]
 
 
-def _split(parts: Mapping[str, Part], found: Pretrained, seed: int) -> tuple[Part, Part, list[str]]:
+def _split(
+    parts: Mapping[str, LabelledRows], read: Callable[[LabelledRows], Part], found: Pretrained, seed: int
+) -> tuple[Part, Part, str]:
     """Parts for training and evaluation, with a sentence about how many rows each has."""
-    train = parts["train"]
+    rows = parts["train"]
     name = next((name for name in ("validation", "test") if name in parts), None)
     if name is None:
-        _check_enough(train.rows, len(train.rows))
+        _check_enough(rows, len(rows))
+        whole = read(rows)
         by_class = found.answers == "classes" and found.head.reads != "words"
-        learnt, judged = split_by_class(train.labels if by_class else None, len(train.rows), seed)
+        learnt, judged = split_by_class(whole.labels if by_class else None, len(rows), seed)
         how = f"by the seed {seed}" + (", every class in the same shares" if by_class else "")
-        parted = Part(train.rows, train.cells, train.labels, learnt)
         told = (
-            f"Of {len(train.rows)} rows {len(learnt)} are for calibration and training and {len(judged)} for "
+            f"Of {len(rows)} rows {len(learnt)} are for calibration and training and {len(judged)} for "
             f"evaluation, split {how}."
         )
-        return parted, Part(train.rows, train.cells, train.labels, judged), [told]
+        return replace(whole, order=learnt), replace(whole, order=judged), told
     judging = parts[name]
-    for part in (train, judging):
-        _check_enough(part.rows, 2 * len(part.rows))
-    order = np.random.default_rng(seed).permutation
+    for each in (rows, judging):
+        _check_enough(each, 2 * len(each))
+    shuffled = np.random.default_rng(seed).permutation
     told = (
-        f"{len(train.rows)} rows of train are for calibration and training, {len(judging.rows)} of {name} "
-        "for evaluation"
+        f"{len(rows)} rows of train are for calibration and training, {len(judging)} of {name} for evaluation"
     )
-    left = [f"{len(part.rows)} of {other}" for other, part in parts.items() if other not in ("train", name)]
+    left = [f"{len(each)} of {other}" for other, each in parts.items() if other not in ("train", name)]
     told += f"; {' and '.join(left)} are not read." if left else "."
+    train, evaluation = read(rows), read(judging)
     return (
-        Part(train.rows, train.cells, train.labels, order(len(train.rows))),
-        Part(judging.rows, judging.cells, judging.labels, order(len(judging.rows))),
-        [told],
+        replace(train, order=shuffled(len(rows))),
+        replace(evaluation, order=shuffled(len(judging))),
+        told,
     )
 
 

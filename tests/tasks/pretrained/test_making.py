@@ -102,11 +102,12 @@ def test_the_seed_decides_the_split(classifier: Path, tmp_path: Path) -> None:
 
 
 def test_parts_of_a_folder_are_not_mixed(classifier: Path, tmp_path: Path) -> None:
-    for name, rows, seed in (("train", 40, 0), ("validation", 24, 1), ("test", 9, 2)):
+    for name, rows, seed in (("train", 40, 0), ("validation", 24, 1)):
         texts, labels = pretrained.sentences(rows, seed)
         pretrained.write_csv(
             tmp_path / f"{name}.csv", text=texts, label=[pretrained.NAMES[at] for at in labels]
         )
+    pretrained.write_csv(tmp_path / "test.csv", text=["unlabelled"] * 9, label=[-1] * 9)
     task = loaded(classifier, tmp_path)
     assert task.remarks[0] == (
         "40 rows of train are for calibration and training, 24 of validation for evaluation; 9 of test are "
