@@ -114,8 +114,7 @@ def write_bundle(
         )
     tolerance = _tolerance(result, report.candidate.precision)
     build = _build_commands(load, golden)
-    carried = carried_files(folder)
-    files = {**carried, **_runner_files(load, tolerance, build, example=EXAMPLE in carried)}
+    files = _runner_files(load, tolerance, build, carried_files(folder))
     files[GOLDEN] = content
     files |= {file.name: file for file in artefact_files(artefact)}
     if result.pace is not None:
@@ -193,8 +192,10 @@ def _build_commands(load: Load, golden: Golden) -> tuple[str, ...]:
     return script, other
 
 
-def _runner_files(load: Load, tolerance: float, build: Sequence[str], *, example: bool) -> dict[str, Content]:
-    """Files with which a device runs and compares the artefact without edgeprune."""
+def _runner_files(
+    load: Load, tolerance: float, build: Sequence[str], carried: Mapping[str, Content]
+) -> dict[str, Content]:
+    """Files with which a device runs and compares the artefact without edgeprune, beside those `carried`."""
     row = find(load.runtime)
     options = f"--threads {load.threads} --device {load.device} --tolerance {tolerance}"
     if row.builds_engine:
@@ -209,7 +210,7 @@ def _runner_files(load: Load, tolerance: float, build: Sequence[str], *, example
         "The runner sends nothing anywhere. In a program of your own, set ORT_DISABLE_TELEMETRY=1 before "
         "onnxruntime is imported: its Linux wheels from 1.29 on look up a telemetry host otherwise.\n"
     )
-    if example:
+    if EXAMPLE in carried:
         readme += f"{EXAMPLE} serves one query of your own; its first line says how, and what it imports.\n"
     if build:
         readme += (
@@ -219,6 +220,7 @@ def _runner_files(load: Load, tolerance: float, build: Sequence[str], *, example
             "Python (checked) or with trtexec (not checked):\n" + "".join(f"    {line}\n" for line in build)
         )
     return {
+        **carried,
         RUNNER: Path(agent_file.__file__),
         **{name: row.path.with_name(name) for name in (row.file, *row.beside)},
         README: readme.encode("ascii"),
