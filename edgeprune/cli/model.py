@@ -20,7 +20,8 @@ _OPTIONS = (
         "--data",
         type=click.Path(path_type=Path),
         help="Of a .pt2 or .onnx MODEL arrays by input name (.npz); of a FOLDER labelled rows: .csv, .tsv, "
-        ".jsonl, .json, .parquet, a folder of such files called train, validation and test, or of images by class.",
+        ".jsonl, .json, .parquet, a folder of such files called train, validation and test, or of images by "
+        "class.",
     ),
     click.option(
         "--outputs",
