@@ -17,6 +17,7 @@ from edgeprune.errors import DeviceBusy, EdgepruneError
 from edgeprune.files import write
 from edgeprune.fitting.order import Order
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
+from edgeprune.fitting.trials.profiles import layer_times
 from edgeprune.fitting.trials.runner import SETTLED, Trials
 from edgeprune.records.bundle import CARRIED
 from edgeprune.records.trial import DraftReport, FitResult, Occasion, Pace, Report, TierResult, Verdict
@@ -140,7 +141,9 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
 
 
 def pack(trials: Trials, result: FitResult) -> FitResult:
-    """Result with golden vectors and a bundle for every candidate that may ship."""
+    """Result with the times of layers, and golden vectors and a bundle for every candidate that may ship."""
+    chosen = [result.chosen.name, *(tier.chosen.name for tier in result.tiers)]
+    result = replace(result, layers=layer_times(trials, [result.baseline.name, *chosen]))
     if not all(each.verdict.breaches for each in (result.tiers or (result,))):
         found = trials.once("pace", lambda: Paced(trials.device_side.pace()), Paced)
         result = replace(result, pace=found.pace)

@@ -7,6 +7,10 @@ Measured, for the latency table of a fit:
     measured.py     device + resized models -> table; table + widths -> milliseconds (`Prediction`)
     cache.py        tables on disk, for the next fit
 
+Measured, for the report:
+
+    layer_profile.py  a runtime's profile of an artefact -> milliseconds of each layer
+
 Measured, for the layers that stay float because INT8 is no quicker there:
 
     layers.py       profiles of both precisions -> milliseconds of every layer in either

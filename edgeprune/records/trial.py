@@ -254,6 +254,18 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class LayerTimes:
+    """Milliseconds of a trial's layers from its runtime's profile, whose sum is scaled to the trial's median.
+
+    layers: (layer, milliseconds) from input to output, each with what the runtime runs behind it; "start" is
+        what comes before the first layer.
+    """
+
+    name: str  # of the trial
+    layers: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class DraftReport:
     """Candidate that was measured by its shapes alone and not built: it has no metric."""
 
@@ -338,6 +350,7 @@ class FitResult(Brief):
     remarks: tuple[str, ...] = ()  # sentences for people that the fit told on its way
     fixed_batch: bool = False  # the model takes one row a query, and no other batch
     drafts: tuple[DraftReport, ...] = ()  # those of which no candidate was built
+    layers: tuple[LayerTimes, ...] = ()  # of the dense model and the chosen candidates, where they were timed
 
     @property
     def direction(self) -> Direction:

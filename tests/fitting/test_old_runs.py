@@ -27,7 +27,7 @@ from edgeprune.latency.float_layers import Mixture
 from edgeprune.ledger import Ledger, _Entry, _Header
 from edgeprune.pruning.sensitivity import Sensitivity
 from edgeprune.records.progress import Event
-from edgeprune.records.trial import FitResult, Measurement
+from edgeprune.records.trial import FitResult, LayerTimes, Measurement
 from edgeprune.results import load_result
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -35,7 +35,7 @@ V0 = FIXTURES / "v0"
 # What the steps of a fit record, and the lines around it.
 STORED = (
     *(_Header, _Entry, TrialRecord, Screened, Compared, Cascaded, Draft, Measurement),
-    *(LatencyTable, Mixture, Sensitivity, Reweighing, Paced),
+    *(LatencyTable, Mixture, Sensitivity, Reweighing, Paced, LayerTimes),
 )
 Resume = Callable[..., FitResult]
 
@@ -130,6 +130,9 @@ def test_a_killed_fit_is_resumed_from_its_old_ledger(
     assert {trial.name: trial.candidate for trial in result.trials[:3]} == recorded
     assert result.trials[3].name == "final-01"
     assert load_result(tmp_path / "killed") == result
+    timed = {each.name: dict(each.layers) for each in result.layers}
+    assert list(timed) == ["dense", *dict.fromkeys(tier.chosen.name for tier in result.tiers)]
+    assert sum(timed["dense"].values()) == pytest.approx(result.baseline.measurement.latency.p50_ms)
     assert asked <= {*STORED, float}, "a step records what is not in the list of stored records"
 
 

@@ -16,6 +16,7 @@ from edgeprune.records.trial import (
     DraftReport,
     Drop,
     FitResult,
+    LayerTimes,
     Measurement,
     Occasion,
     Report,
@@ -97,6 +98,12 @@ def whole(result: FitResult, groups: int = 12) -> FitResult:
         frontier=(chosen, int8, baseline),
         budget=Budget(latency_ms=2.5, percentile=90, memory_mib=64.0, size_mib=1.0, max_drop=0.01),
         drafts=(DraftReport("draft-02", measured(trial.measurement, 1.7, 5)),),
+        layers=(
+            LayerTimes("dense", (("start", 0.1), *((name, 0.5 + 0.1 * at) for at, name in enumerate(names)))),
+            LayerTimes(
+                "final-01", (("start", 0.1), *((name, 0.1 + 0.02 * at) for at, name in enumerate(names[:-1])))
+            ),
+        ),
         remarks=("no layer is left in float for its speed",),
         occasion=OCCASION,
         sources=(("latency_ms", "flag"),),
@@ -163,6 +170,7 @@ def predicted(result: FitResult) -> FitResult:
         trials=tuple(forecast(one, 8.0 / at) for at, one in enumerate(found.trials, 1)),
         frontier=(forecast(found.chosen, 2.0),),
         drafts=(),
+        layers=(),
     )
 
 
@@ -246,6 +254,7 @@ def nasty(result: FitResult) -> FitResult:
         baseline=named(found.baseline),
         chosen=named(found.chosen),
         out=f"runs/{NASTY}",
+        layers=tuple(replace(each, layers=((NASTY, 1.0), *each.layers)) for each in found.layers),
         remarks=(NASTY,),
         occasion=replace(OCCASION, command=f"edgeprune fit {NASTY}"),
     )

@@ -1,14 +1,30 @@
-"""Milliseconds of each layer, as a page draws them."""
+"""Milliseconds of each layer, in the dense model and in the chosen candidate, as a page draws them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeprune.records.trial import FitResult
+
+BEFORE = "before the first"  # name for what a runtime does in front of the first layer
+
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Milliseconds of one layer, with what a runtime fuses into it; None where a model has it not."""
+    """Milliseconds of one layer, with what runs behind it; None where a model has it not."""
 
     name: str
     dense_ms: float | None
     chosen_ms: float | None
+
+
+def layer_times(result: FitResult) -> tuple[LayerTime, ...]:
+    """Layers from input to output; none where the dense model or the chosen candidate was not timed."""
+    timed = {each.name: dict(each.layers) for each in result.layers}
+    dense, chosen = timed.get(result.baseline.name, {}), timed.get(result.chosen.name, {})
+    if not dense or not chosen:
+        return ()
+    return tuple(
+        LayerTime(BEFORE if name == "start" else name, dense.get(name), chosen.get(name))
+        for name in dict.fromkeys((*dense, *chosen))
+    )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from edgeprune import __version__
 from edgeprune.records.trial import FitResult
-from edgeprune.report.html.layer_times import LayerTime
 from edgeprune.report.html.sections import sections, verdict_sentence
 
 
-def page(result: FitResult, layers: tuple[LayerTime, ...] = ()) -> str:
+def page(result: FitResult) -> str:
     """HTML document of a fit's result.
 
-    layers: milliseconds that the run recorded. Everything that comes from outside is escaped.
+    Everything that comes from outside is escaped.
     Raises `ModuleNotFoundError` where jinja2 or matplotlib is missing.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,6 +22,6 @@ def page(result: FitResult, layers: tuple[LayerTime, ...] = ()) -> str:
         title=f"edgeprune: {result.out}",
         kind=result.verdict.kind,
         verdict=verdict_sentence(result),
-        sections=sections(result, layers),
+        sections=sections(result),
         version=__version__,
     )

@@ -241,7 +241,7 @@ def _dots(
         axes.hlines(range(len(values)), low - around, [v for _, v in values], color=Ink.GRID, linewidth=1)
         axes.plot([v for _, v in values], range(len(values)), "D", color=Ink.CHOSEN, markersize=7)
         axes.set_xlim(low - around, high + around)
-        axes.set_xlabel(unit)
+        axes.set_xlabel(size.fitted(unit, 24 if size.narrow else 80))
         few_ticks(axes, size)
         _name_rows(axes, size, [name for name, _ in values])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from edgeprune.records.trial import FitResult, Report
 from edgeprune.report.asked import asked_lines
 from edgeprune.report.figures import counted, milliseconds, score
@@ -16,7 +14,7 @@ from edgeprune.report.html.device_state import (
 )
 from edgeprune.report.html.kept_widths import branches_left, float_layers, group_widths
 from edgeprune.report.html.latencies import spreads
-from edgeprune.report.html.layer_times import LayerTime
+from edgeprune.report.html.layer_times import layer_times
 from edgeprune.report.html.parts import NumberTable, Picture, Section
 from edgeprune.report.html.points import latency_picture, trade_off_picture
 from edgeprune.report.html.recovery_steps import metric_steps, recovery_steps
@@ -36,14 +34,14 @@ from edgeprune.report.table import cascade_lines, verdict_lines
 NOT_MEASURED = "Latency was predicted without a device"
 
 
-def sections(result: FitResult, layers: Sequence[LayerTime] = ()) -> tuple[Section, ...]:
-    """Sections of a page in the order of reading. layers: milliseconds that the run recorded."""
+def sections(result: FitResult) -> tuple[Section, ...]:
+    """Sections of a page in the order of reading."""
     return (
         budget_section(result),
         trade_off_section(result),
         latency_section(result),
         width_section(result),
-        layer_section(result, layers),
+        layer_section(result),
         recovery_section(result),
         device_section(result),
         history_section(result),
@@ -132,8 +130,9 @@ def width_section(result: FitResult) -> Section:
     return Section("widths", "Widths and precision", tuple(lines), tuple(pictures), tuple(tables))
 
 
-def layer_section(result: FitResult, layers: Sequence[LayerTime]) -> Section:
+def layer_section(result: FitResult) -> Section:
     """Milliseconds by layer."""
+    layers = layer_times(result)
     if not layers:
         line = (
             f"{NOT_MEASURED}, layer by layer too."
@@ -145,8 +144,9 @@ def layer_section(result: FitResult, layers: Sequence[LayerTime]) -> Section:
         )
         return Section("layers", "Where the time goes", (line,))
     lines = (
-        "By the runtime's own profiles of both models, scaled to what each takes end to end. A layer's time "
-        "is that of its kernel, with all that the runtime fuses into it.",
+        "Measured: the runtime's own profiles of both models, each scaled to the median of its queries. A "
+        "layer is counted with what runs behind it up to the next one.",
+        "What the latency table predicted for the layers of the chosen one is not recorded.",
     )
     return Section("layers", "Where the time goes", lines, (layer_picture(layers, result.chosen.name),))
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeprune.records.trial import FitResult
 from edgeprune.report import verdict_lines
 from edgeprune.results import load_result
-from tests.support import html_runs
+from tests.support import browser, html_runs
 from tests.support.runs import make_run
 
 pytest.importorskip("matplotlib")
@@ -139,6 +141,7 @@ def test_a_whole_run_has_every_picture(read: Read) -> None:
         "frontier": ["figure-trade-off"],
         "latency": ["figure-latency"],
         "widths": ["figure-widths-0"],
+        "layers": ["figure-layers"],
         "recovery": ["figure-recovery", "figure-metrics"],
         "device": ["figure-waiting", "figure-speed"],
     }
@@ -157,6 +160,7 @@ def test_a_run_of_an_earlier_version_says_what_it_did_not_record(read: Read) -> 
     found = read(html_runs.earlier)
     assert "no curve can be drawn" in found.text["latency"]
     assert "figure-latency" in found.figures["latency"]
+    assert "The run recorded no time of single layers" in found.text["layers"]
     assert "Waiting for CPUs was not counted" in found.text["device"]
     assert "The device showed no sensors" in found.text["device"]
     assert "did not record the command, the date and the machine" in found.text["repeat"]
@@ -193,6 +197,59 @@ def test_a_run_is_told_with_what_repeats_it(read: Read) -> None:
     told = read(html_runs.whole).text["repeat"]
     for word in ("edgeprune fit task.py --target arm", "2.13.0", "seed7", "Cortex-A76", "2026-11-30T12"):
         assert word in told
+
+
+@pytest.fixture(scope="module")
+def seen(
+    made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[tuple[str, int, str], Mapping[str, Any]]:
+    """What Chromium measured of the pages of all kinds."""
+    pages = {kind.__name__: made(kind)[1] for kind in html_runs.KINDS if browser.chromium()}
+    return browser.measured(pages, tmp_path_factory.mktemp("chromium"))
+
+
+def test_every_figure_is_seen_on_a_screen_and_on_a_phone_in_light_and_dark(
+    seen: Mapping[tuple[str, int, str], Mapping[str, Any]], read: Read
+) -> None:
+    kinds = {kind.__name__: kind for kind in html_runs.KINDS}
+    assert set(seen) == set(product(kinds, browser.WIDTHS, browser.SCHEMES))
+    for (name, width, _), found in seen.items():
+        figures = [each for section in read(kinds[name]).figures.values() for each in section]
+        assert list(found["figures"]) == figures
+        # One of both drawings, as wide as the page has room for.
+        assert all(len(shown) == 1 for shown in found["figures"].values())
+        wide = min(width, 892) - 50
+        assert all(wide < shown[0][0] <= width for shown in found["figures"].values())
+
+
+@pytest.mark.parametrize("fault", ["overlaps", "outside", "faint"])
+def test_no_text_overlaps_leaves_its_place_or_is_faint(
+    fault: str, seen: Mapping[tuple[str, int, str], Mapping[str, Any]]
+) -> None:
+    assert {key: found[fault] for key, found in seen.items() if found[fault]} == {}
+
+
+def test_a_page_never_scrolls_sideways_and_its_tables_and_links_have_focus(
+    seen: Mapping[tuple[str, int, str], Mapping[str, Any]],
+) -> None:
+    assert {key: found["scrolls"] for key, found in seen.items() if found["scrolls"] > found["width"]} == {}
+    assert all(found["focus"] == found["focusable"] > 9 for found in seen.values())
+    papers = {(scheme, found["paper"]) for (_, _, scheme), found in seen.items()}
+    assert papers == {("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 24, 28)")}
+
+
+def test_a_fault_of_a_drawing_would_be_seen(tmp_path: Path) -> None:
+    text = (
+        '<style>body{background:#fff}</style><figure id="f"><svg width="200" height="50">'
+        '<text x="10" y="20" fill="#000">one</text><text x="12" y="22" fill="#000">two</text>'
+        '<text x="190" y="40" fill="#ddd">outside</text></svg></figure>'
+        '<p style="width: 2000px">wide</p>'
+    )
+    for found in browser.measured({"faulty": text}, tmp_path).values():
+        assert found["overlaps"] == [["f", "one", "two"]]
+        assert [text for _, text in found["outside"]] == ["outside", "wide"]
+        assert [text for _, text, _ in found["faint"]] == ["outside"]
+        assert found["scrolls"] > found["width"]
 
 
 def test_a_run_folder_of_the_first_schema_is_drawn() -> None:
