@@ -56,30 +56,41 @@ def _captured(model: onnx.ModelProto, arrays: Arrays, path: Path, fixed: bool) -
 
 
 def _input_specs(model: onnx.ModelProto, path: Path) -> tuple[InputSpec, ...]:
-    specs, batches = [], {value.name: _batch(value) for value in graph_inputs(model)}
+    specs = []
     for value in graph_inputs(model):
-        tensor, batch = value.type.tensor_type, batches[value.name]
-        if not tensor.HasField("shape") or not tensor.shape.dim:
+        sizes = _sizes(value)
+        if not sizes:
             raise InputError(
                 f"{path}: input {value.name!r} has no dimensions, and dimension 0 must be the batch.",
-                "Export the model with the shapes of its inputs.",
+                "Make what is no sample a constant of the model, and export its inputs with their shapes.",
             )
-        if batch not in (None, 1) or len(set(batches.values())) > 1:
-            shown = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
-            raise InputError(
-                f"{path} was exported for one fixed batch: input {value.name!r} is {shown}.",
-                "Export it with a batch that may vary, as in "
-                "`torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))`, or for one row.",
-            )
-        sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim[1:])
-        specs.append(InputSpec(value.name, (None, *sizes), INPUT_TYPES[tensor.elem_type]))
+        specs.append(InputSpec(value.name, (None, *sizes[1:]), INPUT_TYPES[value.type.tensor_type.elem_type]))
+    batches = {value.name: _batch(value) for value in graph_inputs(model)}
+    name, rows = next(((name, rows) for name, rows in batches.items() if rows not in (None, 1)), ("", None))
+    if rows is not None:
+        raise InputError(
+            f"{path}: dimension 0 of input {name!r} is {rows} in the file, and it must be the batch.",
+            "Export it with a batch that may vary, as in "
+            "`torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))`, or for one row.",
+        )
+    if len(set(batches.values())) > 1:
+        fixed = ", ".join(repr(name) for name, rows in batches.items() if rows == 1)
+        raise InputError(
+            f"{path} takes one row of input {fixed} and any number of rows of the others.",
+            "Export it with a batch that may vary in all of its inputs, or with one row in all.",
+        )
     return tuple(specs)
 
 
 def _batch(value: onnx.ValueInfoProto) -> int | None:
     """Rows that an input has in the file; None where they may vary."""
+    return next(iter(_sizes(value)), None)
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """Sizes of an input, None for one that may vary: some exporters write -1 or 0 there."""
     dims = value.type.tensor_type.shape.dim
-    return dims[0].dim_value if dims and dims[0].HasField("dim_value") else None
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims)
 
 
 _OTHERWISE = (

@@ -144,8 +144,54 @@ def test_a_file_for_one_row_is_served_row_by_row(made: ModuleType, tmp_path: Pat
 
 def test_a_file_for_another_fixed_batch_is_refused(made: ModuleType, tmp_path: Path) -> None:
     path = made.scripted(made.residual(), made.images(4), tmp_path / "model.onnx", 17, dynamic_axes=None)
-    with pytest.raises(InputError, match="was exported for one fixed batch: input 'image' is"):
+    with pytest.raises(InputError, match="dimension 0 of input 'image' is 4 in the file"):
         load(path, saved(tmp_path, image=made.images(ROWS)))
+
+
+def test_a_batch_of_minus_one_varies(tmp_path: Path) -> None:
+    path = small(tmp_path / "model.onnx", [node("MatMul", ["x", "w"], ["y"])], stored={"w": WEIGHT})
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    path.write_bytes(model.SerializeToString())
+    task = load(path, numbers(tmp_path))
+    assert not capture_pure(task.model, task.example, 1).fixed_batch
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([], "input 'state' has no dimensions"),
+        ([2, "batch", 8], "dimension 0 of input 'state' is 2"),
+        ([1, 8], "takes one row of input 'state' and any number of rows of the others"),
+    ],
+)
+def test_an_input_without_the_batch_is_refused(sizes: list[Any], told: str, tmp_path: Path) -> None:
+    path = small(tmp_path / "model.onnx", [node("Add", ["x", "state"], ["y"])])
+    model = onnx.load(str(path))
+    model.graph.input.append(helper.make_tensor_value_info("state", TensorProto.FLOAT, sizes))
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match=told):
+        load(path, numbers(tmp_path))
+
+
+def test_an_if_that_always_takes_one_branch_is_that_branch(tmp_path: Path) -> None:
+    def branch(name: str, op: str) -> Any:
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]
+        made = [node("MatMul", ["x", "w"], ["inner"]), node(op, ["inner"], [name])]
+        return helper.make_graph(made, name, [], ends)
+
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "one"], ["width"]),
+        node("Equal", ["width", "eight"], ["asked"]),
+        node("If", ["asked"], ["y"], then_branch=branch("a", "Tanh"), else_branch=branch("b", "Relu")),
+    ]
+    stored = {"w": WEIGHT, "one": np.array(1), "eight": np.array(8)}
+    path = small(tmp_path / "model.onnx", nodes, stored=stored)
+    task = load(path, numbers(tmp_path))
+    called = [str(each.target) for each in task.model.graph.nodes]
+    assert "aten.tanh.default" in called
+    assert "aten.relu.default" not in called
 
 
 def test_a_recurrent_layer_has_its_gates_in_torchs_order(made: ModuleType, tmp_path: Path) -> None:
