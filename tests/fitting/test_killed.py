@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.records.bundle import EVIDENCE, MANIFEST
+from edgeprune.records.bundle import EVIDENCE, MANIFEST, MATERIALS
 
 ROOT = Path(__file__).parents[2]
 CHAINS, KILLS = 2, 10  # twenty kills in two runs
@@ -75,7 +75,10 @@ def answer(folder: Path) -> dict[str, Any]:
     del bundle[EVIDENCE]["seconds"]
     bundle[MANIFEST] = json.loads(bundle[MANIFEST])
     del bundle[MANIFEST]["created"]
-    bundle[MANIFEST]["files"] = [file for file in bundle[MANIFEST]["files"] if file["path"] != EVIDENCE]
+    bundle[MATERIALS] = json.loads(bundle[MATERIALS])
+    del bundle[MATERIALS]["metadata"]["timestamp"]
+    timed = (EVIDENCE, MATERIALS)
+    bundle[MANIFEST]["files"] = [file for file in bundle[MANIFEST]["files"] if file["path"] not in timed]
     artefacts = {path.parent.name: path.read_bytes() for path in run.glob("*/model.onnx")}
     return {
         "result": result,
