@@ -55,7 +55,7 @@ BEHAVIOURS = {
     ),
     "cli": ("fit_over_ssh", "lying_devices", "main"),
     "devices": ("python38",),
-    "examples": ("digits", "own_training_loop"),
+    "examples": ("digits", "fraud", "own_training_loop"),
     "fitting": (
         "busy",
         "choices",
