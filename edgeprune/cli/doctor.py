@@ -17,7 +17,7 @@ from rich.markup import escape
 
 import edgeprune
 from edgeprune import detect
-from edgeprune.cli.extras import REPORT, pip_line
+from edgeprune.cli.extras import HUB, REPORT, pip_line
 from edgeprune.cli.output import console, emit_json, facts, table
 from edgeprune.cli.runtime_probe import FIT, Finding
 from edgeprune.runtimes import TABLE as RUNTIMES
@@ -47,7 +47,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
     with console().status("trying the runtimes") as status:
         runtimes = [_check(row.name, row.repair) for row in RUNTIMES.values()]
         status.update("importing what fit and its report need")
-        others = [_check(FIT, pip_line("torch")), _check(REPORT, pip_line("matplotlib")), _ssh()]
+        modules = {FIT: "torch", HUB: "transformers", REPORT: "matplotlib"}
+        others = [*(_check(name, pip_line(module)) for name, module in modules.items()), _ssh()]
     host = detect.host()
     works = any(check.finding.state == "works" for check in runtimes)
     if as_json:

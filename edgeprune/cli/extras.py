@@ -9,6 +9,7 @@ from edgeprune.errors import MissingExtraError
 from edgeprune.runtimes import TABLE as RUNTIMES
 
 REPORT = "report"  # the extra that draws a run as an HTML page
+HUB = "hf"  # the extra that reads pretrained folders of transformers
 
 # Top-level module -> the extra in pyproject.toml, beside those that the runtimes' rows name.
 _EXTRAS: Mapping[str, str] = MappingProxyType(
@@ -20,10 +21,10 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
         "onnxscript": "fit",
         "neural_compressor": "fit",
         "scipy": "fit",
-        "transformers": "hf",
-        "datasets": "hf",
-        "tokenizers": "hf",
-        "PIL": "hf",
+        "transformers": HUB,
+        "datasets": HUB,
+        "tokenizers": HUB,
+        "PIL": HUB,
         "sklearn": "examples",
         "safetensors": "examples",
         "jinja2": REPORT,
@@ -52,4 +53,4 @@ def missing(error: ModuleNotFoundError) -> MissingExtraError | None:
     )
 
 
-__all__ = ["REPORT", "extras", "missing", "pip_line"]
+__all__ = ["HUB", "REPORT", "extras", "missing", "pip_line"]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgeprune.cli.extras import REPORT
+from edgeprune.cli.extras import HUB, REPORT
 from edgeprune.devices.agent import load_module
 from edgeprune.runtimes import Runtime, find, version
 
@@ -40,8 +40,15 @@ HOST_LIBRARIES = (  # module, package
     ("neural_compressor.torch", "neural-compressor-pt"),
 )
 DRAWING_LIBRARIES = (("matplotlib", "matplotlib"), ("jinja2", "jinja2"))
+HUB_LIBRARIES = (
+    ("transformers", "transformers"),
+    ("datasets", "datasets"),
+    ("tokenizers", "tokenizers"),
+    ("sklearn", "scikit-learn"),
+    ("PIL", "pillow"),
+)
 
-PROBED = {FIT: HOST_LIBRARIES, REPORT: DRAWING_LIBRARIES}
+PROBED = {FIT: HOST_LIBRARIES, HUB: HUB_LIBRARIES, REPORT: DRAWING_LIBRARIES}
 
 State = Literal["works", "imports", "missing", "fails"]
 Value = tuple[str, int, tuple[int, ...]]  # name, element type, shape

@@ -60,7 +60,16 @@ def test_json_has_versions_states_and_repairs(monkeypatch: pytest.MonkeyPatch) -
     assert document["works"] is True
     assert document["machine"]["cores"] == detect.cores()
     found = {each["name"]: each for each in (*document["runtimes"], *document["others"])}
-    assert list(found) == ["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "fit", "report", "ssh"]
+    assert list(found) == [
+        "onnxruntime",
+        "openvino",
+        "tensorrt",
+        "tensorrt-rtx",
+        "fit",
+        "hf",
+        "report",
+        "ssh",
+    ]
     assert found["onnxruntime"] == {
         "name": "onnxruntime",
         "state": "works",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from edgeprune.cli import main
 from edgeprune.errors import InputError
 from edgeprune.tasks.pretrained.loading import go_offline, load_pretrained
 
@@ -139,6 +142,16 @@ def test_a_folder_that_cannot_be_fitted_is_refused(
         load_pretrained(folder)
     assert refused.value.what.count("\n") == 0
     assert refused.value.hint
+
+
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    refused = CliRunner().invoke(main, ["inspect", str(folder), "--data", "rows.csv"])
+    assert refused.exit_code == 2
+    assert "datasets is not installed, and this step needs it." in refused.output
+    assert "pip install 'edgeprune[hf]'" in refused.output
 
 
 def test_no_code_of_a_folder_runs(folder: Path, tmp_path: Path) -> None:
