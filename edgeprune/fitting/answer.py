@@ -162,7 +162,8 @@ def _carry(trials: Trials, result: FitResult) -> None:
     task = trials.workshop.task
     if not isinstance(task, PreparedTask):
         return
-    contents = task.carry(result.runtime, Path(result.chosen.artefact).name)
+    chosen = result.chosen
+    contents = task.carry(result.runtime, Path(chosen.artefact).name, chosen.measurement.threads)
     files = {trials.folder / CARRIED / name: content for name, content in contents.items()}
 
     def written() -> int:

@@ -37,8 +37,6 @@ class Runtime:
     exact: its INT8 arithmetic can be made exact on any host.
     host: runtimes that the host needs instead of this one, when the device builds its own engine: where the
         export is proven equal, and where the build is proven without a GPU.
-    example: lines of Python that make `scores`, the first output, of `feeds`, inputs by name, with the file
-        "{artefact}"; empty where it takes more than a few lines.
     remark: what `edgeprune doctor` adds where a model ran: whether INT8 products are exact, or the devices.
     attained: shares of a machine's peak rates; None where latency can be measured, not predicted.
     call: lines of Python that make `run`, from inputs by name to outputs, of {artefact} with {threads}
@@ -61,7 +59,6 @@ class Runtime:
     engine_program: str = ""
     exact: bool = False
     host: tuple[str, ...] = ()
-    example: str = ""
     remark: Literal["", "int8", "devices"] = ""
     attained: Attained | None = None
     call: str = ""
@@ -112,13 +109,6 @@ _ROWS = (
         extra="ort",
         dialects=("onnxruntime-x86", "onnxruntime-arm"),
         exact=True,
-        example="""\
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it is imported
-import onnxruntime
-
-session = onnxruntime.InferenceSession("{artefact}", providers=["CPUExecutionProvider"])
-scores = session.run(None, feeds)[0][0]
-""",
         remark="int8",
         call=_ORT_CALL,
         attained=on_processor(
@@ -142,12 +132,6 @@ scores = session.run(None, feeds)[0][0]
         dialects=("openvino",),
         call=_OPENVINO_CALL,
         companions=(".bin",),
-        example="""\
-import openvino
-
-model = openvino.compile_model("{artefact}", "CPU")
-scores = model(feeds)[0][0]
-""",
         remark="devices",
         attained=on_processor(
             *(0.75, 6000, 3),

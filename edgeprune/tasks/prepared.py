@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from edgeprune.records.task import Task
 
-# (runtime, name of the artefact) -> content of files by their names in the bundle
-Carry = Callable[[str, str], Mapping[str, bytes]]
+# (runtime, name of the artefact, threads) -> content of files by their names in the bundle
+Carry = Callable[[str, str, int], Mapping[str, bytes]]
 
 
-def nothing(runtime: str, artefact: str) -> Mapping[str, bytes]:
+def nothing(runtime: str, artefact: str, threads: int) -> Mapping[str, bytes]:
     """Nothing to carry."""
     return {}
 

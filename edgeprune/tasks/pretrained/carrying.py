@@ -63,20 +63,21 @@ class Front:
     names: tuple[str, ...]
     some: Mapping[str, list[str]]
 
-    def __call__(self, runtime: str, artefact: str) -> Mapping[str, bytes]:
+    def __call__(self, runtime: str, artefact: str, threads: int) -> Mapping[str, bytes]:
         """Files by their names in the bundle."""
         files = self.encode.files()
         files[LABELS_FILE] = (json.dumps(list(self.names), ensure_ascii=False) + "\n").encode("utf-8")
-        serve = find(runtime).example
+        serve = find(runtime).call
         if serve:
-            files[EXAMPLE] = self._example(serve.format(artefact=artefact)).encode("utf-8")
+            serve = serve.format(artefact=artefact, threads=threads)
+            files[EXAMPLE] = self._example(serve).encode("utf-8")
         return files
 
     def _example(self, serve: str) -> str:
         return (
-            f'"""{self._title()}"""\n\nimport json\nimport os\nimport sys\n\nimport numpy as np\n'
+            f'"""{self._title()}"""\n\nimport json\nimport sys\n\nimport numpy as np\n'
             f'{self._feeds()}labels = json.load(open("{LABELS_FILE}", encoding="utf-8"))\n'
-            f"{serve}{_ANSWERS[self.answers]}"
+            f"{serve}scores = run(feeds)[0][0]\n{_ANSWERS[self.answers]}"
         )
 
     def _title(self) -> str:
