@@ -17,6 +17,7 @@ import edgeprune
 from edgeprune.errors import InputError
 from edgeprune.measure import Effort
 from edgeprune.validating import validate
+from tests.support.here import Here
 
 TOLD = "The batch is fixed at one row"
 
@@ -66,7 +67,7 @@ def test_it_is_pruned_trained_quantised_and_its_bundle_validates(
     with zipfile.ZipFile(result.bundle) as bundle:
         manifest = json.loads(bundle.read("manifest.json"))
     assert (manifest["batch"], manifest["fixed_batch"]) == (1, True)
-    served = validate(result.bundle, "local", effort=Effort(runs=64, seconds=0.1, interleaved=True))
+    served = validate(result.bundle, Here(), effort=Effort(runs=64, seconds=0.1, interleaved=True))
     outcomes = {check.number: check.outcome for check in served.checks}
     assert {number: outcomes[number] for number in (7, 8, 9)} == dict.fromkeys((7, 8, 9), "passed")
 

@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 import edgeprune
-from edgeprune.detect import host, saturates
-from edgeprune.devices import Load
-from edgeprune.devices.local import LocalDevice
 from edgeprune.measure import Effort
 from edgeprune.validating import validate
 from tests.support import scripted
+from tests.support.here import Here
 from tests.support.roads import ROADS, weights_ms
 
 pytest.importorskip("openvino")
@@ -28,14 +26,6 @@ MOST_LOST = {
     "a language model": 0.4,
     "a masked encoder": 0.1,
 }
-
-
-class Here(LocalDevice):
-    """This machine; one whose 8-bit products saturate computes them exactly, as the scripted device does."""
-
-    def start(self, load: Load, **more: Any) -> Any:
-        exact = load.runtime == "onnxruntime" and saturates(host().isa or ())
-        return super().start(replace(load, exact=exact), **more)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
