@@ -185,7 +185,7 @@ _ROWS = (
     Form(
         "FOLDER",
         "What `save_pretrained` of transformers wrote, with labelled rows (`--data`); its code is not run.",
-        lambda model: Path(model).is_dir(),
+        lambda model: bool(model.strip()) and Path(model).is_dir(),
         _from_folder,
         frozenset({"data", "columns", "metric", "tokens"}),
     ),

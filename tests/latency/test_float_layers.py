@@ -85,10 +85,11 @@ def test_a_resumed_run_times_no_layer_again_and_gives_the_same_answer(
             scripted.ScriptedDevice(latency_ms, operators=operators, before=lost),
             tmp_path / "run",
         )
-    again = scripted.ScriptedDevice(latency_ms)  # it could not time operators any more
+    again = scripted.ScriptedDevice(latency_ms)  # it cannot time operators any more
     resumed = fitted(tiny, again, tmp_path / "run", resume=True)
     assert resumed.chosen.candidate == whole.chosen.candidate
-    assert "operators" not in {request for request, _, _ in again.log}
+    asked = [request for request, _, _ in again.log].count("operators")
+    assert asked <= len({resumed.baseline.name, resumed.chosen.name}), "for the report, not for the search"
 
 
 def test_a_mixture_that_is_not_quicker_end_to_end_is_not_taken(

@@ -187,7 +187,6 @@ def test_data_goes_with_a_pt2_file_only(write):
     ("model", "hint"),
     [
         ("resnet.pth", "torch.export.save"),
-        ("resnet.onnx", "exported from"),
         ("package.module", "package.module:NAME"),
         ("", "FILE.py"),
     ],

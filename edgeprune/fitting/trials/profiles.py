@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 def layer_times(trials: Trials, names: Iterable[str]) -> tuple[LayerTimes, ...]:
     """Milliseconds of the layers of trials, where there is a device, an ONNX file and a runtime that tells.
 
-    Each is recorded once. What fails is logged, and the trial left out.
+    Where latency is not limited none is. Each is recorded once. What fails is logged, and its trial left out.
     """
     order = trials.order
-    if order.forecast is not None or find(order.runtime).builds_engine:
+    if order.forecast is not None or not trials.budget.timed or find(order.runtime).builds_engine:
         return ()
     found = []
     for name in dict.fromkeys(names):
