@@ -29,6 +29,8 @@ HURRIED: dict[str, Any] = {
     "edgeprune.latency.measured.MOST_ROUNDS": 2,
     "edgeprune.latency.measured.SPOILT": 1e3,
     "edgeprune.measure.WARM_UP_SECONDS": 0.02,
+    # A proof on a machine that is slower than a moment ago goes by its slowest third: it needs three blocks.
+    "edgeprune.measure.BLOCK_SECONDS": 0.05,
 }
 
 
