@@ -42,5 +42,6 @@ def _limits(measured: Measurement, budget: Budget) -> list[str]:
         elif measured.predicted:
             shown = f"p50 {value:.4g} of {limit:.4g} ms, predicted"
         else:
-            shown = f"bound of p{latency.percentile} {value:.4g} of {limit:.4g} ms"
+            what = "slowest run" if latency.bound_ms is None else f"bound of p{latency.percentile}"
+            shown = f"{what} {value:.4g} of {limit:.4g} ms"
     return [shown, *words]

@@ -45,6 +45,13 @@ def test_every_limit_is_told_and_without_one_the_median(report: Report) -> None:
     assert f", p50 {measured.latency.p50_ms:.4g} ms, 41 s" in line(report, Budget())
 
 
+def test_without_a_bound_the_slowest_run_is_told(report: Report) -> None:
+    measured = report.measurement
+    latency = replace(measured.latency, bound_ms=None)
+    told = line(replace(report, measurement=replace(measured, latency=latency)))
+    assert f", slowest run {latency.max_ms:.4g} of 20 ms, 41 s" in told
+
+
 def test_a_prediction_is_called_one_and_never_a_proof(report: Report) -> None:
     measured = replace(report.measurement, assumptions=("a roofline",))
     told = line(replace(report, measurement=measured), proven=True)
