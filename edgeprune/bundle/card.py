@@ -18,8 +18,9 @@ from edgeprune.records.trial import FitResult, Report
 from edgeprune.runtimes import find
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#&~])")
+_PROVEN = "It was proven inside its budget"
 _HELD = {
-    "fits": "It was proven inside its budget",
+    "fits": "It was measured inside its budget in a search, which is no proof",
     "predicted": "It was predicted to be inside its budget, without a device",
     "inconclusive": "It was not proven inside its budget",
 }
@@ -40,12 +41,14 @@ def model_card(
     """
     measured, device = report.measurement, result.occasion
     profile, target = _plain(result.profile.name), _plain(result.target.name)
+    answer = (result.verdict.kind, report.name) == ("fits", result.chosen.name)
+    held = _PROVEN if answer else _HELD[report.verdict.kind]
     where = "" if device is None or measured.predicted else f" on {_plain(device.machine)}"
     lines = [
         *_metadata(result, report),
         f"# {_plain(name)}",
         "",
-        f"{_HELD[report.verdict.kind]}{where}: profile {profile}, target {target}, {measured.runtime}, "
+        f"{held}{where}: profile {profile}, target {target}, {measured.runtime}, "
         f"threads {measured.threads}, batch {measured.batch}.",
         "",
         "## Measured" if not measured.predicted else "## Predicted",

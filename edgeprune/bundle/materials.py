@@ -113,7 +113,7 @@ def _card(
         },
         "considerations": {
             "technicalLimitations": [
-                "Latency and memory are those of the machine, runtime and threads of the proof, and of one "
+                "Latency and memory are those of one machine, runtime and number of threads, and of one "
                 "query at a time."
             ]
         },

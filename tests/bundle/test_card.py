@@ -76,6 +76,21 @@ def test_the_head_of_the_card_is_metadata(run: Any, tmp_path: Path) -> None:
     assert card.data.metrics == ["top-1"]
 
 
+def test_only_the_answer_of_a_fit_is_called_proven(run: Any, tmp_path: Path) -> None:
+    def told(folder: str, **options: Any) -> str:
+        return (unpacked(run, tmp_path / folder, **options) / "README.md").read_text()
+
+    assert "It was proven inside its budget: profile " in told("chosen")
+    (other,) = (each for each in run.result.trials if each.name == "trial-02")
+    assert other.verdict.kind == "fits"
+    assert "It was measured inside its budget in a search, which is no proof" in told("other", chosen=other)
+    inconclusive = replace(run.result.verdict, kind="inconclusive")
+    unproven = replace(run, result=replace(run.result, verdict=inconclusive))
+    (unproven.folder / "tiny.edgeprune.zip").unlink()
+    card = (unpacked(unproven, tmp_path / "unproven") / "README.md").read_text()
+    assert "It was measured inside its budget in a search, which is no proof" in card
+
+
 def test_names_from_outside_are_no_markup(run: Any, tmp_path: Path) -> None:
     result = replace(run.result, metric="<b>|top\n# 1")
     folder = unpacked(replace(run, result=result), tmp_path / "bundle")
