@@ -23,6 +23,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.first_difference import first_difference
 from edgeprune.graph.fx import written_at
+from edgeprune.graph.onnx_operator import put_back, translations
 from edgeprune.graph.onnx_repairs import repair
 from edgeprune.graph.plain_forms import plain_forms
 from edgeprune.quiet import quiet
@@ -52,7 +53,9 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
         program = captured.program()
         plain_forms(program)
         try:
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            exported = torch.onnx.export(
+                program, dynamo=True, verbose=False, custom_translation_table=dict(translations())
+            )
         except Exception as error:
             raise InputError(
                 f"The model has no ONNX form: {_failure(error, captured)}",
@@ -66,6 +69,7 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
     _annotate(exported.model, origins, tensors, _layers(captured))
     repair(exported.model)
     model = exported.model_proto
+    put_back(model)
     onnxfile.name_ends(model, captured.input_names)
     onnxfile.name_batch(model)
     if prove:

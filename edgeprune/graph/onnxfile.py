@@ -17,11 +17,13 @@ import onnx
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import write
+from edgeprune.foreign import tame
 
 BATCH_NAME = "batch"  # the first dimension of every input
 VALUES = "edgeprune.values"  # captured node of each output, comma-separated, empty where there is none
 LAYER = "edgeprune.layer"  # the parameter's module: "layer1.0.conv1"
 TYPES = "edgeprune.types"  # of the file: "float16" when it computes in float16 outside Q/DQ
+STANDARD_DOMAINS = ("", "ai.onnx")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the weight is the second input
 RECURRENT = ("LSTM", "GRU", "RNN")  # layers of which ONNX has no form on integers
 
@@ -95,6 +97,18 @@ def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     for entry in node.attribute:
         found += [entry.g] if entry.HasField("g") else entry.graphs
     return found
+
+
+def operator_name(node: onnx.NodeProto) -> str:
+    """Name of an operator with its domain, where that is not ONNX's own: `com.microsoft.Attention`."""
+    domain = f"{node.domain}." if node.domain not in STANDARD_DOMAINS else ""
+    return tame(f"{domain}{node.op_type}", 80)
+
+
+def called(node: onnx.NodeProto) -> str:
+    """An operator of a file, for a sentence: `Conv (node 'layer1/conv')`."""
+    name = node.name or next(iter(node.output), "")
+    return f"{operator_name(node)} (node {tame(name, 80)!r})"
 
 
 def reads(node: onnx.NodeProto) -> list[str]:

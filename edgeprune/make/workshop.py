@@ -10,11 +10,13 @@ from typing import Any
 import onnx
 import torch
 
+from edgeprune.errors import InputError
 from edgeprune.export import to_onnx
 from edgeprune.graph.branch_contents import groups_without_use
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, Kept, analyse
+from edgeprune.graph.onnx_operator import kept_names
 from edgeprune.graph.resize import Resizable, resizable
 from edgeprune.graph.surgery import cut, uncut
 from edgeprune.make.builder import Builder
@@ -348,9 +350,10 @@ class Workshop:
     def highest_rung(self, wished: str | None) -> str:
         """The recovery way that was asked for, or the highest that the task's data and outputs allow.
 
-        Nothing can be trained towards decisions alone, or where there are no weights. Raises `InputError`
-        when there is no such way, or it needs what the task has not.
+        Nothing can be trained towards decisions alone, where there are no weights, or through an operator
+        without a gradient. Raises `InputError` when there is no such way, or it needs what the task has not.
         """
+        kept = kept_names(self.dense.module)
         if wished is None:
             highest = LABELLED if self.labelled else UNLABELLED
             if self.task.trainer is not None:
@@ -358,9 +361,15 @@ class Workshop:
             with torch.no_grad():
                 outputs = self.dense.run(*self.dense.inputs)
             weights = any(map(torch.is_floating_point, self.dense.module.parameters()))
-            trained = weights and any(map(torch.is_floating_point, outputs))
+            trained = weights and not kept and any(map(torch.is_floating_point, outputs))
             return highest if trained else before_training(highest)
         way = find_way(wished)
+        if way.trains and kept:
+            raise InputError(
+                f"Recovery {wished!r} trains, and there is no gradient through {' and '.join(kept)}, which "
+                "edgeprune keeps as the ONNX file has it.",
+                f"Recover with {before_training(wished)}, or give the model as a FILE.py or a MODEL.pt2.",
+            )
         if way.needs_earlier:
             required(self.task.earlier)
         if way.own_loop:

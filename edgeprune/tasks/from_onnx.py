@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import onnx
@@ -10,22 +12,25 @@ import torch
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture, capture_one_row
 from edgeprune.graph.one_row import FOR_ONE_ROW
+from edgeprune.graph.onnx_operator import kept_names
 from edgeprune.meaning.kinds import Said
-from edgeprune.records.task import Task
 from edgeprune.tasks.arrays import Arrays, InputSpec, read_arrays, split_rows
 from edgeprune.tasks.exported import needed_data, task_of
-from edgeprune.translate import NotTranslated, agreed, read_onnx, translated
+from edgeprune.tasks.prepared import PreparedTask
+from edgeprune.translate import Network, NotTranslated, agreed, output_key, read_onnx, translated
 from edgeprune.translate.checked_file import INPUT_TYPES, graph_inputs
+from edgeprune.translate.shape_folding import Arrays as Rows
 
 FOLDED_AT = (2, 3, 5)  # batches at which a file is run, to see what depends on the batch
 COMPARED = (3, 8)  # rows of the batches on which the file and its translation are compared
 
 
-def task_from_onnx(path: Path, data: Path | None, seed: int, said: Said = None) -> Task:
+def task_from_onnx(path: Path, data: Path | None, seed: int, said: Said = None) -> PreparedTask:
     """Task of an .onnx file and a .npz file with the inputs by name and, optionally, `labels`.
 
     Metric, split and meaning as in `task_from_export`. Sizes that the file leaves open, the batch aside, are
-    those of the data. Raises `InputError`, for a file with an operator that has no translation among others.
+    those of the data. Operators that have no translation are kept as they are, and a remark says so. Raises
+    `InputError`, for a file with one whose sizes depend on values among others.
     """
     model = read_onnx(path)
     data = needed_data(path, data)
@@ -34,25 +39,51 @@ def task_from_onnx(path: Path, data: Path | None, seed: int, said: Said = None) 
     arrays = read_arrays(data, specs)
     captured = _captured(model, arrays, path, fixed)
     calibration, train, evaluation = split_rows(arrays, seed)
-    return task_of(
+    task = task_of(
         *(path, captured, arrays, calibration, train, evaluation), keywords=False, said=said, data=data
     )
+    given = {each.name: getattr(task, each.name) for each in fields(task)}
+    return PreparedTask(**given, remarks=_kept(captured))
 
 
 def _captured(model: onnx.ModelProto, arrays: Arrays, path: Path, fixed: bool) -> Captured:
     """The file as a graph of torch's operations, which agrees with ONNX Runtime on the data."""
     feeds = [arrays.rows(slice(0, rows)).inputs for rows in ((1,) if fixed else FOLDED_AT)]
     example = tuple(torch.tensor(array) for array in feeds[0].values())
-    try:
-        network = translated(model, feeds, path)
-        with torch.no_grad():
-            network(*example)
-    except NotTranslated as error:
-        raise InputError(f"{path}: {error}.", _OTHERWISE) from error
+    network = _network(model, feeds, example, path)
     captured = capture_one_row(network, example, FOR_ONE_ROW) if fixed else capture(network, example)
     parts = [slice(0, 1), slice(1, 2)] if fixed else [slice(0, rows) for rows in COMPARED]
     agreed(model, network, captured, [arrays.rows(part).inputs for part in parts], path)
     return captured
+
+
+def _kept(captured: Captured) -> tuple[str, ...]:
+    """A sentence about the operators that are kept as the file has them, where there are any."""
+    names = kept_names(captured.module)
+    if not names:
+        return ()
+    return (
+        f"operators without a translation are kept as the file has them ({', '.join(names)}): nothing that "
+        "they read or write is pruned, and nothing is trained through them",
+    )
+
+
+def _network(
+    model: onnx.ModelProto, feeds: Sequence[Rows], example: tuple[torch.Tensor, ...], path: Path
+) -> Network:
+    """The file in torch's operations, and operators that have no translation as the file has them."""
+    keep = set[str]()
+    while True:
+        try:
+            network = translated(model, feeds, path, keep)
+            with torch.no_grad():
+                network(*example)
+            return network
+        except NotTranslated as error:
+            key = output_key(error.node)
+            if key in keep:
+                raise InputError(f"{path}: {error}.", _OTHERWISE) from error
+            keep.add(key)
 
 
 def _input_specs(model: onnx.ModelProto, path: Path) -> tuple[InputSpec, ...]:

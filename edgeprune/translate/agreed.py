@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
+from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
-from edgeprune.translate.checked_file import called
 from edgeprune.translate.network import Network
 from edgeprune.translate.shape_folding import Arrays, run
 
@@ -74,4 +74,4 @@ def _first(model: onnx.ModelProto, network: Network, feed: Arrays, path: Path) -
     there = {name for node in model.graph.node for name in node.output}
     asked = [name for name in made if name in there and isinstance(values.get(name), torch.Tensor)]
     wanted = run(model, [feed], path, asked)[0]
-    return next((called(made[name]) for name in asked if apart(values[name], wanted[name])), None)
+    return next((onnxfile.called(made[name]) for name in asked if apart(values[name], wanted[name])), None)

@@ -45,7 +45,7 @@ _RANDOM = frozenset(
 )
 _CONTROL = frozenset(
     (
-        *("Loop", "Scan", "SequenceConstruct", "SequenceEmpty", "SplitToSequence", "SequenceMap"),
+        *("SequenceConstruct", "SequenceEmpty", "SplitToSequence", "SequenceMap"),
         *("Optional", "OptionalGetElement"),
     )
 )
@@ -81,13 +81,6 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Inputs that a caller gives: old files list the weights among them."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
-
-
-def called(node: onnx.NodeProto) -> str:
-    """An operator of a file, for a sentence: `Conv (node "layer1/conv")`."""
-    name = node.name or next(iter(node.output), "")
-    domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
-    return f"{domain}{node.op_type} (node {tame(name, 80)!r})"
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
@@ -183,22 +176,22 @@ def opset_of(model: onnx.ModelProto) -> int:
 def _check_operator(node: onnx.NodeProto, path: Path) -> None:
     if node.op_type in _INTEGER:
         raise InputError(
-            f"{path} is quantised already: it has the operator {called(node)}.",
+            f"{path} is quantised already: it has the operator {onnxfile.called(node)}.",
             "Give the float32 model that it was made of: edgeprune chooses what becomes INT8 itself.",
         )
     if node.op_type in _RANDOM:
         raise InputError(
-            f"{path} draws random numbers with {called(node)}.",
+            f"{path} draws random numbers with {onnxfile.called(node)}.",
             "What is served is a function of its inputs: export the model in evaluation mode.",
         )
     if node.op_type in _CONTROL:
         raise InputError(
-            f"{path}: operator {called(node)} is control flow or makes no tensor, and is not translated.",
-            "Export that part with a fixed number of steps and with tensors alone.",
+            f"{path}: operator {onnxfile.called(node)} makes no tensor, and is not translated.",
+            "Export that part with tensors alone.",
         )
     for entry in node.attribute:
         if entry.name in ("to", "dtype") and entry.i in _HALVES:
-            _refuse_type(f"{path}: {called(node)}", entry.i)
+            _refuse_type(f"{path}: {onnxfile.called(node)}", entry.i)
 
 
 def _check_types(model: onnx.ModelProto, path: Path) -> None:

@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune.foreign import tame
+from edgeprune.graph import onnxfile
+from edgeprune.graph.onnx_operator import LinearSizes
 from edgeprune.translate.calls import Call, Untranslated
-from edgeprune.translate.checked_file import called
 from edgeprune.translate.operators import TABLE
-from edgeprune.translate.shape_folding import Sizes
 
 
 class NotTranslated(Exception):
     """An operator of a file has no translation. Its text names the operator and says why."""
 
     def __init__(self, node: onnx.NodeProto, reason: str) -> None:
-        super().__init__(f"operator {called(node)} is not translated: {reason}")
+        super().__init__(f"operator {onnxfile.called(node)} is not translated: {reason}")
         self.node = node
 
 
@@ -45,7 +45,7 @@ class NetworkStep:
 
     op: str
     call: Call
-    inputs: tuple[str | StoredTensor | list[Any] | NDArray[Any] | Sizes | None, ...]
+    inputs: tuple[str | StoredTensor | list[Any] | NDArray[Any] | LinearSizes | None, ...]
     outputs: tuple[str, ...]
     node: onnx.NodeProto
 
@@ -107,7 +107,7 @@ class Network(torch.nn.Module):
 def _read(each: Any, values: Mapping[str, Any], stored: Mapping[str, torch.Tensor], batch: Any) -> Any:
     if isinstance(each, StoredTensor):
         return stored[each.name]
-    if isinstance(each, Sizes):
+    if isinstance(each, LinearSizes):
         return each.at(batch)
     return values[each] if isinstance(each, str) else each
 

@@ -8,7 +8,7 @@ computes on values, and is translated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from onnx import numpy_helper
 from edgeprune.errors import InputError
 from edgeprune.foreign import tame
 from edgeprune.graph import onnxfile
+from edgeprune.graph.onnx_operator import LinearSizes
 from edgeprune.translate.calls import TABLE
 
 MOST_FOLDED = (
@@ -29,18 +30,6 @@ MOST_FOLDED = (
 )  # elements of a constant that is made of less: what is larger is computed where it is read
 Kind = Literal["constant", "sizes", "values"]
 Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A list of integers, each `times * batch + plus`."""
-
-    times: tuple[int, ...]
-    plus: tuple[int, ...]
-
-    def at(self, batch: Any) -> list[Any]:
-        """The integers for a batch, which may be one of torch's symbols."""
-        return [t * batch + p if t else p for t, p in zip(self.times, self.plus, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -52,13 +41,16 @@ class Folded:
 
     nodes: tuple[onnx.NodeProto, ...]
     constants: Arrays
-    sizes: Mapping[str, Sizes]
+    sizes: Mapping[str, LinearSizes]
 
 
-def folded(model: onnx.ModelProto, feeds: Sequence[Arrays], path: Path) -> Folded:
+def folded(
+    model: onnx.ModelProto, feeds: Sequence[Arrays], path: Path, whole: Collection[str] = ()
+) -> Folded:
     """Operators and constants of a model, folded by runs in ONNX Runtime.
 
     feeds: inputs by name at one batch or several different ones; with one, its sizes are constants.
+    whole: an output of each operator that takes tensors alone, whatever `TABLE` says of it.
     Raises `InputError` when ONNX Runtime does not run the model.
     """
     while True:
@@ -68,7 +60,7 @@ def folded(model: onnx.ModelProto, feeds: Sequence[Arrays], path: Path) -> Folde
         if not _inlined_branch(model, runs):
             break
     stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-    constants, sizes = dict(stored), dict[str, Sizes]()
+    constants, sizes = dict(stored), dict[str, LinearSizes]()
     for name in asked:
         found = [each[name] for each in runs]
         if not all(isinstance(array, np.ndarray) for array in found):
@@ -76,9 +68,9 @@ def folded(model: onnx.ModelProto, feeds: Sequence[Arrays], path: Path) -> Folde
         if _same(found):
             if found[0].size <= max(MOST_FOLDED, *(array.size for array in stored.values()), 0):
                 constants[name] = found[0]
-        elif (linear := _linear(found, [_rows(each) for each in feeds])) is not None:
+        elif (linear := linear_sizes(found, [rows_of(each) for each in feeds])) is not None:
             sizes[name] = linear
-    return _kept(model, constants, sizes)
+    return _kept(model, constants, sizes, whole)
 
 
 def session(model: onnx.ModelProto, path: Path, outputs: Sequence[str] = ()) -> Any:
@@ -118,7 +110,8 @@ def run(
     return found
 
 
-def _rows(feed: Arrays) -> int:
+def rows_of(feed: Arrays) -> int:
+    """Rows of a batch."""
     return len(next(iter(feed.values())))
 
 
@@ -151,20 +144,30 @@ def _same(found: Sequence[NDArray[Any]]) -> bool:
     return all(np.array_equal(found[0], each, equal_nan=each.dtype.kind == "f") for each in found[1:])
 
 
-def _linear(found: Sequence[NDArray[Any]], rows: Sequence[int]) -> Sizes | None:
-    """Integers that are `times * batch + plus` at every batch; None for anything else."""
+def linear_sizes(found: Sequence[NDArray[Any]], rows: Sequence[int]) -> LinearSizes | None:
+    """Integers that are `times * batch + plus` at every batch; None for anything else.
+
+    found: an array for each of the numbers of rows.
+    """
     first = found[0]
     if first.ndim > 1 or first.dtype.kind not in "iu" or any(each.shape != first.shape for each in found):
         return None
     columns = np.stack([each.reshape(-1).astype(np.int64) for each in found])
+    if len(rows) == 1:
+        return LinearSizes((0,) * first.size, tuple(map(int, columns[0])))
     times, rest = np.divmod(columns[1] - columns[0], rows[1] - rows[0])
     plus = columns[0] - times * rows[0]
     if rest.any() or any((times * n + plus != column).any() for n, column in zip(rows, columns, strict=True)):
         return None
-    return Sizes(tuple(map(int, times)), tuple(map(int, plus)))
+    return LinearSizes(tuple(map(int, times)), tuple(map(int, plus)))
 
 
-def _kept(model: onnx.ModelProto, constants: dict[str, Any], sizes: dict[str, Sizes]) -> Folded:
+def _kept(
+    model: onnx.ModelProto,
+    constants: dict[str, Any],
+    sizes: dict[str, LinearSizes],
+    whole: Collection[str] = (),
+) -> Folded:
     """What is left of a graph. Sizes that are read as a tensor are computed again."""
     ends = {value.name for value in model.graph.output}
     while True:
@@ -176,8 +179,10 @@ def _kept(model: onnx.ModelProto, constants: dict[str, Any], sizes: dict[str, Si
         ]
         broken = set(sizes.keys() & ends)
         for node in nodes:
-            plain = TABLE[node.op_type].plain if node.op_type in TABLE else frozenset()
+            row = TABLE.get(node.op_type)
+            plain = frozenset() if row is None or set(whole).intersection(node.output) else row.plain
             broken |= {name for at, name in enumerate(node.input) if name in sizes and at not in plain}
+            broken |= sizes.keys() & set(onnxfile.reads_inside(node))
         if not broken:
             break
         for name in broken:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.graph import onnxfile
+from edgeprune.graph.onnx_operator import KeptOperator, LinearSizes, outside_reads
 from edgeprune.translate.calls import Call
 from edgeprune.translate.checked_file import graph_inputs, opset_of
+from edgeprune.translate.kept import kept_operators, output_key
 from edgeprune.translate.network import Network, NetworkStep, NotTranslated, StoredTensor
 from edgeprune.translate.operators import TABLE
+from edgeprune.translate.operators.as_given import AS_GIVEN
 from edgeprune.translate.operators.steps import GATES
 from edgeprune.translate.shape_folding import Arrays, Folded, folded
 
@@ -43,20 +47,30 @@ _ENDINGS: Mapping[str, tuple[str, ...]] = {
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+", re.ASCII)
 
 
-def translated(model: onnx.ModelProto, feeds: Sequence[Arrays], path: Path) -> Network:
+def translated(
+    model: onnx.ModelProto, feeds: Sequence[Arrays], path: Path, keep: Collection[str] = ()
+) -> Network:
     """Torch module that computes what a file does.
 
     feeds: inputs by name at one batch or several, as for `shape_folding.folded`. Its other sizes are fixed.
-    Raises `NotTranslated` for an operator that has no translation, as far as that shows before the module
-    runs, `InputError` when ONNX Runtime does not run the file.
+    keep: an output (`output_key`) of each operator that is kept as the file has it.
+    Raises `NotTranslated` for another operator that has no translation, as far as that shows before the
+    module runs, `InputError` when ONNX Runtime does not run the file.
     """
     model = _without_composites(model)
-    return network_of(model, folded(model, feeds, path))
+    left = folded(model, feeds, path, keep)
+    wanted = [node for node in left.nodes if set(keep).intersection(node.output)]
+    return network_of(model, left, kept_operators(model, wanted, left, feeds, path))
 
 
-def network_of(model: onnx.ModelProto, left: Folded) -> Network:
-    """Torch module of what folding left of a model. Raises `NotTranslated`."""
-    return _Maker(model, left).network
+def network_of(
+    model: onnx.ModelProto, left: Folded, kept: Mapping[str, KeptOperator] = MappingProxyType({})
+) -> Network:
+    """Torch module of what folding left of a model. Raises `NotTranslated`.
+
+    kept: by `output_key`, the operators that are called as they are.
+    """
+    return _Maker(model, left, kept).network
 
 
 def _without_composites(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,8 +91,8 @@ def _without_composites(model: onnx.ModelProto) -> onnx.ModelProto:
 class _Maker:
     """Network in the making."""
 
-    def __init__(self, model: onnx.ModelProto, left: Folded) -> None:
-        self.left, self.opset = left, opset_of(model)
+    def __init__(self, model: onnx.ModelProto, left: Folded, kept: Mapping[str, KeptOperator]) -> None:
+        self.left, self.kept, self.opset = left, kept, opset_of(model)
         ends = [value.name for value in model.graph.output]
         self.reads = Counter([*(name for node in left.nodes for name in onnxfile.reads(node)), *ends])
         self.placed: dict[tuple[str, str], str] = {}  # (value, layout) -> qualified name
@@ -95,6 +109,8 @@ class _Maker:
     def _step(self, at: int, node: onnx.NodeProto) -> list[NetworkStep]:
         if self.fused.issuperset(node.output):
             return []
+        if (operator := self.kept.get(output_key(node))) is not None:
+            return [self._kept(node, operator)]
         if node.domain not in _STANDARD or node.op_type not in TABLE:
             raise NotTranslated(node, "edgeprune knows no such operator")
         if node.op_type in ("Gemm", "MatMul") and (layer := self._linear(at, node)) is not None:
@@ -105,6 +121,14 @@ class _Maker:
         inputs = [self._input(node, place, name, place in plain) for place, name in enumerate(node.input)]
         return [self._made(node, node.op_type, inputs, list(node.output))]
 
+    def _kept(self, node: onnx.NodeProto, operator: KeptOperator) -> NetworkStep:
+        """Call of an operator as the file has it. Constants that learn are its parameters."""
+        names = outside_reads(node)
+        inputs = [self._input(node, at, name, False, known=False) for at, name in enumerate(names)]
+        call = Call(AS_GIVEN, {AS_GIVEN: operator.text()}, self.opset)
+        outputs = tuple(filter(None, node.output))
+        return NetworkStep(AS_GIVEN, call, (LinearSizes((1,), (0,)), *inputs), outputs, node)
+
     def _made(
         self, node: onnx.NodeProto, op: str, inputs: Sequence[Any], outputs: Sequence[str]
     ) -> NetworkStep:
@@ -112,7 +136,7 @@ class _Maker:
         call = Call(node.op_type, _attributes(node), self.opset, asked)
         return NetworkStep(op, call, tuple(inputs), tuple(outputs), node)
 
-    def _input(self, node: onnx.NodeProto, place: int, name: str, plain: bool) -> Any:
+    def _input(self, node: onnx.NodeProto, place: int, name: str, plain: bool, *, known: bool = True) -> Any:
         if not name:
             return None
         if name in self.left.sizes:
@@ -124,7 +148,7 @@ class _Maker:
         array = self.left.constants[name]
         if plain:
             return [each.item() for each in array.reshape(-1)]
-        if place in TABLE[node.op_type].known:
+        if known and place in TABLE[node.op_type].known:
             return array
         learned = place not in _STATISTICS.get(node.op_type, ())
         ending = dict(enumerate(_ENDINGS.get(node.op_type, ()))).get(place) or f"value{place}"

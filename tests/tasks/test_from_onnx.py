@@ -308,12 +308,7 @@ REFUSED: Mapping[str, tuple[list[Any], Mapping[str, np.ndarray], str]] = {
     "a sequence": (
         [node("SequenceConstruct", ["x"], ["s"], "list"), node("SequenceAt", ["s", "i"], ["y"])],
         {"i": np.int64(0)},
-        "operator SequenceConstruct .node 'list'. is control flow or makes no tensor",
-    ),
-    "an attribute that torch does not have": (
-        [node("CumSum", ["x", "a"], ["y"], "sums", exclusive=1)],
-        {"a": np.int64(1)},
-        "operator CumSum .node 'sums'. is not translated: its exclusive is 1",
+        "operator SequenceConstruct .node 'list'. makes no tensor",
     ),
     "sizes that values decide": (
         [
@@ -323,7 +318,7 @@ REFUSED: Mapping[str, tuple[list[Any], Mapping[str, np.ndarray], str]] = {
             node("ConstantOfShape", ["shape"], ["y"], "made"),
         ],
         {"one": np.array([1])},
-        "operator ConstantOfShape .node 'made'. is not translated: its input 'shape' is computed from values",
+        "operator ConstantOfShape .node 'made'. is not translated: the sizes of its output depend on values",
     ),
 }
 

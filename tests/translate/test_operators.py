@@ -14,6 +14,7 @@ import torch
 
 from edgeprune.translate.network import NotTranslated
 from edgeprune.translate.operators import TABLE
+from edgeprune.translate.operators.as_given import AS_GIVEN
 from edgeprune.translate.operators.steps import GATES
 from edgeprune.translate.shape_folding import Folded
 from edgeprune.translate.weights import network_of
@@ -23,7 +24,7 @@ WEIGHTS = {"Gemm": (1, 2), "MatMul": (1,), **dict.fromkeys(GATES, tuple(range(1,
 # Of equal values torch.topk takes any; ONNX has no sums of nothing that torch has.
 LEFT_OUT = ("same_values", "empty_set", "einsum_scalar")
 # ONNX has no case of its own for them in the opset of this release.
-WITHOUT_CASES = frozenset(("Upsample", "linear"))
+WITHOUT_CASES = frozenset(("Upsample", "linear", AS_GIVEN))
 # All cases of GRU reset before the product, as torch's layer does not; those of casts are of other types.
 WITHOUT_INPUTS = frozenset(("Range", "ConstantOfShape"))  # all are numbers
 REFUSED_CASES = frozenset(("GRU", "Cast", "CastLike"))

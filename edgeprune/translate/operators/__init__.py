@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from edgeprune.translate.calls import TABLE
-from edgeprune.translate.operators import arranging, elementwise, reducing, resizing, steps, weighted  # noqa: F401
+from edgeprune.translate.operators import (  # noqa: F401
+    arranging,
+    as_given,
+    elementwise,
+    reducing,
+    resizing,
+    steps,
+    weighted,
+)
 
 __all__ = ["TABLE"]
