@@ -81,7 +81,7 @@ _ROOMS = {  # room -> the public names that are imported from it on first use
     "records.trial": (
         *("Breach", "Candidate", "CascadeResult", "DeviceState", "DraftReport", "Drop", "ErrorBar"),
         *("FitResult", "Occasion", "Pace", "ProjectUse", "Training"),
-        *("Latency", "LayerTimes", "Measurement", "Report", "TierResult", "Verdict"),
+        *("Latency", "LayerTimes", "LengthTimes", "Measurement", "Report", "TierResult", "Verdict"),
     ),
     "records.cpu_time": ("Waiting",),
     "validating": ("validate",),
@@ -130,6 +130,7 @@ __all__ = [
     "InputError",
     "Latency",
     "LayerTimes",
+    "LengthTimes",
     "LostInt8",
     "Machine",
     "Measurement",

@@ -43,9 +43,10 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
     """Translate a captured graph to ONNX, and prove in ONNX Runtime that the model computes the same.
 
     prove: False only for a model whose shapes are wanted and whose answers are not.
-    The batch stays dynamic (dimension "batch") or fixed at one row, inputs keep the placeholders' names,
-    outputs are `output`, `output_1`, ...; BatchNorm is folded into the convolutions. The model carries what
-    `graph.onnxfile` reads: the captured node of each value, the layer of each weight.
+    The batch stays dynamic (dimension "batch") or fixed at one row; where lengths vary, the length stays
+    dynamic, too (dimension "length"). Inputs keep the placeholders' names, outputs are `output`, `output_1`,
+    ...; BatchNorm is folded into the convolutions. The model carries what `graph.onnxfile` reads: the
+    captured node of each value, the layer of each weight.
     Raises `InputError` naming the operator that has no ONNX form or that the runtime lacks, `EdgepruneError`
     naming the output that differs.
     """
@@ -72,6 +73,8 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
     put_back(model)
     onnxfile.name_ends(model, captured.input_names)
     onnxfile.name_batch(model)
+    if captured.lengths is not None:
+        onnxfile.name_length(model, captured.lengths.dims)
     if prove:
         prove_equal(captured, model)
     return model
@@ -80,14 +83,16 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
 def prove_equal(captured: Captured, model: onnx.ModelProto) -> None:
     """Prove an ONNX model equal to a captured graph on the example, and on one more row where there may be.
 
+    Where the length may vary, on the example at each of the lengths.
+
     Raises `EdgepruneError` when an output differs by more than 1e-4 of its largest absolute value, has
     another shape, or is not finite where the captured graph is; it names the first operator that differs.
     """
     session = _session(onnxfile.content(model))
     names = [value.name for value in session.get_outputs()]
-    asked = [captured.inputs]
+    asked = list(captured.examples())
     if not captured.fixed_batch:
-        asked.append(tuple(torch.cat([tensor, tensor[:1]]) for tensor in captured.inputs))
+        asked += [tuple(torch.cat([tensor, tensor[:1]]) for tensor in tensors) for tensors in asked]
     for tensors in asked:
         with torch.no_grad():
             expected = captured.run(*tensors)

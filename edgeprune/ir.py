@@ -43,6 +43,7 @@ def write_ir(
     feeds: Mapping[str, NDArray[Any]],
     *,
     float_model: onnx.ModelProto | None = None,
+    more: Sequence[Mapping[str, NDArray[Any]]] = (),
 ) -> Path:
     """Write `path` (.xml) and its .bin from an ONNX model; both appear whole or not at all, .xml last.
 
@@ -50,12 +51,14 @@ def write_ir(
     HALF_TOLERANCE of those of the ONNX model in OpenVINO, else everything stays float32.
     float_model: of an INT8 model, the float one that it was made of: the proof is on that one, because behind
     INT8 the smallest change of a value may fall to another integer, which says nothing about storage.
+    more: batches of inputs of other lengths, for the same proof.
     Raises `MissingExtraError` without OpenVINO, `InputError` when it does not take the model.
     """
     core = _core()
     source = _plain(model)
     halved = _read(core, source)
-    if _halve(halved) and _proven(core, source if float_model is None else _plain(float_model), feeds):
+    exact = source if float_model is None else _plain(float_model)
+    if _halve(halved) and all(_proven(core, exact, each) for each in (feeds, *more)):
         _save(halved, path)
     else:
         _save(_read(core, source), path)

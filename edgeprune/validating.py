@@ -234,7 +234,7 @@ def _proof(
     return prove(
         device,
         load,
-        list(golden.feeds(manifest.batch)),
+        list(golden.feeds(manifest.batch, longest=True)),
         percentile=manifest.budget.percentile,
         effort=effort,
         latency_ms=manifest.budget.latency_ms,

@@ -49,7 +49,7 @@ def model_card(
         f"# {_plain(name)}",
         "",
         f"{held}{where}: profile {profile}, target {target}, {measured.runtime}, "
-        f"threads {measured.threads}, batch {measured.batch}.",
+        f"threads {measured.threads}, batch {measured.batch}{_lengths(result)}.",
         "",
         "## Measured" if not measured.predicted else "## Predicted",
         "",
@@ -74,6 +74,14 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _lengths(result: FitResult) -> str:
+    """Words about the lengths of sequences, where they vary."""
+    if not result.lengths:
+        return ""
+    *others, longest = result.lengths
+    return f", length {longest} (also proven to compute the same at {', '.join(map(str, others))})"
 
 
 def _metadata(result: FitResult, report: Report) -> Iterator[str]:
@@ -134,8 +142,13 @@ def _table(title: str, ports: Sequence[Port]) -> Iterator[str]:
     yield f"| {title} | type | shape |"
     yield "|---|---|---|"
     for port in ports:
-        yield f"| {_plain(port.name)} | {port.dtype} | {'x'.join(map(str, port.shape))} |"
+        yield f"| {_plain(port.name)} | {port.dtype} | {_shape(port)} |"
     yield ""
+
+
+def _shape(port: Port) -> str:
+    """Sizes of a port; `<=16` for a dimension whose length varies."""
+    return "x".join(f"<={n}" if at in port.length_dims else str(n) for at, n in enumerate(port.shape))
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,7 @@ from edgeprune.bundle.archive import check_directory
 from edgeprune.devices import Feeds, Session
 from edgeprune.errors import InputError
 from edgeprune.files import write
-from edgeprune.records.bundle import GOLDEN, GOLDEN_IN, GOLDEN_OUT, GOLDEN_REFERENCE, Port
+from edgeprune.records.bundle import GOLDEN, GOLDEN_IN, GOLDEN_LENGTH, GOLDEN_OUT, GOLDEN_REFERENCE, Port
 
 Arrays = Mapping[str, NDArray[Any]]
 _MOST_HEADER = 1024  # characters: numpy's of an array takes about a hundred
@@ -30,33 +30,104 @@ class Golden:
 
     reference: the outputs of the captured graph with the artefact's integers, computed in torch; empty in
         bundles of an older version.
+    lengths: where sequences have several; None where there is one.
     """
 
     inputs: Arrays
     outputs: Arrays
     rows: int
     reference: Arrays = field(default_factory=dict)
+    lengths: RowLengths | None = None
 
-    def feeds(self, batch: int) -> Iterator[Feeds]:
-        """The inputs, `batch` rows at a time; rows that do not fill a batch are left out."""
+    def feeds(self, batch: int, *, longest: bool = False) -> Iterator[Feeds]:
+        """The inputs, `batch` rows at a time; rows that do not fill a batch are left out.
+
+        longest: those of the longest length alone, whose latency a budget limits.
+        """
         for start in range(0, self.rows - batch + 1, batch):
-            yield {name: array[start : start + batch] for name, array in self.inputs.items()}
+            rows = {name: array[start : start + batch] for name, array in self.inputs.items()}
+            if self.lengths is None:
+                yield rows
+            elif not longest or self.lengths.rows[start] == self.lengths.rows.max():
+                yield self.lengths.cut(rows, start)
+
+
+@dataclass(frozen=True)
+class RowLengths:
+    """Lengths of golden rows, which are padded to the longest.
+
+    rows: length of each row, [rows]. dims: dimensions that have the length, by input.
+    """
+
+    rows: NDArray[np.int64]
+    dims: Mapping[str, tuple[int, ...]]
+
+    def cut(self, inputs: Arrays, start: int) -> dict[str, NDArray[Any]]:
+        """Inputs of a batch, which begins at row `start`, without their padding."""
+        length = int(self.rows[start])
+        return {
+            name: array[
+                tuple(
+                    slice(0, length if dim in self.dims.get(name, ()) else None) for dim in range(array.ndim)
+                )
+            ]
+            for name, array in inputs.items()
+        }
+
+    @property
+    def arrays(self) -> Arrays:
+        """Arrays of golden.npz that hold them."""
+        dims = {f"{GOLDEN_LENGTH}.{name}": np.array(each, np.int64) for name, each in self.dims.items()}
+        return {GOLDEN_LENGTH: self.rows, **dims}
+
+    @classmethod
+    def padded(
+        cls, parts: Sequence[Arrays], lengths: Sequence[int], dims: Mapping[str, tuple[int, ...]]
+    ) -> tuple[Arrays, RowLengths]:
+        """Inputs of several lengths, the longest part first, as one padded array for each input."""
+        found = {}
+        for name, whole in parts[0].items():
+            columns = []
+            for part in parts:
+                array = part[name]
+                behind = [
+                    (0, full - size) if dim else (0, 0)
+                    for dim, (full, size) in enumerate(zip(whole.shape, array.shape, strict=True))
+                ]
+                columns.append(np.pad(array, behind))
+            found[name] = np.concatenate(columns)
+        rows = np.concatenate(
+            [
+                np.full(len(next(iter(part.values()))), length, np.int64)
+                for part, length in zip(parts, lengths, strict=True)
+            ]
+        )
+        return found, cls(rows, dims)
 
 
 def write_golden(
-    path: Path, inputs: Arrays, outputs: Arrays, reference: Arrays = MappingProxyType({})
+    path: Path,
+    inputs: Arrays,
+    outputs: Arrays,
+    reference: Arrays = MappingProxyType({}),
+    lengths: RowLengths | None = None,
 ) -> Path:
     """Write golden.npz. Raises `InputError` when it cannot be written."""
-    write(path, packed(inputs, outputs, reference))
+    write(path, packed(inputs, outputs, reference, lengths))
     return path
 
 
-def packed(inputs: Arrays, outputs: Arrays, reference: Arrays = MappingProxyType({})) -> bytes:
+def packed(
+    inputs: Arrays,
+    outputs: Arrays,
+    reference: Arrays = MappingProxyType({}),
+    lengths: RowLengths | None = None,
+) -> bytes:
     """Bytes of golden.npz; the same arrays give the same bytes."""
     arrays = {GOLDEN_IN + name: np.asarray(array) for name, array in inputs.items()}
     arrays |= {GOLDEN_OUT + name: np.asarray(array) for name, array in outputs.items()}
     arrays |= {GOLDEN_REFERENCE + name: np.asarray(array) for name, array in reference.items()}
-    return _zipped(arrays)
+    return _zipped(arrays if lengths is None else {**arrays, **lengths.arrays})
 
 
 def _zipped(arrays: Arrays) -> bytes:
@@ -113,7 +184,8 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
 
 def read_golden(path: Path) -> Golden:
     """Read golden.npz. Raises `InputError` when it is missing, holds anything but arrays, or rows differ."""
-    arrays = _unzipped(path)
+    arrays = dict(_unzipped(path))
+    lengths = _row_lengths(path, arrays)
     inputs, outputs, reference = (
         {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}
         for prefix in (GOLDEN_IN, GOLDEN_OUT, GOLDEN_REFERENCE)
@@ -132,14 +204,45 @@ def read_golden(path: Path) -> Golden:
     for name, array in (*inputs.items(), *outputs.items(), *reference.items()):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"{path}: the array {name} holds values that are not finite numbers.", _HINT)
-    return Golden(inputs, outputs, rows.pop(), reference)
+    if lengths is not None and len(lengths.rows) not in rows:
+        raise InputError(f"{path}: {len(lengths.rows)} rows have a length, of {rows.pop()}.", _HINT)
+    return Golden(inputs, outputs, rows.pop(), reference, lengths)
 
 
-def check_ports(golden: Golden, inputs: Sequence[Port], outputs: Sequence[Port], batch: int) -> None:
-    """Refuse golden vectors that are not of a model's ports, or whose rows do not fill batches.
+def _row_lengths(path: Path, arrays: dict[str, NDArray[Any]]) -> RowLengths | None:
+    """Lengths of the rows, taken out of the arrays; None where there are none. Raises `InputError`."""
+    found = {name: arrays.pop(name) for name in tuple(arrays) if name.split(".")[0] == GOLDEN_LENGTH}
+    if not found:
+        return None
+    rows = found.pop(GOLDEN_LENGTH, None)
+    if rows is None or any(each.ndim != 1 or each.dtype != np.int64 for each in (rows, *found.values())):
+        raise InputError(f"{path}: the lengths are no whole numbers, one for each row.", _HINT)
+    dims = {name.split(".", 1)[1]: tuple(each.tolist()) for name, each in found.items()}
+    for name, those in dims.items():
+        whole = arrays.get(GOLDEN_IN + name)
+        sizes = () if whole is None else tuple(whole.shape[dim] for dim in those if 0 < dim < whole.ndim)
+        if (
+            len(sizes) < len(those)
+            or not len(rows)
+            or rows.min() < 1
+            or any(each != rows.max() for each in sizes)
+        ):
+            raise InputError(f"{path}: {name} is not padded to the longest of the lengths.", _HINT)
+    return RowLengths(rows, dims)
+
+
+def check_ports(
+    golden: Golden,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    batch: int,
+    lengths: Sequence[int] = (),
+) -> None:
+    """Refuse golden vectors that are not of a model's ports and lengths, or whose rows do not fill batches.
 
     Raises `InputError`.
     """
+    _check_lengths(golden, inputs, batch, lengths)
     wanted = (("inputs", inputs, golden.inputs), ("outputs", outputs, golden.outputs))
     for what, ports, arrays in wanted:
         if {port.name for port in ports} != set(arrays):
@@ -163,6 +266,22 @@ def check_ports(golden: Golden, inputs: Sequence[Port], outputs: Sequence[Port],
                 )
     if golden.rows % batch:
         raise InputError(f"{GOLDEN} has {golden.rows} rows, which do not fill batches of {batch}.", _HINT)
+
+
+def _check_lengths(golden: Golden, inputs: Sequence[Port], batch: int, lengths: Sequence[int]) -> None:
+    """Refuse golden vectors that are not of each of the lengths, or batches of several."""
+    own = () if golden.lengths is None else tuple(sorted(set(golden.lengths.rows.tolist())))
+    dims = {port.name: port.length_dims for port in inputs if port.length_dims}
+    if own != tuple(lengths) or dims != ({} if golden.lengths is None else dict(golden.lengths.dims)):
+        raise InputError(
+            f"{GOLDEN} has the lengths {list(own)}, the manifest says {list(lengths)}, each in dimensions of "
+            "its own.",
+            _HINT,
+        )
+    if golden.lengths is not None and golden.rows % batch == 0:
+        for rows in golden.lengths.rows.reshape(-1, batch):
+            if len(set(rows.tolist())) > 1:
+                raise InputError(f"{GOLDEN} has a batch of several lengths.", _HINT)
 
 
 def serve(session: Session, golden: Golden, batch: int) -> dict[str, NDArray[Any]]:
@@ -195,9 +314,12 @@ def read_reference(path: Path) -> Arrays:
     return _unzipped(path)
 
 
-def ports(arrays: Arrays, batch: int) -> tuple[Port, ...]:
-    """Ports of a model that takes or gives such arrays, `batch` rows at a time."""
-    return tuple(Port(name, str(a.dtype), (batch, *a.shape[1:])) for name, a in arrays.items())
+def ports(arrays: Arrays, batch: int, lengths: RowLengths | None = None) -> tuple[Port, ...]:
+    """Ports of a model that takes or gives such arrays, `batch` rows at a time. lengths: of inputs."""
+    dims: Mapping[str, tuple[int, ...]] = {} if lengths is None else lengths.dims
+    return tuple(
+        Port(name, str(a.dtype), (batch, *a.shape[1:]), dims.get(name, ())) for name, a in arrays.items()
+    )
 
 
 def _difference(served: NDArray[Any], golden: NDArray[Any]) -> float:

@@ -14,6 +14,7 @@ from edgeprune.errors import InputError
 from edgeprune.limits import MOST_BATCH, MOST_THREADS
 from edgeprune.records.bundle import EVIDENCE, GOLDEN, MANIFEST, PACE, SIGNATURE, Manifest, Port
 from edgeprune.records.domain import budget_problems, hash_problems, measurement_problems, positive, whole
+from edgeprune.records.lengths import LEAST_LENGTH, MOST_LENGTH
 
 DTYPES = frozenset(
     {
@@ -43,6 +44,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _files(manifest)
     yield from budget_problems("budget", manifest.budget)
     yield from _ports("inputs", manifest.inputs, manifest.batch)
+    yield from _lengths(manifest)
     yield from _ports("outputs", manifest.outputs, manifest.batch)
     yield from measurement_problems("claim.measurement", manifest.claim.measurement)
     for name, here in (("threads", manifest.threads), ("batch", manifest.batch)):
@@ -67,6 +69,24 @@ def _files(manifest: Manifest) -> Iterator[str]:
     for name in (manifest.artefact, GOLDEN, EVIDENCE, *([PACE] if manifest.pace is not None else [])):
         if name not in seen:
             yield f"files does not list {name!r}"
+
+
+def _lengths(manifest: Manifest) -> Iterator[str]:
+    """Problems of the lengths of sequences, and of the dimensions that have them."""
+    lengths = manifest.lengths
+    if lengths and (len(lengths) < 2 or list(lengths) != sorted(set(lengths))):
+        yield f"lengths is {list(lengths)}, expected two or more that ascend"
+    for length in lengths:
+        yield from whole("lengths", length, LEAST_LENGTH, MOST_LENGTH)
+    ports = [(f"inputs[{at}]", port) for at, port in enumerate(manifest.inputs)]
+    if bool(lengths) != any(port.length_dims for _, port in ports):
+        yield f"lengths is {list(lengths)}, and the inputs' length_dims do not say of which dimensions"
+    for where, port in ports:
+        for dim in port.length_dims:
+            if not 0 < dim < len(port.shape) or port.shape[dim] != max(lengths, default=0):
+                yield f"{where}.length_dims has {dim}, no dimension of the longest length"
+    if any(port.length_dims for port in manifest.outputs):
+        yield "an output has length_dims"
 
 
 def _ports(where: str, ports: tuple[Port, ...], batch: int) -> Iterator[str]:

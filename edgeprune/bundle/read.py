@@ -194,7 +194,7 @@ def _check_signature(
 def _checked_golden(path: Path, manifest: Manifest, folder: Path) -> Golden:
     try:
         golden = read_golden(folder / GOLDEN)
-        check_ports(golden, manifest.inputs, manifest.outputs, manifest.batch)
+        check_ports(golden, manifest.inputs, manifest.outputs, manifest.batch, manifest.lengths)
     except InputError as error:
         raise BundleError(5, f"{path}: {tame(error.what.replace(f'{folder}/', ''))}", _FORGED) from error
     return golden

@@ -44,6 +44,7 @@ def stated(result: FitResult, report: Report) -> Iterator[Stated]:
     """The figures of a candidate: metric, latency, memory and size."""
     yield _metric(result, report)
     yield from _latencies(result, report)
+    yield from _at_lengths(result, report)
     budget, measured, dense = result.budget, report.measurement, result.baseline.measurement
     low, high = bar.memory_mib if (bar := measured.error_bar) else (None, None)
     yield Stated(
@@ -77,6 +78,22 @@ def _latencies(result: FitResult, report: Report) -> Iterator[Stated]:
             confidence=None if bound is None else CONFIDENCE,
             limit=result.budget.latency_ms if binds else None,
         )
+
+
+def _at_lengths(result: FitResult, report: Report) -> Iterator[Stated]:
+    """Two percentiles at each of the shorter lengths, where they vary."""
+    timed = {(each.name, each.length): each.latency for each in result.at_lengths}
+    for length in result.lengths[:-1]:
+        latency, dense = (timed.get((name, length)) for name in (report.name, result.baseline.name))
+        if latency is None:
+            continue
+        for percentile in (50, 90):
+            yield Stated(
+                f"latency p{percentile} at length {length}",
+                _at(latency, percentile),
+                "ms",
+                None if dense is None else _at(dense, percentile),
+            )
 
 
 def _at(latency: Latency, percentile: int) -> float:

@@ -106,7 +106,7 @@ def write_bundle(
     if (artefact.parent / REFERENCE).is_file():
         golden = replace(golden, reference=read_reference(artefact.parent / REFERENCE))
     if golden.reference or report.name != result.chosen.name:
-        content = packed(golden.inputs, golden.outputs, golden.reference)
+        content = packed(golden.inputs, golden.outputs, golden.reference, golden.lengths)
     if golden.rows % measured.batch:
         raise InputError(
             f"{proven} has {golden.rows} rows, which do not fill batches of {measured.batch}.",
@@ -232,7 +232,7 @@ def _stating(
 ) -> dict[str, Content]:
     """Files that state what was measured: the model card, and the bill of materials."""
     name = folder.resolve().name
-    both = ports(golden.inputs, load.batch), ports(golden.outputs, load.batch)
+    both = ports(golden.inputs, load.batch, golden.lengths), ports(golden.outputs, load.batch)
     figures = tuple(stated(result, report))
     card = model_card(result, report, load, *both, figures, name)
     bill = bill_of_materials(report, load.artefact, *both, figures, name, _written(load.artefact))
@@ -272,7 +272,7 @@ def _manifest(
         throttle=target.throttle,
         budget=result.budget,
         artefact=artefact.name,
-        inputs=ports(golden.inputs, report.measurement.batch),
+        inputs=ports(golden.inputs, report.measurement.batch, golden.lengths),
         outputs=ports(golden.outputs, report.measurement.batch),
         tolerance=_tolerance(result, report.candidate.precision),
         claim=Claim(
@@ -288,6 +288,7 @@ def _manifest(
         build=tuple(build),
         pace=result.pace,
         fixed_batch=result.fixed_batch,
+        lengths=result.lengths,
     )
 
 

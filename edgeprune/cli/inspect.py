@@ -21,10 +21,12 @@ def command(model: str, as_json: bool, **options: Any) -> None:
 
     from edgeprune.cli.output import answers_alone, console, emit_json, table
     from edgeprune.graph.inspect import inspect
+    from edgeprune.tasks import lengths_of
 
     with answers_alone():
         task = told_task(model, task_options(options))
-        found = inspect(task.model, task.example)
+        lengths = lengths_of(task.example, task.lengths, task.length_dims)
+        found = inspect(task.model, task.example, lengths)
     if as_json:
         emit_json(found)
         return

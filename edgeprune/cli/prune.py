@@ -63,6 +63,8 @@ def command(
             branches=branches,
             heads=heads,
             outputs=task.outputs,
+            lengths=task.lengths,
+            length_dims=task.length_dims,
         )
         pruned.save(place)
     if as_json:
@@ -74,6 +76,7 @@ def command(
                 "kept": {name: len(units) for name, units in pruned.kept.items()},
                 "frozen": [(each.name, each.op, each.reason) for each in pruned.frozen],
                 "fixed_batch": pruned.fixed_batch,
+                "lengths": list(pruned.lengths),
             }
         )
         return
@@ -85,4 +88,7 @@ def command(
     out.print(table("", "dense", "pruned", rows=rows, right=("dense", "pruned")))
     if pruned.fixed_batch:
         out.print(pruned.fixed_batch, markup=False)
+    if pruned.lengths:
+        first, *_, last = pruned.lengths
+        out.print(f"takes lengths from {first} to {last}; MACs are those of {last}", markup=False)
     out.print(f"written to {output}", markup=False)

@@ -359,12 +359,21 @@ def check_golden(runner: Any, golden: str) -> dict[str, float]:
     with np.load(golden, allow_pickle=False) as data:
         inputs = {key[len("in.") :]: data[key] for key in data.files if key.startswith("in.")}
         wanted = {key[len("out.") :]: data[key] for key in data.files if key.startswith("out.")}
+        lengths = data["length"] if "length" in data.files else None
+        dims = {key[len("length.") :]: data[key] for key in data.files if key.startswith("length.")}
     names = [port[0] for port in runner.outputs]
     if not inputs or set(wanted) != set(names):
         raise ValueError(f"the model's outputs are {names}, the golden file's {sorted(wanted)}")
     batch = runner.inputs[0][2][0] if isinstance(runner.inputs[0][2][0], int) else 1
     rows = len(next(iter(inputs.values())))
     feeds = [{name: a[at : at + batch] for name, a in inputs.items()} for at in range(0, rows, batch)]
+    if lengths is not None:  # each row is padded to the longest
+        for feed, length in zip(feeds, lengths[::batch]):  # noqa: B905  strict= is newer than 3.8
+            for name in dims:
+                whole = [
+                    slice(0, int(length) if dim in dims[name] else None) for dim in range(feed[name].ndim)
+                ]
+                feed[name] = feed[name][tuple(whole)]
     answers = [runner.run(feed) for feed in feeds]
     worst = 0.0
     for at, name in enumerate(names):

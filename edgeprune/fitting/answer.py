@@ -19,6 +19,7 @@ from edgeprune.fitting.order import Order
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.profiles import layer_times
 from edgeprune.fitting.trials.runner import SETTLED, Trials
+from edgeprune.fitting.trials.shorter_lengths import length_times
 from edgeprune.records.bundle import CARRIED
 from edgeprune.records.trial import DraftReport, FitResult, Occasion, Pace, Report, TierResult, Verdict
 from edgeprune.search.frontier import frontier
@@ -136,14 +137,18 @@ def conclude(answers: Sequence[Answer], began: datetime, remarks: Sequence[str])
         occasion=_occasion(order, began, reports),
         remarks=tuple(remarks),
         fixed_batch=bool(workshop.dense.fixed_batch),
+        lengths=() if workshop.lengths is None else workshop.lengths.values,
         drafts=_unbuilt(answers),
     )
 
 
 def pack(trials: Trials, result: FitResult) -> FitResult:
-    """Result with the times of layers, and golden vectors and a bundle for every candidate that may ship."""
-    chosen = [result.chosen.name, *(tier.chosen.name for tier in result.tiers)]
-    result = replace(result, layers=layer_times(trials, [result.baseline.name, *chosen]))
+    """Result with the times of layers, and golden vectors and a bundle for every candidate that may ship.
+
+    Where lengths vary, with the latencies at the shorter ones, too.
+    """
+    shown = [result.baseline.name, result.chosen.name, *(tier.chosen.name for tier in result.tiers)]
+    result = replace(result, layers=layer_times(trials, shown), at_lengths=length_times(trials, shown))
     if not all(each.verdict.breaches for each in (result.tiers or (result,))):
         found = trials.once("pace", lambda: Paced(trials.device_side.pace()), Paced)
         result = replace(result, pace=found.pace)

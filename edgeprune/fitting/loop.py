@@ -33,6 +33,7 @@ from edgeprune.fitting.order import (
     resume_key,
     told_rows,
 )
+from edgeprune.fitting.several_lengths import check_lengths, told_lengths
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
 from edgeprune.fitting.trials.runner import SETTLED, Trials
@@ -74,7 +75,8 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     orders, notes = resolve_orders(options)
     task, unusual = check_task(task)
     workshop = workshop_for(task, orders[0])
-    notes += told_rows(task, orders[0], workshop.dense)
+    check_lengths(orders[0], workshop)
+    notes += [*told_rows(task, orders[0], workshop.dense), *told_lengths(workshop)]
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)

@@ -288,6 +288,8 @@ def _fingerprint(workshop: Workshop, calibration: Iterable[tuple[torch.Tensor, .
     digest = hashlib.sha256()
     dense = workshop.dense
     digest.update(dense.module.code.encode())
+    if workshop.lengths is not None:
+        digest.update(repr(workshop.lengths).encode())
     for weights in (dense.module.state_dict(), workshop.task.earlier or {}):
         for name, tensor in sorted(weights.items()):
             digest.update(name.encode())

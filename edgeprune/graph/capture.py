@@ -22,10 +22,12 @@ from edgeprune.graph.exporting import LOGGERS, NotExported, attention_in_full, e
 from edgeprune.graph.folding import fold_weights
 from edgeprune.graph.fx import attribute, shape_of
 from edgeprune.graph.inplace_views import as_views
+from edgeprune.graph.length import tell_length
 from edgeprune.graph.mode import TrainableGraph, trains
 from edgeprune.graph.moving import device_of
 from edgeprune.graph.one_row import FOR_ONE_ROW, first_rows, row_by_row, single_rows, takes_one_row
 from edgeprune.quiet import quiet
+from edgeprune.records.lengths import Lengths
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Captured:
     args, kwargs: the example inputs that `module` is called with.
     fixed_batch: why the batch is fixed at one row, in words; empty where it may vary. Several rows are then
         answered one by one.
+    lengths: of sequences, between which their length may vary, too; None where it is the example's.
     """
 
     module: GraphModule
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     fixed_batch: str = ""
+    lengths: Lengths | None = None
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -53,6 +57,19 @@ class Captured:
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(node.name for node in self.module.graph.nodes if node.op == "placeholder")
+
+    def examples(self) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """Flat inputs at each length, the shortest first: the first positions of the example."""
+        if self.lengths is None:
+            return (self.inputs,)
+        return tuple(self.lengths.first(self.inputs, length) for length in self.lengths.values)
+
+    def takes(self, place: int, tensor: torch.Tensor) -> bool:
+        """Whether an input has the sizes that this one of the example has, the batch and the length aside."""
+        like = self.inputs[place]
+        if self.lengths is None or tensor.dim() != like.dim():
+            return tensor.shape[1:] == like.shape[1:]
+        return self.lengths.fixed(place, tensor.shape) == self.lengths.fixed(place, like.shape)
 
     def run(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run on flat inputs (placeholder order) and return the outputs' tensors, flattened."""
@@ -105,7 +122,7 @@ class Captured:
         _plain_outputs(module)
         # A file holds the memory that its example looks at: of a slice, all that it was sliced from.
         args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (self.args, self.kwargs))
-        return export(module, args, kwargs, one_row=bool(self.fixed_batch))
+        return export(module, args, kwargs, one_row=bool(self.fixed_batch), lengths=self.lengths)
 
 
 def flatten(value: Any) -> tuple[torch.Tensor, ...]:
@@ -119,12 +136,15 @@ def rebuilt(answer: Any, tensors: Iterable[torch.Tensor]) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda _: next(given), answer)
 
 
-def capture(model: torch.nn.Module, example: Any, rows: int | None = None) -> Captured:
+def capture(
+    model: torch.nn.Module, example: Any, rows: int | None = None, lengths: Lengths | None = None
+) -> Captured:
     """Capture `model` with `torch.export`, the batch dynamic, in evaluation mode.
 
     example: a tensor, a tuple of tensors (positional) or a dict of tensors (keywords).
     rows: of the queries that are asked for, where that is known. A model that exports for a batch of one row
         alone is then captured for that, with the first row of the example; for other queries it is refused.
+    lengths: of sequences, between which their length is dynamic, too; the example has the longest one.
     Raises `InputError` when the example does not fit `forward`, and, with torch.export's words and the line
     of the user's model, when the model does not export.
     """
@@ -146,23 +166,33 @@ def capture(model: torch.nn.Module, example: Any, rows: int | None = None) -> Ca
                     f"{FOR_ONE_ROW}.",
                     "Ask for queries of one row, --batch 1, or export it with a batch that may vary.",
                 )
-            return _for_one_row(model, args, kwargs, FOR_ONE_ROW)
+            return _for_one_row(model, args, kwargs, FOR_ONE_ROW, lengths)
         try:
-            return Captured(module_of(export(model, args, kwargs)), args, kwargs)
+            program = export(model, args, kwargs, lengths=lengths)
         except NotExported as error:
-            return _instead(model, args, kwargs, rows, error)
+            return _instead(model, args, kwargs, rows, error, lengths)
+        return Captured(module_of(program, lengths), args, kwargs, lengths=lengths)
 
 
-def capture_one_row(model: torch.nn.Module, example: Any, why: str) -> Captured:
+def capture_one_row(
+    model: torch.nn.Module, example: Any, why: str, lengths: Lengths | None = None
+) -> Captured:
     """Capture `model` for the first row of the example. why: `Captured.fixed_batch`."""
     with evaluated(model):
-        return _for_one_row(model, *_as_call(example), why)
+        return _for_one_row(model, *_as_call(example), why, lengths)
 
 
-def _for_one_row(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> Captured:
+def _for_one_row(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    why: str,
+    lengths: Lengths | None,
+) -> Captured:
     """The model captured for the first row of the example. Raises `NotExported`."""
     args, kwargs = first_rows((args, kwargs))
-    return Captured(module_of(export(model, args, kwargs, one_row=True)), args, kwargs, fixed_batch=why)
+    program = export(model, args, kwargs, one_row=True, lengths=lengths)
+    return Captured(module_of(program, lengths), args, kwargs, fixed_batch=why, lengths=lengths)
 
 
 def _instead(
@@ -171,6 +201,7 @@ def _instead(
     kwargs: dict[str, Any],
     rows: int | None,
     error: NotExported,
+    lengths: Lengths | None,
 ) -> Captured:
     """The model captured for one row, as it does not export with a batch that may vary.
 
@@ -180,7 +211,7 @@ def _instead(
     refused = error
     if rows is not None:
         try:
-            captured = _for_one_row(model, args, kwargs, error.why)
+            captured = _for_one_row(model, args, kwargs, error.why, lengths)
         except NotExported:
             raise error from error.__cause__  # the batch is not to blame
         if all(shape[:1] == (1,) for shape in output_shapes(captured.module)):
@@ -252,17 +283,20 @@ def evaluated(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def module_of(program: ExportedProgram) -> TrainableGraph:
+def module_of(program: ExportedProgram, lengths: Lengths | None = None) -> TrainableGraph:
     """A trainable module of the program, in evaluation mode, without torch.export's run-time guards.
 
     The guards compare sizes with the example's, so they would refuse a pruned graph. Weights that are
     computed from parameters alone are parameters of their values (graph/folding.py), and composite operations
     that have no rule are written out (graph/composites.py).
+    lengths: that the program was exported for.
     """
     module = _again(program.module(check_guards=False)).eval()
     as_views(module)
     write_out(module)
     fold_weights(module)
+    if lengths is not None:
+        tell_length(module, lengths)
     return module
 
 

@@ -11,11 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import Graph, Node
 
-from edgeprune.graph.blocks import SYMBOLIC_BATCH, Ids
+from edgeprune.graph.blocks import Ids, per_sample
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.depth import dead_nodes
-from edgeprune.graph.fx import argument, attribute, op_name, shape_of, tensor_readers
+from edgeprune.graph.fx import (
+    argument,
+    attribute,
+    concrete,
+    op_name,
+    shape_of,
+    tensor_readers,
+    varies_with_length,
+)
 from edgeprune.graph.rules import einsum_labels
 
 # Products of two tensors, the first of which is summed up along its last dimension.
@@ -44,7 +52,8 @@ class Cost:
     """Parameters and multiply-accumulates of a graph as sums of products of dimension sizes.
 
     There is one product per parameter and one or more per operation. `macs` counts the multiply-accumulates
-    of convolutions, linear layers, matrix products and attention for one sample, as published MACs tables do.
+    of convolutions, linear layers, matrix products and attention for one sample, as published MACs tables do;
+    where lengths vary, for one of the longest.
     """
 
     graph: Graph
@@ -169,6 +178,10 @@ class _CostReader:
     def _dim(self, value: Any, dim: int) -> Factor:
         shape = self._shape(value)
         dim %= len(shape)
+        if (lengths := self._captured.lengths) is not None and value.op != "get_attr":
+            size = value.meta["val"].shape[dim]
+            if varies_with_length(size):
+                return per_sample(concrete(size, lengths.longest))
         for block in self._coupling.values.get(value.name, ()):
             if dim in block.dims:
                 # A joint block loses units along one axis only: the axis whose rows have a single class
@@ -180,7 +193,7 @@ class _CostReader:
                     first: Ids = rows[:, 0]
                     return first
         size = shape[dim]
-        return size // SYMBOLIC_BATCH if size % SYMBOLIC_BATCH == 0 and size else size
+        return per_sample(size) if size else size
 
     def _shape(self, value: Any) -> tuple[int, ...]:
         return shape_of(self._captured.module, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,11 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import InputError
 from edgeprune.graph.fixed_sizes import fixed_sizes, place
 from edgeprune.quiet import quiet
+from edgeprune.records.lengths import LENGTH_NAME, Lengths
 
+_OF_LENGTHS = re.compile(
+    rf"Constraints violated \(({LENGTH_NAME}\b|.*\b{LENGTH_NAME}\b)|marked {LENGTH_NAME} "
+)
 LOGGERS = ("torch.export", "torch.fx", "torch._dynamo")  # these report on torch's internals
 
 
@@ -31,15 +36,23 @@ class NotExported(InputError):
 
 
 def export(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, one_row: bool = False
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    one_row: bool = False,
+    lengths: Lengths | None = None,
 ) -> ExportedProgram:
     """Export with a batch that may vary, or with `one_row` for the one row that the arguments have.
 
+    lengths: of sequences, between the shortest and the longest of which the length may vary, too.
     Raises `NotExported`.
     """
     if not one_row:  # torch specialises a dimension of size 1, so a batch of one is captured as one of two
         args, kwargs = pytree.tree_map_only(torch.Tensor, _at_least_two, (args, kwargs))
-    batch = None if one_row else {0: Dim.DYNAMIC}
+    if lengths is not None:
+        args, kwargs = _apart((args, kwargs), model, lengths)
+    varying = _varying((args, kwargs), one_row, lengths)
     fixed: list[str] = []
     try:
         with (
@@ -53,16 +66,43 @@ def export(
         ):
             # Shapes are given by the names of forward's parameters, those that `*args` gathers included.
             bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-            shapes = pytree.tree_map(
-                lambda leaf: batch if isinstance(leaf, torch.Tensor) else None, dict(bound)
-            )
+            shapes = pytree.tree_map(lambda leaf: varying.get(id(leaf)), dict(bound))
             return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        raise NotExported(*_not_exported(error, fixed)) from error
+        raise NotExported(*_not_exported(error, fixed, lengths)) from error
 
 
-def _not_exported(error: Exception, fixed: list[str]) -> tuple[str, str, str]:
+def _apart(given: Any, model: torch.nn.Module, lengths: Lengths) -> Any:
+    """The inputs at a length that no stored tensor has, as copies, of which each is told by its identity.
+
+    Where a length equals a width, torch takes a view for the wrong one, and then the length for a number.
+    """
+    sizes = {size for tensor in (*model.parameters(), *model.buffers()) for size in tensor.shape}
+    length = next((each for each in lengths.between if each not in sizes), lengths.longest)
+    leaves, spec = pytree.tree_flatten(given)
+    places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    for at, tensor in zip(places, lengths.first([leaves[at] for at in places], length), strict=True):
+        leaves[at] = tensor.clone()
+    return pytree.tree_unflatten(leaves, spec)
+
+
+def _varying(given: Any, one_row: bool, lengths: Lengths | None) -> dict[int, dict[int, Any] | None]:
+    """Dimensions of each tensor that may vary, by the tensor's `id`."""
+    tensors = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, torch.Tensor)]
+    along = ((),) * len(tensors) if lengths is None else lengths.dims
+    # torch gives equal dimensions of one name one symbol.
+    length = None if lengths is None else Dim(LENGTH_NAME, min=lengths.values[0], max=lengths.longest)
+    batch: dict[int, Any] = {} if one_row else {0: Dim.DYNAMIC}
+    return {
+        id(tensor): {**batch, **dict.fromkeys(dims, length)} or None
+        for tensor, dims in zip(tensors, along, strict=True)
+    }
+
+
+def _not_exported(error: Exception, fixed: list[str], lengths: Lengths | None) -> tuple[str, str, str]:
     """What an export failed at, what to try, and why. fixed: lines at which a size became a number."""
+    if lengths is not None and _OF_LENGTHS.search(str(error)):
+        return _not_of_lengths(error, fixed, lengths)
     if fixed and "specialized it to be a constant" in str(error):
         why = f"it takes the batch, which may vary, for a number{fixed[0]}"
         return (
@@ -78,6 +118,24 @@ def _not_exported(error: Exception, fixed: list[str]) -> tuple[str, str, str]:
         "use torch.where or torch.cond there, and take sizes from x.shape. "
         "`torch.export.export(model, args, dynamic_shapes=..., strict=False)` shows the full report.",
         f"with more rows it does not export{line}",
+    )
+
+
+def _not_of_lengths(error: Exception, fixed: list[str], lengths: Lengths) -> tuple[str, str, str]:
+    """The same of an export whose length cannot vary."""
+    if fixed and "specialized it to be a constant" in str(error):
+        why = f"it takes the length, which may vary, for a number{fixed[0]}"
+    else:
+        reasons = [line.strip(" -") for line in str(error).splitlines()[1:] if line.strip().startswith("-")]
+        why = f"not all lengths from {lengths.values[0]} to {lengths.longest} are its own: " + (
+            " ".join(reasons[:1])[:300] or _first_lines(str(error))
+        )
+    return (
+        f"The model does not export with the lengths {lengths.told}: {why.removesuffix('.')}.",
+        "Keep the length a size: x.shape[1] in place of len(x[0]), -1 in place of a number, no loop over "
+        "positions. As it is, it can be served at one length: leave lengths out, and pad to "
+        f"{lengths.longest}.",
+        why,
     )
 
 

@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from edgeprune.graph.blocks import SYMBOLIC_BATCH
 
+_LENGTH = "edgeprune_length"  # attribute of an export's environment: (its symbol, number in its place)
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 
 
@@ -54,14 +55,42 @@ def module_name(parameter: str) -> str:
     return parameter.partition(".parametrizations.")[0].removesuffix(".weight")
 
 
-def concrete(size: Any) -> int:
-    """Size as an integer; the symbolic batch becomes SYMBOLIC_BATCH."""
-    return size if isinstance(size, int) else _at_symbolic_batch(size.node.expr)
+def concrete(size: Any, length: int | None = None) -> int:
+    """Size as an integer; the symbolic batch becomes SYMBOLIC_BATCH.
+
+    length: in place of a symbolic one; None is the number that stands for it in analyses.
+    """
+    if isinstance(size, int):
+        return size
+    symbol, number = length_symbol(size)
+    return _evaluated(size.node.expr, symbol, number if length is None else length)
+
+
+def length_symbol(size: Any) -> tuple[Any, int]:
+    """Symbol of the length in the environment of a symbolic size, and the number that stands for it.
+
+    (None, 0) where lengths do not vary.
+    """
+    found: tuple[Any, int] = getattr(size.node.shape_env, _LENGTH, (None, 0))
+    return found
+
+
+def mark_length(size: Any, number: int) -> None:
+    """Note that a symbolic size is the length, for all sizes of its environment."""
+    setattr(size.node.shape_env, _LENGTH, (size.node.expr, number))
+
+
+def varies_with_length(size: Any) -> bool:
+    """Whether a size is not the same at all lengths."""
+    return not isinstance(size, int) and length_symbol(size)[0] in size.node.expr.free_symbols
 
 
 @lru_cache(maxsize=4096)  # the same few expressions, over and over
-def _at_symbolic_batch(expression: Any) -> int:
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, SYMBOLIC_BATCH)))
+def _evaluated(expression: Any, symbol: Any, length: int) -> int:
+    numbers = dict.fromkeys(expression.free_symbols, SYMBOLIC_BATCH)
+    if symbol in numbers:
+        numbers[symbol] = length
+    return int(expression.subs(numbers))
 
 
 def attribute(module: torch.nn.Module, name: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from edgeprune.graph.capture import capture, told_fixed
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import FrozenParameter, Kept, analyse
+from edgeprune.records.lengths import Lengths
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Inspection:
     fixed_batch: str = ""  # sentence about a model that takes one row at a time; empty for any other
 
 
-def inspect(model: torch.nn.Module, example: Any) -> Inspection:
-    """Groups, branches and frozen parameters of a model.
+def inspect(model: torch.nn.Module, example: Any, lengths: Lengths | None = None) -> Inspection:
+    """Groups, branches and frozen parameters of a model. lengths: as for `capture`.
 
     Raises `InputError` when the model does not export.
     """
-    captured = capture(model, example, rows=1)
+    captured = capture(model, example, 1, lengths)
     coupling = analyse(captured)
     cost = count(captured, coupling)
     params, macs = cost.params({}), cost.macs({})

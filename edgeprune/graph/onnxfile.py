@@ -9,7 +9,7 @@ exporter's own metadata (source lines, stack traces of the user's machine) does 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ import onnx
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import write
 from edgeprune.foreign import tame
+from edgeprune.records.lengths import LENGTH_NAME
 
 BATCH_NAME = "batch"  # the first dimension of every input
 VALUES = "edgeprune.values"  # captured node of each output, comma-separated, empty where there is none
@@ -175,19 +176,30 @@ def name_ends(model: onnx.ModelProto, inputs: tuple[str, ...]) -> None:
 
 def name_batch(model: onnx.ModelProto) -> None:
     """Name the batch "batch" in every shape: torch has a symbol such as `s77` for an input's dimension 0."""
+    _name_symbols(model, BATCH_NAME, [(0,)] * len(model.graph.input))
+
+
+def name_length(model: onnx.ModelProto, dims: Sequence[Sequence[int]]) -> None:
+    """Name the length "length" in every shape. dims: of each input, those that have it."""
+    _name_symbols(model, LENGTH_NAME, dims)
+
+
+def _name_symbols(model: onnx.ModelProto, name: str, dims: Sequence[Sequence[int]]) -> None:
+    """Name the symbols of these dimensions of each input in every shape."""
     symbols = {
-        dims[0].dim_param
-        for value in model.graph.input
-        if (dims := value.type.tensor_type.shape.dim) and dims[0].dim_param
+        sizes[dim].dim_param
+        for value, those in zip(model.graph.input, dims, strict=True)
+        for dim in those
+        if dim < len(sizes := value.type.tensor_type.shape.dim) and sizes[dim].dim_param
     }
     if not symbols:
         return
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
     for graph in graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            for dim in value.type.tensor_type.shape.dim:
-                if dim.dim_param:
-                    dim.dim_param = pattern.sub(BATCH_NAME, dim.dim_param)
+            for size in value.type.tensor_type.shape.dim:
+                if size.dim_param:
+                    size.dim_param = pattern.sub(name, size.dim_param)
 
 
 def captured_names(model: onnx.ModelProto) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from edgeprune.errors import InputError
 from edgeprune.graph.blocks import SYMBOLIC_BATCH
 from edgeprune.graph.capture import Captured, flatten
-from edgeprune.graph.fx import shape_of
+from edgeprune.graph.fx import shape_of, varies_with_length
 
 
 def check_finite(captured: Captured, batches: Iterable[tuple[torch.Tensor, ...]]) -> None:
@@ -55,6 +55,19 @@ def check_sized(captured: Captured) -> None:
                 f"The model's output {name} has shape [{told}], where N is the batch and has to come first.",
                 "Return one row for each sample; keep a mean over the batch or a table of anchors outside of "
                 "what forward returns.",
+            )
+
+
+def check_lengths_apart(captured: Captured) -> None:
+    """Raise `InputError` naming an output that has a value for each position, where lengths vary."""
+    last = next(node for node in captured.module.graph.nodes if node.op == "output")
+    for node in last.all_input_nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and any(map(varies_with_length, value.shape)):
+            raise InputError(
+                f"The model's output {in_module(node, node.name)} is as long as the sequence, and lengths "
+                "may vary in inputs alone.",
+                "Leave lengths out and pad all sequences to one, or return as much for each sample.",
             )
 
 

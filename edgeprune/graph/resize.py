@@ -26,6 +26,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.graph import onnxfile
 from edgeprune.graph.blocks import Ids
 from edgeprune.graph.coupling import Coupling
+from edgeprune.records.lengths import LENGTH_NAME, Lengths
 
 Integers = NDArray[np.int64]
 Widths = Mapping[str, int]  # group name -> units kept; a group that is not named stays whole
@@ -134,10 +135,16 @@ class Resizable:
         return made
 
 
-def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], seed: int = 0) -> Resizable:
+def resizable(
+    coupling: Coupling,
+    export: Callable[[Widths], onnx.ModelProto],
+    seed: int = 0,
+    lengths: Lengths | None = None,
+) -> Resizable:
     """Learn from a few exports how the shapes of a model depend on the widths.
 
-    export: the float ONNX model of the captured graph cut to the widths given.
+    export: the float ONNX model of the captured graph cut to the widths given. lengths: of the model's
+    sequences, of which shapes have the longest.
     Raises `EdgepruneError` when the exports differ in more than sizes, or a size depends on no group.
     """
     alone = tuple(Size(0, ((group.name, 1),)) for group in coupling.groups)
@@ -167,7 +174,7 @@ def resizable(coupling: Coupling, export: Callable[[Widths], onnx.ModelProto], s
     for index, nodes in enumerate(zip(*(model.graph.node for model in models), strict=True)):
         for name, values in _integers(nodes).items():
             attributes[index, name] = reader.read(values, f"attribute {name} of {nodes[0].name}")
-    inferred = [_shapes(model) for model in models]
+    inferred = [_shapes(model, 1 if lengths is None else lengths.longest) for model in models]
     del first.graph.value_info[:]  # shapes at the probe's widths; runtimes infer them again
     shapes_ = {
         name: reader.read([found[name] for found in inferred], f"value {name}")
@@ -316,14 +323,14 @@ def _integers(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[list[int]]]:
     return found
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes at batch 1, by value, of the values whose every dimension is known."""
+def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
+    """Shapes at batch 1 and a length, by value, of the values whose every dimension is known."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in fixed.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_value = 1
+                dim.dim_value = length if dim.dim_param == LENGTH_NAME else 1
     del fixed.graph.value_info[:]
     graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
     found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
@@ -94,10 +95,12 @@ class Builder:
         folder: Path,
         probe: tuple[torch.Tensor, ...],
         batch: int | None = None,
+        more: Sequence[tuple[torch.Tensor, ...]] = (),
     ) -> Built:
         """Write the artefact of a pruned graph, in the candidate's precision and the runtime's format.
 
-        probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them.
+        probe: flat inputs on which the integers are proven: `Built.reference` are the outputs for them, and
+            behind these for `more`, which are of other lengths.
         batch: rows of a query, where its range depends on them; None when all are one.
         Raises `InputError` naming the node that TensorRT would refuse, where it builds the engine.
         """
@@ -112,11 +115,13 @@ class Builder:
             layers = (*onnxfile.layers(exported).values(), *recurrent)
             model = self._halved(pruned, exported) if self.dialect.half else exported
             with torch.no_grad():
-                reference = [output.numpy(force=True) for output in pruned.run(*probe)]
+                found = [[each.numpy(force=True) for each in pruned.run(*rows)] for rows in (probe, *more)]
+            reference = [np.concatenate(column) for column in zip(*found, strict=True)]
             return Built(self._write(model, folder, exported), (), layers, reference)
         made, lost = self._settled(candidate, pruned, exported, folder / self.artefact)
         rows = batch if candidate.calibrator == DYNAMIC else None
-        proven = proven_integers(pruned, made.model, probe, rows)
+        found = [proven_integers(pruned, made.model, each, rows) for each in (probe, *more)]
+        proven = [np.concatenate(column) for column in zip(*found, strict=True)]
         artefact = self._write(made.model, folder, exported, convolved=candidate.convolved)
         return Built(artefact, made.layers_int8, (*made.layers_float, *recurrent), proven, lost)
 
@@ -226,7 +231,8 @@ class Builder:
             if convolved:
                 model = onnxfile.copied(model)
                 convolve_products(model)
-            write_ir(model, artefact, self._feeds(), float_model=exported)
+            *shorter, feeds = self._feeds()
+            write_ir(model, artefact, feeds, float_model=exported, more=shorter)
         _log.info("built %r of %d operators", "/".join(artefact.parts[-2:]), len(model.graph.node))
         return artefact
 
@@ -237,7 +243,7 @@ class Builder:
         """
         from edgeprune.runtimes.ort import Runner  # imports onnxruntime
 
-        model, feeds = onnxfile.copied(exported), self._feeds()
+        model, feeds = onnxfile.copied(exported), self._feeds()[-1]
         halve(model, Graph(model, calibrate(pruned, self.calibration, "minmax")).bounds)
         exact = Runner(onnxfile.content(exported), 1).run(feeds)
         found = Runner(onnxfile.content(model), 1, exact=True).run(feeds)
@@ -246,7 +252,9 @@ class Builder:
         kept = difference(found, exact) <= HALF_TOLERANCE and moved <= LARGEST_ERROR**2
         return model if kept else exported
 
-    def _feeds(self) -> dict[str, Any]:
-        """The example, by input name."""
-        inputs = zip(self.dense.input_names, self.dense.inputs, strict=True)
-        return {name: tensor.numpy(force=True) for name, tensor in inputs}
+    def _feeds(self) -> list[dict[str, Any]]:
+        """The example by input name, at each length, the longest last."""
+        return [
+            {name: x.numpy(force=True) for name, x in zip(self.dense.input_names, inputs, strict=True)}
+            for inputs in self.dense.examples()
+        ]

@@ -47,7 +47,7 @@ from edgeprune.recover.trainer import own_rungs, trainer_of
 from edgeprune.recover.warm_start import better_start
 from edgeprune.recover.ways import LABELLED, OWN, UNLABELLED, before_training, find_way
 from edgeprune.search.ranking import Choice, Ranking
-from edgeprune.tasks import capture_pure, flat_inputs, training_again, training_pairs, walk
+from edgeprune.tasks import capture_pure, flat_inputs, lengths_of, training_again, training_pairs, walk
 
 
 class Workshop:
@@ -76,7 +76,8 @@ class Workshop:
         # Scores come late, when a run has begun: a wrong criterion is refused here.
         self.criterion = find_criterion(criterion)
         self.seed = seed
-        self.dense: Captured = capture_pure(task.model, task.example, rows)
+        self.lengths = lengths_of(task.example, task.lengths, task.length_dims)
+        self.dense: Captured = capture_pure(task.model, task.example, rows, self.lengths)
         self.coupling: Coupling = analyse(self.dense)
         self.cost: Cost = count(self.dense, self.coupling)
         self.criterion.check_labels(self.labelled)
@@ -191,7 +192,7 @@ class Workshop:
             pruned = cut(self.dense, self.coupling, {name: range(n) for name, n in widths.items()})
             return to_onnx(pruned, prove=False)
 
-        return resizable(self.coupling, export, self.seed)
+        return resizable(self.coupling, export, self.seed, self.lengths)
 
     def draft(self, candidate: Candidate, folder: Path) -> Path:
         """Write an artefact of the candidate's shapes and precision, with weights that mean nothing.

@@ -17,6 +17,7 @@ from edgeprune.files import replacing
 from edgeprune.graph.capture import Captured, capture, flatten, told_fixed
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
+from edgeprune.graph.outputs import check_lengths_apart
 from edgeprune.graph.surgery import cut
 from edgeprune.limits import check_seed
 from edgeprune.meaning.kinds import Said, understood
@@ -26,11 +27,13 @@ from edgeprune.pruning.criteria import DEFAULT, WITHOUT_DATA, Criterion, find_cr
 from edgeprune.pruning.grams import grams
 from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import least_missed
-from edgeprune.pruning.sequential import refit, solving_rows
+from edgeprune.pruning.sequential import refit, rows_of, solving_rows
+from edgeprune.records.lengths import LengthDims, Lengths
 from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Data
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks.calibration import Calibration
+from edgeprune.tasks.items import lengths_of
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Pruned:
     kept: indices of the units kept, by group; none for a residual branch that was dropped.
     frozen: parameters that could not be pruned, and why.
     fixed_batch: sentence about a model that takes one row at a time; empty for any other.
+    lengths: of sequences, between which `module` takes any; empty where there is one length.
     """
 
     module: GraphModule
@@ -60,6 +64,7 @@ class Pruned:
     dense_macs: int
     captured: Captured
     fixed_batch: str = ""
+    lengths: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         saved = (
@@ -68,7 +73,7 @@ class Pruned:
         return f"Pruned({saved}, {len(self.kept)} groups, {len(self.frozen)} parameters frozen)"
 
     def save(self, path: str | Path) -> Path:
-        """Write a `torch.export` file (no pickle); the batch stays as it is: dynamic, or fixed at one row."""
+        """Write a `torch.export` file (no pickle); batch and length stay as they are: dynamic, or fixed."""
         destination = Path(path)
         with replacing(destination) as temporary, temporary.open("wb") as stream:
             torch.export.save(self.captured.program(), stream)
@@ -86,6 +91,8 @@ def prune(
     branches: int = 0,
     heads: Heads = "whole",
     outputs: Said = None,
+    lengths: Sequence[int] | None = None,
+    length_dims: LengthDims | None = None,
 ) -> Pruned:
     """Remove a share of the prunable parameters, spread over all groups by the criterion.
 
@@ -97,20 +104,17 @@ def prune(
     the calibration inputs (without any, on the example); the widths give the rest of the ratio.
     heads: "whole" removes attention heads (KV groups with their queries), "inside" narrows heads.
     outputs: what the outputs are, as in `Task.outputs`, for criteria that look at gradients and for branches.
+    lengths, length_dims: as in `Task`; the module then takes any length from the shortest to the longest.
     Raises `InputError` for a ratio or seed out of range, an unknown criterion, too many branches, a model
     that does not export, a batch unlike the example, and a ratio that no layer's tenth allows.
     """
     check_seed(seed)
     _check(ratio, heads)
     usual = WITHOUT_DATA if calibration is None else DEFAULT
-    chosen, dense = find_criterion(criterion or usual), _captured(model, example)
-    coupling = analyse(dense, inner=_nodes(dense) if heads == "inside" else frozenset())
-    if not coupling.groups:
-        raise InputError(
-            "Nothing in this model can be pruned: every parameter is frozen.",
-            "`edgeprune inspect MODEL` says which operation holds each of them.",
-        )
-    batches = [] if calibration is None else _read(example, calibration)
+    stated = lengths_of(example, lengths, length_dims)
+    chosen, dense = find_criterion(criterion or usual), _captured(model, example, stated)
+    coupling = _analysed(dense, heads)
+    batches = [] if calibration is None else _read(example, calibration, stated)
     consumers = cache(lambda: grams(dense, coupling, batches))
     measured = cache(lambda: _yardstick(dense, outputs, batches or [dense.inputs]))
     scores = importance(
@@ -134,6 +138,7 @@ def prune(
         dense_macs=cost.macs({}),
         captured=pruned,
         fixed_batch=told_fixed(dense, example),
+        lengths=() if stated is None else stated.values,
     )
 
 
@@ -144,26 +149,34 @@ def _check(ratio: float, heads: str) -> None:
         raise InputError(f"There is no way {heads!r} to prune heads.", "Choose whole or inside.")
 
 
-def _captured(model: torch.nn.Module, example: Any) -> Captured:
-    captured = capture(model, example, rows=1)
+def _captured(model: torch.nn.Module, example: Any, lengths: Lengths | None) -> Captured:
+    captured = capture(model, example, 1, lengths)
     if captured.fixed_batch:
         _log.warning("%s", told_fixed(captured, example))
     return captured
 
 
-def _read(example: Any, calibration: Data) -> list[tuple[torch.Tensor, ...]]:
-    reading = Calibration(example, calibration)
+def _read(example: Any, calibration: Data, lengths: Lengths | None) -> list[tuple[torch.Tensor, ...]]:
+    reading = Calibration(example, calibration, lengths=lengths)
     batches = list(reading)
     for remark in reading.remarks():
         _log.warning("%s", remark)
     return batches
 
 
-def _nodes(dense: Captured) -> frozenset[str]:
-    return frozenset(node.name for node in dense.module.graph.nodes)
+def _analysed(dense: Captured, heads: Heads) -> Coupling:
+    nodes = frozenset(node.name for node in dense.module.graph.nodes)
+    coupling = analyse(dense, inner=nodes if heads == "inside" else frozenset())
+    if not coupling.groups:
+        raise InputError(
+            "Nothing in this model can be pruned: every parameter is frozen.",
+            "`edgeprune inspect MODEL` says which operation holds each of them.",
+        )
+    return coupling
 
 
 def _yardstick(dense: Captured, said: Said, batches: Sequence[tuple[torch.Tensor, ...]]) -> Yardstick:
+    check_lengths_apart(dense)
     with torch.no_grad():
         meanings = understood(dense, dense.answer(*dense.inputs), said)
         return yardstick(meanings, (dense.run(*inputs) for inputs in batches))
@@ -223,13 +236,5 @@ def _dropped(
     if count == 0:
         return {}
     affordable = int(_WORK / (count * len(coupling.branches) * max(macs, 1)))
-    rows = _spread(batches, max(_FEWEST_ROWS, min(_MOST_ROWS, affordable)))
+    rows = rows_of(batches, max(_FEWEST_ROWS, min(_MOST_ROWS, affordable)), _ROWS_AT_ONCE)
     return dict.fromkeys(least_missed(dense, coupling, rows, measured().distance, count), ())
-
-
-def _spread(batches: Sequence[tuple[torch.Tensor, ...]], count: int) -> list[tuple[torch.Tensor, ...]]:
-    """`count` rows from all over the data, or all of them, in batches."""
-    columns = [torch.cat(column) for column in zip(*batches, strict=True)]
-    rows = torch.linspace(0, len(columns[0]) - 1, min(count, len(columns[0]))).round().long()
-    parts = torch.split(rows, _ROWS_AT_ONCE)
-    return [tuple(column[part] for column in columns) for part in parts]

@@ -34,6 +34,7 @@ from torch.fx.node import map_arg
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
+from edgeprune.graph.length import joined
 from edgeprune.graph.memory import writes
 from edgeprune.pruning.solvable import LINEAR, Layer, layers_of, windows
 
@@ -76,11 +77,19 @@ def solving_rows(batches: Iterable[tuple[torch.Tensor, ...]], macs: int) -> list
 def rows_of(
     batches: Iterable[tuple[torch.Tensor, ...]], most: int, at_once: int = ROWS_AT_ONCE
 ) -> list[tuple[torch.Tensor, ...]]:
-    """At most `most` rows, one at least, spread evenly over the data, in batches of `at_once`."""
-    columns = [torch.cat(column) for column in zip(*batches, strict=True)]
-    count = min(len(columns[0]), max(most, 1))
-    places = torch.from_numpy(np.linspace(0, len(columns[0]) - 1, count).round().astype(np.int64))
-    return [tuple(column[part] for column in columns) for part in torch.split(places, at_once)]
+    """At most `most` rows, one at least, spread evenly over the data, in batches of `at_once`.
+
+    Where lengths vary, each has its share, one row at least, in batches of its own.
+    """
+    groups = [batch for batch in joined(batches) if len(batch[0])]
+    rows = sum(len(columns[0]) for columns in groups)
+    found = []
+    for columns in groups:
+        own = len(columns[0])
+        count = min(own, max(most * own // rows, 1))
+        places = torch.from_numpy(np.linspace(0, own - 1, count).round().astype(np.int64))
+        found += [tuple(column[part] for column in columns) for part in torch.split(places, at_once)]
+    return found
 
 
 class _Steps(Interpreter):

@@ -198,8 +198,8 @@ def _check_batch(captured: Captured, index: int, batch: tuple[torch.Tensor, ...]
             f"Calibration batch {index} has {len(batch)} tensors; the model takes {len(expected)}.",
             f"Give one tensor for each of: {', '.join(captured.input_names)}.",
         )
-    for name, tensor, example in zip(captured.input_names, batch, expected, strict=True):
-        if tensor.shape[1:] != example.shape[1:] or tensor.dtype != example.dtype:
+    for place, (name, tensor, example) in enumerate(zip(captured.input_names, batch, expected, strict=True)):
+        if not captured.takes(place, tensor) or tensor.dtype != example.dtype:
             raise InputError(
                 f"Calibration batch {index} gives input {name} as {tensor.dtype} {list(tensor.shape)}; the "
                 f"model takes {example.dtype} {['batch', *example.shape[1:]]}.",

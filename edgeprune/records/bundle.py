@@ -27,6 +27,8 @@ MATERIALS = "bom.json"  # CycloneDX ML-BOM, where the library was there when it 
 GOLDEN_IN = "in."
 GOLDEN_OUT = "out."
 GOLDEN_REFERENCE = "ref."
+# Where lengths vary: length of each row in front of padding, and "length.ids", the dimensions that have it.
+GOLDEN_LENGTH = "length"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Port:
 
     name: str
     dtype: str  # numpy's name
-    shape: tuple[int, ...]  # dimension 0 is the batch
+    shape: tuple[int, ...]  # dimension 0 is the batch; of an input whose length varies, the longest
+    length_dims: tuple[int, ...] = ()  # dimensions that have the length
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Manifest(Brief):
         None  # of the claim's device; None in bundles of before, of predictions and for TensorRT
     )
     fixed_batch: bool = False  # the artefact takes `batch` rows, and no other number of them
+    lengths: tuple[int, ...] = ()  # of sequences, that the artefact is proven at; the claim is of the longest
 
 
 Outcome = Literal["passed", "failed", "inconclusive", "skipped"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from edgeprune.errors import InputError
 from edgeprune.records.brief import Brief
 from edgeprune.records.direction import Direction
+from edgeprune.records.lengths import LengthDims
 from edgeprune.records.meaning import check_words
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class Task(Brief):
 
     model: `nn.Module` with trained weights.
     example: a tensor, tuple or dict of tensors; dimension 0 of each is the batch.
+    lengths: optional, of sequences: the lengths that the model is served at, such as (32, 128). The artefact
+        then takes any length from the shortest to the longest; the example has the longest, and every batch
+        of data one of them (pad it to the next). The budget's latency is that of the longest.
+    length_dims: with lengths, the dimension that has the length: 1 for dimension 1 of every input, or a dict
+        by input, {"input_ids": 1, "attention_mask": 1}; of a tuple by place, {0: 1}.
     calibration: inputs shaped like `example` (any batch size), unlabelled: a list, a DataLoader, a Dataset of
         batches, a generator function, or whatever else can be read from the beginning again. As much as
         `edgeprune.tasks.calibration` allows is read, twice: a second pass with another number of samples is
@@ -92,6 +98,8 @@ class Task(Brief):
     outputs: str | Sequence[str] | Mapping[str, str] | None = None
     lower_is_better: bool = False
     trainer: Trainer | None = None
+    lengths: Sequence[int] | None = None
+    length_dims: LengthDims | None = None
 
     @property
     def direction(self) -> Direction:

@@ -266,6 +266,18 @@ class LayerTimes:
 
 
 @dataclass(frozen=True)
+class LengthTimes:
+    """Latency of a trial at a length of sequences that is not the longest; None where it was disturbed.
+
+    name: of the trial.
+    """
+
+    name: str
+    length: int
+    latency: Latency | None
+
+
+@dataclass(frozen=True)
 class DraftReport:
     """Candidate that was measured by its shapes alone and not built: it has no metric."""
 
@@ -351,6 +363,8 @@ class FitResult(Brief):
     fixed_batch: bool = False  # the model takes one row a query, and no other batch
     drafts: tuple[DraftReport, ...] = ()  # those of which no candidate was built
     layers: tuple[LayerTimes, ...] = ()  # of the dense model and the chosen candidates, where they were timed
+    lengths: tuple[int, ...] = ()  # of sequences, ascending: measurements are of the longest; () where one
+    at_lengths: tuple[LengthTimes, ...] = ()  # of the dense model and the chosen candidates, where it fits
 
     @property
     def direction(self) -> Direction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -42,7 +43,8 @@ class Split:
     def epoch(self, number: int) -> Iterator[Pair]:
         """Training pass `number`: full batches without the samples held back.
 
-        Every batch has the same size, since a convolution library prepares its kernels anew for each.
+        Every batch has the same size, since a convolution library prepares its kernels anew for each; where
+        lengths vary, each has batches of its own.
         """
         kept = (_rows(*pair, self.residue, held=False) for pair in self.source())
         given = 0
@@ -68,29 +70,37 @@ def split(source: Source, sample_bytes: int = 1) -> Split:
 
 def _split(source: Source, residue: int, most: int) -> Split:
     held: list[Pair] = []
-    batch = rows = held_rows = 0
+    batch = held_rows = 0
+    rows: dict[Any, int] = defaultdict(int)
     for inputs, target in source():
         part = _rows(inputs, target, residue, held=True)
         batch = batch or len(inputs[0])
-        rows += len(inputs[0]) - len(part[0][0])
+        rows[_kind(inputs)] += len(inputs[0]) - len(part[0][0])
         if len(part[0][0]) and held_rows < most:
             held.append(part)
             held_rows += len(part[0][0])
-    steps = max(1, rows // batch) if rows else 0
+    steps = max(1, sum(each // batch for each in rows.values())) if any(rows.values()) else 0
     return Split(source, tuple(_rebatched(held, batch, partial=True)), batch, steps, residue)
 
 
 def _rebatched(pairs: Iterable[Pair], size: int, *, partial: bool) -> Iterator[Pair]:
-    """The same samples in batches of `size`; with `partial`, a smaller last batch too."""
-    waiting: list[Pair] = []
+    """The same samples in batches of `size`; with `partial`, a smaller last batch too, of each length."""
+    waiting: dict[Any, list[Pair]] = defaultdict(list)
     for pair in pairs:
-        waiting.append(pair)
-        while sum(len(inputs[0]) for inputs, _ in waiting) >= size:
-            joined = _joined(waiting)
+        alike = waiting[kind := _kind(pair[0])]
+        alike.append(pair)
+        while sum(len(inputs[0]) for inputs, _ in alike) >= size:
+            joined = _joined(alike)
             yield _sliced(joined, slice(0, size))
-            waiting = [_sliced(joined, slice(size, None))]
-    if partial and waiting and sum(len(inputs[0]) for inputs, _ in waiting):
-        yield _joined(waiting)
+            alike = waiting[kind] = [_sliced(joined, slice(size, None))]
+    for alike in waiting.values():
+        if partial and alike and sum(len(inputs[0]) for inputs, _ in alike):
+            yield _joined(alike)
+
+
+def _kind(inputs: Sequence[torch.Tensor]) -> tuple[torch.Size, ...]:
+    """Shapes of a batch's inputs without the rows: equal for batches of one length."""
+    return tuple(tensor.shape[1:] for tensor in inputs)
 
 
 def _joined(pairs: Sequence[Pair]) -> Pair:

@@ -30,13 +30,38 @@ def asked_lines(result: FitResult) -> list[str]:
     when = "" if occasion is None else f", {occasion.date}"
     lines.append(
         f"of: target {result.target.name}, profile {profiles}, {where}; {measured.runtime}, {threads}, "
-        f"batch {measured.batch}{' (fixed)' * result.fixed_batch}; {result.seconds:.0f} s{when}"
+        f"batch {measured.batch}{' (fixed)' * result.fixed_batch}{_length(result)}; "
+        f"{result.seconds:.0f} s{when}"
     )
     if occasion is None:
         return lines
     trained = [f"trained on: {occasion.trained_on}"] if occasion.trained_on else []
     used = [] if occasion.project is None else [f"with: {project_words(occasion.project)}"]
     return [*lines, *trained, f"by: {occasion.command}", *used]
+
+
+def _length(result: FitResult) -> str:
+    """Length of sequences that was measured, where they vary."""
+    if not result.lengths:
+        return ""
+    *others, longest = result.lengths
+    return f", length {longest} (also served: {', '.join(map(str, others))})"
+
+
+def length_lines(result: FitResult) -> list[str]:
+    """Sentences about the latencies at the shorter lengths, which no budget limits."""
+    timed = {(each.name, each.length): each.latency for each in result.at_lengths}
+    lines = []
+    for length in reversed(result.lengths[:-1]):
+        latency, dense = (timed.get((one.name, length)) for one in (result.chosen, result.baseline))
+        if latency is None:
+            continue
+        beside = "" if dense is None else f" (dense: {dense.p50_ms:.3f} and {dense.p90_ms:.3f})"
+        lines.append(
+            f"at length {length}: p50 {latency.p50_ms:.3f} and p90 {latency.p90_ms:.3f} ms{beside}; the "
+            f"budget is about length {result.lengths[-1]}"
+        )
+    return lines
 
 
 def project_words(use: ProjectUse) -> str:

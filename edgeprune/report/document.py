@@ -8,6 +8,7 @@ from edgeprune.records.trial import (
     CascadeResult,
     DraftReport,
     FitResult,
+    LengthTimes,
     Occasion,
     Report,
     TierResult,
@@ -57,6 +58,8 @@ def document(result: FitResult) -> dict[str, JSON]:
         "threads": measured.threads,
         "batch": measured.batch,
         "fixed_batch": result.fixed_batch,
+        "lengths": list(result.lengths),
+        "at_lengths": [_at_length(each) for each in result.at_lengths],
         "target": result.target.name,
         "runtime": result.runtime,
         "runtime_version": measured.runtime,
@@ -64,6 +67,13 @@ def document(result: FitResult) -> dict[str, JSON]:
         "out": result.out,
         **(_family(result) if result.tiers else {}),
     }
+
+
+def _at_length(timed: LengthTimes) -> JSON:
+    """Latency of a trial at one of the shorter lengths."""
+    latency = timed.latency
+    told = {} if latency is None else {"p50_ms": latency.p50_ms, "p90_ms": latency.p90_ms}
+    return {"name": timed.name, "length": timed.length, **told}
 
 
 def _occasion(occasion: Occasion | None) -> JSON:

@@ -9,7 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.records.trial import DENSE_INT8, Breach, Drop, FitResult, Report, speed_up
-from edgeprune.report.asked import LINES, asked_lines, error_bar_lines, largest_drop, unbound
+from edgeprune.report.asked import (
+    LINES,
+    asked_lines,
+    error_bar_lines,
+    largest_drop,
+    length_lines,
+    unbound,
+)
 from edgeprune.report.figures import counted, milliseconds, score
 from edgeprune.report.missed import best_words, draft_lines, training_lines, untrained, within_reach
 from edgeprune.search.error_bar import open_lines
@@ -119,6 +126,7 @@ def _verdict(result: FitResult) -> list[str]:
         ]
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
+        lines += [f"  {line}" for line in length_lines(result)]
         lines += [f"  {line}" for line in error_bar_lines(result)]
         if (told := unbound(result)) is not None:
             lines.append(f"  {told}")
@@ -198,6 +206,7 @@ def _table(result: FitResult, rows: Iterable[tuple[str, Report]]) -> Table:
         )
     batch = result.chosen.measurement.batch
     query = f" of a query of {batch} rows" if batch > 1 else ""
+    query += f" at length {result.lengths[-1]}" if result.lengths else ""
     made.caption = (
         f"latencies{query} in ms, memory (+ what the model adds) and size in MiB, "
         "INT8: layers in INT8 of all layers with weights"

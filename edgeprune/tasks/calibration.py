@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from edgeprune.errors import InputError
+from edgeprune.records.lengths import Lengths
 from edgeprune.tasks.guest import fresh_pass, walk
 from edgeprune.tasks.items import left_out, like_example, named_inputs
 
@@ -33,9 +34,9 @@ class Calibration:
     they are the first ones. Iterating raises `InputError` for a batch unlike the example.
     """
 
-    def __init__(self, example: Any, data: Any, pass_name: str = "") -> None:
-        """pass_name: as for `walk`."""
-        self._example, self._data, self._pass_name = example, data, pass_name
+    def __init__(self, example: Any, data: Any, pass_name: str = "", lengths: Lengths | None = None) -> None:
+        """pass_name: as for `walk`. lengths: as for `like_example`."""
+        self._example, self._data, self._pass_name, self._lengths = example, data, pass_name, lengths
         sample = sum(math.prod(like.shape[1:]) * like.element_size() for _, like in named_inputs(example))
         affordable = MOST_CALIBRATION_MIB * 2**20 // max(1, sample)
         self._most = max(1, min(MOST_CALIBRATION_SAMPLES, affordable))
@@ -50,7 +51,7 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Batch]:
         for number, item in walk(self._numbered(), "calibration", self._pass_name):
-            batch = like_example(self._example, item, self._where(number))
+            batch = like_example(self._example, item, self._where(number), self._lengths)
             self._left_out = self._left_out or left_out(self._example, item)
             room = self._most - self._samples
             if room:
@@ -80,7 +81,7 @@ class Calibration:
         if not by_number or not hasattr(data, "__len__") or not len(data):
             yield from enumerate(fresh_pass(data), 1)
             return
-        rows = len(like_example(self._example, data[0], self._where(1))[0])
+        rows = len(like_example(self._example, data[0], self._where(1), self._lengths)[0])
         kept = len(data)
         if kept * rows > self._most:
             kept = min(kept, -(-self._most // rows))
@@ -94,13 +95,14 @@ class Calibration:
         return f"Calibration batch {number}" + (f", read{self._pass_name}" if self._pass_name else "")
 
 
-def hold(example: Any, data: Any) -> tuple[list[Batch], tuple[str, ...]]:
+def hold(example: Any, data: Any, lengths: Lengths | None = None) -> tuple[list[Batch], tuple[str, ...]]:
     """Fixed copy of as much calibration data as is used, and sentences about what is unusual in it.
 
+    lengths: as for `like_example`; one that no batch has is told.
     Raises `InputError` when there is none, when a batch is unlike the example, and when a second pass has
     another number of samples.
     """
-    reading = Calibration(example, data)
+    reading = Calibration(example, data, lengths=lengths)
     # Copies: a loader may fill the same tensor again for each batch.
     held = [tuple(tensor.clone() for tensor in batch) for batch in reading]
     if not held:
@@ -108,18 +110,31 @@ def hold(example: Any, data: Any) -> tuple[list[Batch], tuple[str, ...]]:
             "The task's calibration data is empty.",
             "Give at least one batch; a few hundred samples make good INT8 ranges.",
         )
-    remarks = reading.remarks()
-    return held, remarks if _same_again(example, data, held) else (*remarks, CHANGED)
+    remarks = (*reading.remarks(), *_unseen(held, lengths))
+    return held, remarks if _same_again(example, data, held, lengths) else (*remarks, CHANGED)
 
 
-def _same_again(example: Any, data: Any, held: Sequence[Batch]) -> bool:
+def _unseen(held: Sequence[Batch], lengths: Lengths | None) -> Iterator[str]:
+    """Sentence about the lengths that no batch has."""
+    if lengths is None:
+        return
+    found = {lengths.of([tensor.shape for tensor in batch]) for batch in held}
+    unseen = [str(length) for length in lengths.values if length not in found]
+    if unseen:
+        yield (
+            f"The task's calibration data has no sequences of length {', '.join(unseen)}: INT8 ranges and "
+            "weights are those of the other lengths."
+        )
+
+
+def _same_again(example: Any, data: Any, held: Sequence[Batch], lengths: Lengths | None) -> bool:
     """Whether a second pass over the calibration data gives the same batches.
 
     Raises `InputError` when it fails, or has another number of samples.
     """
     again = " a second time"
     same, rows, at = True, 0, 0
-    for batch in Calibration(example, data, again):
+    for batch in Calibration(example, data, again, lengths):
         same = same and at < len(held) and all(map(torch.equal, batch, held[at]))
         rows += len(batch[0])
         at += 1

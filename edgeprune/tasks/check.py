@@ -13,7 +13,7 @@ from edgeprune.records.task import Task
 from edgeprune.tasks.blame import kind_of
 from edgeprune.tasks.calibration import READ_AGAIN, hold
 from edgeprune.tasks.guest import guest, walk
-from edgeprune.tasks.items import laid_out, like_example, named_inputs
+from edgeprune.tasks.items import laid_out, lengths_of, like_example, named_inputs
 from edgeprune.tasks.prepared import PreparedTask
 from edgeprune.tasks.targets import as_tensors, layout
 
@@ -36,7 +36,8 @@ def check_task(task: Task) -> tuple[Task, tuple[str, ...]]:
     _check_example(task.example)
     if task.earlier is not None:
         _check_earlier(task.earlier, task.model.state_dict())
-    held, remarks = hold(task.example, task.calibration)
+    lengths = lengths_of(task.example, task.lengths, task.length_dims)
+    held, remarks = hold(task.example, task.calibration, lengths)
     if task.train is not None and next(training_pairs(task), None) is None:
         raise InputError("The task's training data is empty.", "Give batches, or leave `train` out.")
     told = task.remarks if isinstance(task, PreparedTask) else ()
@@ -53,6 +54,7 @@ def training_pairs(
     unlike the example, and for a target unlike the first one or without the batch first.
     """
     first: Any = None
+    lengths = lengths_of(task.example, task.lengths, task.length_dims)
     length, samples = _length(task.train), 0
     for number, pair in enumerate(() if task.train is None else walk(task.train, "train"), 1):
         if samples >= MOST_UNCOUNTED if length is None else number > length:
@@ -66,7 +68,7 @@ def training_pairs(
                 f"{where} is {kind_of(pair)}, not a pair (inputs, target).",
                 f"Yield pairs: for a model of several inputs, ({inputs}, target).",
             )
-        tensors = like_example(task.example, pair[0], where)
+        tensors = like_example(task.example, pair[0], where, lengths)
         target = as_tensors(pair[1], f"{where}, target")
         found = layout(target, len(tensors[0]), where)
         first = found if first is None else first

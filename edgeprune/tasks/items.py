@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from edgeprune.errors import InputError
+from edgeprune.records.lengths import Lengths, stated_lengths
 from edgeprune.tasks.blame import kind_of, names_of
 
 _LIKE_EXAMPLE = "Every input must look like the example, in the same order; only the batch may differ."
@@ -43,17 +44,22 @@ def flat_inputs(example: Any, item: Any, where: str = "The input") -> tuple[torc
     return tuple(_tensor(value, f"{where}, input {index},") for index, value in enumerate(items))
 
 
-def like_example(example: Any, item: Any, where: str) -> tuple[torch.Tensor, ...]:
+def like_example(
+    example: Any, item: Any, where: str, lengths: Lengths | None = None
+) -> tuple[torch.Tensor, ...]:
     """Tensors of an item that looks like the example: sizes, number types, one batch, finite values.
 
+    lengths: of sequences, one of which the item has.
     Raises `InputError` that names the item by `where`, the input, and what was expected and given.
     """
     tensors = flat_inputs(example, item, where)
     batches = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
-    for (name, like), tensor in zip(named_inputs(example), tensors, strict=True):
+    for place, ((name, like), tensor) in enumerate(zip(named_inputs(example), tensors, strict=True)):
         at = f"{where}, input {name},"
-        if tensor.shape[1:] != like.shape[1:] or tensor.dim() != like.dim():
-            want = ", ".join(["N", *(str(size) for size in like.shape[1:])])
+        free = {0, *(lengths.dims[place] if lengths is not None else ())}
+        sizes, wanted = (_sizes(each, free) for each in (tensor, like))
+        if sizes != wanted:
+            want = ", ".join(wanted)
             raise InputError(
                 f"{at} has shape {list(tensor.shape)}, and the example asks for [{want}].",
                 _IN_BATCHES if tensor.shape == like.shape[1:] else _LIKE_EXAMPLE,
@@ -74,7 +80,26 @@ def like_example(example: Any, item: Any, where: str) -> tuple[torch.Tensor, ...
                 f"{at} holds NaN or infinite values.",
                 "Clean the data: INT8 ranges cannot be taken from values that are not finite.",
             )
+    if lengths is not None and lengths.of([tensor.shape for tensor in tensors]) is None:
+        shown = ", ".join(map(str, (list(tensor.shape) for tensor in tensors)))
+        raise InputError(
+            f"{where} has inputs of the shapes {shown}, which are of none of the lengths {lengths.told}.",
+            "Pad each batch to the shortest of them that holds its sequences, or cut it to the longest.",
+        )
     return tensors
+
+
+def _sizes(tensor: torch.Tensor, free: Collection[int]) -> list[str]:
+    """Sizes for a sentence: N for the batch, L for the length."""
+    return [("L" if dim else "N") if dim in free else str(size) for dim, size in enumerate(tensor.shape)]
+
+
+def lengths_of(example: Any, values: Any, dims: Any) -> Lengths | None:
+    """Lengths of sequences that are stated beside an example. Raises `InputError` as `stated_lengths`."""
+    if isinstance(example, Mapping):
+        return stated_lengths(values, dims, {name: tuple(each.shape) for name, each in example.items()})
+    tensors = [example] if isinstance(example, torch.Tensor) else example
+    return stated_lengths(values, dims, {place: tuple(each.shape) for place, each in enumerate(tensors)})
 
 
 def named_inputs(example: Any) -> list[tuple[str, Any]]:

@@ -23,7 +23,9 @@ from edgeprune.graph.capture import (
 from edgeprune.graph.fx import argument, op_name, written_at
 from edgeprune.graph.one_row import first_rows
 from edgeprune.graph.outputs import in_module
+from edgeprune.records.lengths import Lengths
 from edgeprune.tasks.guest import guest
+from edgeprune.tasks.items import laid_out
 
 SAME_OUTPUT = 1e-4  # of its largest absolute value: other kernels' roundings stay below
 _SERVED = (torch.float32, torch.float64)  # of the floating-point outputs
@@ -42,25 +44,27 @@ _NOISE = (
 )
 
 
-def capture_pure(model: torch.nn.Module, example: Any, rows: int | None = None) -> Captured:
+def capture_pure(
+    model: torch.nn.Module, example: Any, rows: int | None = None, lengths: Lengths | None = None
+) -> Captured:
     """Capture of a model that is a function of its inputs, as far as its graph and two runs tell.
 
-    rows: as for `capture`.
+    rows, lengths: as for `capture`.
 
     Raises `InputError` naming the buffer that forward writes to, the line that draws random numbers, the
     layer that normalises by the batch, the output of another number type than float32, or the output in which
     two runs, or the model and its graph, differ; and as `capture` does.
     """
     with torch.random.fork_rng(devices=[]):  # a number that nothing reads may be drawn
-        return _captured(model, example, rows)
+        return _captured(model, example, rows, lengths)
 
 
-def _captured(model: torch.nn.Module, example: Any, rows: int | None) -> Captured:
+def _captured(model: torch.nn.Module, example: Any, rows: int | None, lengths: Lengths | None) -> Captured:
     first, second, changed = _two_runs(model, example)
     found = difference(first, second)
     named = " and ".join(changed)
     try:
-        captured = capture(model, example, rows)
+        captured = capture(model, example, rows, lengths)
     except InputError as error:
         if found or changed:  # what torch.export says of state that it cannot follow is about itself
             _refuse_state(found, named)
@@ -77,7 +81,7 @@ def _captured(model: torch.nn.Module, example: Any, rows: int | None) -> Capture
     if found:
         _refuse_state(found, named)
     if rows == 1 and not captured.fixed_batch:
-        captured = _at_one_row(model, example, captured)
+        captured = _at_one_row(model, example, captured, lengths)
     with torch.no_grad():
         given = captured.run(*flatten(example))
     if captured.fixed_batch:  # the same numbers in one row are no other answer
@@ -98,16 +102,34 @@ def _captured(model: torch.nn.Module, example: Any, rows: int | None) -> Capture
             "What Python computes in forward from values, attributes or the time is a constant of the graph: "
             "compute it with tensors.",
         )
+    _check_lengths(model, example, captured)
     return captured
 
 
-def _at_one_row(model: torch.nn.Module, example: Any, captured: Captured) -> Captured:
+def _check_lengths(model: torch.nn.Module, example: Any, captured: Captured) -> None:
+    """Refuse a graph that differs from the model at one of the shorter lengths."""
+    if captured.lengths is None:
+        return
+    for length, inputs in zip(captured.lengths.values[:-1], captured.examples(), strict=False):
+        with evaluated(model), torch.no_grad():
+            found = difference(captured.run(*inputs), _run(model, laid_out(example, inputs)))
+        if found:
+            raise InputError(
+                f"The graph that torch.export makes of the model differs from it, at length {length}, in "
+                f"{found}.",
+                "Let forward compute the same at every length, or leave lengths out and pad to the longest.",
+            )
+
+
+def _at_one_row(
+    model: torch.nn.Module, example: Any, captured: Captured, lengths: Lengths | None
+) -> Captured:
     """The captured model, or another for one row, where the model takes a way of its own for a single row.
 
     Raises `InputError` where it gives no row for one.
     """
     if all_in_one_row(captured):
-        return capture_one_row(model, example, "it puts all rows into one")
+        return capture_one_row(model, example, "it puts all rows into one", lengths)
     one = first_rows(example)
     with evaluated(model), torch.no_grad():
         wanted = _run(model, one)
@@ -120,7 +142,7 @@ def _at_one_row(model: torch.nn.Module, example: Any, captured: Captured) -> Cap
             )
     if not found:
         return captured
-    return capture_one_row(model, example, "it computes something else for one row than for several")
+    return capture_one_row(model, example, "it computes something else for one row than for several", lengths)
 
 
 def _refuse_state(found: str | None, named: str) -> NoReturn:

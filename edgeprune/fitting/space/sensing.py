@@ -16,6 +16,7 @@ from edgeprune.fitting.space.space import Space, widths_of
 from edgeprune.graph.branch_contents import branch_contents
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import Kept
+from edgeprune.graph.length import joined
 from edgeprune.graph.surgery import cut
 from edgeprune.make import Workshop
 from edgeprune.pruning.sensitivity import Sensitivity, sensitivity
@@ -104,9 +105,9 @@ def _halves(workshop: Workshop, count: int) -> tuple[Rows, Rows]:
     """
     affordable = int(WORK / (PASSES * max(count, 1) * max(workshop.cost.macs({}), 1)))
     each = max(FEWEST_ROWS, min(MOST_ROWS, affordable))
-    whole = [torch.cat(batch) for batch in zip(*rows_of(workshop.calibration, 2 * each), strict=True)]
-    halves = [tuple(column[start::2] for column in whole) for start in (0, 1)]
-    first, *second = (rows_of([half], each) for half in halves if len(half[0]))
+    whole = joined(rows_of(workshop.calibration, 2 * each))
+    halves = [[tuple(column[start::2] for column in batch) for batch in whole] for start in (0, 1)]
+    first, *second = (rows_of(half, each) for half in halves if any(len(batch[0]) for batch in half))
     return first, second[0] if second else first
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.bundle.golden import write_golden, write_reference
+from edgeprune.bundle.golden import RowLengths, write_golden, write_reference
 from edgeprune.bundle.pace import pace_feeds, pace_onnx
 from edgeprune.detect import cores
 from edgeprune.devices import Feeds, Load, described, exact_load
@@ -60,14 +60,24 @@ class DeviceSide:
     workshop: Workshop
     folder: Path
 
+    @property
+    def lengths(self) -> tuple[int | None, ...]:
+        """Lengths of sequences, the longest first; None alone where there is one."""
+        stated = self.workshop.lengths
+        return (None,) if stated is None else stated.values[::-1]
+
     def artefact(self, name: str) -> Path:
         return self.folder / name / self.workshop.builder.artefact
 
     def build(self, name: str, candidate: Candidate, network: Captured) -> Built:
         """Write the artefact of a candidate, and the outputs that its golden inputs give in torch."""
         folder = self.folder / name
-        rows = tuple(torch.from_numpy(array) for array in self.rows(self.golden_rows()).values())
-        built = self.workshop.builder.build(candidate, network, folder, rows, self.order.profile.batch)
+        rows, *more = (
+            tuple(torch.from_numpy(array) for array in self.rows(self.golden_rows(), length).values())
+            for length in self.lengths
+        )
+        batch = self.order.profile.batch
+        built = self.workshop.builder.build(candidate, network, folder, rows, batch, more)
         write_reference(folder / REFERENCE, built.reference)
         return built
 
@@ -152,11 +162,12 @@ class DeviceSide:
         listen: Callable[[Progress], None],
         effort: Effort,
         usual_ms: float | None = None,
+        length: int | None = None,
     ) -> Measurement:
         return measure(
             self.order.device,
             self.load(name),
-            self.feeds(self.rows(8 * self.order.profile.batch)),
+            self.feeds(self.rows(8 * self.order.profile.batch, length)),
             percentile=self.order.budget.percentile,
             effort=effort,
             reference=self.load(DENSE),
@@ -166,6 +177,14 @@ class DeviceSide:
             throttle=self.order.target.throttle,
             listen=listen,
         )
+
+    def at_length(self, name: str, length: int, listen: Callable[[Progress], None]) -> Latency | None:
+        """Latency at one of the lengths, the dense model in turn; None where every session waited."""
+        for _ in range(MOST_SESSIONS):
+            session = self._session(name, listen, SEARCH_EFFORT, length=length)
+            if not waited(session):
+                return session.latency
+        return None
 
     def prove(
         self,
@@ -229,28 +248,46 @@ class DeviceSide:
         return None if ms is None else Pace(ms, described(self.order.device.machine()))
 
     def write_golden(self, name: str) -> Path:
-        """Real inputs, and what the artefact serves for them on the device, one batch at a time."""
-        inputs = self.rows(self.golden_rows())
+        """Real inputs of each length, and what the artefact serves for them on the device, by batches."""
+        parts = [self.rows(self.golden_rows(), length) for length in self.lengths]
         with self.order.device.start(self.load(name)) as session:
-            answers = [session.predict(feed) for feed in self.feeds(inputs)]
+            answers = [session.predict(feed) for inputs in parts for feed in self.feeds(inputs)]
             outputs = {
                 output: np.concatenate([answer[place] for answer in answers])
                 for place, output in enumerate(session.output_names)
             }
-        return write_golden(self.folder / name / GOLDEN, inputs, outputs)
+        place, stated = self.folder / name / GOLDEN, self.workshop.lengths
+        if stated is None:
+            return write_golden(place, parts[0], outputs)
+        along = zip(self.workshop.dense.input_names, stated.dims, strict=True)
+        dims = {input_: those for input_, those in along if those}
+        inputs, lengths = RowLengths.padded(parts, stated.values[::-1], dims)
+        return write_golden(place, inputs, outputs, lengths=lengths)
 
     def golden_rows(self) -> int:
         rows = max(GOLDEN_ROWS, self.order.profile.batch)
         return rows - rows % self.order.profile.batch
 
-    def rows(self, count: int) -> dict[str, NDArray[Any]]:
-        """`count` calibration samples by input name, repeated when there are fewer."""
-        found = {}
+    def rows(self, count: int, length: int | None = None) -> dict[str, NDArray[Any]]:
+        """`count` calibration samples by input name, repeated when there are fewer.
+
+        length: of sequences, the longest by default.
+        """
+        found, batches = {}, self._batches(length)[:count]
         for place, name in enumerate(self.workshop.dense.input_names):
-            rows = torch.cat([batch[place][:count] for batch in self.workshop.calibration[:count]])
+            rows = torch.cat([batch[place][:count] for batch in batches])
             times = -(-count // len(rows))
             found[name] = torch.cat([rows] * times)[:count].numpy(force=True)
         return found
+
+    def _batches(self, length: int | None) -> Sequence[tuple[torch.Tensor, ...]]:
+        """Calibration batches of a length, by default the longest; the example where there is none."""
+        calibration, lengths = self.workshop.calibration, self.workshop.lengths
+        if lengths is None:
+            return calibration
+        wanted = lengths.longest if length is None else length
+        found = [batch for batch in calibration if lengths.of([x.shape for x in batch]) == wanted]
+        return found or [lengths.first(self.workshop.dense.inputs, wanted)]
 
     def feeds(self, inputs: Mapping[str, NDArray[Any]]) -> list[Feeds]:
         batch = self.order.profile.batch

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import torch
 
+from edgeprune.graph.length import joined
 from edgeprune.make import Workshop
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import Candidate
@@ -68,18 +69,19 @@ class Subset:
         return call_evaluate(self._workshop.task, self._workshop.predict, subset=True)
 
     @cached_property
-    def _rows(self) -> tuple[torch.Tensor, ...]:
-        batches = self._workshop.calibration
-        return tuple(torch.cat(column)[-ROWS:] for column in zip(*batches, strict=True))
-
-    @cached_property
     def _inputs(self) -> Sequence[tuple[torch.Tensor, ...]]:
-        """Full batches of the rows: an artefact may have been built for one size."""
-        size = min(self._batch, len(self._rows[0]))
-        count = len(self._rows[0]) - len(self._rows[0]) % size
-        return [
-            tuple(tensor[start : start + size] for tensor in self._rows) for start in range(0, count, size)
-        ]
+        """Full batches of the last rows, of each length its share: an artefact may be built for one size."""
+        groups, found = joined(self._workshop.calibration), []
+        every = sum(len(group[0]) for group in groups)
+        for group in groups:
+            last = max(1, ROWS * len(group[0]) // every)
+            rows = tuple(tensor[-last:] for tensor in group)
+            size = min(self._batch, len(rows[0]))
+            whole = len(rows[0]) - len(rows[0]) % size
+            found += [
+                tuple(tensor[start : start + size] for tensor in rows) for start in range(0, whole, size)
+            ]
+        return found
 
     @cached_property
     def _wanted(self) -> tuple[torch.Tensor, ...]:

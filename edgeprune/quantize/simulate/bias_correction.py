@@ -18,6 +18,7 @@ from torch.fx import Interpreter, Node
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.fx import op_name
+from edgeprune.graph.length import alike
 from edgeprune.quantize.dialects import Dialect
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate.planned import Simulation, layer_nodes
@@ -39,7 +40,7 @@ def correct_means(
     batches: calibration inputs; the first CORRECTION_ROWS rows are used. A layer that is called twice has one
     bias and two means, and is not corrected.
     """
-    queries = list(captured.queries(_first_rows(batches)))
+    queries = [query for batch in _first_rows(batches) for query in captured.queries(batch)]
     layers = {
         nodes[0]: _with_norm(nodes[0])
         for layer, nodes in layer_nodes(captured).items()
@@ -49,7 +50,8 @@ def correct_means(
         exact = _Means(captured, layers.values())
         for query in queries:
             exact.run(*query, enable_io_processing=False)
-        means = {node: torch.stack(found).mean(0) for node, found in exact.found.items()}
+        rows = [len(query[0]) for query in queries]
+        means = {node: _averaged(found, rows) for node, found in exact.found.items()}
         corrected = _Corrected(captured, ranges, dialect, reduce_range, layers, means)
         corrected.correct(queries)
     shifts = {
@@ -58,13 +60,26 @@ def correct_means(
     return replace(ranges, shifts=shifts)
 
 
-def _first_rows(batches: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-    taken: list[tuple[torch.Tensor, ...]] = []
-    for batch in batches:
-        if sum(len(inputs[0]) for inputs in taken) >= CORRECTION_ROWS:
-            break
-        taken.append(batch)
-    return tuple(torch.cat(parts)[:CORRECTION_ROWS] for parts in zip(*taken, strict=True))
+def _first_rows(batches: Sequence[tuple[torch.Tensor, ...]]) -> list[tuple[torch.Tensor, ...]]:
+    """The first rows, in one batch for each length, which has its share of them."""
+    found, every = [], sum(len(batch[0]) for batch in batches)
+    for group in alike(batches):
+        most = max(1, CORRECTION_ROWS * sum(len(batch[0]) for batch in group) // max(1, every))
+        taken: list[tuple[torch.Tensor, ...]] = []
+        for batch in group:
+            if sum(len(inputs[0]) for inputs in taken) >= most:
+                break
+            taken.append(batch)
+        found.append(tuple(torch.cat(parts)[:most] for parts in zip(*taken, strict=True)))
+    return found
+
+
+def _averaged(means: Sequence[torch.Tensor], rows: Sequence[int]) -> torch.Tensor:
+    """Mean over the rows of all queries. means: of each query, [channels]. rows: of each query."""
+    if len(set(rows)) == 1:
+        return torch.stack(list(means)).mean(0)
+    shares = torch.tensor(rows, dtype=means[0].dtype) / sum(rows)
+    return shares @ torch.stack(list(means))
 
 
 def _with_norm(node: Node) -> Node:
@@ -121,6 +136,7 @@ class _Corrected(Simulation):
     def correct(self, queries: Sequence[tuple[torch.Tensor, ...]]) -> None:
         """Run the nodes in turn, each on all queries, so that a layer's shift is known before the next."""
         graph = self._captured.module.graph
+        self._rows = [len(query[0]) for query in queries]
         placeholders = graph.find_nodes(op="placeholder")
         environments: list[dict[Node, Any]] = [
             dict(zip(placeholders, query, strict=True)) for query in queries
@@ -140,7 +156,7 @@ class _Corrected(Simulation):
         """Subtract the mean error of a layer's output over all queries."""
         image = _image(node)
         means = [_channel_means(environment[node], image) for environment in environments]
-        shift = torch.stack(means).mean(0) - self._exact[node]
+        shift = _averaged(means, self._rows) - self._exact[node]
         self.shifts[node.name] = shift
         shape = [1] * environments[0][node].dim()
         shape[1 if image else -1] = -1
