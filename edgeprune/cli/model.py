@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeprune.cli.numbers import WholeNumbers
+
 if TYPE_CHECKING:
     from edgeprune.records.task import Task
     from edgeprune.tasks import TaskOptions
@@ -40,8 +42,10 @@ _OPTIONS = (
     ),
     click.option(
         "--tokens",
-        type=int,
-        help="Tokens of every text, for a FOLDER; by default the 99th percentile of the training texts.",
+        type=WholeNumbers(),
+        help="Tokens of every text, for a FOLDER; by default the 99th percentile of the training texts. "
+        "Several, as in 32,128, stay in the artefact: a text is padded to the next, and the budget is that "
+        "of the longest.",
     ),
 )
 

@@ -34,6 +34,30 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         return tuple(found)
 
 
+class WholeNumbers(click.ParamType):  # type: ignore[type-arg]
+    """Parses one whole number or several: "128" -> 128, "32,128" -> (32, 128)."""
+
+    name = "N[,N...]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if ":" in str(value):
+            self.fail(
+                f"{value!r} gives lengths shares, and no rule bounds the latency of a mix; write 32,128: the "
+                "budget is then that of the longest.",
+                param,
+                ctx,
+            )
+        try:
+            found = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no whole number; write one, or several as in 32,128.", param, ctx)
+        return found if len(found) > 1 else found[0]
+
+
 class LargestDrop(click.ParamType):  # type: ignore[type-arg]
     """Checks a number or a share: "0.5" or "2%" stays the text that it is."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from edgeprune.cli.numbers import LargestDrop, Numbers
+from edgeprune.cli.numbers import LargestDrop, Numbers, WholeNumbers
 from edgeprune.errors import InputError
 from edgeprune.foreign import escaped
 from edgeprune.options import FitOptions
@@ -193,6 +193,9 @@ def _value(table: Table, name: str, parameter: click.Parameter, folder: Path) ->
         return table.numbers(name)
     if isinstance(kind, LargestDrop):
         return _drop(table, name)
+    if isinstance(kind, WholeNumbers):
+        told = ",".join(str(int(n) if n.is_integer() else n) for n in table.numbers(name))
+        return _converted(table, name, parameter, told)
     if isinstance(parameter, click.Option) and parameter.multiple:
         several = (table.text(name),) if table.is_text(name) else table.texts(name)
         return tuple(_file_or_name(one, folder) if name in SHELVED else one for one in several)

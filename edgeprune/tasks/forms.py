@@ -30,7 +30,8 @@ class TaskOptions:
 
     data: where the samples are. seed: shuffles and splits them. outputs: what the outputs are, as on the
     command line: "classes", "classes,none", "a=classes,b=none". columns: of the data by role, "text=review,
-    label=stars". metric: a score by its name. tokens: of every text, which is padded or cut to that length.
+    label=stars". metric: a score by its name. tokens: of every text, which is padded or cut to that length;
+    of several lengths, padded to the next or cut to the longest.
     Raises `InputError` for a seed or a number of tokens that is none.
     """
 
@@ -38,13 +39,26 @@ class TaskOptions:
     outputs: str | None = None
     columns: str | None = None
     metric: str | None = None
-    tokens: int | None = None
+    tokens: int | tuple[int, ...] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.tokens is not None:
-            check_whole("--tokens", self.tokens, MOST_TOKENS, least=1)
+        several = isinstance(self.tokens, tuple)
+        for tokens in self.lengths:
+            check_whole("--tokens", tokens, MOST_TOKENS, least=2 if several else 1)
+        if several and (len(self.lengths) < 2 or len(set(self.lengths)) < len(self.lengths)):
+            raise InputError(
+                f"--tokens is {','.join(map(str, self.lengths))}.",
+                "Give one number, or several different ones.",
+            )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of texts, ascending; none where they were not said."""
+        if self.tokens is None:
+            return ()
+        return tuple(sorted(self.tokens)) if isinstance(self.tokens, tuple) else (self.tokens,)
 
     @property
     def said(self) -> Said:
@@ -91,8 +105,9 @@ def load_task(model: str, options: TaskOptions | None = None) -> Task:
         value = getattr(options, field.name)
         if value is not None and field.name != "seed" and field.name not in form.takes:
             others = [one.spelling for one in TABLE.values() if field.name in one.takes]
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
             raise InputError(
-                f"--{field.name} {value} was given with {model}, and {form.spelling} takes none.",
+                f"--{field.name} {shown} was given with {model}, and {form.spelling} takes none.",
                 f"Leave --{field.name} out, or give a MODEL that is {' or '.join(others)}.",
             )
     return form.load(model, options)

@@ -55,6 +55,14 @@ def test_a_new_flag_of_fit_is_a_key_by_itself(here: Path, monkeypatch: pytest.Mo
         find_project(here)
 
 
+def test_tokens_are_one_number_or_several(here: Path) -> None:
+    assert values(here, "tokens = 128") == {"tokens": 128}
+    assert values(here, "tokens = [32, 128]") == {"tokens": (32, 128)}
+    write(here, "tokens = 32.5")
+    with pytest.raises(InputError, match=r"edgeprune\.toml: tokens is 32\.5"):
+        find_project(here)
+
+
 def test_the_nearest_file_above_is_the_project(here: Path) -> None:
     top = write(here.parents[1], "epochs = 1")
     found = find_project(here)

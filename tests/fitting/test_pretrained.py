@@ -18,6 +18,7 @@ import edgeprune
 from edgeprune.bundle import open_bundle
 from edgeprune.cli import main
 from edgeprune.tasks import PreparedTask, TaskOptions, load_task
+from edgeprune.tasks.pretrained.carrying import Front
 from edgeprune.tasks.pretrained.loading import go_offline
 from tests.support import scripted
 from tests.support.roads import weights_ms
@@ -80,6 +81,29 @@ def test_a_text_classifier_is_pruned_and_its_bundle_reads_texts(tmp_path: Path) 
         found = answered(Path(result.bundle or ""), tmp_path / "unpacked", text)
         assert found["answer"] == [name]
         assert found["shares"] == pytest.approx(shares_of(tmp_path / "model", text), abs=0.3)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["by tokenizers", "by transformers"])
+def test_an_example_pads_a_text_to_the_shortest_length_that_holds_it(
+    alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data = tmp_path / "model", tmp_path / "data.csv"
+    classified(folder, 80, data)
+    task = load_task(str(folder), TaskOptions(data=data, tokens=(8, 12)))
+    if not alone:
+        monkeypatch.setattr(Front, "_agrees", lambda self, encode: False)
+    device = scripted.ScriptedDevice(weights_ms)
+    result = edgeprune.fit(task, latency_ms="none", device=device, out=tmp_path / "run")
+    assert result.lengths == (8, 12)
+    unpacked = tmp_path / "unpacked"
+    for words in ("a bright day", "the people and the very bitter story was in a cold day"):
+        found = answered(Path(result.bundle or ""), unpacked, words)
+        encode = transformers.AutoTokenizer.from_pretrained(folder)
+        cut = encode.decode(encode(words, truncation=True, max_length=12)["input_ids"][1:-1])
+        assert found["shares"] == pytest.approx(shares_of(folder, cut), abs=1e-4), "dense, in float"
+    text = (unpacked / "example.py").read_text("utf-8")
+    assert "length = min(each for each in (8, 12) if" in text
+    assert ("from tokenizers import" in text) == alone
 
 
 def test_an_image_classifier_ends_in_a_bundle_that_reads_images(tmp_path: Path) -> None:

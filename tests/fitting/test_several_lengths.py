@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from tests.support.roads import weights_ms
 from tests.support.sequences import LENGTHS, Encoder, bert, classifier, tokens
 
 pytest.importorskip("openvino")
-MODELS = {"an encoder": Encoder, "a BERT": bert}
 
 
 class Timed(scripted.ScriptedDevice):
@@ -53,12 +53,14 @@ def fit(task: edgeprune.Task, out: Path, **options: Any) -> Any:
     return edgeprune.fit(task, out=out, **asked)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("make", "runtime"),
+    [pytest.param(Encoder, "onnxruntime", id="an encoder"), pytest.param(bert, "openvino", id="a BERT")],
+)
 def test_a_fit_ends_in_a_bundle_that_is_checked_at_each_length(
-    name: str, runtime: str, tmp_path: Path
+    make: Callable[[], nn.Module], runtime: str, tmp_path: Path
 ) -> None:
-    result = fit(classifier(MODELS[name]()), tmp_path / "run", runtime=runtime)
+    result = fit(classifier(make()), tmp_path / "run", runtime=runtime)
     assert result.verdict.kind == "fits"
     assert result.chosen.params < result.baseline.params, "it was pruned"
     assert result.chosen.layers_int8

@@ -287,6 +287,15 @@ def test_rows_are_spread_over_the_data() -> None:
     assert [len(batch[0]) for batch in rows_of(batches, 0)] == [1]
 
 
+def test_each_length_has_its_share_of_the_rows_in_batches_of_its_own() -> None:
+    batches = [(torch.zeros(rows, length),) for rows, length in ((30, 8), (10, 16), (30, 8))]
+
+    found = rows_of(batches, 14, at_once=8)
+
+    assert [tuple(batch[0].shape) for batch in found] == [(8, 8), (4, 8), (2, 16)]
+    assert [tuple(batch[0].shape) for batch in rows_of(batches, 1)] == [(1, 8), (1, 16)]
+
+
 def test_a_network_of_one_row_at_a_time_is_refitted_row_by_row() -> None:
     class One(nn.Module):
         def __init__(self) -> None:

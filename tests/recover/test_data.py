@@ -92,6 +92,21 @@ def test_of_a_few_samples_some_are_held_back_and_some_are_not(numbers: list[int]
     assert (bool(found.held_back) and found.steps > 0) == (len(residues) > 1)
 
 
+def test_batches_of_an_epoch_have_one_length_each() -> None:
+    pairs = [
+        ((part[:, None].repeat(1, length),), part.long())
+        for length, numbers in ((8, POOL[:100]), (16, POOL[1000:1050]))
+        for part in numbers.split(7)
+    ]
+    found = split(lambda: pairs[::2] + pairs[1::2])
+    epoch = list(found.epoch(0))
+    assert len(epoch) == found.steps
+    assert {(len(target), inputs[0].shape[1]) for inputs, target in epoch} == {(7, 8), (7, 16)}  # type: ignore[arg-type]
+    trained = seen(epoch)
+    assert len(trained) == len(set(trained)) > 100
+    assert not set(trained) & set(held(found))
+
+
 def test_about_one_sample_in_eight_is_held_back() -> None:
     found = split(lambda: batches(POOL, 64))
     share = len(held(found)) / len(POOL)

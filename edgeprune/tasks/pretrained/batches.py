@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.tasks.pretrained.encoding import Encoder, Inputs
+from edgeprune.tasks.pretrained.encoding import Encoder, Inputs, TextEncoder
 
 BATCH = 32
 EVALUATED = 5  # one row of so many is for evaluation, where the data has no parts
@@ -24,20 +25,31 @@ class EncodedRows:
     """Rows in an order, with a target each. cells: a column for each role but the label.
 
     targets: [rows, ...], or a function (cells) -> targets where they depend on the encoding.
+    tokens: length of each row, where texts have several: a batch is of one. by_length: the batches of a
+    length follow one another; else they come as their first rows do.
     """
 
     encode: Encoder
     cells: Mapping[str, Sequence[Any]]
     targets: NDArray[Any] | Callable[[Rows], NDArray[Any]]
     order: Rows
+    tokens: Rows | None = None
+    by_length: bool = False
 
     def __len__(self) -> int:
         """Batches."""
-        return -(-len(self.order) // BATCH)
+        return len(self._batches)
 
     def inputs(self, number: int) -> Inputs:
         """Inputs of a batch. Raises `IndexError` behind the last one."""
-        return self.encode(self.chosen(self._rows(number)))
+        return self._encoded(self._rows(number))
+
+    def longest(self) -> Inputs:
+        """Inputs of one row at the longest length."""
+        if self.tokens is None:
+            return self._encoded(self.order[:1])
+        row = self.order[[int(self.tokens[self.order].argmax())]]
+        return self._encoded(row, self.encode.tokens if isinstance(self.encode, TextEncoder) else None)
 
     def chosen(self, rows: Rows) -> dict[str, list[Any]]:
         """Cells of some rows."""
@@ -50,12 +62,30 @@ class EncodedRows:
 
     def first(self, rows: int) -> EncodedRows:
         """The first rows alone."""
-        return EncodedRows(self.encode, self.cells, self.targets, self.order[:rows])
+        return replace(self, order=self.order[:rows])
+
+    def _encoded(self, rows: Rows, tokens: int | None = None) -> Inputs:
+        if self.tokens is None or not isinstance(self.encode, TextEncoder):
+            return self.encode(self.chosen(rows))
+        return self.encode.of_length(tokens or int(self.tokens[rows[0]]))(self.chosen(rows))
+
+    @cached_property
+    def _batches(self) -> list[Rows]:
+        if self.tokens is None:
+            groups = [self.order]
+        else:
+            own = self.tokens[self.order]
+            groups = [self.order[own == length] for length in np.unique(own)]
+        found = [group[at : at + BATCH] for group in groups for at in range(0, len(group), BATCH)]
+        if len(groups) > 1 and not self.by_length:
+            place = {int(row): at for at, row in enumerate(self.order)}
+            found.sort(key=lambda rows: place[int(rows[0])])
+        return found
 
     def _rows(self, number: int) -> Rows:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        return self.order[number * BATCH : (number + 1) * BATCH]
+        return self._batches[number]
 
 
 @dataclass(frozen=True)

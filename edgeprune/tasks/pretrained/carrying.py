@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,23 @@ from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("processor")
 encoding = tokenizer({given}, padding="max_length", truncation=True, max_length={tokens}, return_tensors="np")
+"""
+# The same of several lengths: the shortest that holds the text.
+_TOKENIZERS_OF_SEVERAL = """\
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("processor/tokenizer.json")  # cuts to {tokens} tokens
+encoding = tokenizer.encode({given})
+length = min(each for each in {lengths} if each >= len(encoding.ids))  # at these the model was proven
+encoding.pad(length, {padding})
+"""
+_TRANSFORMERS_OF_SEVERAL = """\
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("processor")
+encoding = tokenizer({given}, truncation=True, max_length={tokens})
+length = min(each for each in {lengths} if each >= len(encoding["input_ids"][0]))  # at these it was proven
+encoding = tokenizer.pad(encoding, padding="max_length", max_length=length, return_tensors="np")
 """
 _IMAGES = """\
 from PIL import Image
@@ -98,7 +116,12 @@ class Front:
             count = len(self.some)
             places = [f"sys.argv[{at}]" for at in range(1, count + 1)]
             given = ", ".join(places if alone else [f"[{place}]" for place in places])
-        text = (_TOKENIZERS if alone else _TRANSFORMERS).format(tokens=encode.tokens, given=given)
+        if encode.lengths:
+            text = _TOKENIZERS_OF_SEVERAL if alone else _TRANSFORMERS_OF_SEVERAL
+        else:
+            text = _TOKENIZERS if alone else _TRANSFORMERS
+        padding = ", ".join(f"{name}={value!r}" for name, value in encode.padding.items())
+        text = text.format(tokens=encode.tokens, given=given, lengths=encode.lengths, padding=padding)
         value = {
             name: f"[encoding.{_FIELDS[name]}]" if alone else f"encoding[{name!r}]" for name in encode.inputs
         }
@@ -113,9 +136,20 @@ class Front:
         columns = list(self.some.values())
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         found = alone.encode_batch(rows, is_pretokenized=encode.words)
+        if encode.lengths:
+            own = encode.buckets(self.some)
+            for each, tokens in zip(found, own.tolist(), strict=True):
+                each.pad(tokens, **encode.padding)
+            parts = [np.flatnonzero(own == tokens) for tokens in np.unique(own)]
+        else:
+            parts = [np.arange(len(found))]
+        return all(self._same(encode, [found[at] for at in part], part.tolist()) for part in parts)
+
+    def _same(self, encode: TextEncoder, found: Sequence[Any], rows: Sequence[int]) -> bool:
+        """Whether some rows of one length have the same inputs as by transformers."""
         inputs: Inputs = {
             name: np.array([getattr(each, _FIELDS[name]) for each in found], np.int64)
             for name in encode.inputs
         }
-        wanted = encode(self.some)
+        wanted = encode({role: [column[at] for at in rows] for role, column in self.some.items()})
         return all(np.array_equal(inputs[name], wanted[name]) for name in encode.inputs)

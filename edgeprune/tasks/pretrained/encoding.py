@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,16 +38,33 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Encoder of texts, or pairs of texts, in `tokens` tokens each, padded or cut."""
+    """Encoder of texts, or pairs of texts, in `tokens` tokens each, padded or cut.
+
+    lengths: several, ascending, of which `tokens` is the longest: the rows of a call are padded to the
+    shortest of them that holds them all. () is one length.
+    """
 
     tokenizer: Any
     tokens: int
     inputs: tuple[str, ...]
     words: bool = False
+    lengths: tuple[int, ...] = ()
 
     def __call__(self, cells: Mapping[str, Sequence[Any]]) -> Inputs:
+        if self.lengths:
+            return self.of_length(int(self.buckets(cells).max()))(cells)
         encoded = self.encoded(cells)
         return {name: np.asarray(encoded[name], np.int64) for name in self.inputs}
+
+    def of_length(self, tokens: int) -> TextEncoder:
+        """Encoder of texts in one length."""
+        return replace(self, tokens=tokens, lengths=())
+
+    def buckets(self, cells: Mapping[str, Sequence[Any]]) -> NDArray[np.int64]:
+        """Length of each row: the shortest of several that holds it, or the longest, [rows]."""
+        several = np.array(self.lengths or (self.tokens,), np.int64)
+        found = np.searchsorted(several, self.lengths_of(cells))
+        return several[np.minimum(found, len(several) - 1)]
 
     def encoded(self, cells: Mapping[str, Sequence[Any]]) -> Any:
         """Answer of the tokenizer; of words, with the word of each token."""
@@ -65,7 +82,7 @@ class TextEncoder:
         roles = ("words",) if self.words else ("text", "pair")
         return [list(cells[role]) for role in roles if role in cells]
 
-    def lengths(self, cells: Mapping[str, Sequence[Any]]) -> NDArray[np.int64]:
+    def lengths_of(self, cells: Mapping[str, Sequence[Any]]) -> NDArray[np.int64]:
         """Tokens of each row without a limit, [rows]."""
         with hushed():
             found = self.tokenizer(*self._given(cells), is_split_into_words=self.words, truncation=False)
@@ -84,7 +101,7 @@ class TextEncoder:
         return found
 
     def files(self) -> dict[str, bytes]:
-        """Files of the tokenizer; tokenizer.json pads and cuts by itself, without transformers."""
+        """Files of the tokenizer; tokenizer.json cuts, and pads to one length, without transformers."""
         found = _saved_files(self.tokenizer)
         backend = self.alone()
         if backend is not None:
@@ -104,14 +121,21 @@ class TextEncoder:
             strategy="longest_first",
             direction=self.tokenizer.truncation_side,
         )
-        copy.enable_padding(
-            length=self.tokens,
-            direction=self.tokenizer.padding_side,
-            pad_id=self.tokenizer.pad_token_id,
-            pad_type_id=self.tokenizer.pad_token_type_id,
-            pad_token=self.tokenizer.pad_token,
-        )
+        if self.lengths:  # who asks pads
+            copy.no_padding()
+        else:
+            copy.enable_padding(length=self.tokens, **self.padding)
         return copy
+
+    @property
+    def padding(self) -> dict[str, Any]:
+        """Arguments of the library `tokenizers` for padding as the tokenizer does."""
+        return {
+            "direction": self.tokenizer.padding_side,
+            "pad_id": self.tokenizer.pad_token_id,
+            "pad_type_id": self.tokenizer.pad_token_type_id,
+            "pad_token": self.tokenizer.pad_token,
+        }
 
 
 @dataclass(frozen=True)
@@ -149,11 +173,13 @@ class ImageEncoder:
         return _saved_files(self.processor)
 
 
-def text_encoder(found: Pretrained, tokens: int | None, train: Mapping[str, Sequence[Any]]) -> TextEncoder:
+def text_encoder(
+    found: Pretrained, lengths: tuple[int, ...], train: Mapping[str, Sequence[Any]]
+) -> TextEncoder:
     """Encoder by the folder's tokenizer.
 
-    tokens: of every text; None is the 99th percentile of the training texts, to the next multiple of 8, as
-    far as the model goes. Raises `InputError`.
+    lengths: tokens of texts, ascending; () is one, the 99th percentile of the training texts, to the next
+    multiple of 8, as far as the model goes. Raises `InputError`.
     """
     from transformers import AutoTokenizer
 
@@ -180,14 +206,16 @@ def text_encoder(found: Pretrained, tokens: int | None, train: Mapping[str, Sequ
         )
     most = _most_tokens(found, tokenizer)
     names = _input_names(found, tokenizer)
-    if tokens is not None and tokens > most:
-        raise InputError(f"--tokens is {tokens}, and the model takes {most}.", "Give fewer.")
-    if tokens is None:
+    if lengths:
+        if lengths[-1] > most:
+            raise InputError(f"--tokens is {lengths[-1]}, and the model takes {most}.", "Give fewer.")
+        tokens = lengths[-1]
+    else:
         some = {role: list(cells[:MOST_LENGTHS]) for role, cells in train.items()}
-        lengths = TextEncoder(tokenizer, most, names, words).lengths(some)
-        longest = math.ceil(float(np.percentile(lengths, ENOUGH)))
+        found_lengths = TextEncoder(tokenizer, most, names, words).lengths_of(some)
+        longest = math.ceil(float(np.percentile(found_lengths, ENOUGH)))
         tokens = min(most, -(-longest // TOKENS_MULTIPLE) * TOKENS_MULTIPLE)
-    return TextEncoder(tokenizer, tokens, names, words)
+    return TextEncoder(tokenizer, tokens, names, words, lengths if len(lengths) > 1 else ())
 
 
 def _most_tokens(found: Pretrained, tokenizer: Any) -> int:

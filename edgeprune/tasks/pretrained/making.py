@@ -72,23 +72,23 @@ def made_task(folder: Path, options: TaskOptions) -> PreparedTask:
     reads = found.head.reads
     score = score_named(options.metric, found.answers)
     said = said_columns(options.columns, reads)
-    if options.tokens is not None and reads == "image":
-        raise InputError(f"--tokens {options.tokens} was given with a model of images.", "Leave it out.")
+    _check_tokens(options.lengths, reads)
     parts = read_parts(options.data, images=reads == "image")
     train, evaluation, told = _split(parts, lambda rows: _part(rows, said, found), found, options.seed)
     encode: Encoder = (
         image_encoder(found, train.rows.folder)
         if reads == "image"
-        else text_encoder(found, options.tokens, _chosen(train.cells, train.order))
+        else text_encoder(found, options.lengths, _chosen(train.cells, train.order))
     )
     remarks = [*found.remarks, told]
     if isinstance(encode, TextEncoder):
-        remarks.append(_told_length(encode, options.tokens, evaluation))
-    learnt, judged = _encoded(train, encode), _encoded(evaluation, encode)
+        remarks.append(_told_length(encode, bool(options.lengths), train, evaluation))
+    learnt, judged = _encoded(train, encode), replace(_encoded(evaluation, encode), by_length=True)
     scored = _Evaluation(judged, score, found)
     check_scored(score, scored.targets(judged), found.names)
     calibration = CalibrationBatches(learnt.first(MOST_CALIBRATION_ROWS))
-    example = {name: tensor[:1] for name, tensor in calibration[0].items()}
+    example = {name: torch.from_numpy(array) for name, array in learnt.longest().items()}
+    lengths = encode.lengths if isinstance(encode, TextEncoder) else ()
     _check_runs(found, example)
     some = train.order[:SOME] if reads != "image" else train.order[:0]
     return PreparedTask(
@@ -102,10 +102,25 @@ def made_task(folder: Path, options: TaskOptions) -> PreparedTask:
         metric=score.shown,
         lower_is_better=score.lower_is_better,
         outputs="classes:2" if reads == "words" else found.answers,
+        lengths=lengths or None,
+        length_dims=1 if lengths else None,
         remarks=tuple(remarks),
         doubts=scored.doubts,
         carry=Front(encode, found.answers, found.names, _chosen(train.cells, some)),
     )
+
+
+def _check_tokens(lengths: tuple[int, ...], reads: str) -> None:
+    """Refuse --tokens where there are none, and several where outputs are as long as the text."""
+    told = ",".join(map(str, lengths))
+    if lengths and reads == "image":
+        raise InputError(f"--tokens {told} was given with a model of images.", "Leave it out.")
+    if len(lengths) > 1 and reads == "words":
+        raise InputError(
+            f"--tokens {told} was given with a model that answers each word: its outputs are as long as the "
+            "text, and lengths may vary in inputs alone.",
+            "Give one number of tokens.",
+        )
 
 
 def _chosen(cells: Mapping[str, Sequence[Any]], rows: Rows) -> dict[str, list[Any]]:
@@ -192,7 +207,11 @@ def _check_enough(rows: LabelledRows, counted_rows: int) -> None:
 
 def _encoded(part: Part, encode: Encoder) -> EncodedRows:
     if not isinstance(encode, TextEncoder) or not encode.words:
-        return EncodedRows(encode, part.cells, part.labels, part.order)
+        tokens = None
+        if isinstance(encode, TextEncoder) and encode.lengths:
+            tokens = np.zeros(len(part.rows), np.int64)
+            tokens[part.order] = encode.buckets(_chosen(part.cells, part.order))
+        return EncodedRows(encode, part.cells, part.labels, part.order, tokens)
 
     def targets(rows: Rows) -> NDArray[Any]:
         return encode.targets(_chosen(part.cells, rows), [part.labels[at] for at in rows])
@@ -200,11 +219,18 @@ def _encoded(part: Part, encode: Encoder) -> EncodedRows:
     return EncodedRows(encode, part.cells, targets, part.order)
 
 
-def _told_length(encode: TextEncoder, asked: int | None, evaluation: Part) -> str:
-    """Sentence about the one length of texts, and how many of them it cuts."""
+def _told_length(encode: TextEncoder, asked: bool, train: Part, evaluation: Part) -> str:
+    """Sentence about the length of texts, or about several, and how many of them it cuts."""
     some = evaluation.order[:MOST_LENGTHS]
-    cut = float((encode.lengths(_chosen(evaluation.cells, some)) > encode.tokens).mean())
-    why = "as asked" if asked is not None else f"the {ENOUGH}th percentile of the training texts, rounded up"
+    cut = float((encode.lengths_of(_chosen(evaluation.cells, some)) > encode.tokens).mean())
+    if encode.lengths:
+        own = encode.buckets(_chosen(train.cells, train.order[:MOST_LENGTHS]))
+        shares = [f"{float((own == each).mean()):.1%} have {each}" for each in encode.lengths]
+        return (
+            f"Texts have {' or '.join(map(str, encode.lengths))} tokens, padded to the next or cut: of the "
+            f"training texts {', '.join(shares)}; {cut:.1%} of the evaluation texts are cut."
+        )
+    why = "as asked" if asked else f"the {ENOUGH}th percentile of the training texts, rounded up"
     return (
         f"Every text has {encode.tokens} tokens ({why}), padded or cut; {cut:.1%} of the evaluation texts "
         "are cut. --tokens says another length."

@@ -21,6 +21,7 @@ from edgeprune.quantize.emit import quantise as quantise_model
 from edgeprune.quantize.ranges import Ranges
 from edgeprune.quantize.simulate.bias_correction import correct_means
 from edgeprune.quantize.simulate.written import proven_integers
+from edgeprune.records.lengths import Lengths
 from tests.support.int8_files import quantise
 from tests.support.kernels import integer_nodes
 
@@ -131,6 +132,23 @@ class Counted(Mixed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.view(len(x), 3, 10, 10))
+
+
+def test_the_means_are_those_of_all_lengths_in_their_shares() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Conv1d(8, 6, 3))
+    lengths = Lengths((8, 16), ((2,),))
+    captured = capture(net.eval(), torch.rand(2, 1, 16), lengths=lengths)
+    short, long = torch.rand(1, 1, 8).repeat(96, 1, 1), torch.rand(1, 1, 16).repeat(32, 1, 1) + 4
+    ranges = calibrate(captured, [(short,), (long,)], "minmax")
+
+    def shifts(batches: list[tuple[torch.Tensor, ...]]) -> dict[str, np.ndarray]:
+        return correct_means(captured, ranges, TABLE["onnxruntime-x86"], batches).shifts
+
+    both, ones, others = shifts([(short,), (long,)]), shifts([(short,)]), shifts([(long,)])
+    (first, *_) = both
+    assert np.allclose(both[first], 0.75 * ones[first] + 0.25 * others[first], atol=1e-3)
+    assert not np.allclose(both[first], ones[first], atol=1e-3)
 
 
 def test_rows_one_by_one_give_the_ranges_and_shifts_of_a_whole_batch(tmp_path: Path) -> None:

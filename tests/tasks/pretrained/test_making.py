@@ -198,7 +198,10 @@ def test_the_first_token_of_a_word_has_its_label(tmp_path: Path) -> None:
     texts, _ = pretrained.sentences(40)
     words = [text.split() for text in texts]
     tags = [["POSITIVE" if word in pretrained.GOOD else "NEGATIVE" for word in row] for row in words]
-    task = loaded(folder, pretrained.write_jsonl(tmp_path / "data.jsonl", tokens=words, tags=tags))
+    data = pretrained.write_jsonl(tmp_path / "data.jsonl", tokens=words, tags=tags)
+    with pytest.raises(InputError, match=r"--tokens 8,16 .* outputs are as long as the text"):
+        loaded(folder, data, tokens=(8, 16))
+    task = loaded(folder, data)
     inputs, target = next(iter(task.train))  # type: ignore[arg-type]
     encode = transformers.AutoTokenizer.from_pretrained(folder)
     for ids, row in zip(inputs["input_ids"], target, strict=True):
@@ -230,6 +233,9 @@ def test_images_are_read_as_their_processor_says(tmp_path: Path) -> None:
         ({"metric": "rmse"}, "--metric rmse does not score a model of classes"),
         ({"metric": "bleu"}, "--metric bleu is no metric"),
         ({"tokens": 65}, "--tokens is 65, and the model takes 64"),
+        ({"tokens": (32, 65)}, "--tokens is 65, and the model takes 64"),
+        ({"tokens": (32, 32)}, "--tokens is 32,32"),
+        ({"tokens": (1, 32)}, "--tokens is 1"),
         ({"columns": "text=body"}, "has no column 'body'"),
     ],
 )
@@ -261,3 +267,44 @@ def test_a_prepared_task_stays_one_when_it_is_checked(classifier: Path, tmp_path
     checked, remarks = check_task(replace(task, remarks=("A sentence.",)))
     assert isinstance(checked, PreparedTask)
     assert remarks[0] == "A sentence."
+
+
+LENGTHS = (8, 12)
+
+
+def test_texts_of_several_lengths_are_in_batches_of_one(classifier: Path, tmp_path: Path) -> None:
+    texts, labels = pretrained.sentences(300)
+    data = pretrained.write_csv(tmp_path / "data.csv", text=texts, label=labels)
+    task = loaded(classifier, data, tokens=(12, 8))
+    assert (task.lengths, task.length_dims) == (LENGTHS, 1)
+    (told,) = [remark for remark in task.remarks if "tokens" in remark]
+    assert told.startswith("Texts have 8 or 12 tokens, padded to the next or cut: of the training texts ")
+    assert {name: tuple(tensor.shape) for name, tensor in task.example.items()} == dict.fromkeys(  # type: ignore[union-attr]
+        task.example, (1, 12)
+    )
+    encode = transformers.AutoTokenizer.from_pretrained(classifier)
+    seen, order = [], []
+    for batch, target in task.train:  # type: ignore[union-attr, misc]
+        length = batch["input_ids"].shape[1]
+        order.append(length)
+        needed = batch["attention_mask"].sum(1)
+        assert bool((needed <= length).all())
+        assert length == 8 or bool((needed > 8).all()), "a text that fits 8 has 8"
+        seen += [
+            (encode.decode(ids, skip_special_tokens=True), int(label))
+            for ids, label in zip(batch["input_ids"], target, strict=True)
+        ]
+    assert set(order) == set(LENGTHS)
+    assert order != sorted(order) != order[::-1], "training sees both in turn"
+    known = dict(zip(texts, labels, strict=True))
+    assert all(known[text] == label for text, label in seen if text in known)
+    assert len(seen) == 150
+    predict = predict_of(task)
+    asked: list[int] = []
+
+    def counted(*arrays: Any) -> Any:
+        asked.append(arrays[0].shape[1])
+        return predict(*arrays)
+
+    assert task.evaluate(counted) > 0.9
+    assert asked == sorted(asked), "a session compiles anew for another length"
