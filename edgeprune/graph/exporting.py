@@ -78,7 +78,7 @@ def _apart(given: Any, model: torch.nn.Module, lengths: Lengths) -> Any:
     Where a length equals a width, torch takes a view for the wrong one, and then the length for a number.
     """
     sizes = {size for tensor in (*model.parameters(), *model.buffers()) for size in tensor.shape}
-    length = next((each for each in lengths.between if each not in sizes), lengths.longest)
+    length = next((each for each in lengths.between() if each not in sizes), lengths.longest)
     leaves, spec = pytree.tree_flatten(given)
     places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     for at, tensor in zip(places, lengths.first([leaves[at] for at in places], length), strict=True):
@@ -112,11 +112,17 @@ def _not_exported(error: Exception, fixed: list[str], lengths: Lengths | None) -
             why,
         )
     line = _user_line(error)
+    whole = (
+        ""
+        if lengths is None
+        else f" It has to take all lengths from {lengths.values[0]} to {lengths.longest}; for one, leave "
+        f"lengths out, and pad to {lengths.longest}."
+    )
     return (
         f"The model does not export{line}: {_first_lines(str(error))}",
         "torch.export needs control flow that does not depend on the data and a batch that may vary; "
         "use torch.where or torch.cond there, and take sizes from x.shape. "
-        "`torch.export.export(model, args, dynamic_shapes=..., strict=False)` shows the full report.",
+        f"`torch.export.export(model, args, dynamic_shapes=..., strict=False)` shows the full report.{whole}",
         f"with more rows it does not export{line}",
     )
 

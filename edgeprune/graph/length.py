@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -35,7 +36,7 @@ def tell_length(module: GraphModule, lengths: Lengths) -> None:
     varying = {each.node.expr: each for each in found if varies_with_length(each)}
     widths = {per_sample(concrete(each)) for each in found if not varies_with_length(each)}
     shorter = range(lengths.values[0] - 1, LEAST_LENGTH - 1, -1)
-    for number in (*lengths.between, *shorter):  # of a prime no view makes a product
+    for number in chain(lengths.between(), shorter):  # of a prime no view makes a product
         if not widths & {per_sample(concrete(each, number)) for each in varying.values()}:
             mark_length(size, number)
             return

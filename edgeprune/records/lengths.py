@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,10 +37,11 @@ class Lengths:
     def longest(self) -> int:
         return self.values[-1]
 
-    @property
-    def between(self) -> list[int]:
-        """All lengths from the shortest to the longest: primes first, then the longest first."""
-        return sorted(range(self.values[0], self.longest + 1), key=lambda n: (not _is_prime(n), -n))
+    def between(self) -> Iterator[int]:
+        """All lengths from the longest to the shortest, the primes first."""
+        downwards = range(self.longest, self.values[0] - 1, -1)
+        yield from filter(_is_prime, downwards)
+        yield from (length for length in downwards if not _is_prime(length))
 
     @property
     def told(self) -> str:

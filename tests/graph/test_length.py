@@ -95,7 +95,7 @@ def test_the_number_of_a_length_is_told_from_all_widths() -> None:
     assert [concrete(size) for size in ids.meta["val"].shape[1:]] == [13], "a prime that is no width"
     assert concrete(mask.meta["val"].shape[1], 8) == 8
 
-    wide = captured_at(Wide(13, 6).eval(), sounds(2, 16)).module.graph
+    wide = captured_at(Wide(13, 6, step=2).eval(), sounds(2, 16)).module.graph
     sizes = [node.meta["val"].shape for node in wide.nodes if node.op == "call_function"]
     assert {concrete(shape[1]) for shape in sizes if len(shape) > 1} == {8, 3}, (
         "of 16: a width is 13, and another is half of 11"
@@ -105,14 +105,15 @@ def test_the_number_of_a_length_is_told_from_all_widths() -> None:
 
 
 class Wide(nn.Module):
-    """Three class scores of each second sample, by way of some widths."""
+    """Three class scores of every `step`-th sample, by way of some widths."""
 
-    def __init__(self, one: int, two: int) -> None:
+    def __init__(self, one: int, two: int, step: int = 1) -> None:
         super().__init__()
+        self.step = step
         self.layers = nn.Sequential(nn.Linear(1, one), nn.Linear(one, two), nn.Linear(two, 3))
 
     def forward(self, samples: Tensor) -> Tensor:
-        return self.layers(samples[:, ::2, None]).mean(1)
+        return self.layers(samples[:, :: self.step, None]).mean(1)
 
 
 class Counted(nn.Module):
@@ -143,6 +144,17 @@ def test_lengths_that_a_model_does_not_have_are_refused() -> None:
     assert captured.run(*sounds(1, 8).values())[0].shape == (1, 1)
     with pytest.raises(InputError):
         captured_at(Bounded().eval(), sounds(2, 16))
+
+
+class Paired(nn.Module):
+    def forward(self, samples: Tensor) -> Tensor:
+        return samples.view(len(samples), -1, 4).sum((1, 2))[:, None]
+
+
+def test_a_model_of_some_lengths_alone_is_refused_with_the_way_on() -> None:
+    with pytest.raises(InputError) as caught:
+        captured_at(Paired().eval(), sounds(2, 16))
+    assert "leave lengths out, and pad to 16" in caught.value.hint
 
 
 def test_a_pruned_module_takes_every_length_and_is_saved_so(tmp_path: Any) -> None:
