@@ -69,6 +69,7 @@ def model_card(
         "## Limits",
         "",
         "- Latency and memory are those of this machine, runtime and threads, and of one query at a time.",
+        *_padding(result),
         f"- {_plain(result.metric)} is that of the maker's evaluation data. What the model was trained on",
         "  and made for, and its licence, edgeprune does not know: the maker adds them here.",
         "",
@@ -82,6 +83,14 @@ def _lengths(result: FitResult) -> str:
         return ""
     *others, longest = result.lengths
     return f", length {longest} (also proven to compute the same at {', '.join(map(str, others))})"
+
+
+def _padding(result: FitResult) -> Iterator[str]:
+    """Line about queries of other lengths than those that were proven."""
+    if result.lengths:
+        told = ", ".join(map(str, result.lengths))
+        yield f"- Pad a query to the shortest of the lengths {told} that holds it: in between the model"
+        yield "  runs, and nothing is proven."
 
 
 def _metadata(result: FitResult, report: Report) -> Iterator[str]:

@@ -110,6 +110,7 @@ def test_a_bundle_says_its_lengths_and_its_runner_serves_each(fitted: Any, tmp_p
     card = (tmp_path / "README.md").read_text("utf-8")
     assert "batch 1, length 16 (also proven to compute the same at 8)" in card
     assert "| ids | int64 | 1x<=16 |" in card
+    assert "Pad a query to the shortest of the lengths 8, 16 that holds it" in card
     assert "| latency p90 at length 8, ms |" in card
     line = [*(sys.executable, "-B", "run.py"), "--artefact", "model.onnx", "--golden", "golden.npz"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
