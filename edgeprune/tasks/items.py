@@ -96,10 +96,13 @@ def _sizes(tensor: torch.Tensor, free: Collection[int]) -> list[str]:
 
 def lengths_of(example: Any, values: Any, dims: Any) -> Lengths | None:
     """Lengths of sequences that are stated beside an example. Raises `InputError` as `stated_lengths`."""
-    if isinstance(example, Mapping):
-        return stated_lengths(values, dims, {name: tuple(each.shape) for name, each in example.items()})
-    tensors = [example] if isinstance(example, torch.Tensor) else example
-    return stated_lengths(values, dims, {place: tuple(each.shape) for place, each in enumerate(tensors)})
+    if values is None and dims is None:
+        return None
+    given = [example] if isinstance(example, torch.Tensor) else example
+    named = given.items() if isinstance(given, Mapping) else enumerate(given)
+    return stated_lengths(
+        values, dims, {name: tuple(each.shape) for name, each in named if isinstance(each, torch.Tensor)}
+    )
 
 
 def named_inputs(example: Any) -> list[tuple[str, Any]]:

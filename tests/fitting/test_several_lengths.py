@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import edgeprune
 from edgeprune.bundle import open_bundle
 from edgeprune.bundle.golden import RowLengths, check_ports, read_golden, write_golden
+from edgeprune.bundle.manifest import check_limits
 from edgeprune.devices import Load
 from edgeprune.errors import InputError
 from edgeprune.measure import Effort
@@ -178,3 +179,22 @@ def test_golden_vectors_of_other_lengths_are_refused(fitted: Any, tmp_path: Path
     place = write_golden(tmp_path / "golden.npz", golden.inputs, golden.outputs, lengths=short)
     with pytest.raises(InputError, match="ids is not padded to the longest"):
         read_golden(place)
+
+
+def test_lengths_of_a_manifest_that_cannot_be_are_refused(fitted: Any) -> None:
+    with open_bundle(fitted.bundle) as bundle:
+        manifest = bundle.manifest
+    check_limits(manifest)
+    (ids, mask), plain = manifest.inputs, tuple(replace(port, length_dims=()) for port in manifest.inputs)
+    for changes, sentence in (
+        ({"lengths": (16, 8)}, "expected two or more that ascend"),
+        ({"lengths": (16,)}, "expected two or more"),
+        ({"lengths": (1, 16)}, "lengths is 1"),
+        ({"lengths": ()}, "do not say of which dimensions"),
+        ({"inputs": plain}, "do not say of which dimensions"),
+        ({"inputs": (replace(ids, length_dims=(2,)), mask)}, r"inputs\[0\].length_dims has 2"),
+        ({"inputs": (ids, replace(mask, shape=(1, 8)))}, r"inputs\[1\].length_dims has 1"),
+        ({"outputs": tuple(replace(p, length_dims=(1,)) for p in manifest.outputs)}, "an output has"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            check_limits(replace(manifest, **changes))  # type: ignore[arg-type]
