@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from edgeprune import devices
 from edgeprune.bundle import open_bundle
 from edgeprune.bundle.archive import pack
+from edgeprune.bundle.golden import RowLengths, packed, read_golden
 from edgeprune.cli import main
 from edgeprune.cli.project import project_values
 from edgeprune.devices.lab import load_lab
@@ -221,6 +222,26 @@ def test_golden_vectors_are_fuzzed(unpacked: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy's, of headers of Python 2: not a word reaches the user
             opens(unpacked)
+
+
+def test_golden_vectors_of_several_lengths_are_fuzzed(tmp_path: Path) -> None:
+    numbers = random.Random(5)
+    lengths = RowLengths(np.array([4, 4, 2, 2], np.int64), {"ids": (1,)})
+    arrays = {"ids": np.ones((4, 4), np.int64)}, {"output": np.ones((4, 2), np.float32)}
+    whole = packed(*arrays, lengths=lengths)
+    headers = [at for at in range(len(whole)) if whole.startswith((b"\x93NUMPY", b"PK", b"length"), at)]
+    path, read = tmp_path / "golden.npz", 0
+    for _ in range(1000):
+        at = numbers.choice(headers)
+        path.write_bytes(whole[:at] + scrambled(whole[at : at + 160], numbers) + whole[at + 160 :])
+        try:
+            golden = read_golden(path)
+        except InputError as error:
+            check_told(error)
+            continue
+        read += 1
+        assert all(len(feed["ids"]) == 2 for feed in golden.feeds(2) if "ids" in feed)
+    assert 0 < read < 500
 
 
 HEADERS = (
