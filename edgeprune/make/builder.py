@@ -115,8 +115,8 @@ class Builder:
             layers = (*onnxfile.layers(exported).values(), *recurrent)
             model = self._halved(pruned, exported) if self.dialect.half else exported
             with torch.no_grad():
-                found = [[each.numpy(force=True) for each in pruned.run(*rows)] for rows in (probe, *more)]
-            reference = [np.concatenate(column) for column in zip(*found, strict=True)]
+                exact = [[each.numpy(force=True) for each in pruned.run(*rows)] for rows in (probe, *more)]
+            reference = [np.concatenate(column) for column in zip(*exact, strict=True)]
             return Built(self._write(model, folder, exported), (), layers, reference)
         made, lost = self._settled(candidate, pruned, exported, folder / self.artefact)
         rows = batch if candidate.calibrator == DYNAMIC else None
