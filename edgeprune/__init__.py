@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         Training,
         Verdict,
     )
+    from edgeprune.records.whole_query import PartTimes, WholeQueries
     from edgeprune.validating import validate
 
 try:
@@ -84,6 +85,7 @@ _ROOMS = {  # room -> the public names that are imported from it on first use
         *("Latency", "LayerTimes", "LengthTimes", "Measurement", "Report", "TierResult", "Verdict"),
     ),
     "records.cpu_time": ("Waiting",),
+    "records.whole_query": ("PartTimes", "WholeQueries"),
     "validating": ("validate",),
 }
 _LAZY = {name: f"edgeprune.{room}" for room, names in _ROOMS.items() for name in names}
@@ -138,6 +140,7 @@ __all__ = [
     "NothingToQuantise",
     "Occasion",
     "Pace",
+    "PartTimes",
     "Profile",
     "ProjectUse",
     "Pruned",
@@ -150,6 +153,7 @@ __all__ = [
     "Validation",
     "Verdict",
     "Waiting",
+    "WholeQueries",
     "fit",
     "open_device",
     "prune",

@@ -64,6 +64,7 @@ class FitOptions:
         instead. accumulate: batches for one step of the optimiser.
     train_device: what each training is computed on: "auto" is a GPU where there is one, else the processor;
         or "cpu", "cuda", "cuda:N", "mps". processes: that compute shares of each batch, on a device each.
+    whole: latency_ms limits whole queries, `Task.before`, the model and `Task.after` together.
     out: the run folder. resume: goes on with the run that is there.
     project: the project file that some of the options are of, for the answer to tell it.
     listen: hears of progress.
@@ -88,6 +89,7 @@ class FitOptions:
     accumulate: int = 1
     train_device: str = AUTO_DEVICE
     processes: int = 1
+    whole: bool = False
     seed: int = 0
     out: str | Path = "runs/fit"
     resume: bool = False

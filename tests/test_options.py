@@ -39,7 +39,10 @@ def test_fit_shows_every_option_of_the_record() -> None:
 
 
 def test_budget_lines_are_fields_of_a_budget_and_those_not_given_are_left_out() -> None:
-    assert {field.name for field in fields(Budget)} == {*BUDGET_LINES, "percentile", "max_drop_percent"}
+    assert {field.name for field in fields(Budget)} == {
+        *BUDGET_LINES,
+        *("percentile", "max_drop_percent", "whole_ms"),
+    }
     assert FitOptions().budget == {}
     assert FitOptions(latency_ms=(5.0, 3.0), max_drop=0.0).budget == {
         "latency_ms": (5.0, 3.0),

@@ -59,6 +59,7 @@ def model_card(
         "",
         "`edgeprune validate` repeats the proof on another device, from this bundle alone.",
         "",
+        *_whole_queries(result, report),
         "## What it is",
         "",
         *_made(result, report),
@@ -113,6 +114,29 @@ def _row(figure: Stated) -> str:
         "" if figure.limit is None else f"{figure.limit:.4g}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _whole_queries(result: FitResult, report: Report) -> Iterator[str]:
+    """Table of what comes before and after the model, where the maker's program was timed with it."""
+    queries = next((each for each in result.whole if each.name == report.name), None)
+    if queries is None:
+        return
+    yield "The maker's program prepares queries and reads answers in Python that is not in this bundle."
+    yield f"Timed on the maker's machine, one part after the other, {queries.runs} queries:"
+    yield ""
+    yield "| | p50, ms | p90, ms |"
+    yield "|---|---|---|"
+    parts = (("before the model", queries.before), ("the model", queries.model))
+    for title, times in (*parts, ("after the model", queries.after), ("whole query", queries.whole)):
+        if times is not None:
+            yield f"| {title} | {times.p50_ms:.4g} | {times.p90_ms:.4g} |"
+    yield ""
+    if result.budget.whole_ms is not None and queries.bound_ms is not None:
+        yield (
+            f"The bound of p{queries.percentile} of whole queries is {queries.bound_ms:.4g} ms, and their "
+            f"budget {result.budget.whole_ms:.4g} ms: what that leaves to the model is its budget above."
+        )
+        yield ""
 
 
 def _made(result: FitResult, report: Report) -> Iterator[str]:

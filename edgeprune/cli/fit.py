@@ -50,6 +50,11 @@ _PATHS = ("out", "target", "profile")
 @click.option(
     "--speedup", type=Numbers(), help="Budget: latency relative to the dense float model; one or several."
 )
+@click.option(
+    "--whole",
+    is_flag=True,
+    help="The latency is that of whole queries: of Task.before, the model and Task.after together.",
+)
 @click.option("--memory-mib", type=float, help="Budget: peak memory.")
 @click.option("--size-mib", type=float, help="Budget: size of the artefact's files.")
 @click.option(
@@ -203,10 +208,12 @@ def _stem(model: str) -> str:
 
 def _show(result: FitResult) -> None:
     from edgeprune.cli.output import console
-    from edgeprune.report import table, verdict_lines
+    from edgeprune.report import parts_table, table, verdict_lines
 
     out = console(stderr=False)
     out.print(table(result))
+    if result.whole:
+        out.print(parts_table(result))
     for line in verdict_lines(result):
         out.print(line, markup=False)
 

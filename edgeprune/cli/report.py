@@ -19,7 +19,14 @@ import click
 def command(run: Path | None, as_json: bool, html: Path | None) -> None:
     """Show what a fit found: RUN is its --out folder, by default the one that the project file brings."""
     from edgeprune.cli.output import check_file, console, emit_json
-    from edgeprune.report import document, frontier_table, table, trials_table, verdict_lines
+    from edgeprune.report import (
+        document,
+        frontier_table,
+        parts_table,
+        table,
+        trials_table,
+        verdict_lines,
+    )
     from edgeprune.results import load_result
 
     if html is not None:
@@ -39,6 +46,7 @@ def command(run: Path | None, as_json: bool, html: Path | None) -> None:
     out = console(stderr=False)
     for title, part in (
         ("Result", table(result)),
+        ("Whole queries", parts_table(result)),
         ("Trials", trials_table(result)),
         ("Frontier", frontier_table(result)),
     ):

@@ -15,13 +15,24 @@ from edgeprune import __version__
 from edgeprune.bundle.write import bundle_path, write_bundle
 from edgeprune.errors import DeviceBusy, EdgepruneError
 from edgeprune.files import write
-from edgeprune.fitting.order import Order
+from edgeprune.fitting.order import Order, timed_here
 from edgeprune.fitting.tier_cascade import Cascaded, cascade, members
 from edgeprune.fitting.trials.profiles import layer_times
 from edgeprune.fitting.trials.runner import SETTLED, Trials
 from edgeprune.fitting.trials.shorter_lengths import length_times
 from edgeprune.records.bundle import CARRIED
-from edgeprune.records.trial import DraftReport, FitResult, Occasion, Pace, Report, TierResult, Verdict
+from edgeprune.records.machine import Budget
+from edgeprune.records.trial import (
+    DraftReport,
+    FitResult,
+    Occasion,
+    Pace,
+    Report,
+    TierResult,
+    Verdict,
+    left_ms,
+)
+from edgeprune.records.whole_query import WholeQueries
 from edgeprune.search.frontier import frontier
 from edgeprune.search.judge import unsettled
 from edgeprune.tasks import PreparedTask
@@ -68,7 +79,7 @@ def answer(trials: Trials, found: str | None, stopped: str = "") -> Answer:
     tier = TierResult(
         name=trials.order.name,
         verdict=chosen.verdict,
-        budget=trials.budget,
+        budget=_as_left(trials.budget, chosen),
         baseline=reports[0],
         chosen=chosen,
         bundle=None,
@@ -149,6 +160,7 @@ def pack(trials: Trials, result: FitResult) -> FitResult:
     """
     shown = [result.baseline.name, result.chosen.name, *(tier.chosen.name for tier in result.tiers)]
     result = replace(result, layers=layer_times(trials, shown), at_lengths=length_times(trials, shown))
+    result = replace(result, whole=_whole_queries(trials, result))
     if not all(each.verdict.breaches for each in (result.tiers or (result,))):
         found = trials.once("pace", lambda: Paced(trials.device_side.pace()), Paced)
         result = replace(result, pace=found.pace)
@@ -160,6 +172,21 @@ def pack(trials: Trials, result: FitResult) -> FitResult:
         for at, tier in enumerate(result.tiers, 1)
     )
     return replace(result, tiers=tiers, bundle=tiers[_deciding(tiers)].bundle)
+
+
+def _as_left(budget: Budget, chosen: Report) -> Budget:
+    """Budget whose latency is what whole queries left to the chosen model, where they were proven."""
+    left = left_ms(budget.whole_ms, chosen.measurement)
+    return budget if left is None else replace(budget, latency_ms=left)
+
+
+def _whole_queries(trials: Trials, result: FitResult) -> tuple[WholeQueries, ...]:
+    """Whole queries of the dense model and of the chosen ones, where they can be timed here."""
+    if trials.workshop.task.queries is None or not timed_here(trials.order):
+        return ()
+    shown = [result.baseline, result.chosen, *(tier.chosen for tier in result.tiers)]
+    each = {report.name: report for report in shown}
+    return tuple(report.measurement.whole or trials.whole(name) for name, report in each.items())
 
 
 def _carry(trials: Trials, result: FitResult) -> None:

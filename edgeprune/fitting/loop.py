@@ -38,6 +38,7 @@ from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in
 from edgeprune.fitting.trials.runner import SETTLED, Trials
 from edgeprune.fitting.trials.sessions import DENSE
+from edgeprune.fitting.trials.whole_queries import told_parts
 from edgeprune.graph.outputs import check_finite, check_sized
 from edgeprune.ledger import Ledger
 from edgeprune.make import Workshop
@@ -77,6 +78,7 @@ def fit(task: Task, options: FitOptions) -> FitResult:
     workshop = workshop_for(task, orders[0])
     check_lengths(orders[0], workshop)
     notes += [*told_rows(task, orders[0], workshop.dense), *told_lengths(workshop)]
+    notes += told_parts(task, orders[0], workshop)
     rung = workshop.highest_rung(options.recover)
     check_sized(workshop.dense)
     check_finite(workshop.dense, workshop.calibration)

@@ -79,12 +79,15 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
     def order(one: RequestedBudget) -> Order:
         predicted = options.device is None and one.profile not in here
         forecast = forecast_for(one.profile, target.runtime, target.device) if predicted else None
+        budget = replace(one.budget, whole_ms=one.budget.latency_ms) if options.whole else one.budget
         return Order(
-            one.name, options, target, one.profile, one.budget, target.runtime, device, forecast, one.sources
+            one.name, options, target, one.profile, budget, target.runtime, device, forecast, one.sources
         )
 
     orders = tuple(order(one) for one in requested)
     _check_together(orders)
+    for one in orders if options.whole else ():
+        _check_whole(one)
     require_host(target.runtime)  # exports are proven here, whatever the device has
     if orders[0].forecast is None:
         _check_architecture(orders[0])
@@ -252,6 +255,27 @@ def _check_architecture(order: Order) -> None:
             f"Profile {machine.name} is {machine.architecture}, and {order.device.name} is {found}.",
             "Measure on a machine of that kind, or give the profile of this one with --profile.",
         )
+
+
+def _check_whole(order: Order) -> None:
+    """Refuse a budget of whole queries without milliseconds, or with a model that is served elsewhere."""
+    if order.budget.whole_ms is None:
+        raise InputError(
+            "--whole limits the milliseconds of whole queries, and "
+            + ("a speed-up is the model's." if order.budget.timed else "no latency is limited."),
+            "Give --latency-ms as well.",
+        )
+    if not timed_here(order):
+        raise InputError(
+            "--whole adds what comes before and after the model on this machine, and the model is "
+            + ("predicted." if order.forecast is not None else f"on {order.device.name}."),
+            "Leave --whole out, and ask for what the model may take with --latency-ms.",
+        )
+
+
+def timed_here(order: Order) -> bool:
+    """Whether the model is served on this machine, so that the user's parts can be timed with it."""
+    return order.forecast is None and order.device.name == LOCAL
 
 
 def _check_together(orders: Sequence[Order]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import CascadeResult, FitResult, Measurement
+from edgeprune.records.whole_query import WholeQueries
 
 MOST_FIGURE = 1e12  # of anything in ms or MiB
 MOST_RUNS = 1 << 62
@@ -19,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def budget_problems(where: str, budget: Budget) -> Iterator[str]:
     """Phrases about lines of a budget that nobody can have asked for."""
     yield from whole(f"{where}.percentile", budget.percentile, 1, 99)
-    for name in ("latency_ms", "speedup", "memory_mib", "size_mib"):
+    for name in ("latency_ms", "speedup", "memory_mib", "size_mib", "whole_ms"):
         yield from positive(f"{where}.{name}", getattr(budget, name))
     yield from _figure(f"{where}.max_drop", budget.max_drop)
     yield from _figure(f"{where}.max_drop_percent", budget.max_drop_percent)
@@ -44,6 +45,8 @@ def measurement_problems(where: str, measured: Measurement) -> Iterator[str]:
     yield from positive(f"{where}.dense_percentile_ms", measured.dense_percentile_ms)
     yield from positive(f"{where}.dense_low_ms", measured.dense_low_ms)
     yield from hash_problems(f"{where}.artefact_sha256", measured.artefact_sha256)
+    if measured.whole is not None:
+        yield from _whole_query_problems(f"{where}.whole", measured.whole)
 
 
 def result_problems(result: FitResult) -> Iterator[str]:
@@ -60,6 +63,8 @@ def result_problems(result: FitResult) -> Iterator[str]:
         reports += [(f"tiers[{at}].baseline", tier.baseline), (f"tiers[{at}].chosen", tier.chosen)]
     for where, report in reports:
         yield from measurement_problems(f"{where}.measurement", report.measurement)
+    for at, queries in enumerate(result.whole):
+        yield from _whole_query_problems(f"whole[{at}]", queries)
     if result.cascade is not None:
         yield from _cascade_problems(result.cascade)
 
@@ -74,6 +79,17 @@ def hash_problems(where: str, value: str) -> Iterator[str]:
     """Phrase about a text that is no SHA-256."""
     if not _SHA256.fullmatch(value):
         yield f"{where} is not 64 hexadecimal digits"
+
+
+def _whole_query_problems(where: str, queries: WholeQueries) -> Iterator[str]:
+    yield from whole(f"{where}.percentile", queries.percentile, 1, 99)
+    yield from whole(f"{where}.runs", queries.runs, 1, MOST_RUNS)
+    yield from positive(f"{where}.bound_ms", queries.bound_ms)
+    yield from _figure(f"{where}.beside_ms", queries.beside_ms)
+    for part in ("before", "model", "after", "whole"):
+        times = getattr(queries, part)
+        for name in () if times is None else ("p50_ms", "p90_ms"):
+            yield from _figure(f"{where}.{part}.{name}", getattr(times, name))
 
 
 def _cascade_problems(cascade: CascadeResult) -> Iterator[str]:

@@ -44,7 +44,8 @@ class Budget:
     relative to the dense float model on the same device, and is resolved to milliseconds before a
     search. `memory_mib` bounds the peak memory of the process that serves, the runtime included. `max_drop`
     is absolute, in the metric's own unit; `max_drop_percent` is the same bound given relative to the dense
-    model's metric, and resolved likewise.
+    model's metric, and resolved likewise. `whole_ms` bounds the same percentile of whole queries, of what the
+    task does before and after the model too; `latency_ms` is then what they leave to the model.
     """
 
     latency_ms: float | None = None
@@ -54,6 +55,7 @@ class Budget:
     size_mib: float | None = None
     max_drop: float = DEFAULT_DROP
     max_drop_percent: float | None = None
+    whole_ms: float | None = None
 
     @property
     def timed(self) -> bool:

@@ -39,8 +39,11 @@ _CALLABLE: Mapping[str, str] = {
     "evaluate_samples": "Give a function (predict) -> one score per sample, or leave it out.",
     "loss": "Give a function (output, target) -> scalar tensor, or leave it out.",
     "trainer": "Give a function (module, teacher, data, progress) -> None, or leave it out.",
+    "before": "Give a function (query) -> the model's inputs, or leave it out.",
+    "after": "Give a function (outputs) -> the answer, or leave it out.",
 }
-_OPTIONAL = ("evaluate_subset", "evaluate_samples", "loss", "trainer")
+_OPTIONAL = ("evaluate_subset", "evaluate_samples", "loss", "trainer", "before", "after")
+MOST_QUERIES = 64  # they take turns, and each third of a session is to have them all
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,6 +86,11 @@ class Task(Brief):
         trains `module` in place, an ordinary nn.Module that is called as `model` is; `teacher` is a copy of
         the original; `data` has a length and yields (inputs, target), each pass anew, without the samples
         that are held back to judge it; `progress(share)` or `progress(step, steps)` tells how far it is.
+    before: optional (query) -> inputs, what a program does in front of the model: from one raw query (bytes,
+        a text, an array) to arrays laid out as the example, the batch first. after: optional (outputs) ->
+        answer, what it does behind the model; `outputs` is what `predict` returns. Both are timed with the
+        model, in this process, where the device is this machine (docs/whole_queries.md).
+    queries: raw queries to time them with, a sequence of 1 to 64; without `before` they are inputs.
     """
 
     model: torch.nn.Module
@@ -100,6 +108,9 @@ class Task(Brief):
     trainer: Trainer | None = None
     lengths: Sequence[int] | None = None
     length_dims: LengthDims | None = None
+    before: Callable[[Any], Any] | None = None
+    after: Callable[[Any], Any] | None = None
+    queries: Sequence[Any] | None = None
 
     @property
     def direction(self) -> Direction:
@@ -131,6 +142,31 @@ class Task(Brief):
         for field, data in (("calibration", self.calibration), ("train", self.train)):
             if data is not None:
                 _check_readable(f"Task.{field}", data)
+        _check_queries(self.queries, [name for name in ("before", "after") if getattr(self, name)])
+
+
+def _check_queries(queries: Any, parts: Sequence[str]) -> None:
+    """Refuse queries that nothing is timed with, and parts beside the model that nothing times."""
+    if queries is None and not parts:
+        return
+    told = " and ".join(f"Task.{part}" for part in parts)
+    if queries is None:
+        raise InputError(f"The task has {told}, and no queries.", "Give a few raw queries as Task.queries.")
+    if not parts:
+        raise InputError(
+            "The task has queries, and neither before nor after.",
+            "Give what comes before the model as Task.before, or what comes after it as Task.after.",
+        )
+    if not isinstance(queries, Sequence) or isinstance(queries, str | bytes | bytearray | memoryview):
+        raise InputError(
+            f"Task.queries is {type(queries).__name__}, not a list of raw queries.",
+            "Put them into a list, also a single one.",
+        )
+    if not 1 <= len(queries) <= MOST_QUERIES:
+        raise InputError(
+            f"Task.queries has {len(queries)} queries.",
+            f"Give 1 to {MOST_QUERIES} that differ as those of the program do: they are timed in turn.",
+        )
 
 
 def _check_readable(field: str, data: Any) -> None:

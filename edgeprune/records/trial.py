@@ -9,8 +9,10 @@ from edgeprune.records.brief import Brief
 from edgeprune.records.cpu_time import Waiting
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget, Precision, Profile, Target
+from edgeprune.records.whole_query import WholeQueries
 
 DENSE_INT8 = "dense-int8"  # beginning of the names of trials of the dense model in INT8
+LEAST_LEFT = 1e-3  # of a budget of whole queries: what a model has whose queries take all of it without it
 
 VerdictKind = Literal["fits", "predicted", "misses", "inconclusive"]
 
@@ -86,6 +88,7 @@ class Measurement(Brief):
     error_bar: ErrorBar | None = None  # of a prediction; None in what earlier versions wrote
     # Peak memory of the process that serves, the runtime included; None in what earlier versions wrote.
     process_mib: float | None = None
+    whole: WholeQueries | None = None  # of a proof whose budget is of whole queries
 
     @property
     def memory_mib(self) -> float:
@@ -365,6 +368,7 @@ class FitResult(Brief):
     layers: tuple[LayerTimes, ...] = ()  # of the dense model and the chosen candidates, where they were timed
     lengths: tuple[int, ...] = ()  # of sequences, ascending: measurements are of the longest; () where one
     at_lengths: tuple[LengthTimes, ...] = ()  # of the dense model and the chosen candidates, where it fits
+    whole: tuple[WholeQueries, ...] = ()  # of the same, where the task has parts beside the model
 
     @property
     def direction(self) -> Direction:
@@ -430,13 +434,27 @@ def allowed_ms(
     return min(dense_low_ms / speedup, latency_ms * slower)
 
 
+def left_ms(whole_ms: float | None, measured: Measurement) -> float | None:
+    """Latency that whole queries left to the model in a proof; None where they were not timed or limited.
+
+    whole_ms: of the budget. It is less by what the bound of whole queries is above the model's own bound, so
+    the latter is within what is left exactly where both bounds are within `whole_ms`.
+    """
+    if whole_ms is None or measured.whole is None or measured.whole.bound_ms is None:
+        return None
+    beside_ms = max(0.0, measured.whole.bound_ms - compared_ms(measured.latency))
+    return max(whole_ms - beside_ms, LEAST_LEFT * whole_ms)
+
+
 def limited_lines(measured: Measurement, budget: Budget) -> dict[Line, tuple[float, float]]:
     """Budget lines of a measurement that bind, each with what was measured and its limit.
 
-    A proof of a speed-up is held against the dense model in its own session (`allowed_ms`).
+    A proof of a speed-up is held against the dense model in its own session (`allowed_ms`), one of whole
+    queries against what they left to the model (`left_ms`).
     """
     session = (measured.dense_low_ms, measured.reference_ms, measured.usual_ms)
-    latency_ms = allowed_ms(budget.latency_ms, budget.speedup, *session)
+    left = left_ms(budget.whole_ms, measured)
+    latency_ms = allowed_ms(budget.latency_ms, budget.speedup, *session) if left is None else left
     lines: dict[Line, tuple[float, float | None]] = {
         "latency_ms": (compared_ms(measured.latency), latency_ms),
         "memory_mib": (measured.memory_mib, budget.memory_mib),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.report.document import document
+from edgeprune.report.parts_table import parts_table
 from edgeprune.report.table import frontier_table, table, trials_table, verdict_lines
 
-__all__ = ["document", "frontier_table", "table", "trials_table", "verdict_lines"]
+__all__ = ["document", "frontier_table", "parts_table", "table", "trials_table", "verdict_lines"]

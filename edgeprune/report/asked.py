@@ -77,9 +77,13 @@ def budget_words(result: FitResult) -> str:
     words = []
     if budget.latency_ms is not None:
         times = "" if budget.speedup is None else f", {budget.speedup:g}x the dense model's speed"
-        words.append(
-            f"p{budget.percentile} latency of {budget.latency_ms:.4g} ms{times}{said(result, 'latency_ms')}"
-        )
+        limit = f"latency of {budget.latency_ms:.4g} ms{times}"
+        if budget.whole_ms is not None:
+            limit = (
+                f"latency of {budget.whole_ms:.4g} ms of whole queries, which leave {budget.latency_ms:.4g} "
+                "ms to the model"
+            )
+        words.append(f"p{budget.percentile} {limit}{said(result, 'latency_ms')}")
     for line in ("memory_mib", "size_mib"):
         limit = getattr(budget, line)
         if limit is not None:

@@ -52,6 +52,7 @@ def document(result: FitResult) -> dict[str, JSON]:
         "frontier": [_candidate(report) for report in result.frontier],
         "trials": [_candidate(report) for report in result.trials],
         "drafts": [_draft(draft) for draft in result.drafts],
+        "whole": [to_json(queries) for queries in result.whole],
         "seconds": result.seconds,
         "bundle": result.bundle,
         "profile": result.profile.name,

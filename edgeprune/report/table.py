@@ -19,6 +19,7 @@ from edgeprune.report.asked import (
 )
 from edgeprune.report.figures import counted, milliseconds, score
 from edgeprune.report.missed import best_words, draft_lines, training_lines, untrained, within_reach
+from edgeprune.report.parts_table import whole_lines
 from edgeprune.search.error_bar import open_lines
 
 # What `chosen` is where it does not answer the budget: alone, and behind a tier's name.
@@ -126,8 +127,8 @@ def _verdict(result: FitResult) -> list[str]:
         ]
     if kind in ("fits", "predicted"):
         lines.append(f"  {_gained(result)}")
-        lines += [f"  {line}" for line in length_lines(result)]
-        lines += [f"  {line}" for line in error_bar_lines(result)]
+        lines += [f"  {line}" for line in (*length_lines(result), *error_bar_lines(result))]
+        lines += [f"  {line}" for line in whole_lines(result)]
         if (told := unbound(result)) is not None:
             lines.append(f"  {told}")
         if chosen.drop is not None:
@@ -253,6 +254,8 @@ def _broken(breach: Breach, result: FitResult) -> str:
     name = f"p{result.budget.percentile} {name}" if breach.line == "latency_ms" else name
     more = f" ({breach.excess / breach.limit:.1%})" if breach.limit > 0 else ""
     beside = ""
+    if breach.line == "latency_ms" and result.budget.whole_ms is not None:
+        beside = f", which is what whole queries leave of {result.budget.whole_ms:.4g} ms"
     if breach.line == "latency_ms" and result.chosen.measurement.dense_low_ms is not None:
         speedup = result.budget.speedup
         beside = "" if speedup is None else f", which is {speedup:g}x the speed of the dense model beside it"

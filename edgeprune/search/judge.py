@@ -239,6 +239,8 @@ def unsettled(measurement: Measurement) -> str:
         return ""
     if took.much:
         return took.words
+    if measurement.whole is not None and not measurement.whole.conclusive:
+        return "its whole queries did not keep their speed, before the model, in it or after it"
     if slower(now_ms, usual_ms):
         times = (now_ms or 0.0) / (usual_ms or 1.0)
         return f"the machine was slower: its reference took {times:.2f} times as long as usual"

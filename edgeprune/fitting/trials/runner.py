@@ -23,6 +23,7 @@ from edgeprune.fitting.trials.subset import Screened, Subset
 from edgeprune.fitting.trials.telling import Telling
 from edgeprune.fitting.trials.trial_line import trial_line
 from edgeprune.fitting.trials.verdict import Kind, TrialRecord, report, uses
+from edgeprune.fitting.trials.whole_queries import parts_code, with_model_share
 from edgeprune.graph.capture import Captured
 from edgeprune.ledger import Ledger
 from edgeprune.make import Built, Workshop, recovered, trainings
@@ -30,6 +31,7 @@ from edgeprune.pruning.identity import digest
 from edgeprune.records.direction import Direction
 from edgeprune.records.machine import Budget
 from edgeprune.records.trial import Candidate, Measurement, Report, VerdictKind
+from edgeprune.records.whole_query import WholeQueries
 from edgeprune.recover.ways import find_way
 from edgeprune.search.bracketing import Zone, zone
 from edgeprune.search.judge import slower, unsettled
@@ -84,7 +86,9 @@ class Trials:
     def budget(self) -> Budget:
         """The order's budget, relative lines resolved by the dense model."""
         dense = self._searched[DENSE]
-        return resolved(self.order.budget, dense.measurement.latency, dense.metric)
+        latency = dense.measurement.latency
+        found = resolved(self.order.budget, latency, dense.metric)
+        return found if found.whole_ms is None else with_model_share(found, self.whole(DENSE), latency)
 
     @property
     def dense(self) -> TrialRecord:
@@ -208,15 +212,26 @@ class Trials:
             f"{name}-distance", lambda: self.device_side.ask(name, self.subset.distance), float
         )
 
+    def whole(self, name: str) -> WholeQueries:
+        """Whole queries of a trial: of its proof where that timed them."""
+        proof = self.tested[name].measurement.whole
+        if proof is not None:
+            return proof
+        self.tell(name, "timing whole queries")
+        return self._ledger.once(
+            f"{name}-whole",
+            lambda: self.device_side.whole(name),
+            WholeQueries,
+            lasts=lambda found: found.code == parts_code(self.workshop.task),
+        )
+
     def prove(self, name: str, *, again: bool = False) -> VerdictKind:
         """Replace the measurement of a finished trial by a proof session; the verdict that it gives.
 
         again: by another one, later than the first.
         """
         key = self.of_budget(f"{name}-proof") + "-again" * again
-        proof = self._ledger.once(
-            key, lambda: self._prove(name), Measurement, lasts=lambda found: found.conclusive
-        )
+        proof = self._ledger.once(key, lambda: self._prove(name), Measurement, lasts=self._proof_lasts)
         self.tested[name] = replace(self.tested[name], measurement=self._as_begun(proof))
         self.proven.add(name)
         verdict = self.report(name).verdict
@@ -428,6 +443,11 @@ class Trials:
             return Built(self.device_side.artefact(name), *layers, engine_layers=known)
         self.tell(name, "building")
         return self.device_side.build(name, candidate, pruned)
+
+    def _proof_lasts(self, found: Measurement) -> bool:
+        """Whether a recorded proof decides, with the parts beside the model that the task has now."""
+        same = found.whole is None or found.whole.code == parts_code(self.workshop.task)
+        return found.conclusive and same
 
     def _compare(self, name: str) -> Compared | None:
         """Comparison with the dense model, sample by sample; None where samples are not scored."""

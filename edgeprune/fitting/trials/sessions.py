@@ -21,6 +21,7 @@ from edgeprune.devices.predict import predictor
 from edgeprune.errors import DeviceBusy
 from edgeprune.files import scratch
 from edgeprune.fitting.order import Order, served
+from edgeprune.fitting.trials.whole_queries import SHOWN, proof_effort, query_parts, time_whole
 from edgeprune.graph.capture import Captured
 from edgeprune.make import Built, Workshop
 from edgeprune.measure import PROOF, Effort, Progress, measure, pace_ms, prove
@@ -28,6 +29,7 @@ from edgeprune.records.bundle import GOLDEN, PACE, REFERENCE
 from edgeprune.records.machine import Budget
 from edgeprune.records.task import Predict
 from edgeprune.records.trial import Candidate, Latency, Measurement, Pace, percentile_ms
+from edgeprune.records.whole_query import WholeQueries
 from edgeprune.runtimes import find
 from edgeprune.search.bracketing import expected_proof_ms
 from edgeprune.search.judge import slower, speed_ms
@@ -200,12 +202,22 @@ class DeviceSide:
         """
         if self.order.forecast is not None:
             return known  # there is no device to prove it on
-        found = self._proof(name, budget, listen, usual_ms)
+        found = self._whole_proof(name, budget, listen, usual_ms)
         for _ in range(PROOF_ROUNDS - 1):
             if found.conclusive or not self._becomes_quiet(usual_ms):
                 break
-            found = self._proof(name, budget, listen, usual_ms)
+            found = self._whole_proof(name, budget, listen, usual_ms)
         return found
+
+    def whole(self, name: str, effort: Effort = SHOWN, whole_ms: float | None = None) -> WholeQueries:
+        """Whole queries of a trial, see `time_whole`, in a session of their own."""
+        with self.order.device.start(self.load(name)) as session:
+            return time_whole(
+                *(name, session, query_parts(self.workshop)),
+                percentile=self.order.budget.percentile,
+                effort=effort,
+                whole_ms=whole_ms,
+            )
 
     def _becomes_quiet(self, usual_ms: float | None) -> bool:
         """Whether the dense model runs undisturbed, at its usual speed, for a while, within some time."""
@@ -219,6 +231,17 @@ class DeviceSide:
                 if quiet == QUIET_BLOCKS:
                     return True
         return False
+
+    def _whole_proof(
+        self, name: str, budget: Budget, listen: Callable[[Progress], None], usual_ms: float | None
+    ) -> Measurement:
+        """Proof of the model, and of whole queries where the budget is about them."""
+        if budget.whole_ms is None:
+            return self._proof(name, budget, listen, usual_ms)
+        # Alone, the model need not be quicker than whole queries; the session of these tells the rest.
+        model = self._proof(name, replace(budget, latency_ms=budget.whole_ms), listen, usual_ms)
+        found = self.whole(name, proof_effort(budget.percentile), budget.whole_ms)
+        return replace(model, whole=found, conclusive=model.conclusive and found.conclusive)
 
     def _proof(
         self, name: str, budget: Budget, listen: Callable[[Progress], None], usual_ms: float | None

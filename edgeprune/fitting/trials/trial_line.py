@@ -31,6 +31,13 @@ def trial_line(
     return ", ".join(words)
 
 
+def _whole(measured: Measurement, budget: Budget) -> str:
+    """Clause about the bound of whole queries, where a proof timed them."""
+    if measured.whole is None or measured.whole.bound_ms is None or budget.whole_ms is None:
+        return ""
+    return f" that whole queries leave, which take {measured.whole.bound_ms:.4g} of {budget.whole_ms:.4g} ms"
+
+
 def _limits(measured: Measurement, budget: Budget) -> list[str]:
     """Each limit of the budget with what was measured; the median where latency has no limit."""
     latency = measured.latency
@@ -43,5 +50,5 @@ def _limits(measured: Measurement, budget: Budget) -> list[str]:
             shown = f"p50 {value:.4g} of {limit:.4g} ms, predicted"
         else:
             what = "slowest run" if latency.bound_ms is None else f"bound of p{latency.percentile}"
-            shown = f"{what} {value:.4g} of {limit:.4g} ms"
+            shown = f"{what} {value:.4g} of {limit:.4g} ms{_whole(measured, budget)}"
     return [shown, *words]

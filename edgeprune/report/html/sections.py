@@ -29,6 +29,7 @@ from edgeprune.report.html.rows import (
 )
 from edgeprune.report.html.trade_off import trade_off
 from edgeprune.report.missed import is_trained
+from edgeprune.report.parts_table import TIMED, parts_head, parts_rows
 from edgeprune.report.table import cascade_lines, verdict_lines
 
 NOT_MEASURED = "Latency was predicted without a device"
@@ -99,7 +100,12 @@ def latency_section(result: FitResult) -> Section:
         ]
     if not any(report.name.startswith("dense-int8") for report in result.trials):
         lines.append("The run has no dense model in INT8 beside it.")
-    return Section("latency", "Latency", tuple(lines), (latency_picture(found),))
+    tables = ()
+    if result.whole:
+        head = ("trial", *(f"{column}, ms" for column in parts_head()))
+        caption = f"Whole queries: {TIMED}"
+        tables = (NumberTable(caption, head, tuple(parts_rows(result))),)
+    return Section("latency", "Latency", tuple(lines), (latency_picture(found),), tables)
 
 
 def width_section(result: FitResult) -> Section:
