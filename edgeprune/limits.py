@@ -12,6 +12,7 @@ MOST_MINUTES = 100_000
 MOST_BATCH = 1 << 20
 MOST_THREADS = 4096
 MOST_TOKENS = 1 << 20
+MOST_SECONDS = 600.0  # of a recording
 MOST_PROCESSES = 1024
 AUTO_DEVICE = "auto"
 _TRAIN_DEVICE = re.compile(rf"{AUTO_DEVICE}|cpu|mps|cuda(:[0-9]{{1,3}})?")
@@ -28,6 +29,13 @@ def check_minutes(value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value <= MOST_MINUTES:  # type: ignore[operator]  # false for NaN, too
         raise InputError(f"--minutes is {value!r:.60}.", f"Give a number above 0, at most {MOST_MINUTES}.")
+
+
+def check_seconds(value: object) -> None:
+    """Raise `InputError` for what is no length of a recording."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= MOST_SECONDS:  # type: ignore[operator]  # false for NaN, too
+        raise InputError(f"--seconds is {value!r:.60}.", f"Give a number above 0, at most {MOST_SECONDS:g}.")
 
 
 def check_whole(flag: str, value: object, most: int, least: int = 0) -> None:
@@ -52,9 +60,10 @@ __all__ = [
         "MOST_EPOCHS",
         "MOST_MINUTES",
         "MOST_PROCESSES",
+        "MOST_SECONDS",
         "MOST_SEED",
         "MOST_THREADS",
         "MOST_TOKENS",
     ),
-    *("check_minutes", "check_seed", "check_train_device", "check_whole"),
+    *("check_minutes", "check_seconds", "check_seed", "check_train_device", "check_whole"),
 ]

@@ -60,6 +60,7 @@ NASTY = (
     ),
 )
 MARK = "the value of this place"
+FOLDERS = 60  # of transformers with one file changed, which take a tenth of a second each
 
 
 def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -508,6 +509,95 @@ def test_an_onnx_file_is_fuzzed(tmp_path: Path) -> None:
             found.append(False)
     assert found[0]
     assert set(found) == {False, True}
+
+
+# -- folders of transformers
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Folders of a model of texts and of one of recordings, and rows for each."""
+    from edgeprune.tasks.pretrained.loading import go_offline
+
+    go_offline()
+    for name in ("datasets", "sklearn", "transformers"):
+        pytest.importorskip(name)
+    from tests.support import pretrained
+
+    place = tmp_path_factory.mktemp("folders")
+    texts, labels = pretrained.sentences(20)
+    rows = pretrained.write_csv(place / "rows.csv", text=texts, label=labels)
+    return {
+        "texts": (pretrained.text_folder(place / "texts"), rows),
+        "recordings": (
+            pretrained.waveform_folder(place / "recordings"),
+            pretrained.recordings(place / "tones", 12, seconds=0.1),
+        ),
+    }
+
+
+def is_loaded(model: Path, data: Path) -> bool:
+    """Whether a folder becomes a task; the only other end is an `InputError`."""
+    from edgeprune.tasks import TaskOptions, load_task
+
+    try:
+        load_task(str(model), TaskOptions(data=data))
+    except InputError as error:
+        check_told(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("reads", ["texts", "recordings"])
+def test_a_pretrained_folder_is_fuzzed(
+    folders: dict[str, tuple[Path, Path]], tmp_path: Path, reads: str
+) -> None:
+    numbers = random.Random(10)
+    model, data = folders[reads]
+    written = {path.name: json.loads(path.read_text("utf-8")) for path in sorted(model.glob("*.json"))}
+    found = [is_loaded(model, data)]
+    fuzzed = shutil.copytree(model, tmp_path / "model")
+    weights = "model.safetensors"
+    for number in range(FOLDERS):
+        name = weights if number % 10 == 0 else numbers.choice(list(written))
+        if number % 4 and name != weights:
+            content = put(written[name], numbers.choice(list(places(written[name]))), numbers.choice(NASTY))
+        else:
+            whole = (model / name).read_bytes()
+            content = scrambled(whole[:4000], numbers) + whole[4000:]
+        (fuzzed / name).write_bytes(content)
+        found.append(is_loaded(fuzzed, data))
+        shutil.copy(model / name, fuzzed / name)
+    assert found[0]
+    assert set(found) == {False, True}
+
+
+def test_rows_and_recordings_are_fuzzed(folders: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    from edgeprune.tasks.pretrained.reading import read_parts
+    from edgeprune.tasks.pretrained.sounds import recording
+    from tests.support.pretrained import RATE, tone, write_wav
+
+    numbers = random.Random(11)
+    whole = {
+        tmp_path / "rows.csv": (folders["texts"][1].read_bytes(), lambda path: read_parts(path, "text"), 60),
+        tmp_path / "one.wav": (
+            write_wav(tmp_path / "whole.wav", tone(0, seconds=0.02)).read_bytes(),
+            lambda path: recording(path.name, path.parent, RATE),
+            600,
+        ),
+    }
+    for path, (content, read, cases) in whole.items():
+        found = []
+        for case in (content, *(scrambled(content[:400], numbers) for _ in range(cases))):
+            path.write_bytes(case)
+            try:
+                read(path)
+                found.append(True)
+            except InputError as error:
+                check_told(error)
+                found.append(False)
+        assert found[0]
+        assert set(found) == {False, True}
 
 
 def test_the_values_are_as_nasty_as_they_should_be(run: Any) -> None:

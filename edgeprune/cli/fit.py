@@ -51,8 +51,8 @@ _PATHS = ("out", "target", "profile")
     "--speedup", type=Numbers(), help="Budget: latency relative to the dense float model; one or several."
 )
 @click.option(
-    "--whole",
-    is_flag=True,
+    "--whole/--no-whole",
+    default=DEFAULTS.whole,
     help="The latency is that of whole queries: of Task.before, the model and Task.after together.",
 )
 @click.option("--memory-mib", type=float, help="Budget: peak memory.")

@@ -37,6 +37,7 @@ EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "columns": "text=review,label=stars",
         "metric": "f1",
         "tokens": 128,
+        "seconds": 1.5,
         "target": "jetson",
         "profile": ("jetson-orin-nano", "jetson-agx-orin"),
         "latency_ms": (20, 10, 5),

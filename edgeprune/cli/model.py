@@ -22,8 +22,8 @@ _OPTIONS = (
         "--data",
         type=click.Path(path_type=Path),
         help="Of a .pt2 or .onnx MODEL arrays by input name (.npz); of a FOLDER labelled rows: .csv, .tsv, "
-        ".jsonl, .json, .parquet, a folder of such files called train, validation and test, or of images by "
-        "class.",
+        ".jsonl, .json, .parquet, a folder of such files called train, validation and test, or of images or "
+        "WAV files by class.",
     ),
     click.option(
         "--outputs",
@@ -33,7 +33,7 @@ _OPTIONS = (
     click.option(
         "--columns",
         help="Columns of the data, for a FOLDER: text=review,label=stars; of two texts text=A,pair=B; "
-        "words=W,label=T; image=I,label=L. What is left out is found by its usual name.",
+        "words=W,label=T; image=I,label=L; audio=A,label=L. What is left out is found by its usual name.",
     ),
     click.option(
         "--metric",
@@ -46,6 +46,12 @@ _OPTIONS = (
         help="Tokens of every text, for a FOLDER; by default the 99th percentile of the training texts. "
         "Several, as in 32,128, stay in the artefact: a text is padded to the next, and the budget is that "
         "of the longest.",
+    ),
+    click.option(
+        "--seconds",
+        type=float,
+        help="Seconds of every recording, for a FOLDER; by default the 99th percentile of the training "
+        "recordings, or what the model's feature extractor gives.",
     ),
 )
 

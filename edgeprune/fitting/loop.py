@@ -25,14 +25,7 @@ from edgeprune.fitting.answer import Answer, answer, conclude, overlooked, pack
 from edgeprune.fitting.budgets import looseness
 from edgeprune.fitting.dense_forms import dense_int8, light_variants, trained_for_int8
 from edgeprune.fitting.landing import Landing, confirmed, earlier_probes, space_of
-from edgeprune.fitting.order import (
-    Order,
-    check_evaluation,
-    drop_notes,
-    resolve_orders,
-    resume_key,
-    told_rows,
-)
+from edgeprune.fitting.order import Order, check_evaluation, drop_notes, resolve_orders, resume_key, told_rows
 from edgeprune.fitting.several_lengths import check_lengths, told_lengths
 from edgeprune.fitting.space.timing import FLOAT
 from edgeprune.fitting.trials.lost_layers import lost_in

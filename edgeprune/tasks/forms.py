@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError
-from edgeprune.limits import MOST_TOKENS, check_seed, check_whole
+from edgeprune.limits import MOST_TOKENS, check_seconds, check_seed, check_whole
 from edgeprune.records.meaning import check_words
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class TaskOptions:
     data: where the samples are. seed: shuffles and splits them. outputs: what the outputs are, as on the
     command line: "classes", "classes,none", "a=classes,b=none". columns: of the data by role, "text=review,
     label=stars". metric: a score by its name. tokens: of every text, which is padded or cut to that length;
-    of several lengths, padded to the next or cut to the longest.
-    Raises `InputError` for a seed or a number of tokens that is none.
+    of several lengths, padded to the next or cut to the longest. seconds: of every recording.
+    Raises `InputError` for a seed, a number of tokens or of seconds that is none.
     """
 
     data: Path | None = None
@@ -40,6 +40,7 @@ class TaskOptions:
     columns: str | None = None
     metric: str | None = None
     tokens: int | tuple[int, ...] | None = None
+    seconds: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,6 +53,8 @@ class TaskOptions:
                 f"--tokens is {','.join(map(str, self.lengths))}.",
                 "Give one number, or several different ones.",
             )
+        if self.seconds is not None:
+            check_seconds(self.seconds)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -202,7 +205,7 @@ _ROWS = (
         "What `save_pretrained` of transformers wrote, with labelled rows (`--data`); its code is not run.",
         lambda model: bool(model.strip()) and Path(model).is_dir(),
         _from_folder,
-        frozenset({"data", "columns", "metric", "tokens"}),
+        frozenset({"data", "columns", "metric", "tokens", "seconds"}),
     ),
 )
 TABLE: Mapping[str, Form] = {row.spelling: row for row in _ROWS}

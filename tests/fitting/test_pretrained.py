@@ -117,6 +117,28 @@ def test_an_image_classifier_ends_in_a_bundle_that_reads_images(tmp_path: Path) 
     assert answered(Path(result.bundle or ""), tmp_path / "unpacked", picture)["answer"] == ["dark"]
 
 
+@pytest.mark.parametrize("made", [pretrained.spectrogram_folder, pretrained.waveform_folder])
+def test_an_audio_classifier_ends_in_a_bundle_that_reads_recordings(tmp_path: Path, made: Any) -> None:
+    folder = made(tmp_path / "model")
+    data = pretrained.recordings(tmp_path / "tones", 40)
+    task = load_task(str(folder), TaskOptions(data=data))
+    device = scripted.ScriptedDevice(weights_ms)
+    result = edgeprune.fit(task, latency_ms="none", device=device, out=tmp_path / "run", max_drop=0.5)
+    packed, recording = Path(result.bundle or ""), data / "low" / "0001.wav"
+    found = answered(packed, tmp_path / "unpacked", str(recording))
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    model = transformers.AutoModelForAudioClassification.from_pretrained(folder)
+    sound = pretrained.tone(1, seed=1) / 32768
+    inputs = extractor([sound], sampling_rate=pretrained.RATE, return_tensors="pt")
+    with torch.no_grad():
+        shares = model(**inputs).logits.softmax(-1)[0].tolist()
+    assert found["shares"] == pytest.approx(shares, abs=1e-3), "dense, in float"
+    other = pretrained.write_wav(tmp_path / "other.wav", pretrained.tone(1), rate=44100)
+    line = [sys.executable, "-B", "example.py", str(other)]
+    refused = subprocess.run(line, cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False)
+    assert "Give a WAV file of 16 bits and 8000 Hz." in refused.stderr
+
+
 def test_a_bundle_carries_the_tokenizer_however_often_it_is_packed(tmp_path: Path) -> None:
     run, folder = tmp_path / "run", tmp_path / "model"
     task = classified(folder, 60, tmp_path / "data.csv")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -167,4 +168,85 @@ def image_folder(folder: Path) -> Path:
     fit(model, {"pixel_values": pixels}, labels, 40)
     model.save_pretrained(folder)
     transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+RATE = 8000  # Hz of synthetic recordings
+SOUNDS = ("high", "low")
+
+
+def tone(kind: int, seconds: float = 0.4, seed: int = 0) -> np.ndarray:
+    """A synthetic recording of 16 bits: a high or a low tone in noise."""
+    numbers = np.random.default_rng(seed)
+    times = np.arange(round(seconds * RATE)) / RATE
+    swings = np.sin(2 * np.pi * (2200 - 1900 * kind) * times + numbers.uniform(0, 6))
+    return ((0.5 * swings + 0.05 * numbers.standard_normal(times.size)) * 20000).astype("<i2")
+
+
+def write_wav(path: Path, frames: np.ndarray, rate: int = RATE, channels: int = 1, width: int = 2) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(frames.tobytes())
+    return path
+
+
+def recordings(folder: Path, rows: int, names: Sequence[str] = SOUNDS, **made: float) -> Path:
+    """A folder of synthetic WAV files by class."""
+    for at in range(rows):
+        write_wav(folder / names[at % 2] / f"{at:04}.wav", tone(at % 2, seed=at, **made))
+    return folder
+
+
+def spectrogram_folder(folder: Path) -> Path:
+    """A tiny audio spectrogram transformer with its feature extractor, trained to tell two tones."""
+    import transformers
+
+    torch.manual_seed(0)
+    extractor = transformers.ASTFeatureExtractor(sampling_rate=RATE, num_mel_bins=32, max_length=48)
+    config = transformers.ASTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        patch_size=16,
+        frequency_stride=16,
+        time_stride=16,
+        max_length=48,
+        num_mel_bins=32,
+        id2label=dict(enumerate(SOUNDS)),
+    )
+    model = transformers.ASTForAudioClassification(config).train()
+    labels = torch.arange(64) % 2
+    sounds = [tone(at % 2, seed=1000 + at) / np.float32(32768) for at in range(64)]
+    inputs = extractor(sounds, sampling_rate=RATE, return_tensors="pt")
+    fit(model, dict(inputs), labels, 40)
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+def waveform_folder(folder: Path, **extractor: Any) -> Path:
+    """A tiny Wav2Vec2 with random weights and its feature extractor."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        conv_dim=(16, 16, 16),
+        conv_stride=(5, 4, 4),
+        conv_kernel=(10, 8, 4),
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=4,
+        classifier_proj_size=16,
+        id2label=dict(enumerate(SOUNDS)),
+    )
+    transformers.Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
+    given = {"sampling_rate": RATE, "return_attention_mask": False, **extractor}
+    transformers.Wav2Vec2FeatureExtractor(**given).save_pretrained(folder)
     return folder

@@ -13,6 +13,7 @@ from edgeprune.records.bundle import EXAMPLE
 from edgeprune.runtimes import find
 from edgeprune.tasks.pretrained.encoding import PROCESSOR, Encoder, Inputs, TextEncoder
 from edgeprune.tasks.pretrained.heads import Answers
+from edgeprune.tasks.pretrained.sounds import FULL_SCALE, SAMPLE_BYTES, SoundEncoder
 
 LABELS_FILE = f"{PROCESSOR}/labels.json"
 _TOKENIZERS = """\
@@ -51,6 +52,26 @@ from transformers import AutoImageProcessor
 processor = AutoImageProcessor.from_pretrained("processor", backend="pil")
 feeds = dict(processor([Image.open(sys.argv[1]).convert("RGB")], return_tensors="np"))
 """
+_SOUNDS = """\
+import wave
+
+from transformers import AutoFeatureExtractor
+
+extractor = AutoFeatureExtractor.from_pretrained("processor")
+with wave.open(sys.argv[1]) as file:
+    if (file.getsampwidth(), file.getframerate()) != ({width}, {rate}):
+        sys.exit("Give a WAV file of {bits} bits and {rate} Hz.")
+    frames = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+sound = frames.mean(1, dtype=np.float32) / {scale}
+found = extractor([sound], sampling_rate={rate}, return_tensors="np"{length})
+"""
+_GIVEN = {
+    "text": "TEXT",
+    "pair": "SECOND_TEXT",
+    "words": "WORD ...",
+    "image": "IMAGE_FILE",
+    "audio": "WAV_FILE",
+}
 _FIELDS = {
     "input_ids": "ids",
     "attention_mask": "attention_mask",
@@ -99,12 +120,13 @@ class Front:
         )
 
     def _title(self) -> str:
-        given = {"text": "TEXT", "pair": "SECOND_TEXT", "words": "WORD ...", "image": "IMAGE_FILE"}
-        shown = " ".join(given[role] for role in self.some)
+        shown = " ".join(_GIVEN[role] for role in self.some)
         return f"In the folder of the bundle: python -B {EXAMPLE} {shown}"
 
     def _feeds(self) -> str:
         encode = self.encode
+        if isinstance(encode, SoundEncoder):
+            return _sounds(encode)
         if not isinstance(encode, TextEncoder):
             return _IMAGES
         alone = self._agrees(encode)
@@ -153,3 +175,17 @@ class Front:
         }
         wanted = encode({role: [column[at] for at in rows] for role, column in self.some.items()})
         return all(np.array_equal(inputs[name], wanted[name]) for name in encode.inputs)
+
+
+def _sounds(encode: SoundEncoder) -> str:
+    """Lines that make the model's inputs of a WAV file."""
+    length = "".join(f", {name}={value!r}" for name, value in encode.length.items())
+    text = _SOUNDS.format(
+        width=SAMPLE_BYTES, bits=8 * SAMPLE_BYTES, rate=encode.rate, scale=FULL_SCALE, length=length
+    )
+    whole = [name for name in encode.inputs if name.endswith("mask")]
+    lines = [
+        f'    "{name}": np.asarray(found["{name}"], np.{"int64" if name in whole else "float32"}),\n'
+        for name in encode.inputs
+    ]
+    return f"{text}feeds = {{\n{''.join(lines)}}}\n"

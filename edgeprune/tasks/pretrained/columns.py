@@ -20,12 +20,14 @@ ROLES: Mapping[Reads, tuple[str, ...]] = {
     "text": ("text", "pair", "label"),
     "words": ("words", "label"),
     "image": ("image", "label"),
+    "audio": ("audio", "label"),
 }
 # Columns that a role is known by.
 USUAL: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "sentence", "review", "content", "comment", "message", "document"),
     "words": ("words", "tokens"),
     "image": ("image", "img"),
+    "audio": ("audio", "path", "file", "file_name", "filename", "wav"),
     "label": ("label", "labels", "target", "class"),
 }
 USUAL_TAGS = ("ner_tags", "tags", "labels", "label")
@@ -89,7 +91,11 @@ def _only(readings: Sequence[dict[str, str]], role: str, rows: LabelledRows, rea
     if len(readings) == 1:
         return readings[0]
     problem = f"none of them is known to be the {role}" if not readings else f"several may be the {role}"
-    example = {"text": "text=review,label=stars", "words": "words=tokens,label=tags"}
+    example = {
+        "text": "text=review,label=stars",
+        "words": "words=tokens,label=tags",
+        "audio": "audio=recording,label=kind",
+    }
     raise InputError(
         f"{rows.where} has the columns {', '.join(rows.columns)}, and {problem}.",
         f"Say which: --columns {example.get(reads, 'image=picture,label=kind')}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import InputError
 from edgeprune.files import scratch
 from edgeprune.meaning.losses import IGNORED
-from edgeprune.tasks.pretrained.loading import Pretrained, hushed
+from edgeprune.tasks.pretrained.loading import Pretrained, answering, hushed
 
 Inputs = dict[str, NDArray[Any]]
 ENOUGH = 99  # percentile of the lengths of texts that are not cut by default
@@ -54,7 +54,8 @@ class TextEncoder:
         if self.lengths:
             return self.of_length(int(self.buckets(cells).max()))(cells)
         encoded = self.encoded(cells)
-        return {name: np.asarray(encoded[name], np.int64) for name in self.inputs}
+        with answering("The tokenizer"):
+            return {name: np.asarray(encoded[name], np.int64) for name in self.inputs}
 
     def of_length(self, tokens: int) -> TextEncoder:
         """Encoder of texts in one length."""
@@ -68,7 +69,7 @@ class TextEncoder:
 
     def encoded(self, cells: Mapping[str, Sequence[Any]]) -> Any:
         """Answer of the tokenizer; of words, with the word of each token."""
-        with hushed():
+        with answering("The tokenizer"):
             return self.tokenizer(
                 *self._given(cells),
                 padding="max_length",
@@ -84,7 +85,7 @@ class TextEncoder:
 
     def lengths_of(self, cells: Mapping[str, Sequence[Any]]) -> NDArray[np.int64]:
         """Tokens of each row without a limit, [rows]."""
-        with hushed():
+        with answering("The tokenizer"):
             found = self.tokenizer(*self._given(cells), is_split_into_words=self.words, truncation=False)
         return np.array([len(ids) for ids in found["input_ids"]], np.int64)
 
@@ -102,7 +103,7 @@ class TextEncoder:
 
     def files(self) -> dict[str, bytes]:
         """Files of the tokenizer; tokenizer.json cuts, and pads to one length, without transformers."""
-        found = _saved_files(self.tokenizer)
+        found = saved_files(self.tokenizer)
         backend = self.alone()
         if backend is not None:
             found[f"{PROCESSOR}/tokenizer.json"] = backend.to_str(pretty=False).encode("utf-8")
@@ -148,29 +149,41 @@ class ImageEncoder:
 
     def __call__(self, cells: Mapping[str, Sequence[Any]]) -> Inputs:
         pictures = [self._opened(cell) for cell in cells["image"]]
-        with hushed():
+        with answering("The image processor"):
             found = self.processor(pictures, return_tensors="np")[self.input]
-        return {self.input: np.asarray(found, np.float32)}
+            return {self.input: np.asarray(found, np.float32)}
 
     def _opened(self, cell: Any) -> Any:
         from PIL import Image
 
-        content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell)
-        if content is None and not isinstance(name, str):
-            raise InputError(
-                f"A cell of the column of images is {type(cell).__name__}.",
-                "Give paths of image files, seen from the data's own folder, or images as `datasets` saves.",
-            )
-        place = io.BytesIO(content) if content is not None else self.folder / str(name)
+        content, name = content_of(cell, "images", "image files")
+        place = io.BytesIO(content) if content is not None else self.folder / name
         try:
             with Image.open(place) as picture:
                 return picture.convert("RGB")
         except (OSError, Image.DecompressionBombError) as error:
-            raise InputError(f"{name or 'An image'} is no image that can be read: {error}.", "") from error
+            raise InputError(f"{name} is no image that can be read: {error}.", "") from error
 
     def files(self) -> dict[str, bytes]:
         """Files of the image processor."""
-        return _saved_files(self.processor)
+        return saved_files(self.processor)
+
+
+def content_of(cell: Any, what: str, files: str) -> tuple[bytes | None, str]:
+    """Content that a cell holds, or None, and the path or name of its file.
+
+    cell: a path, or what `datasets` saves of a file. what, files: what such cells are of, for sentences.
+    Raises `InputError` for anything else.
+    """
+    content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell)
+    if isinstance(content, bytes):
+        return content, name if isinstance(name, str) else f"A cell of the column of {what}"
+    if not isinstance(name, str) or "\0" in name:
+        raise InputError(
+            f"A cell of the column of {what} is {type(cell).__name__}, and no path.",
+            f"Give paths of {files}, seen from the data's own folder, or what `datasets` saves of them.",
+        )
+    return None, name
 
 
 def text_encoder(
@@ -220,7 +233,12 @@ def text_encoder(
 
 def _most_tokens(found: Pretrained, tokenizer: Any) -> int:
     """Tokens that tokenizer and model both take."""
-    limits = [int(tokenizer.model_max_length)]
+    limits = [tokenizer.model_max_length]
+    if not isinstance(limits[0], int | float) or not limits[0] > 0:
+        raise InputError(
+            f"The tokenizer of {found.folder} has the model_max_length {limits[0]!r:.60}.",
+            "Write the most tokens that the model takes, a whole number, into tokenizer_config.json.",
+        )
     positions = getattr(found.config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         limits.append(positions)
@@ -230,14 +248,21 @@ def _most_tokens(found: Pretrained, tokenizer: Any) -> int:
             f"Neither the tokenizer nor the model of {found.folder} says how long a text may be.",
             "Say --tokens, the number that each text is padded or cut to.",
         )
-    return most
+    return int(most)
 
 
 def _input_names(found: Pretrained, tokenizer: Any) -> tuple[str, ...]:
     import inspect
 
     takes = inspect.signature(found.module.model.forward).parameters
-    return tuple(name for name in tokenizer.model_input_names if name in takes)
+    names = tuple(name for name in tokenizer.model_input_names if isinstance(name, str) and name in takes)
+    if not names:
+        raise InputError(
+            f"The tokenizer of {found.folder} makes {tokenizer.model_input_names!r:.100}, of which the model "
+            "takes none.",
+            "Write the names of the model's inputs into tokenizer_config.json, as model_input_names.",
+        )
+    return names
 
 
 def image_encoder(found: Pretrained, folder: Path) -> ImageEncoder:
@@ -258,7 +283,7 @@ def image_encoder(found: Pretrained, folder: Path) -> ImageEncoder:
     return ImageEncoder(processor, folder, str(processor.model_input_names[0]))
 
 
-def _saved_files(encoder: Any) -> dict[str, bytes]:
+def saved_files(encoder: Any) -> dict[str, bytes]:
     """Files of a tokenizer or processor by their names in a bundle, without what tells of this machine."""
     found = {}
     with scratch() as parent, hushed():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from edgeprune.errors import InputError
 
-Reads = Literal["text", "words", "image"]
+Reads = Literal["text", "words", "image", "audio"]
 Answers = Literal["classes", "labels", "values"]  # as in Task.outputs
 
 
@@ -46,8 +46,14 @@ HEADS = (
         "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
         "image",
     ),
+    Head(
+        "audio classification",
+        "AutoModelForAudioClassification",
+        "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+        "audio",
+    ),
 )
-WORKS = ", ".join(head.name for head in HEADS) + ", and regression by the first and the last"
+WORKS = ", ".join(head.name for head in HEADS) + ", and regression by all but the second"
 
 
 def head_of(settings: Mapping[str, Any], folder: Path) -> Head:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +21,12 @@ from edgeprune.tasks.pretrained.heads import Answers, Head, answers_of, class_na
 
 CONFIG = "config.json"
 LARGEST_CONFIG = 1 << 24  # bytes; those of models with thousands of labels have a few hundred kB
+MOST_LABELS = 1_000_000
+MOST_TIMES = 4  # the stored weights, of which tied ones are stored once
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 HUB_LOGGERS = ("transformers", "datasets", "huggingface_hub")
 _SHOWN = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_log = logging.getLogger(__name__)
 _FLOATS = {torch.float16, torch.bfloat16, torch.float64}
 
 
@@ -70,16 +75,31 @@ def hushed() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Call of what a folder brings to encode a row. what: names it. Raises `InputError` where it fails."""
+    try:
+        with hushed():
+            yield
+    except Exception as error:
+        raise InputError(
+            f"{what} fails: {_first_line(error)}", "Save the one that the model was trained with, and try it."
+        ) from error
+
+
 def load_pretrained(folder: Path) -> Pretrained:
     """Model of a folder. Raises `InputError`; no code of the folder runs, and no pickle is opened."""
     settings = read_settings(folder)
     files = _weight_files(folder)
+    kinds, elements = _tensors(files)
+    check_counts(settings, len(kinds), folder)
     with hushed():
         head = head_of(settings, folder)
         config = _config(folder)
         answers, names = answers_of(config, head, folder), class_names(config, folder)
+        _check_size(folder, config, head, elements)
         model = _model(folder, config, head)
-    return Pretrained(folder, Logits(model).eval(), config, head, answers, names, tuple(_stored(files)))
+    return Pretrained(folder, Logits(model).eval(), config, head, answers, names, tuple(_stored(kinds)))
 
 
 def read_settings(folder: Path) -> Mapping[str, Any]:
@@ -167,14 +187,64 @@ def _model(folder: Path, config: Any, head: Head) -> nn.Module:
     return found.float() if any(each.dtype in _FLOATS for each in found.parameters()) else found
 
 
-def _stored(files: list[Path]) -> Iterator[str]:
-    """Sentence about weights that are stored in fewer bits than they are computed in."""
-    from safetensors import safe_open
+def _tensors(files: list[Path]) -> tuple[list[str], int]:
+    """Number type of each stored tensor, and how many numbers they hold together. Raises `InputError`."""
+    from safetensors import SafetensorError, safe_open
 
-    kinds: set[str] = set()
+    kinds, elements = [], 0
     for path in files:
-        with safe_open(path, framework="numpy") as stream:
-            kinds |= {stream.get_slice(name).get_dtype() for name in stream.keys()}  # noqa: SIM118  no mapping
+        try:
+            with safe_open(path, framework="numpy") as stream:
+                for name in stream.keys():  # noqa: SIM118  no mapping
+                    tensor = stream.get_slice(name)
+                    kinds.append(str(tensor.get_dtype()))
+                    elements += math.prod(tensor.get_shape())
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path} is no safetensors file that can be read: {_first_line(error)}",
+                "Save it again with model.save_pretrained(folder).",
+            ) from error
+    return kinds, elements
+
+
+def check_counts(settings: Mapping[str, Any], tensors: int, folder: Path) -> None:
+    """Refuse a config.json with more layers than there are tensors, or with labels without end.
+
+    Whoever builds such a model builds for ever. tensors: in the files of weights. Raises `InputError`.
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            check_counts(value, tensors, folder)
+            continue
+        most = tensors if "layer" in key or "depth" in key else MOST_LABELS if "label" in key else None
+        counts = [each for each in (value if isinstance(value, list) else [value]) if type(each) is int]
+        if most is not None and any(count > most for count in counts):
+            raise InputError(
+                f"{folder / CONFIG} has {key} = {value!r:.60}, and the weights are {tensors} tensors.",
+                "Save the model again with model.save_pretrained(folder).",
+            )
+
+
+def _check_size(folder: Path, config: Any, head: Head, elements: int) -> None:
+    """Refuse a config.json of a far larger model than the weights are, before memory is taken for it."""
+    import transformers
+
+    try:
+        with torch.device("meta"):
+            model = getattr(transformers, head.auto).from_config(config, trust_remote_code=False)
+    except Exception:  # loading it says why
+        _log.debug("%r: its model has no sizes without its weights", str(folder))
+        return
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    if needed > MOST_TIMES * elements:
+        raise InputError(
+            f"{folder / CONFIG} describes a model of {needed} weights, and the files hold {elements}.",
+            "Save the model again with model.save_pretrained(folder).",
+        )
+
+
+def _stored(kinds: list[str]) -> Iterator[str]:
+    """Sentence about weights that are stored in fewer bits than they are computed in."""
     half = [_SHOWN[kind] for kind in ("F16", "BF16", "F64") if kind in kinds]
     if half:
         yield f"The weights are stored as {' and '.join(half)} and were read as float32."

@@ -41,9 +41,11 @@ from edgeprune.tasks.pretrained.encoding import (
     image_encoder,
     text_encoder,
 )
+from edgeprune.tasks.pretrained.heads import Reads
 from edgeprune.tasks.pretrained.loading import Pretrained, load_pretrained
 from edgeprune.tasks.pretrained.reading import LabelledRows, read_parts
 from edgeprune.tasks.pretrained.scores import NamedScore, check_scored, counted, score_named
+from edgeprune.tasks.pretrained.sounds import SoundEncoder, sound_encoder
 
 if TYPE_CHECKING:
     from edgeprune.tasks.forms import TaskOptions
@@ -72,17 +74,11 @@ def made_task(folder: Path, options: TaskOptions) -> PreparedTask:
     reads = found.head.reads
     score = score_named(options.metric, found.answers)
     said = said_columns(options.columns, reads)
-    _check_tokens(options.lengths, reads)
-    parts = read_parts(options.data, images=reads == "image")
+    _check_lengths(options, reads)
+    parts = read_parts(options.data, reads)
     train, evaluation, told = _split(parts, lambda rows: _part(rows, said, found), found, options.seed)
-    encode: Encoder = (
-        image_encoder(found, train.rows.folder)
-        if reads == "image"
-        else text_encoder(found, options.lengths, _chosen(train.cells, train.order))
-    )
-    remarks = [*found.remarks, told]
-    if isinstance(encode, TextEncoder):
-        remarks.append(_told_length(encode, bool(options.lengths), train, evaluation))
+    encode = _encoder(found, options, train)
+    remarks = [*found.remarks, told, *_told_length(encode, options, train, evaluation)]
     learnt, judged = _encoded(train, encode), replace(_encoded(evaluation, encode), by_length=True)
     scored = _Evaluation(judged, score, found)
     check_scored(score, scored.targets(judged), found.names)
@@ -90,7 +86,7 @@ def made_task(folder: Path, options: TaskOptions) -> PreparedTask:
     example = {name: torch.from_numpy(array) for name, array in learnt.longest().items()}
     lengths = encode.lengths if isinstance(encode, TextEncoder) else ()
     _check_runs(found, example)
-    some = train.order[:SOME] if reads != "image" else train.order[:0]
+    some = train.order[: SOME if isinstance(encode, TextEncoder) else 0]
     return PreparedTask(
         model=found.module,
         example=example,
@@ -110,17 +106,30 @@ def made_task(folder: Path, options: TaskOptions) -> PreparedTask:
     )
 
 
-def _check_tokens(lengths: tuple[int, ...], reads: str) -> None:
-    """Refuse --tokens where there are none, and several where outputs are as long as the text."""
-    told = ",".join(map(str, lengths))
-    if lengths and reads == "image":
-        raise InputError(f"--tokens {told} was given with a model of images.", "Leave it out.")
-    if len(lengths) > 1 and reads == "words":
+def _check_lengths(options: TaskOptions, reads: Reads) -> None:
+    """Refuse a length of what the model does not read, and several where outputs are as long as the text."""
+    whose = "images" if reads == "image" else "recordings" if reads == "audio" else "texts"
+    tokens = ",".join(map(str, options.lengths))
+    if tokens and reads not in ("text", "words"):
+        raise InputError(f"--tokens {tokens} was given with a model of {whose}.", "Leave it out.")
+    if options.seconds is not None and reads != "audio":
+        raise InputError(f"--seconds {options.seconds:g} was given with a model of {whose}.", "Leave it out.")
+    if len(options.lengths) > 1 and reads == "words":
         raise InputError(
-            f"--tokens {told} was given with a model that answers each word: its outputs are as long as the "
+            f"--tokens {tokens} was given with a model that answers each word: its outputs are as long as the "
             "text, and lengths may vary in inputs alone.",
             "Give one number of tokens.",
         )
+
+
+def _encoder(found: Pretrained, options: TaskOptions, train: Part) -> Encoder:
+    """Encoder of what the model reads."""
+    if found.head.reads == "image":
+        return image_encoder(found, train.rows.folder)
+    cells = _chosen(train.cells, train.order)
+    if found.head.reads == "audio":
+        return sound_encoder(found, options.seconds, train.rows.folder, cells)
+    return text_encoder(found, options.lengths, cells)
 
 
 def _chosen(cells: Mapping[str, Sequence[Any]], rows: Rows) -> dict[str, list[Any]]:
@@ -219,21 +228,31 @@ def _encoded(part: Part, encode: Encoder) -> EncodedRows:
     return EncodedRows(encode, part.cells, targets, part.order)
 
 
-def _told_length(encode: TextEncoder, asked: bool, train: Part, evaluation: Part) -> str:
-    """Sentence about the length of texts, or about several, and how many of them it cuts."""
-    some = evaluation.order[:MOST_LENGTHS]
-    cut = float((encode.lengths_of(_chosen(evaluation.cells, some)) > encode.tokens).mean())
-    if encode.lengths:
+def _told_length(encode: Encoder, options: TaskOptions, train: Part, evaluation: Part) -> Iterator[str]:
+    """Sentence about the length of texts or recordings, or about several, and how many of them it cuts."""
+    some = _chosen(evaluation.cells, evaluation.order[:MOST_LENGTHS])
+    asked: object
+    if isinstance(encode, TextEncoder):
+        kind, flag, asked, length = "text", "tokens", options.tokens, encode.tokens
+        told, longer = f"{length} tokens", encode.lengths_of(some) > length
+    elif isinstance(encode, SoundEncoder) and encode.samples is not None:
+        kind, flag, asked, length = "recording", "seconds", options.seconds, encode.samples
+        told, longer = f"{length / encode.rate:g} s", encode.lengths_of(some) > length
+    else:
+        return
+    cut = f"{float(longer.mean()):.1%} of the evaluation {kind}s are cut."
+    if isinstance(encode, TextEncoder) and encode.lengths:
         own = encode.buckets(_chosen(train.cells, train.order[:MOST_LENGTHS]))
         shares = [f"{float((own == each).mean()):.1%} have {each}" for each in encode.lengths]
-        return (
+        yield (
             f"Texts have {' or '.join(map(str, encode.lengths))} tokens, padded to the next or cut: of the "
-            f"training texts {', '.join(shares)}; {cut:.1%} of the evaluation texts are cut."
+            f"training texts {', '.join(shares)}; {cut}"
         )
-    why = "as asked" if asked else f"the {ENOUGH}th percentile of the training texts, rounded up"
-    return (
-        f"Every text has {encode.tokens} tokens ({why}), padded or cut; {cut:.1%} of the evaluation texts "
-        "are cut. --tokens says another length."
+        return
+    usual = f"the {ENOUGH}th percentile of the training {kind}s, rounded up"
+    yield (
+        f"Every {kind} has {told} ({usual if asked is None else 'as asked'}), padded or cut; {cut} --{flag} "
+        "says another length."
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeprune.errors import InputError
 from edgeprune.files import scratch
+from edgeprune.tasks.pretrained.heads import Reads
 from edgeprune.tasks.pretrained.loading import hushed
 
 FILE_KINDS: Mapping[str, str] = {
@@ -68,11 +69,11 @@ def _named(cell: Any, names: Sequence[str]) -> Any:
     return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell
 
 
-def read_parts(path: Path, *, images: bool) -> dict[str, LabelledRows]:
+def read_parts(path: Path, reads: Reads) -> dict[str, LabelledRows]:
     """Parts of the data at `path` by name: of one file "train" alone.
 
-    path: a file; a folder with train, validation and test files; a folder of images, by class; or what
-    `Dataset.save_to_disk` wrote. Raises `InputError`.
+    path: a file; a folder with train, validation and test files; a folder of images or of WAV files, by
+    class; or what `Dataset.save_to_disk` wrote. Raises `InputError`.
     """
     if not path.exists():
         raise InputError(
@@ -85,7 +86,9 @@ def read_parts(path: Path, *, images: bool) -> dict[str, LabelledRows]:
     files = _part_files(path)
     if files:
         found = {part: _file_rows(paths) for part, paths in files.items()}
-    elif images and any(each.suffix.lower() in _PICTURES for each in path.rglob("*")):
+    elif reads == "audio" and any(_is_recording(each) for each in path.rglob("*")):
+        found = _recordings(path)
+    elif reads == "image" and any(each.suffix.lower() in _PICTURES for each in path.rglob("*")):
         found = _pictures(path)
     else:
         there = ", ".join(sorted(each.name for each in path.iterdir())[:8]) or "nothing"
@@ -130,12 +133,12 @@ def _file_rows(paths: list[Path]) -> LabelledRows:
 
 
 def _rows(where: str, folder: Path, dataset: Any) -> LabelledRows:
-    """Rows whose images stay files or bytes until they are asked for."""
-    from datasets import Image
+    """Rows whose images and recordings stay files or bytes until they are asked for."""
+    from datasets import Audio, Image
 
     for name, feature in dataset.features.items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
+        if isinstance(feature, Image | Audio):
+            dataset = dataset.cast_column(name, type(feature)(decode=False))
     return LabelledRows(where, folder, dataset)
 
 
@@ -165,6 +168,36 @@ def _pictures(folder: Path) -> dict[str, LabelledRows]:
     with _reading(str(folder), "folder of images") as load:
         found = load("imagefolder", data_dir=str(folder))
     return {name: _rows(f"{folder} ({name})", folder, each) for name, each in found.items()}
+
+
+def _recordings(folder: Path) -> dict[str, LabelledRows]:
+    """Rows of WAV files in a folder for each class, or in such folders of each part."""
+    below = [each for each in sorted(folder.iterdir()) if each.is_dir()]
+    known = {name: part for part, names in PARTS.items() for name in names}
+    if below and all(each.name.lower() in known for each in below):
+        return {known[each.name.lower()]: _by_class(each) for each in below}
+    return {"train": _by_class(folder)}
+
+
+def _by_class(folder: Path) -> LabelledRows:
+    """Rows of the WAV files below a folder, whose classes are the names of the first folders below it."""
+    from datasets import Dataset
+
+    paths = [path for path in sorted(folder.absolute().rglob("*")) if _is_recording(path)]
+    classes = [path.relative_to(folder.absolute()).parts[0] for path in paths]
+    loose = next((path for path in paths if path.parent == folder.absolute()), None)
+    if loose is not None:
+        raise InputError(
+            f"{loose} lies in no folder of a class.",
+            "Put the WAV files of each class into a folder of its name, or give a .csv file with the columns "
+            "audio and label.",
+        )
+    dataset = Dataset.from_dict({"audio": [str(path) for path in paths], "label": classes})
+    return LabelledRows(str(folder), folder, dataset)
+
+
+def _is_recording(path: Path) -> bool:
+    return path.suffix.lower() == ".wav" and path.is_file()
 
 
 def _saved(folder: Path) -> dict[str, LabelledRows]:
@@ -199,5 +232,5 @@ def _reading(where: str, kind: str) -> Iterator[Any]:
             why = str(error.__cause__ or error).strip().splitlines()
             raise InputError(
                 f"{where} cannot be read as a {kind.lstrip('.')}: {(why or [type(error).__name__])[0][:300]}",
-                f"Give {READ}, or a folder of them or of images by class.",
+                f"Give {READ}, or a folder of them or of images or WAV files by class.",
             ) from error

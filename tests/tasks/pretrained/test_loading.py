@@ -128,7 +128,18 @@ REFUSED: tuple[tuple[str, Callable[[Path], object], str], ...] = (
     (
         "cut off",
         lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" + bytes(20)),
-        "cannot load the weights",
+        "model.safetensors is no safetensors file",
+    ),
+    (
+        "layers without end",
+        lambda folder: changed(folder, num_hidden_layers=2**31),
+        "num_hidden_layers = 2147483648, and the weights are 41 tensors",
+    ),
+    ("labels without end", lambda folder: changed(folder, num_labels=2**31), "has num_labels = 2147483648"),
+    (
+        "a far larger model",
+        lambda folder: changed(folder, vocab_size=2**40),
+        r"describes a model of \d+ weights, and the files hold \d+",
     ),
 )
 
