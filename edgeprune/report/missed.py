@@ -78,8 +78,9 @@ def within_reach(result: FitResult) -> list[str]:
     found = feasible(result.trials, result.budget, result.drafts)
     if found is None:
         return []
+    whose = "" if result.budget.whole_ms is None else " of the model alone"
     lines = [
-        f"{label} {limit:.4g} {unit}"
+        f"{label}{whose if line == 'latency_ms' else ''} {limit:.4g} {unit}"
         for line, (label, unit, _) in LINES.items()
         if (limit := getattr(found.budget, line)) is not None
     ]

@@ -150,8 +150,14 @@ def fit(
         clock.now += 0.5e-3
         return int(scores.argmax())
 
-    def run(device_name: str = "local", **options: Any) -> FitResult:
-        task = tiny.quick(before=before, after=after, queries=[bytes(64), bytes(range(0, 128, 2))])
+    def slow(query: bytes) -> NDArray[np.float32]:
+        clock.now += 2e-3
+        return before(query)
+
+    def run(device_name: str = "local", slower: bool = False, **options: Any) -> FitResult:
+        task = tiny.quick(
+            before=slow if slower else before, after=after, queries=[bytes(64), bytes(range(0, 128, 2))]
+        )
         device = scripted.ScriptedDevice(tiny.latency_ms)
         device.name = device_name
         given = {"out": tmp_path / "run", "epochs": 0, "max_drop": 0.5, **options}
@@ -185,6 +191,14 @@ def test_a_budget_of_whole_queries_leaves_the_model_the_rest(fit: Callable[..., 
     assert result.bundle is not None
     with open_bundle(Path(result.bundle)) as bundle:
         assert bundle.manifest.budget == result.budget
+
+
+def test_parts_that_have_changed_are_timed_again_by_a_resumed_fit(fit: Callable[..., FitResult]) -> None:
+    found = [
+        fit(latency_ms=2.0, resume=resume, slower=slower).whole[0].before
+        for resume, slower in ((False, False), (True, False), (True, True))
+    ]
+    assert [round(each.p50_ms, 6) for each in found if each is not None] == [1.0, 1.0, 3.0]
 
 
 def test_what_the_parts_take_whole_is_told_before_a_search(fit: Callable[..., FitResult]) -> None:
