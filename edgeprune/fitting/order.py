@@ -86,8 +86,8 @@ def resolve_orders(options: FitOptions) -> tuple[tuple[Order, ...], list[str]]:
 
     orders = tuple(order(one) for one in requested)
     _check_together(orders)
-    for one in orders if options.whole else ():
-        _check_whole(one)
+    for made in orders if options.whole else ():
+        _check_whole(made)
     require_host(target.runtime)  # exports are proven here, whatever the device has
     if orders[0].forecast is None:
         _check_architecture(orders[0])

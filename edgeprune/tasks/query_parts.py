@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
+from edgeprune.records.lengths import Lengths
 from edgeprune.records.task import Predict, Task
 from edgeprune.tasks.guest import guest
 from edgeprune.tasks.items import flat_inputs, like_example
@@ -49,15 +50,15 @@ class QueryParts:
             self.task.after(outputs)
             return (perf_counter() - began) * 1e3
 
-    def check(self, predict: Predict, rows: int) -> None:
+    def check(self, predict: Predict, rows: int, lengths: Lengths | None = None) -> None:
         """Run both parts on every query once.
 
-        predict: of the dense model. rows: of a query that is timed.
+        predict: of the dense model. rows: of a query that is timed. lengths: of sequences, where they vary.
         Raises `InputError` with the line that raised, and for inputs that are unlike the example.
         """
         for number in range(len(self.queries)):
             inputs, _ = self._made(number)
-            tensors = like_example(self.task.example, inputs, self._given(number))
+            tensors = like_example(self.task.example, inputs, self._given(number), lengths)
             if len(tensors[0]) != rows:
                 raise InputError(
                     f"{self._given(number)} has {len(tensors[0])} rows, and queries of {rows} are timed.",

@@ -53,7 +53,7 @@ def told_parts(task: Task, order: Order, workshop: Workshop) -> tuple[str, ...]:
     if not timed_here(order):
         where = "is predicted" if order.forecast is not None else f"runs on {order.device.name}"
         return (f"Task.before and Task.after run on this machine and were not timed: the model {where}.",)
-    query_parts(workshop).check(workshop.predict, order.profile.batch)
+    query_parts(workshop).check(workshop.predict, order.profile.batch, workshop.lengths)
     return ()
 
 

@@ -100,7 +100,7 @@ def latency_section(result: FitResult) -> Section:
         ]
     if not any(report.name.startswith("dense-int8") for report in result.trials):
         lines.append("The run has no dense model in INT8 beside it.")
-    tables = ()
+    tables: tuple[NumberTable, ...] = ()
     if result.whole:
         head = ("trial", *(f"{column}, ms" for column in parts_head()))
         caption = f"Whole queries: {TIMED}"

@@ -116,8 +116,8 @@ def _check_lengths(options: TaskOptions, reads: Reads) -> None:
         raise InputError(f"--seconds {options.seconds:g} was given with a model of {whose}.", "Leave it out.")
     if len(options.lengths) > 1 and reads == "words":
         raise InputError(
-            f"--tokens {tokens} was given with a model that answers each word: its outputs are as long as the "
-            "text, and lengths may vary in inputs alone.",
+            f"--tokens {tokens} was given with a model that answers each word: its outputs are as long as "
+            "the text, and lengths may vary in inputs alone.",
             "Give one number of tokens.",
         )
 

@@ -186,7 +186,8 @@ def recording(cell: Any, folder: Path, rate: int) -> NDArray[np.float32]:
     frames = np.frombuffer(content[:whole], "<i2")
     if not frames.size:
         raise InputError(f"{name} holds no sound.", "Leave it out of the data.")
-    return frames.reshape(-1, channels).mean(1, dtype=np.float32) / FULL_SCALE
+    sound: NDArray[np.float32] = frames.reshape(-1, channels).mean(1, dtype=np.float32) / FULL_SCALE
+    return sound
 
 
 def frames_of(cell: Any, folder: Path, rate: int) -> int:
