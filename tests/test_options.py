@@ -16,7 +16,7 @@ from edgeprune.options import BUDGET_LINES, FitOptions, takes
 from edgeprune.records.machine import Budget
 
 # Of the command line alone: what a task is made of, how a device is found, how the answer is printed.
-OWN = {"model", "data", "outputs", "columns", "metric", "tokens", "lab", "as_json", "quiet"}
+OWN = {"model", "data", "outputs", "columns", "metric", "tokens", "seconds", "lab", "as_json", "quiet"}
 # Of Python alone: a function, and the project file that the command line read.
 PYTHON = {"listen", "project"}
 DERIVED = {"out"}  # the command line makes it of MODEL
