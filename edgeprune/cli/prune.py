@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from edgeprune.cli.model import model_options, task_options, told_task
 from edgeprune.cli.settled import with_project
-from edgeprune.pruning.criteria import DEFAULT
+from edgeprune.pruning.criteria import DEFAULT, WITHOUT_DATA
 from edgeprune.pruning.criteria import TABLE as CRITERIA
+
+if TYPE_CHECKING:
+    from edgeprune.pruning.once import Pruned
 
 
 @with_project
 @click.command("prune")
 @model_options
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
-@click.option("--criterion", default=DEFAULT, show_default=True, help=f"Importance: {', '.join(CRITERIA)}.")
+@click.option(
+    "--criterion",
+    help=f"Importance: {', '.join(CRITERIA)}; by default {DEFAULT}, and {WITHOUT_DATA} without data.",
+)
 @click.option(
     "--branches", type=int, default=0, show_default=True, help="Residual branches to drop whole first."
 )
@@ -30,16 +36,28 @@ from edgeprune.pruning.criteria import TABLE as CRITERIA
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The .pt2 file to write."
+    "--layers",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Whole layers to drop first, of a FOLDER that is written as a folder.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The .pt2 file to write, or, of a FOLDER, the new folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def command(
     model: str,
     ratio: float,
-    criterion: str,
+    criterion: str | None,
     branches: int,
     heads: Literal["whole", "inside"],
     seed: int,
+    layers: int,
     output: Path,
     as_json: bool,
     **options: Any,
@@ -47,15 +65,30 @@ def command(
     """Prune MODEL to a smaller dense model, without a device or a search.
 
     Layers that lost inputs get the least-squares best weights on the calibration data. MODEL is as for
-    `edgeprune fit`.
+    `edgeprune fit`. A FOLDER of transformers becomes a folder that transformers loads again, when -o names
+    no .pt2 file: its widths are those that its config can say, the same in every layer.
     """
-    from edgeprune.cli.output import answers_alone, console, emit_json, table
+    from edgeprune.cli.output import answers_alone
     from edgeprune.errors import InputError
     from edgeprune.pruning.once import prune
 
+    place = output.absolute()  # before the task's code may change the working folder
+    if Path(model).is_dir() and output.suffix != ".pt2":
+        from edgeprune.cli.prune_folder import to_folder
+
+        if branches or heads != "whole":
+            raise InputError(
+                "--branches and --heads inside are not for a folder: no config says such widths.",
+                "Leave them out (--layers drops whole layers), or give -o a name that ends in .pt2.",
+            )
+        to_folder(Path(model), task_options(options, seed), ratio, criterion, layers, place, as_json=as_json)
+        return
     if output.suffix != ".pt2":
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
-    place = output.absolute()  # before the task's code may change the working folder
+    if layers:
+        raise InputError(
+            "--layers is for a FOLDER that is written as a folder.", "Leave it out, or say --branches."
+        )
     with answers_alone():
         task = told_task(model, task_options(options, seed))
         pruned = prune(
@@ -67,6 +100,12 @@ def command(
             length_dims=task.length_dims,
         )
         pruned.save(place)
+    _tell(pruned, output, as_json=as_json)
+
+
+def _tell(pruned: Pruned, output: Path, *, as_json: bool) -> None:
+    from edgeprune.cli.output import console, emit_json, table
+
     if as_json:
         emit_json(
             {

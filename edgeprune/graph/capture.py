@@ -137,7 +137,12 @@ def rebuilt(answer: Any, tensors: Iterable[torch.Tensor]) -> Any:
 
 
 def capture(
-    model: torch.nn.Module, example: Any, rows: int | None = None, lengths: Lengths | None = None
+    model: torch.nn.Module,
+    example: Any,
+    rows: int | None = None,
+    lengths: Lengths | None = None,
+    *,
+    folded: bool = True,
 ) -> Captured:
     """Capture `model` with `torch.export`, the batch dynamic, in evaluation mode.
 
@@ -145,6 +150,8 @@ def capture(
     rows: of the queries that are asked for, where that is known. A model that exports for a batch of one row
         alone is then captured for that, with the first row of the example; for other queries it is refused.
     lengths: of sequences, between which their length is dynamic, too; the example has the longest one.
+    folded: whether weights that are computed from parameters alone become parameters (graph/folding.py);
+        without, every parameter is what the model stores under its name.
     Raises `InputError` when the example does not fit `forward`, and, with torch.export's words and the line
     of the user's model, when the model does not export.
     """
@@ -171,7 +178,7 @@ def capture(
             program = export(model, args, kwargs, lengths=lengths)
         except NotExported as error:
             return _instead(model, args, kwargs, rows, error, lengths)
-        return Captured(module_of(program, lengths), args, kwargs, lengths=lengths)
+        return Captured(module_of(program, lengths, folded=folded), args, kwargs, lengths=lengths)
 
 
 def capture_one_row(
@@ -283,7 +290,9 @@ def evaluated(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def module_of(program: ExportedProgram, lengths: Lengths | None = None) -> TrainableGraph:
+def module_of(
+    program: ExportedProgram, lengths: Lengths | None = None, *, folded: bool = True
+) -> TrainableGraph:
     """A trainable module of the program, in evaluation mode, without torch.export's run-time guards.
 
     The guards compare sizes with the example's, so they would refuse a pruned graph. Weights that are
@@ -294,7 +303,8 @@ def module_of(program: ExportedProgram, lengths: Lengths | None = None) -> Train
     module = _again(program.module(check_guards=False)).eval()
     as_views(module)
     write_out(module)
-    fold_weights(module)
+    if folded:
+        fold_weights(module)
     if lengths is not None:
         tell_length(module, lengths)
     return module

@@ -14,22 +14,18 @@ from torch.fx import GraphModule
 
 from edgeprune.errors import InputError
 from edgeprune.files import replacing
-from edgeprune.graph.capture import Captured, capture, flatten, told_fixed
+from edgeprune.graph.capture import Captured, capture, told_fixed
 from edgeprune.graph.cost import Cost, count
 from edgeprune.graph.coupling import Coupling, FrozenParameter, analyse
-from edgeprune.graph.outputs import check_lengths_apart
 from edgeprune.graph.surgery import cut
 from edgeprune.limits import check_seed
-from edgeprune.meaning.kinds import Said, understood
-from edgeprune.meaning.losses import Loss
-from edgeprune.meaning.yardstick import Yardstick, yardstick
+from edgeprune.meaning.kinds import Said
+from edgeprune.meaning.yardstick import Yardstick
 from edgeprune.pruning.criteria import DEFAULT, WITHOUT_DATA, Criterion, find_criterion
-from edgeprune.pruning.grams import grams
-from edgeprune.pruning.importance import importance
 from edgeprune.pruning.influence import least_missed
 from edgeprune.pruning.sequential import refit, rows_of, solving_rows
+from edgeprune.pruning.unlabelled import own_yardstick, unlabelled_scores
 from edgeprune.records.lengths import LengthDims, Lengths
-from edgeprune.records.meaning import check_words
 from edgeprune.records.task import Data
 from edgeprune.search.ranking import Choice, Ranking
 from edgeprune.tasks.calibration import Calibration
@@ -115,13 +111,8 @@ def prune(
     chosen, dense = find_criterion(criterion or usual), _captured(model, example, stated)
     coupling = _analysed(dense, heads)
     batches = [] if calibration is None else _read(example, calibration, stated)
-    consumers = cache(lambda: grams(dense, coupling, batches))
-    measured = cache(lambda: _yardstick(dense, outputs, batches or [dense.inputs]))
-    scores = importance(
-        *(dense, coupling, chosen, ((batch, None) for batch in batches)),
-        *(_own_objective(chosen, outputs, measured), seed),
-        consumers=consumers if batches else None,
-    )
+    measured = cache(lambda: own_yardstick(dense, outputs, batches or [dense.inputs]))
+    scores = unlabelled_scores(dense, coupling, chosen, batches, outputs, measured, seed)
     cost = count(dense, coupling)
     dropped = _dropped(dense, coupling, branches, batches or [dense.inputs], measured, cost.macs({}))
     kept = _kept(coupling, cost, scores, ratio, dropped)
@@ -173,26 +164,6 @@ def _analysed(dense: Captured, heads: Heads) -> Coupling:
             "`edgeprune inspect MODEL` says which operation holds each of them.",
         )
     return coupling
-
-
-def _yardstick(dense: Captured, said: Said, batches: Sequence[tuple[torch.Tensor, ...]]) -> Yardstick:
-    check_lengths_apart(dense)
-    with torch.no_grad():
-        meanings = understood(dense, dense.answer(*dense.inputs), said)
-        return yardstick(meanings, (dense.run(*inputs) for inputs in batches))
-
-
-def _own_objective(criterion: Criterion, said: Said, measured: Callable[[], Yardstick]) -> Loss | None:
-    """The objective that the dense model's own answer gives, without labels, where gradients are asked for.
-
-    Of class scores it is the cross-entropy against the model's own classes; of outputs that nobody says
-    anything about, their energy.
-    """
-    check_words(said)
-    if "gradients" not in criterion.needs:
-        return None
-    own = measured().own_objective
-    return lambda answer, target: own(flatten(answer))
 
 
 def _kept(

@@ -102,6 +102,32 @@ def load_pretrained(folder: Path) -> Pretrained:
     return Pretrained(folder, Logits(model).eval(), config, head, answers, names, tuple(_stored(kinds)))
 
 
+def load_any_head(folder: Path) -> Logits:
+    """Model of a folder with whatever head config.json names, in float32 and evaluation mode, without a
+    cache.
+
+    Raises `InputError`, also for a class that has no logits or that transformers does not have.
+    """
+    settings = read_settings(folder)
+    _weight_files(folder)
+    named = settings.get("architectures")
+    with hushed():
+        import transformers
+
+        name = named[0] if isinstance(named, list) and len(named) == 1 else None
+        if not isinstance(name, str) or not issubclass(
+            getattr(transformers, name, object), transformers.PreTrainedModel
+        ):
+            raise InputError(
+                f"{folder / CONFIG} names no architecture of transformers.",
+                "Save the model with its head: model.save_pretrained(folder).",
+            )
+        config = _config(folder)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
+        return Logits(_model(folder, config, Head(name, name, "", "text"))).eval()
+
+
 def read_settings(folder: Path) -> Mapping[str, Any]:
     """Content of config.json. Raises `InputError`."""
     path = folder / CONFIG

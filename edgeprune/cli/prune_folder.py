@@ -1,0 +1,86 @@
+"""`edgeprune prune FOLDER -o FOLDER`: a pretrained folder becomes a smaller one that loads again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edgeprune.cli.model import told_task
+from edgeprune.cli.output import answers_alone, console, emit_json, table
+
+if TYPE_CHECKING:
+    from edgeprune.meaning.kinds import Said
+    from edgeprune.tasks import TaskOptions
+    from edgeprune.tasks.pretrained.loading import Logits
+
+
+def to_folder(
+    folder: Path,
+    options: TaskOptions,
+    ratio: float,
+    criterion: str | None,
+    layers: int,
+    place: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Prune a folder into a new one at `place`, and say what its config says now. Raises `InputError`."""
+    from edgeprune.pruning.folder.pruned_folder import check_place, prune_folder
+    from edgeprune.tasks.pretrained.loading import go_offline
+
+    go_offline()
+    check_place(place)
+    with answers_alone():
+        module, example, calibration, said = _given(folder, options)
+        pruned = prune_folder(
+            *(module, example, ratio, criterion, calibration, options.seed), layers=layers, outputs=said
+        )
+        pruned.save(folder, place)
+    if as_json:
+        emit_json(
+            {
+                "output": str(place),
+                "params": {"dense": pruned.dense_params, "pruned": pruned.params},
+                "macs": {"dense": pruned.dense_macs, "pruned": pruned.macs},
+                "config": {
+                    name: {"dense": old, "pruned": new} for name, (old, new) in pruned.changed.items()
+                },
+                "whole": list(pruned.whole),
+            }
+        )
+        return
+    rows = [
+        ("parameters", f"{pruned.dense_params:,}", f"{pruned.params:,}"),
+        ("MACs", f"{pruned.dense_macs:,}", f"{pruned.macs:,}"),
+        *((name, f"{old:,}", f"{new:,}") for name, (old, new) in pruned.changed.items()),
+    ]
+    out = console(stderr=False)
+    out.print(table("", "dense", "pruned", rows=rows, right=("dense", "pruned")))
+    if pruned.whole:
+        out.print(
+            f"kept whole, as no number of the config says their width: {', '.join(pruned.whole)}",
+            markup=False,
+        )
+    out.print(f"written to {place}", markup=False)
+
+
+def _given(folder: Path, options: TaskOptions) -> tuple[Logits, Any, list[tuple[torch.Tensor, ...]], Said]:
+    """The model, an example, calibration inputs and what the outputs are, by what data there is."""
+    from edgeprune.tasks import flat_inputs, walk
+    from edgeprune.tasks.pretrained.loading import load_any_head
+    from edgeprune.tasks.pretrained.reading import FILE_KINDS
+    from edgeprune.tasks.pretrained.samples import drawn_example, text_windows
+
+    data = options.data
+    if data is not None and (data.is_dir() or data.suffix in FILE_KINDS):
+        task = told_task(str(folder), options)
+        batches = [flat_inputs(task.example, batch) for batch in walk(task.calibration, "calibration")]
+        return task.model, task.example, batches, task.outputs  # type: ignore[return-value]
+    module = load_any_head(folder)
+    if data is None:
+        return module, drawn_example(module, options.seed), [], "classes"
+    tokens = max(options.tokens) if isinstance(options.tokens, tuple) else options.tokens
+    windows = text_windows(module, folder, data, tokens)
+    return module, windows[0], [tuple(batch.values()) for batch in windows], "classes"
