@@ -15,12 +15,14 @@ EQUAL = 0.05  # share of a latency by which two may differ and are as fast
 def print_tables(cases: Sequence[Case]) -> None:
     """One line per case, then what must hold over all of them."""
     heads = ("task", "runtime", "budget", "dense float, ms", "INT8, ms", "budget, ms", "verdict")
-    heads += ("use", "validated", "builds", "table", "search, s", "training, s")
+    heads += ("use", "validated", "builds", "search, s", "training, s", "metric, dense", "chosen")
     _table(heads, (_budget_row(case) for case in cases))
     print()
-    heads = ("task", "runtime", "budget", "dense", "ours", "uniform", "latency", "global L2", "latency")
-    _table(heads, (_metric_row(case) for case in cases if case.baselines))
-    print()
+    compared = [case for case in cases if case.baselines]
+    if compared:
+        heads = ("task", "runtime", "budget", "dense", "ours", "uniform", "latency", "global L2", "latency")
+        _table(heads, map(_metric_row, compared))
+        print()
     for line in _summary(cases):
         print(f"- {line}")
 
@@ -39,9 +41,10 @@ def _budget_row(case: Case) -> list[str]:
         "-" if case.use is None else f"{case.use:.1%}",
         checked,
         str(len(case.builds)),
-        "yes" if case.table else "no",
         f"{case.search_seconds:.0f}",
         f"{case.training_seconds:.0f}",
+        f"{case.dense_metric:.4f}",
+        f"{case.metric:.4f}" if case.verdict == "fits" else "-",
     ]
 
 
