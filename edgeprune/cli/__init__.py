@@ -34,6 +34,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "profiles": "List hardware profiles, or show one with its sources.",
         "targets": "List deployment targets, or show one.",
         "report": "Show the result of a finished run.",
+        "why": "Say what holds the time of a finished run's model.",
         "doctor": "Say what works on this machine, and how to repair the rest.",
     }
 )

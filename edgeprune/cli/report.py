@@ -31,7 +31,7 @@ def command(run: Path | None, as_json: bool, html: Path | None) -> None:
 
     if html is not None:
         check_file("--html", html)
-    result = load_result(_of_project() if run is None else run)
+    result = load_result(of_project() if run is None else run)
     if html is not None:
         from edgeprune.files import write
         from edgeprune.report.html import page
@@ -57,8 +57,8 @@ def command(run: Path | None, as_json: bool, html: Path | None) -> None:
         out.print(line, markup=False)
 
 
-def _of_project() -> Path:
-    """Run folder of a fit that takes MODEL and everything else from the project file."""
+def of_project() -> Path:
+    """Run folder of a fit that takes MODEL and everything else from the project file. Raises `InputError`."""
     from edgeprune.cli.fit import default_out
     from edgeprune.cli.project import near
     from edgeprune.cli.settled import from_project

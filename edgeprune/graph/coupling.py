@@ -72,11 +72,16 @@ class FrozenParameter:
 
 @dataclass(frozen=True)
 class Coupling:
-    """Result of the analysis of one graph; `classes[atom]` is the number of an atom's class."""
+    """Result of the analysis of one graph; `classes[atom]` is the number of an atom's class.
+
+    frozen: parameters of which nothing can be removed. frozen_outputs: those of which no output can be; an
+        input may.
+    """
 
     groups: tuple[Group, ...]
     branches: tuple[Branch, ...]
     frozen: tuple[FrozenParameter, ...]
+    frozen_outputs: tuple[FrozenParameter, ...]
     classes: Ids
     values: Mapping[str, Any]  # node name -> blocks, or a list of them
     parameters: Mapping[str, ParameterUse]
@@ -151,6 +156,7 @@ def _coupling(walk: Walk) -> Coupling:
         groups=_groups(walk, classes, owner, normed),
         branches=find_branches(walk.module),
         frozen=_frozen(walk, classes, owner),
+        frozen_outputs=_frozen_outputs(walk, classes, owner),
         classes=classes,
         values={node.name: value for node, value in walk.values.items()},
         parameters=walk.parameters,
@@ -314,5 +320,20 @@ def _frozen(walk: Walk, classes: Ids, owner: NDArray[np.int64]) -> tuple[FrozenP
                 found.append(FrozenParameter(use.name, "parameter", use.name, "has a single element", size))
                 continue
             reason = walk.book.frozen[int(freezes[0][0])]
+            found.append(FrozenParameter(use.name, reason.op, reason.node, reason.reason, size))
+    return tuple(found)
+
+
+def _frozen_outputs(walk: Walk, classes: Ids, owner: NDArray[np.int64]) -> tuple[FrozenParameter, ...]:
+    consumed = np.zeros(walk.book.count, dtype=bool)
+    for ids in walk.consumed:
+        consumed[ids] = True
+    found = []
+    for use in walk.parameters.values():
+        outputs = [atoms for atoms in use.atoms if atoms is not None and not consumed[atoms].any()]
+        freezes = [owner[classes[atoms]] for atoms in outputs]
+        if use.trainable and freezes and all((by >= 0).all() for by in freezes):
+            reason = walk.book.frozen[int(freezes[0][0])]
+            size = int(np.prod(use.shape))
             found.append(FrozenParameter(use.name, reason.op, reason.node, reason.reason, size))
     return tuple(found)

@@ -9,7 +9,8 @@ Measured, for the latency table of a fit:
 
 Measured, for the report:
 
-    layer_profile.py  a runtime's profile of an artefact -> milliseconds of each layer
+    layer_profile.py  a runtime's profile of an artefact -> milliseconds and work of each layer
+    operator_cost.py  milliseconds that a runtime takes for an operator, whatever it computes
 
 Measured, for the layers that stay float because INT8 is no quicker there:
 

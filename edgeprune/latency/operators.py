@@ -65,12 +65,17 @@ class Owners:
     def shares(self, measured: Sequence[Operator]) -> dict[str, float]:
         """Milliseconds by node, of every node that has any."""
         found: dict[str, float] = defaultdict(float)
-        last = START
+        for node, operator in zip(self.owners(measured), measured, strict=True):
+            found[node] += operator.ms
+        return dict(found)
+
+    def owners(self, measured: Sequence[Operator]) -> list[str]:
+        """Node that each operator is counted with, by its name."""
+        found: list[str] = []
         for operator in measured:
             node = self._match(operator)
-            last = node.name if node is not None else last
-            found[last] += operator.ms
-        return dict(found)
+            found.append(node.name if node is not None else found[-1] if found else START)
+        return found
 
     def _match(self, operator: Operator) -> onnx.NodeProto | None:
         for text in (operator.name, *operator.sources):

@@ -257,15 +257,42 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class LayerFacts:
+    """Facts about one layer of a trial that say what holds its time.
+
+    operators, converting_ms: of the runtime's own, those that run behind it among them; `converting_ms` is of
+        those that only change a number type or a layout. macs, traffic: multiply-accumulates, and bytes of
+        activations and weights, of one query; None where they depend on the data.
+    groups: those whose units are the layer's outputs, each with its narrowest legal width.
+    frozen: sentence about the operation that needs its outputs whole; empty where none does.
+    """
+
+    layer: str
+    operator: str  # of ONNX; empty for what comes before the first layer
+    int8: bool
+    numbers: str  # the type at whose rate it multiplies: "float32", "float16", "int8"
+    operators: int
+    converting_ms: float
+    macs: int | None
+    traffic: int | None
+    groups: tuple[tuple[str, int], ...]
+    frozen: str
+
+
+@dataclass(frozen=True)
 class LayerTimes:
     """Milliseconds of a trial's layers from its runtime's profile, whose sum is scaled to the trial's median.
 
     layers: (layer, milliseconds) from input to output, each with what the runtime runs behind it; "start" is
         what comes before the first layer.
+    facts: of the same layers; empty in what earlier versions wrote.
     """
 
     name: str  # of the trial
     layers: tuple[tuple[str, float], ...]
+    facts: tuple[LayerFacts, ...] = ()
+    # One more of the smallest operators in a query, on the device; None where that was not told apart.
+    operator_ms: float | None = None
 
 
 @dataclass(frozen=True)

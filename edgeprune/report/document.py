@@ -16,6 +16,7 @@ from edgeprune.records.trial import (
     speed_up,
 )
 from edgeprune.report.asked import unbound
+from edgeprune.report.bottlenecks import Bottlenecks
 from edgeprune.report.missed import bests, is_trained
 from edgeprune.search.error_bar import open_lines
 from edgeprune.search.feasible import Feasible, feasible
@@ -75,6 +76,12 @@ def _at_length(timed: LengthTimes) -> JSON:
     latency = timed.latency
     told = {} if latency is None else {"p50_ms": latency.p50_ms, "p90_ms": latency.p90_ms}
     return {"name": timed.name, "length": timed.length, **told}
+
+
+def bottlenecks_document(found: Bottlenecks) -> dict[str, JSON]:
+    """JSON document of bottlenecks; units are in the keys."""
+    told = to_json(found)
+    return {"schema": DOCUMENT_SCHEMA, **(told if isinstance(told, dict) else {})}
 
 
 def _occasion(occasion: Occasion | None) -> JSON:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeprune.records.trial import FitResult
 
 SMALL_SCORE = 0.01
+_START = "start"  # layer's name of what a runtime runs in front of the first one
 
 
 def score(value: float, result: FitResult, sign: str = "") -> str:
@@ -21,3 +22,8 @@ def counted(value: int) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {letter}"
     return str(value)
+
+
+def layer_name(name: str) -> str:
+    """Name of a layer for people."""
+    return "before the first" if name == _START else name

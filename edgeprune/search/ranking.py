@@ -41,6 +41,12 @@ def width_step(units: int, channel_multiple: int) -> int:
     return channel_multiple if units >= max(LEAST_ROUNDED_UNITS, 2 * channel_multiple) else 1
 
 
+def narrowest_width(units: int, step: int, least: int, floor: float) -> int:
+    """Fewest units that a group may keep: its least, or the floor's share, in whole steps of its width."""
+    wanted = max(int(np.ceil(floor * units)), least)
+    return min(units, -(-wanted // step) * step)
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Ranking of the units of all groups together.
@@ -80,8 +86,7 @@ class Ranking:
         widths = {}
         for choice, best, lost in zip(self.choices, self._best, gone.tolist(), strict=True):
             units = len(choice.scores)
-            wanted = max(units - lost, int(np.ceil(self.floor * units)), choice.least)
-            wanted = min(units, -(-wanted // choice.step) * choice.step)
+            wanted = narrowest_width(units, choice.step, max(units - lost, choice.least), self.floor)
             widths[choice.name] = tuple(np.sort(best[:wanted]).tolist())
         return widths
 

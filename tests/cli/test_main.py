@@ -70,7 +70,7 @@ def test_help_lists_every_verb_with_its_summary_in_the_order_of_the_table() -> N
 def test_the_table_has_the_verbs_of_the_documentation() -> None:
     assert list(cli.VERBS) == [
         *("init", "fit", "bundle", "validate", "prune", "inspect"),
-        *("profiles", "targets", "report", "doctor"),
+        *("profiles", "targets", "report", "why", "doctor"),
     ]
 
 

@@ -6,11 +6,19 @@ import pytest
 
 pytest.importorskip("onnx")
 
+from pathlib import Path
+
 from onnx import parser
 
 from edgeprune.devices import Operator
 from edgeprune.graph import onnxfile
-from edgeprune.latency.layer_profile import layer_milliseconds, layer_of_nodes
+from edgeprune.latency.layer_profile import (
+    LayerOperators,
+    layer_kernels,
+    layer_nodes,
+    layer_of_nodes,
+    layer_operators,
+)
 
 MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -54,8 +62,27 @@ def test_every_millisecond_is_told_in_the_order_of_the_file() -> None:
             ("b", "Relu", 0.125),
         )
     ]
-    assert layer_milliseconds(model(), measured) == {"start": 0.75, "one_weight": 1.125, "blocks.two": 2.0}
+    assert layer_operators(model(), measured) == {
+        "start": LayerOperators(0.75, 2, 0.75),
+        "one_weight": LayerOperators(1.125, 2, 0.0),
+        "blocks.two": LayerOperators(2.0, 1, 0.0),
+    }
 
 
 def test_without_operators_there_is_nothing_to_tell() -> None:
-    assert layer_milliseconds(model(), []) == {}
+    assert layer_operators(model(), []) == {}
+
+
+def test_a_layer_has_the_arithmetic_and_the_traffic_of_what_runs_behind_it(tmp_path: Path) -> None:
+    found = layer_kernels(onnxfile.save(model(), tmp_path / "model.onnx"), 1)
+    macs = {layer: sum(kernel.macs for kernel in kernels) for layer, kernels in found.items()}
+    assert macs == {"one_weight": 16, "blocks.two": 16}
+    # 16 weights of 4 bytes, 4 integers read, 4 floats written.
+    assert sum(kernel.traffic for kernel in found["one_weight"]) == 64 + 4 + 16
+    assert layer_nodes(model()) == {"one_weight": "MatMul", "blocks.two": "MatMul"}
+
+
+def test_what_depends_on_the_data_is_not_told(tmp_path: Path) -> None:
+    found = model()
+    found.graph.node[2].op_type, found.graph.node[2].input[:] = "NonZero", ["x_float"]
+    assert layer_kernels(onnxfile.save(found, tmp_path / "model.onnx"), 1) == {}

@@ -16,6 +16,7 @@ from edgeprune.records.trial import (
     DraftReport,
     Drop,
     FitResult,
+    LayerFacts,
     LayerTimes,
     Measurement,
     Occasion,
@@ -56,6 +57,23 @@ def measured(like: Measurement, ms: float, seed: int = 0) -> Measurement:
         waiting=WAITING,
         state=STATE,
     )
+
+
+def facts(layer: str, **changes: Any) -> LayerFacts:
+    """Facts about an INT8 convolution of 16 units at least, in a group of its own name."""
+    plain = LayerFacts(
+        layer=layer,
+        operator="" if layer == "start" else "Conv",
+        int8=True,
+        numbers="int8",
+        operators=2,
+        converting_ms=0.01,
+        macs=1_000_000,
+        traffic=20_000,
+        groups=() if layer == "start" else ((layer, 16),),
+        frozen="",
+    )
+    return replace(plain, **changes)
 
 
 def whole(result: FitResult, groups: int = 12) -> FitResult:
@@ -101,7 +119,10 @@ def whole(result: FitResult, groups: int = 12) -> FitResult:
         layers=(
             LayerTimes("dense", (("start", 0.1), *((name, 0.5 + 0.1 * at) for at, name in enumerate(names)))),
             LayerTimes(
-                "final-01", (("start", 0.1), *((name, 0.1 + 0.02 * at) for at, name in enumerate(names[:-1])))
+                "final-01",
+                (("start", 0.1), *((name, 0.1 + 0.02 * at) for at, name in enumerate(names[:-1]))),
+                tuple(facts(name) for name in ("start", *names[:-1])),
+                0.005,
             ),
         ),
         remarks=("no layer is left in float for its speed",),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeprune.records.trial import FitResult
-
-BEFORE = "before the first"  # name for what a runtime does in front of the first layer
+from edgeprune.report.figures import layer_name
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,6 @@ def layer_times(result: FitResult) -> tuple[LayerTime, ...]:
     if not dense or not chosen:
         return ()
     return tuple(
-        LayerTime(BEFORE if name == "start" else name, dense.get(name), chosen.get(name))
+        LayerTime(layer_name(name), dense.get(name), chosen.get(name))
         for name in dict.fromkeys((*dense, *chosen))
     )

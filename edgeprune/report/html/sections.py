@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edgeprune.records.trial import FitResult, Report
 from edgeprune.report.asked import asked_lines
+from edgeprune.report.bottleneck_lines import HEAD, bottleneck_rows, summary_lines
+from edgeprune.report.bottlenecks import bottlenecks
 from edgeprune.report.figures import counted, milliseconds, score
 from edgeprune.report.html.budget_use import budget_uses, each_budget
 from edgeprune.report.html.device_state import (
@@ -43,6 +45,7 @@ def sections(result: FitResult) -> tuple[Section, ...]:
         latency_section(result),
         width_section(result),
         layer_section(result),
+        bottleneck_section(result),
         recovery_section(result),
         device_section(result),
         history_section(result),
@@ -155,6 +158,14 @@ def layer_section(result: FitResult) -> Section:
         "What the latency table predicted for the layers of the chosen one is not recorded.",
     )
     return Section("layers", "Where the time goes", lines, (layer_picture(layers, result.chosen.name),))
+
+
+def bottleneck_section(result: FitResult) -> Section:
+    """Bottlenecks of the chosen model, layer by layer."""
+    found = bottlenecks(result)
+    lines = tuple(line.strip() for line in summary_lines(found, result.metric))
+    table = NumberTable(f"Layers of {found.trial}, and what holds them", HEAD, tuple(bottleneck_rows(found)))
+    return Section("why", "Why not faster?", lines, (), (table,) if found.layers else ())
 
 
 def recovery_section(result: FitResult) -> Section:

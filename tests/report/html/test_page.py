@@ -24,7 +24,10 @@ from edgeprune.report.html import page
 from edgeprune.report.html.canvas import Ink
 
 V0 = Path(__file__).parents[2] / "fixtures" / "v0"
-SECTIONS = ["budget", "frontier", "latency", "widths", "layers", "recovery", "device", "history", "repeat"]
+SECTIONS = [
+    *("budget", "frontier", "latency", "widths", "layers", "why"),
+    *("recovery", "device", "history", "repeat"),
+]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 MOST_BYTES = 2 * 2**20
 
