@@ -18,7 +18,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "The pinned packages need Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[fit,openvino,rtx,report,examples,hf,docs,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[fit,openvino,rtx,report,mlflow,examples,hf,docs,dev]'
 	@touch $@
 
 # Starts over when a run is there: `edgeprune fit ... --resume` would go on with it instead.

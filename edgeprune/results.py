@@ -15,6 +15,7 @@ from edgeprune.records.domain import result_problems
 from edgeprune.records.trial import FitResult
 
 RESULT = "result.json"
+PAGE = "report.html"  # beside it, where it was drawn
 _HINT = "Restore it, or write it again: `edgeprune fit ... --resume` with the same model, data and flags."
 OCCASIONAL = ("seconds", "remarks", "occasion")  # keys of a result that tell of a run, not of its answer
 RESULT_SCHEMA = 1  # of result.json; docs/decisions/010-schemas.md says when it moves

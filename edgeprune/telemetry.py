@@ -7,8 +7,9 @@ import os
 import sys
 
 # ONNX Runtime from 1.29 on looks up a host from its Linux wheels, and keeps model names, paths and errors in
-# the user's cache. huggingface_hub, below transformers, asks for both of the others.
-OFF = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+# the user's cache. huggingface_hub, below transformers, asks for the next two. MLflow reads the last one, and
+# takes DO_NOT_TRACK for unset unless it is "true".
+OFF = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
 # OpenVINO numbers the user in a file of the home folder and has no switch; without this package it does not.
 PACKAGES = ("openvino_telemetry",)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +77,16 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DO_NOT_TRACK", "0")
     telemetry.switch_off()
     assert os.environ["DO_NOT_TRACK"] == "0"
+
+
+def test_a_run_that_is_logged_in_mlflow_goes_to_the_named_store_alone(
+    recorded: Recorded, make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    report = [sys.executable, "-m", "edgeprune", "report", str(make_run().folder)]
+    line = shlex.join([*report, "--mlflow", f"sqlite:///{tmp_path / 'mlflow.db'}"])
+    # MLflow puts the files of such a store into the folder that it is called in. Where these are set it takes
+    # itself for tested, and is quiet anyway.
+    tested = "env -u PYTEST_CURRENT_TEST -u CI -u GITHUB_ACTIONS"
+    assert recorded("sh", "-c", f"cd {shlex.quote(str(tmp_path))} && exec {tested} {line}") == []
+    assert [path.name for path in (tmp_path / "mlruns").rglob("result.json")] == ["result.json"]

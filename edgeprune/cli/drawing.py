@@ -11,8 +11,8 @@ from pathlib import Path
 import edgeprune
 from edgeprune.cli.extras import REPORT, extras, pip_line
 from edgeprune.foreign import last_lines
+from edgeprune.results import PAGE
 
-PAGE = "report.html"  # in a run folder
 DRAWING_SECONDS = 120.0  # a first import of matplotlib looks at every font of the system
 
 _log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from edgeprune.errors import MissingExtraError
 from edgeprune.runtimes import TABLE as RUNTIMES
 
 REPORT = "report"  # the extra that draws a run as an HTML page
+TRACKING = "mlflow"  # the extra that logs a run in MLflow
 HUB = "hf"  # the extra that reads pretrained folders of transformers
 
 # Top-level module -> the extra in pyproject.toml, beside those that the runtimes' rows name.
@@ -29,6 +30,9 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
         "safetensors": "examples",
         "jinja2": REPORT,
         "matplotlib": REPORT,
+        "mlflow": TRACKING,
+        "sqlalchemy": TRACKING,
+        "alembic": TRACKING,
     }
 )
 

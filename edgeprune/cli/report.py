@@ -1,10 +1,14 @@
-"""`edgeprune report`: the tables and the verdict of a finished run, or a page with pictures of it."""
+"""`edgeprune report`: a finished run as tables, as a page with pictures, or as a run of MLflow."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from edgeprune.records.trial import FitResult
 
 
 @click.command("report")
@@ -16,33 +20,59 @@ import click
     metavar="FILE",
     help="Draw the run as one HTML page that needs no network, instead of the tables.",
 )
-def command(run: Path | None, as_json: bool, html: Path | None) -> None:
+@click.option(
+    "--mlflow",
+    metavar="URI",
+    help="Log the run in MLflow, such as http://HOST:5000 or sqlite:///mlflow.db, instead of the tables.",
+)
+@click.option("--mlflow-experiment", metavar="NAME", help="MLflow's experiment for it. Default: edgeprune.")
+def command(
+    run: Path | None, as_json: bool, html: Path | None, mlflow: str | None, mlflow_experiment: str | None
+) -> None:
     """Show what a fit found: RUN is its --out folder, by default the one that the project file brings."""
-    from edgeprune.cli.output import check_file, console, emit_json
-    from edgeprune.report import (
-        document,
-        frontier_table,
-        parts_table,
-        table,
-        trials_table,
-        verdict_lines,
-    )
+    from edgeprune.cli.output import check_file, emit_json
+    from edgeprune.errors import InputError
+    from edgeprune.report import document
     from edgeprune.results import load_result
 
     if html is not None:
         check_file("--html", html)
-    result = load_result(of_project() if run is None else run)
+    if mlflow_experiment is not None and mlflow is None:
+        raise InputError("--mlflow-experiment names a place in MLflow, and no --mlflow was given.", "Add it.")
+    folder = of_project() if run is None else run
+    result = load_result(folder)
     if html is not None:
         from edgeprune.files import write
         from edgeprune.report.html import page
 
         write(html, page(result).encode("utf-8"))
+    told = [f"report: {html}"] if html is not None else []
+    if mlflow is not None:
+        told.append(_logged(result, folder, mlflow, mlflow_experiment))
     if as_json:
         emit_json(document(result))
-        return
-    if html is not None:
-        click.echo(f"report: {html}")
-        return
+    elif told:
+        click.echo("\n".join(told))
+    else:
+        _show(result)
+
+
+def _logged(result: FitResult, folder: Path, uri: str, experiment: str | None) -> str:
+    """Log a run in MLflow, and return a sentence about where it is. Raises `EdgepruneError`."""
+    from edgeprune.cli.output import answers_alone
+    from edgeprune.report.mlflow_log import EXPERIMENT, log_run
+    from edgeprune.report.tracked_run import tracked_run
+
+    with answers_alone():  # MLflow prints addresses of its pages
+        logged = log_run(tracked_run(result, folder), uri, experiment or EXPERIMENT)
+    return f"mlflow: run {logged.run} of experiment {logged.experiment}"
+
+
+def _show(result: FitResult) -> None:
+    """Print the tables and the verdict of a run."""
+    from edgeprune.cli.output import console
+    from edgeprune.report import frontier_table, parts_table, table, trials_table, verdict_lines
+
     out = console(stderr=False)
     for title, part in (
         ("Result", table(result)),

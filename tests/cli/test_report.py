@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeprune.cli import main
-from edgeprune.report import document
+from edgeprune.report import document, mlflow_log
 
 
 def run(*arguments: str) -> Result:
@@ -64,3 +64,40 @@ def test_a_place_that_takes_no_file_is_refused_before_the_run_is_read(tmp_path: 
         assert result.exit_code == 2
         assert f"--html {place}" in result.stderr
         assert word in result.stderr
+
+
+def test_a_run_is_logged_in_mlflow_and_its_place_told(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    def log_run(entry: Any, uri: str, experiment: str) -> Any:
+        print("an address of MLflow's")
+        seen.append((entry.name, uri, experiment))
+        return mlflow_log.Logged("0a1b", experiment)
+
+    monkeypatch.setattr(mlflow_log, "log_run", log_run)
+    folder = str(make_run().folder)
+    done = run(folder, "--mlflow", "http://host:5000")
+    assert (done.exit_code, done.stdout) == (0, "mlflow: run 0a1b of experiment edgeprune\n")
+    done = run(folder, "--mlflow", "http://host:5000", "--mlflow-experiment", "robots", "--json")
+    assert json.loads(done.stdout)["verdict"] == "fits"
+    assert seen == [("tiny", "http://host:5000", "edgeprune"), ("tiny", "http://host:5000", "robots")]
+
+
+def test_without_the_extra_mlflow_the_line_that_installs_it_is_told(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.partition(".")[0] == "mlflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    done = run(str(make_run().folder), "--mlflow", "http://host:5000")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "error: mlflow is not installed, and this step needs it." in done.stderr
+    assert "hint: Run: pip install 'edgeprune[mlflow]'" in done.stderr
+
+
+def test_an_experiment_without_mlflow_is_refused(make_run: Callable[..., Any]) -> None:
+    done = run(str(make_run().folder), "--mlflow-experiment", "robots")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "no --mlflow was given" in done.stderr

@@ -22,7 +22,7 @@ from edgeprune.toml import Table
 
 ROOT = Path(__file__).parents[2]
 # Extras of pyproject.toml that install no runtime.
-OTHERS = {"fit", "report", "train", "examples", "hf", "docs", "dev", "bench"}
+OTHERS = {"fit", "report", "mlflow", "train", "examples", "hf", "docs", "dev", "bench"}
 TOY = replace(
     runtimes.find("onnxruntime"),
     name="abacus",
