@@ -51,10 +51,9 @@ def bottleneck_rows(found: Bottlenecks) -> Iterator[tuple[str, ...]]:
 
 def _cause_line(one: CauseTime, found: Bottlenecks, metric: str) -> str:
     name, remedy = _CAUSES[one.cause]
-    count = len(one.layers)
-    layers = f"{count} layer{'s' * (count != 1)}"
+    count, where = len(one.layers), ""
     if one.cause != "outside":
-        names = [layer_name(each) for each in one.layers[:_MOST_NAMES]]
-        layers += f" ({', '.join(names)}{', ...' * (count > _MOST_NAMES)})"
+        names = ", ".join(map(layer_name, one.layers[:_MOST_NAMES])) + ", ..." * (count > _MOST_NAMES)
+        where = f" in {count} layer{'s' * (count != 1)} ({names})"
     less = f", all of it less than that {NEXT:.0%}" if one.cause in OPEN and one.ms < found.next_ms else ""
-    return f"  {name}, {milliseconds(one.ms)} ms in {layers}{less}: {remedy.format(metric=metric)}"
+    return f"  {name}, {milliseconds(one.ms)} ms{where}{less}: {remedy.format(metric=metric)}"
