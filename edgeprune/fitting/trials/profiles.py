@@ -57,7 +57,6 @@ def _profiled(trials: Trials, name: str) -> LayerTimes:
     try:
         with order.device.start(replace(side.load(name), profile=True)) as session:
             operators = session.operators(side.feeds(side.rows(order.profile.batch))[0], runs=PROFILE_RUNS)
-        cost_ms = operator_ms(order.device, served(order, side.artefact(name)))
     except EdgepruneError as error:
         _log.info("%s: its layers are not timed: %s", name, error.what)
         return LayerTimes(name, ())
@@ -67,7 +66,17 @@ def _profiled(trials: Trials, name: str) -> LayerTimes:
         return LayerTimes(name, ())
     scale = trials.tested[name].measurement.latency.p50_ms / whole
     layers = tuple((layer, scale * each.ms) for layer, each in profile.items())
-    return LayerTimes(name, layers, tuple(_facts(trials, name, profile, scale)), cost_ms)
+    return LayerTimes(name, layers, tuple(_facts(trials, name, profile, scale)), _operator_ms(trials, name))
+
+
+def _operator_ms(trials: Trials, name: str) -> float | None:
+    """Fixed cost of an operator on the device; None where it failed or was not told apart."""
+    order = trials.order
+    try:
+        return operator_ms(order.device, served(order, trials.device_side.artefact(name)))
+    except EdgepruneError as error:
+        _log.info("the fixed cost of an operator is not known: %s", error.what)
+        return None
 
 
 def _facts(
