@@ -39,6 +39,8 @@ def command(
         check_file("--html", html)
     if mlflow_experiment is not None and mlflow is None:
         raise InputError("--mlflow-experiment names a place in MLflow, and no --mlflow was given.", "Add it.")
+    if mlflow is not None and not mlflow.strip():  # MLflow would take an address of its own
+        raise InputError("--mlflow is blank.", "Give an address, such as http://HOST:5000.")
     folder = of_project() if run is None else run
     result = load_result(folder)
     if html is not None:

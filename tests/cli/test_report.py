@@ -101,3 +101,9 @@ def test_an_experiment_without_mlflow_is_refused(make_run: Callable[..., Any]) -
     done = run(str(make_run().folder), "--mlflow-experiment", "robots")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no --mlflow was given" in done.stderr
+
+
+def test_a_blank_address_of_mlflow_is_refused(make_run: Callable[..., Any]) -> None:
+    done = run(str(make_run().folder), "--mlflow", " ")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--mlflow is blank" in done.stderr
