@@ -33,12 +33,12 @@ def operator_ms(device: Device, load: Load) -> float | None:
     with scratch() as folder:
         loads = [replace(load, artefact=_products(count, folder), profile=False) for count in (_FEW, _MOST)]
         with device.start(loads[0]) as few, device.start(loads[1]) as many:
-            times = [[quick_ms(session, feeds) for session in (few, many)] for _ in range(_IN_TURN)]
-    quickest = [min((ms for ms in seen if ms is not None), default=None) for seen in zip(*times, strict=True)]
-    one, other = quickest
-    if one is None or other is None or other <= one:
+            times = [(quick_ms(few, feeds), quick_ms(many, feeds)) for _ in range(_IN_TURN)]
+    short = [one for one, _ in times if one is not None]
+    long = [other for _, other in times if other is not None]
+    if not short or not long or min(long) <= min(short):
         return None
-    return (other - one) / (_MOST - _FEW)
+    return (min(long) - min(short)) / (_MOST - _FEW)
 
 
 def _products(count: int, folder: Path) -> Path:

@@ -218,7 +218,7 @@ def _rates(result: FitResult) -> Rates | None:
         roof = roofline(profile, find(result.runtime), result.target.device)
     except InputError:
         return _reached(result.layers)
-    macs = {name: rate / 1e3 for name, rate in roof.macs.items()}
+    macs: dict[str, float] = {name: rate / 1e3 for name, rate in roof.macs.items()}
     source = f"Rates are those that {result.runtime} attains of the figures of profile {profile.name}."
     return Rates(macs, roof.bandwidth / 1e3, source)
 
