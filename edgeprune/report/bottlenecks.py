@@ -258,7 +258,10 @@ def _lacking(timed: LayerTimes, rates: Rates | None) -> Iterator[str]:
             "called launch-bound."
         )
     if all(each.macs is None for each in timed.facts):
-        yield "What the layers compute depends on the data: none is called compute-bound or memory-bound."
+        yield (
+            "What the layers compute depends on the data or on a query's length: none is called "
+            "compute-bound or memory-bound."
+        )
     elif rates is None:
         yield (
             f"Fewer than {LEAST_LAYERS} layers have one number type and the profile states no figures, so no "
