@@ -55,7 +55,10 @@ BEHAVIOURS = {
     ),
     "cli": ("fit_over_ssh", "lying_devices", "main"),
     "devices": ("python38",),
-    "examples": ("digits", "fraud", "own_training_loop"),
+    "examples": (
+        *("cascade_service", "detector", "digits", "docstrings", "fraud"),
+        *("keywords", "own_criterion", "own_training_loop"),
+    ),
     "fitting": (
         "busy",
         "choices",
