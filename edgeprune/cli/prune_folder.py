@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from edgeprune.cli.model import told_task
 from edgeprune.cli.output import answers_alone, console, emit_json, table
 
 if TYPE_CHECKING:
+    import torch
+
     from edgeprune.meaning.kinds import Said
     from edgeprune.tasks import TaskOptions
     from edgeprune.tasks.pretrained.loading import Logits

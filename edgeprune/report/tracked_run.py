@@ -16,6 +16,7 @@ from edgeprune.report.table import verdict_lines
 from edgeprune.results import PAGE, RESULT
 
 _REFUSED = re.compile(r"[^\w\-. ]")  # in names of metrics: what MLflow refuses, and its slash of folders
+_LINES = ("latency_ms", "whole_ms", "speedup", "memory_mib", "size_mib", "max_drop", "max_drop_percent")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,15 @@ def _asked(result: FitResult) -> Iterator[tuple[str, str]]:
     """What was asked: the lines of the budget with who said them, and how the model is served."""
     budget, measured = result.budget, result.chosen.measurement
     sources = dict(result.sources)
-    for line in ("latency_ms", "speedup", "memory_mib", "size_mib", "max_drop", "max_drop_percent"):
+    for line in (
+        "latency_ms",
+        "whole_ms",
+        "speedup",
+        "memory_mib",
+        "size_mib",
+        "max_drop",
+        "max_drop_percent",
+    ):
         value = getattr(budget, line)
         if value is not None:
             yield f"budget.{line}", f"{value:.6g}"
@@ -95,6 +104,11 @@ def _figures(report: Report, result: FitResult) -> Iterator[tuple[str, float]]:
         yield "latency_max_ms", latency.max_ms
     if latency.bound_ms is not None:
         yield f"latency_p{latency.percentile}_bound_ms", latency.bound_ms
+    queries = next((each for each in result.whole if each.name == report.name), measured.whole)
+    if queries is not None:
+        yield from (("whole_p50_ms", queries.whole.p50_ms), ("whole_p90_ms", queries.whole.p90_ms))
+        if queries.bound_ms is not None:
+            yield f"whole_p{queries.percentile}_bound_ms", queries.bound_ms
     yield from (("memory_mib", measured.memory_mib), ("memory_added_mib", measured.added_mib))
     yield "size_mib", measured.size_mib
     yield from (("params", float(report.params)), ("macs", float(report.macs)))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgeprune.records.trial import FitResult
+from edgeprune.records.whole_query import PartTimes, WholeQueries
 from edgeprune.report import verdict_lines
 from edgeprune.report.tracked_run import TrackedRun, tracked_run
 from edgeprune.results import RESULT
@@ -70,6 +71,20 @@ def test_what_was_asked_stands_beside_what_was_measured(entry: Entry) -> None:
     assert found.tags["edgeprune.version.torch"] == "2.13.0"
     assert found.tags["edgeprune.device"] == "ssh://pi@board"
     assert (found.name, found.ended_ms) == ("tiny", 1796040000000 + 61500)
+
+
+def test_whole_queries_stand_beside_the_models_own(entry: Entry) -> None:
+    parts = PartTimes(3.0, 4.0)
+    queries = WholeQueries("final-01", None, parts, None, PartTimes(5.0, 6.0), 90, 6.5, 2.0, 700)
+
+    def served(result: FitResult) -> FitResult:
+        found = html_runs.whole(result)
+        return replace(found, whole=(queries,), budget=replace(found.budget, whole_ms=8.0))
+
+    _, found = entry(served)
+    told = {name: value for name, value in found.metrics.items() if "whole" in name}
+    assert told == {"whole_p50_ms": 5.0, "whole_p90_ms": 6.0, "whole_p90_bound_ms": 6.5}
+    assert found.params["budget.whole_ms"] == "8"
 
 
 def test_a_prediction_has_no_distribution(entry: Entry) -> None:
