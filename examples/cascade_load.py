@@ -1,6 +1,6 @@
 """Load on `cascade_service.py`: what the cascade of a fit saves, beside its largest tier alone.
 
-    edgeprune fit examples/keywords.py --speedup 2,10 --out runs/keywords
+    edgeprune fit examples/keywords.py --speedup 2,4 --out runs/keywords
     python examples/cascade_load.py runs/keywords
 
 Both services get the same new words in turn, several times: words that no training, no threshold and no

@@ -1,9 +1,9 @@
 """Tiers of a fit behind HTTP: the smallest model answers what it is sure of, and hands on the rest.
 
-    edgeprune fit examples/keywords.py --speedup 2,10 --out runs/keywords
+    edgeprune fit examples/keywords.py --speedup 2,4 --out runs/keywords
     python examples/cascade_service.py runs/keywords
 
-POST / with one query as raw float32 -> {"class": 3, "confidence": 0.98, "tier": "10x"}. The service needs
+POST / with one query as raw float32 -> {"class": 3, "confidence": 0.98, "tier": "4x"}. The service needs
 numpy and onnxruntime, and nothing of edgeprune: result.json of the run has the models and their thresholds.
 """
 
