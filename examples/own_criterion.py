@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import edgeprune
 
-RATIO = 0.7  # of the parameters, for the comparison without a device
+RATIO = 0.9  # of the parameters, for the comparison without a device
 SPEEDUP = 4
 
 
