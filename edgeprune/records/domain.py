@@ -13,6 +13,7 @@ from edgeprune.records.trial import CascadeResult, FitResult, Measurement
 from edgeprune.records.whole_query import WholeQueries
 
 MOST_FIGURE = 1e12  # of anything in ms or MiB
+LEAST_FIGURE = 1e-12  # of what others are divided by
 MOST_RUNS = 1 << 62
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -101,8 +102,8 @@ def _cascade_problems(cascade: CascadeResult) -> Iterator[str]:
 
 
 def positive(where: str, value: float | None) -> Iterator[str]:
-    if value is not None and not 0 < value <= MOST_FIGURE:
-        yield f"{where} is {_shown(value)}, expected more than 0 and {MOST_FIGURE:g} at most"
+    if value is not None and not LEAST_FIGURE <= value <= MOST_FIGURE:
+        yield f"{where} is {_shown(value)}, expected more than 0: {LEAST_FIGURE:g} to {MOST_FIGURE:g}"
 
 
 def _figure(where: str, value: float | None) -> Iterator[str]:
