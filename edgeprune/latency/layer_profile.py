@@ -56,15 +56,16 @@ def layer_operators(model: onnx.ModelProto, measured: Sequence[Operator]) -> dic
     }
 
 
-def layer_kernels(path: Path, batch: int) -> dict[str, list[Kernel]]:
+def layer_kernels(path: Path, batch: int, length: int | None = None) -> dict[str, list[Kernel]]:
     """Launches of one query of `batch` rows by layer; none at all where they depend on the data.
 
+    length: as for `read_workload`.
     The launches are those that runtimes fuse in general (`read_workload`), for their arithmetic and traffic.
     """
     model = onnxfile.load(path)
     layer = layer_of_nodes(model)
     try:
-        kernels = read_workload(path, batch).kernels
+        kernels = read_workload(path, batch, length).kernels
     except Exception as error:  # a graph of a kind that no prediction met: no answer hangs on this
         _log.info("what the layers of %s compute is not known: %r", path.name, error)
         return {}

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper, shape_inference
 from edgeprune.errors import EdgepruneError
 from edgeprune.files import scratch
 from edgeprune.graph import onnxfile
+from edgeprune.records.lengths import LENGTH_NAME
 
 Shape = tuple[int, ...]
 _CONTROL = ("If", "Loop", "Scan")
@@ -33,18 +34,19 @@ class Typed:
 
 
 class FixedGraph:
-    """Graph of an ONNX file for one batch size.
+    """Graph of an ONNX file for one batch size, and for one length of sequences where it has several.
 
     constants: values that no query changes: weights, values computed from weights, and shape arithmetic.
     Raises `EdgepruneError` naming the node whose work depends on the data (a loop, a shape that only a run
     shows): such a model has to be measured.
     """
 
-    def __init__(self, path: Path, batch: int) -> None:
+    def __init__(self, path: Path, batch: int, length: int | None = None) -> None:
         self.name = path.name
-        self._read(onnxfile.load(path), batch)
+        sizes = {onnxfile.BATCH_NAME: batch} | ({} if length is None else {LENGTH_NAME: length})
+        self._read(onnxfile.load(path), sizes)
         if self._unknown() is not None:
-            self._read(_folded(path, batch), batch)
+            self._read(_folded(path, sizes), sizes)
         for node in self.nodes:
             if node.op_type in _CONTROL:
                 raise self._unpredictable(node, "repeats or chooses by the data")
@@ -84,11 +86,11 @@ class FixedGraph:
         shape = self.typed(weight).shape
         return "Conv" in node.op_type and _number(node, "group") > 1 and len(shape) > 2 and shape[1] == 1
 
-    def _read(self, model: onnx.ModelProto, batch: int) -> None:
+    def _read(self, model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
         self.graph = model.graph
         self.constants = _constants(model.graph)
         self.nodes = [node for node in model.graph.node if not set(node.output) <= self.constants]
-        self._typed = _typed(model, batch)
+        self._typed = _typed(model, sizes)
 
     def _unknown(self) -> tuple[onnx.NodeProto, str] | None:
         for node in self.nodes:
@@ -111,33 +113,38 @@ class FixedGraph:
         )
 
 
-def _folded(path: Path, batch: int) -> onnx.ModelProto:
-    """Model after ONNX Runtime computed, for this batch, the values that do not depend on the data."""
+def _folded(path: Path, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """Model after ONNX Runtime computed, for these sizes, the values that do not depend on the data."""
     with scratch() as folder:
         folded = folder / "folded.onnx"
-        _fold(path, batch, folded)
+        _fold(path, sizes, folded)
         model = onnxfile.load(folded)
         while _store_sizes(model):  # ONNX Runtime (1.32) leaves these, and values computed from them
             onnxfile.save(model, folded)
-            _fold(folded, batch, folded)
+            _fold(folded, sizes, folded)
             model = onnxfile.load(folded)
     return model
 
 
-def _fold(path: Path, batch: int, folded: Path) -> None:
+def _fold(path: Path, sizes: Mapping[str, int], folded: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.add_free_dimension_override_by_name(onnxfile.BATCH_NAME, batch)
+    for name, size in sizes.items():
+        options.add_free_dimension_override_by_name(name, size)
     options.optimized_model_filepath = str(folded)
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base but Exception
         raise EdgepruneError(
-            f"ONNX Runtime does not load {path.name} for a batch of {batch}: {error}",
+            f"ONNX Runtime does not load {path.name} for {_words(sizes)}: {error}",
             "Look for a size in the model that was written as a number.",
         ) from error
+
+
+def _words(sizes: Mapping[str, int]) -> str:
+    return " and ".join(f"a {name} of {size}" for name, size in sizes.items())
 
 
 def _store_sizes(model: onnx.ModelProto) -> int:
@@ -166,25 +173,25 @@ def _constants(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _typed(model: onnx.ModelProto, batch: int) -> Mapping[str, Typed]:
-    """Shapes and widths of the values that are known for this batch."""
+def _typed(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Mapping[str, Typed]:
+    """Shapes and widths of the values that are known for these sizes of dimensions."""
     foreign = {name for node in model.graph.node if node.domain for name in node.output}
     told = [value for value in model.graph.value_info if value.name in foreign]  # ONNX infers none of these
     del model.graph.value_info[:]
     model.graph.value_info.extend(told)
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param == onnxfile.BATCH_NAME:
-                dim.dim_value = batch
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
             elif dim.dim_param:
                 dim.ClearField("dim_param")
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     found = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         tensor = value.type.tensor_type
-        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-        if tensor.HasField("shape") and None not in sizes:
-            shape = tuple(size for size in sizes if size is not None)
+        known = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+        if tensor.HasField("shape") and None not in known:
+            shape = tuple(size for size in known if size is not None)
             found[value.name] = Typed(shape, _width(tensor.elem_type))
     stored = {tensor.name for tensor in model.graph.initializer}
     for tensor in model.graph.initializer:

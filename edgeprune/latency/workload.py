@@ -40,12 +40,12 @@ _EPILOGUES = _POINTWISE | {"Transpose"}  # applied to a launch's result before i
 _LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})  # they read as much as they return
 
 
-def read_workload(path: Path, batch: int) -> Workload:
-    """Launches of one query of `batch` rows, in order.
+def read_workload(path: Path, batch: int, length: int | None = None) -> Workload:
+    """Launches of one query of `batch` rows, in order. length: of its sequences, where they have several.
 
     Raises `EdgepruneError` naming the node whose work depends on the data.
     """
-    graph = FixedGraph(path, batch)
+    graph = FixedGraph(path, batch, length)
     fused = _Fusion(graph)
     for node in graph.nodes:
         fused.add(node)

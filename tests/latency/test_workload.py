@@ -17,6 +17,8 @@ from edgeprune.graph.capture import capture
 from edgeprune.graph.cost import count
 from edgeprune.graph.coupling import analyse
 from edgeprune.latency.workload import read_workload
+from edgeprune.records.lengths import stated_lengths
+from tests.support.sequences import Encoder, tokens
 
 HEAD = '<ir_version: 9, opset_import: ["" : 20]>\n'
 
@@ -219,4 +221,18 @@ def test_a_loop_is_refused_by_node(tmp_path: Path) -> None:
     path = tmp_path / "loop.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
     with pytest.raises(EdgepruneError, match="again"):
+        read_workload(path, 1)
+
+
+def test_the_work_of_a_length_is_that_of_a_model_of_this_length(tmp_path: Path) -> None:
+    model = Encoder().eval()
+    example = tokens(2, 16)
+    shapes = {name: tuple(tensor.shape) for name, tensor in example.items()}
+    varying = capture(model, example, 1, stated_lengths((8, 16), 1, shapes))
+    path = export_onnx(varying, tmp_path / "varying.onnx")
+    for length in (8, 16):
+        fixed = export_onnx(capture(model, tokens(2, length), 1), tmp_path / f"{length}.onnx")
+        assert read_workload(path, 1, length).macs == read_workload(fixed, 1).macs
+    assert read_workload(path, 1, 16).macs == count(varying, analyse(varying)).macs({})
+    with pytest.raises(EdgepruneError, match="cannot be predicted"):
         read_workload(path, 1)

@@ -84,7 +84,7 @@ def _facts(
 ) -> Iterator[LayerFacts]:
     """Facts about the profiled layers of a trial. scale: from milliseconds of the profile to those told."""
     artefact, order = trials.device_side.artefact(name), trials.order
-    kernels = layer_kernels(artefact, order.profile.batch)
+    kernels = layer_kernels(artefact, order.profile.batch, trials.device_side.lengths[0])
     nodes = layer_nodes(onnxfile.load(artefact))
     outputs = layer_outputs(trials.workshop.coupling, order.target.channel_multiple)
     integers = frozenset(trials.tested[name].layers_int8)
