@@ -36,10 +36,9 @@ from edgeprune.graph.coupling import Coupling, Kept
 from edgeprune.graph.fx import argument, attribute, op_name, tensor_uses
 from edgeprune.graph.length import joined
 from edgeprune.graph.memory import writes
+from edgeprune.pruning.damped_pairs import DampedPairs
 from edgeprune.pruning.solvable import LINEAR, Layer, layers_of, windows
 
-DAMPINGS = (1e-4, 1e-2, 1.0)  # relative to the mean of the Gram matrix's diagonal
-CHECKED = 4  # one sampled row in so many decides about the damping
 NETWORK_BYTES = 2**31  # bytes of both networks' values that rows in work may hold
 SOLVING_WORK = 10**12  # multiply-accumulates of one network over all rows
 ROWS_AT_ONCE = 32
@@ -248,7 +247,7 @@ class _SideBySide:
         if constant:
             bias = attribute(module, layer.bias).double() if layer.bias else before.new_zeros(len(weight))
             before = torch.cat([before, bias.reshape(layer.groups, -1, 1)], dim=2)
-        moments = _PairSums(before)
+        moments = DampedPairs(before)
         for pair in self._pairs:
             x, y = self._sampled(node, layer, pair, target)
             if constant:
@@ -344,59 +343,6 @@ class _SideBySide:
         if use is None or use.atoms[0] is None:
             return rows
         return rows[torch.from_numpy(~self._removed[self._coupling.classes[use.atoms[0]]])]
-
-
-class _PairSums:
-    """Sums over rows (x, y) of each group of a layer, of those to solve from and of those to check with.
-
-    before: [groups, rows, features], the weights that the layer has.
-    """
-
-    def __init__(self, before: torch.Tensor) -> None:
-        self._before = before
-        self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []  # (x x^T, y x^T) to solve from, to check
-        self._counts = [0, 0]
-
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add x [n, groups, features] and y [n, groups, rows], in an order of no meaning."""
-        checks = torch.arange(sum(self._counts), sum(self._counts) + len(x)) % CHECKED == 0
-        parts = []
-        for part, chosen in enumerate((~checks, checks)):
-            inputs, outputs = x[chosen].transpose(0, 1), y[chosen].transpose(0, 1).float()
-            # In float32, which takes half the time and errs by far less than the damping moves.
-            parts.append(((inputs.mT @ inputs).double(), (outputs.mT @ inputs).double()))
-            self._counts[part] += inputs.shape[1]
-        if self._sums:
-            parts = [(a + c, b + d) for (a, b), (c, d) in zip(self._sums, parts, strict=True)]
-        self._sums = parts
-
-    def solved(self) -> torch.Tensor | None:
-        """Weights [groups, rows, features]; None where those of before do best on the rows to check with."""
-        if not all(self._counts):
-            return None
-        (squares, products), check = self._sums
-        best, least = None, self._error(self._before, *check)
-        for damping in DAMPINGS:
-            found = self._at(damping, squares, products)
-            if found is not None and (error := self._error(found, *check)) < least:
-                best, least = damping, error
-        if best is None:
-            return None
-        return self._at(best, squares + check[0], products + check[1])
-
-    def _at(self, damping: float, squares: torch.Tensor, products: torch.Tensor) -> torch.Tensor | None:
-        diagonal = squares.diagonal(dim1=1, dim2=2)
-        extra = damping * diagonal.mean(dim=1)[:, None, None] + 1e-12
-        factor, failed = torch.linalg.cholesky_ex(squares + extra * torch.eye(squares.shape[1]).double())
-        if bool(failed.any()):
-            return None
-        return torch.cholesky_solve((products + extra * self._before).mT, factor).mT
-
-    @staticmethod
-    def _error(weight: torch.Tensor, squares: torch.Tensor, products: torch.Tensor) -> float:
-        """Squared error of the outputs, less a constant; infinite where it is not a number."""
-        found = float((weight @ squares * weight).sum() - 2 * (weight * products).sum())
-        return found if math.isfinite(found) else math.inf
 
 
 def _written(node: Node) -> object:

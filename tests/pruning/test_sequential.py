@@ -12,7 +12,7 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Kept, analyse
 from edgeprune.graph.fx import attribute
 from edgeprune.graph.surgery import cut
-from edgeprune.pruning import sequential
+from edgeprune.pruning import damped_pairs, sequential
 from edgeprune.pruning.sequential import refit, rows_of
 from tests.support.pairs import CASES, WIDTH, Pair, probed
 
@@ -94,7 +94,7 @@ def test_layers_get_the_least_squares_weights_for_what_the_pruned_network_feeds_
 ) -> None:
     torch.manual_seed(0)
     net, x = Chain(), torch.randn(400, 6)
-    monkeypatch.setattr(sequential, "DAMPINGS", (1e-9,))
+    monkeypatch.setattr(damped_pairs, "DAMPINGS", (1e-9,))
 
     _, pruned, changed = refitted(net, {"one": (0, 2, 3, 5, 8), "two": (1, 2, 4, 6)}, x)
 
