@@ -57,15 +57,17 @@ def refit(
     kept: Kept,
     rows: Sequence[tuple[torch.Tensor, ...]],
     products: int = SOLVED_PRODUCTS,
+    enough: int = MOST_ROWS_SOLVED,
 ) -> int:
     """Solve for the weights of `pruned` in place, in the order of the graph; the number of layers changed.
 
     pruned: `cut(dense, coupling, kept)`. rows: calibration inputs in placeholder order, in batches
-    (`rows_of`). products: rows times squared features that a layer is solved from at most.
+    (`rows_of`). products: rows times squared features that a layer is solved from at most, or twice as many
+    rows as features where that is more, but for `enough` rows.
     """
     queries = [query for batch in rows for query in dense.queries(batch)]
     with torch.no_grad():
-        return _SideBySide(pruned, dense, coupling, kept, queries, products).run()
+        return _SideBySide(pruned, dense, coupling, kept, queries, products, enough).run()
 
 
 def solving_rows(batches: Iterable[tuple[torch.Tensor, ...]], macs: int) -> list[tuple[torch.Tensor, ...]]:
@@ -138,6 +140,7 @@ class _SideBySide:
         kept: Kept,
         rows: Sequence[tuple[torch.Tensor, ...]],
         products: int,
+        enough: int,
     ) -> None:
         self._pruned, self._dense, self._coupling = pruned, dense, coupling
         self._removed = coupling.removed(kept)
@@ -145,7 +148,7 @@ class _SideBySide:
         self._uses = tensor_uses(pruned.module)
         self._by_name = {node.name: node for node in dense.module.graph.nodes}
         self._waiting = list(rows)
-        self._products = products
+        self._products, self._enough = products, enough
         self._pairs: list[tuple[_Steps, _Steps]] = []
         self._inside = 0  # rows
         self._generator = torch.Generator().manual_seed(0)
@@ -307,7 +310,8 @@ class _SideBySide:
         weight = attribute(self._pruned.module, layer.weight)
         x, y = pruned.env[argument(layer.node, 0, "input")], dense.env[node]
         features, share = weight[0].numel(), len(x) / self._inside
-        most = min(MOST_ROWS_SOLVED, max(2 * features, self._products // features**2))
+        least = min(2 * features, self._enough)
+        most = min(MOST_ROWS_SOLVED, max(least, self._products // features**2))
         most = min(math.ceil(most * share), PATCH_BYTES // (4 * layer.groups * features) + 1)
         rows = self._rows(layer.weight, y.shape[_channels(layer)])
         if op_name(layer.node) == LINEAR:

@@ -27,6 +27,9 @@ SHARES = (0.75, 0.4)  # of a group's units: the widths that are tried
 WORK = 3e11  # multiply-accumulates of all models together: seconds on one core
 PASSES = 3  # for one model: both networks as its weights are solved for, and the model again
 SENSED_PRODUCTS = 10**9  # rows times squared features that a layer is solved from
+SENSED_ROWS = (
+    1024  # of a layer with more features: a value needs no more, and the time would go to the solver
+)
 FEWEST_ROWS, MOST_ROWS = 8, 128  # of each half
 Rows = list[tuple[torch.Tensor, ...]]
 HOPELESS = 1e3  # an error that no model recovers from; outputs that are not finite have it
@@ -65,7 +68,9 @@ class OutputError:
     def rebuild(self, pruned: Captured, kept: Kept) -> object:
         """Solve for the weights of a cut model, in place."""
         workshop = self._workshop
-        return refit(pruned, workshop.dense, workshop.coupling, kept, self._rows, SENSED_PRODUCTS)
+        return refit(
+            pruned, workshop.dense, workshop.coupling, kept, self._rows, SENSED_PRODUCTS, SENSED_ROWS
+        )
 
     def error(self, pruned: Captured) -> float:
         """Distance of a model's outputs to the dense one's."""
