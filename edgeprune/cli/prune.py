@@ -104,30 +104,16 @@ def command(
 
 
 def _tell(pruned: Pruned, output: Path, *, as_json: bool) -> None:
-    from edgeprune.cli.output import console, emit_json, table
+    from edgeprune.cli.pruned_sizes import tell_pruned
 
-    if as_json:
-        emit_json(
-            {
-                "output": str(output),
-                "params": {"dense": pruned.dense_params, "pruned": pruned.params},
-                "macs": {"dense": pruned.dense_macs, "pruned": pruned.macs},
-                "kept": {name: len(units) for name, units in pruned.kept.items()},
-                "frozen": [(each.name, each.op, each.reason) for each in pruned.frozen],
-                "fixed_batch": pruned.fixed_batch,
-                "lengths": list(pruned.lengths),
-            }
-        )
-        return
-    rows = [
-        ("parameters", f"{pruned.dense_params:,}", f"{pruned.params:,}"),
-        ("MACs", f"{pruned.dense_macs:,}", f"{pruned.macs:,}"),
-    ]
-    out = console(stderr=False)
-    out.print(table("", "dense", "pruned", rows=rows, right=("dense", "pruned")))
-    if pruned.fixed_batch:
-        out.print(pruned.fixed_batch, markup=False)
+    sentences = [pruned.fixed_batch] if pruned.fixed_batch else []
     if pruned.lengths:
         first, *_, last = pruned.lengths
-        out.print(f"takes lengths from {first} to {last}; MACs are those of {last}", markup=False)
-    out.print(f"written to {output}", markup=False)
+        sentences.append(f"takes lengths from {first} to {last}; MACs are those of {last}")
+    more = {
+        "kept": {name: len(units) for name, units in pruned.kept.items()},
+        "frozen": [(each.name, each.op, each.reason) for each in pruned.frozen],
+        "fixed_batch": pruned.fixed_batch,
+        "lengths": list(pruned.lengths),
+    }
+    tell_pruned(pruned, output, more, {}, sentences, as_json=as_json)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.cli.model import told_task
-from edgeprune.cli.output import answers_alone, console, emit_json, table
+from edgeprune.cli.output import answers_alone
+from edgeprune.cli.pruned_sizes import tell_pruned
 
 if TYPE_CHECKING:
     import torch
@@ -38,32 +39,18 @@ def to_folder(
             *(module, example, ratio, criterion, calibration, options.seed), layers=layers, outputs=said
         )
         pruned.save(folder, place)
-    if as_json:
-        emit_json(
-            {
-                "output": str(place),
-                "params": {"dense": pruned.dense_params, "pruned": pruned.params},
-                "macs": {"dense": pruned.dense_macs, "pruned": pruned.macs},
-                "config": {
-                    name: {"dense": old, "pruned": new} for name, (old, new) in pruned.changed.items()
-                },
-                "whole": list(pruned.whole),
-            }
-        )
-        return
-    rows = [
-        ("parameters", f"{pruned.dense_params:,}", f"{pruned.params:,}"),
-        ("MACs", f"{pruned.dense_macs:,}", f"{pruned.macs:,}"),
-        *((name, f"{old:,}", f"{new:,}") for name, (old, new) in pruned.changed.items()),
-    ]
-    out = console(stderr=False)
-    out.print(table("", "dense", "pruned", rows=rows, right=("dense", "pruned")))
-    if pruned.whole:
-        out.print(
-            f"kept whole, as no number of the config says their width: {', '.join(pruned.whole)}",
-            markup=False,
-        )
-    out.print(f"written to {place}", markup=False)
+    tell_pruned(
+        *(pruned, place),
+        {
+            "config": {name: {"dense": old, "pruned": new} for name, (old, new) in pruned.changed.items()},
+            "whole": list(pruned.whole),
+        },
+        pruned.changed,
+        [f"kept whole, as no number of the config says their width: {', '.join(pruned.whole)}"]
+        if pruned.whole
+        else [],
+        as_json=as_json,
+    )
 
 
 def _given(folder: Path, options: TaskOptions) -> tuple[Logits, Any, list[tuple[torch.Tensor, ...]], Said]:
