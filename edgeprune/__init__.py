@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Latency,
         LayerFacts,
         LayerTimes,
+        LengthTimes,
         Measurement,
         Occasion,
         Pace,
