@@ -53,6 +53,7 @@ def test_json_of_one_carries_budget_and_sourced_figures() -> None:
         "size_mib": None,
         "max_drop": 0.01,
         "max_drop_percent": None,
+        "whole_ms": None,
     }
     assert document["figures"]["int8_dense"]["value"] == 20
     assert all(set(figure) == {"value", "unit", "source"} for figure in document["figures"].values())

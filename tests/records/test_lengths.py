@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 
 from edgeprune.errors import InputError
 from edgeprune.records.lengths import Lengths, stated_lengths
+
+torch = pytest.importorskip("torch")
 
 SHAPES = {"ids": (2, 16), "mask": (2, 16), "speaker": (2, 16, 16)}
 
