@@ -192,7 +192,7 @@ class Side(DeviceSide):
     def load(self, name: str) -> Load:
         return Load("onnxruntime", self.folder / name / "model.onnx", 1)
 
-    def rows(self, count: int) -> dict[str, NDArray[Any]]:
+    def rows(self, count: int, length: int | None = None) -> dict[str, NDArray[Any]]:
         return {"x": np.zeros((count, 1), np.float32)}
 
 

@@ -55,7 +55,7 @@ def to_onnx(captured: Captured, *, prove: bool = True) -> onnx.ModelProto:
         plain_forms(program)
         try:
             exported = torch.onnx.export(
-                program, dynamo=True, verbose=False, custom_translation_table=dict(translations())
+                program, dynamo=True, verbose=False, custom_translation_table=translations(captured.module)
             )
         except Exception as error:
             raise InputError(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--ratio", type=float, required=True, help="Share of the prunable parameters to remove.")
 @click.option(
     "--criterion",
-    help=f"Importance: {', '.join(CRITERIA)}; by default {DEFAULT}, and {WITHOUT_DATA} without data.",
+    help=f"By default {DEFAULT}, and {WITHOUT_DATA} without data. Importance: {', '.join(CRITERIA)}.",
 )
 @click.option(
     "--branches", type=int, default=0, show_default=True, help="Residual branches to drop whole first."

@@ -163,9 +163,12 @@ def kept_names(module: GraphModule) -> list[str]:
 # The way back to ONNX -------------------------------------------------------------------------------
 
 
-def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Translation of `kept_operator` for `torch.onnx.export`: a placeholder of as many inputs and outputs."""
-    return {torch.ops.edgeprune.kept_operator.default: _written}
+def translations(module: GraphModule) -> dict[Callable[..., Any], Callable[..., Any]] | None:
+    """Translation of `kept_operator` for `torch.onnx.export`: a placeholder of as many inputs and outputs.
+
+    None for a graph without one: the exporter's own table then stays as it is.
+    """
+    return {torch.ops.edgeprune.kept_operator.default: _written} if kept_operators(module) else None
 
 
 def _written(inputs: Sequence[Any], batch: Any, operator: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgeprune.errors import InputError
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.coupling import Coupling, Group, analyse
-from edgeprune.pruning import criteria, importance, once
+from edgeprune.pruning import criteria, importance, unlabelled
 from edgeprune.pruning.criteria import Criterion, Evidence, Scores, Slopes
 from edgeprune.pruning.grams import grams
 from edgeprune.pruning.once import prune
@@ -143,7 +143,7 @@ def test_the_pass_of_reconstruction_is_the_one_that_a_criterion_looks_at(
         passes.append(1)
         return grams(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(once, "grams", counted)
+    monkeypatch.setattr(unlabelled, "grams", counted)
     monkeypatch.setattr(importance, "grams", counted)
     prune(network(), torch.randn(2, 4), 0.4, "wanda", batches())
     assert passes == [1]

@@ -34,8 +34,7 @@ def layer_times(trials: Trials, names: Iterable[str]) -> tuple[LayerTimes, ...]:
     """Times of the layers of trials and facts about them, where a device runs an ONNX file and tells.
 
     Where latency is not limited there are none. Each is recorded once. What fails is logged, and its trial
-    left out; it is asked for again when the run is resumed, as is what an earlier version recorded without
-    facts.
+    left out; what an earlier version recorded without facts is timed again when the run is resumed.
     """
     order = trials.order
     if order.forecast is not None or not trials.budget.timed or find(order.runtime).builds_engine:
@@ -44,10 +43,13 @@ def layer_times(trials: Trials, names: Iterable[str]) -> tuple[LayerTimes, ...]:
     for name in dict.fromkeys(names):
         if trials.device_side.artefact(name).suffix == ".onnx":
             work = partial(_profiled, trials, name)
-            found.append(
-                trials.once(f"{name}-layers", work, LayerTimes, lasts=lambda times: bool(times.facts))
-            )
+            found.append(trials.once(f"{name}-layers", work, LayerTimes, lasts=_lasts))
     return tuple(each for each in found if each.layers)
+
+
+def _lasts(times: LayerTimes) -> bool:
+    """Whether a record is kept by a resumed run: with facts, or of a profile that failed."""
+    return bool(times.facts) or not times.layers
 
 
 def _profiled(trials: Trials, name: str) -> LayerTimes:
