@@ -32,7 +32,7 @@ from edgeprune.pruning.folder.knobs import Field, Knobs, value_of, with_values
 from edgeprune.pruning.folder.uniform import uniform_widths
 from edgeprune.pruning.sequential import refit, solving_rows
 from edgeprune.pruning.unlabelled import own_yardstick, unlabelled_scores
-from edgeprune.tasks.pretrained.loading import Logits, hushed
+from edgeprune.tasks.pretrained.loading import CONFIG, Logits, hushed, read_settings
 
 # What `save_pretrained` writes of a model itself; everything else of a folder comes along.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".index.json")
@@ -57,18 +57,21 @@ class PrunedFolder:
     captured: Captured
 
     def save(self, source: Path, place: Path) -> Path:
-        """Write a folder as `save_pretrained` does, with what else lies in `source`: tokenizer, processor.
+        """Write a folder as `save_pretrained` does, with what else lies in `source`.
+
+        That is its tokenizer, processor and generation config, as they are.
 
         Raises `InputError` where something is at `place` already. It is whole or not there.
         """
         check_place(place)
         folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         try:
+            if hasattr(self.model.config, "use_cache"):  # off while a graph is captured
+                self.model.config.use_cache = read_settings(source).get("use_cache", True)
             with hushed():
                 self.model.save_pretrained(folder)
-            written = {path.name for path in folder.iterdir()}
             for path in sorted(source.iterdir()):
-                if path.is_file() and path.name not in written and not path.name.endswith(_WEIGHTS):
+                if path.is_file() and path.name != CONFIG and not path.name.endswith(_WEIGHTS):
                     shutil.copyfile(path, folder / path.name)
             folder.chmod(0o755)
             folder.rename(place)
@@ -124,7 +127,9 @@ def prune_folder(
     gone = _gone(dense, stacks, rows, layers, measured)
     dropped = dropped_branches(stacks, gone)
     movable = sum(dense.state[name].numel() for name in _movable(dense, found, stacks if layers else ()))
-    values, kept = uniform_widths(found.rows, dense.coupling, cost, scores, ratio, movable, dropped)
+    values, kept = dict[Field, int](), dict(dropped)
+    if found.rows:
+        values, kept = uniform_widths(found.rows, dense.coupling, cost, scores, ratio, movable, dropped)
     pruned = dense.cut(kept)
     if batches:
         refit(pruned, dense.captured, dense.coupling, kept, solving_rows(batches, cost.macs({})))

@@ -82,6 +82,9 @@ def written(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     getattr(transformers, kind)(getattr(transformers, config)(**sizes)).save_pretrained(folder)
     (folder / "tokenizer.json").write_text('{"told": "as it was"}', "utf-8")
+    generation = folder / "generation_config.json"
+    told = json.loads(generation.read_text("utf-8")) if generation.exists() else {}
+    generation.write_text(json.dumps({**told, "max_new_tokens": 7}), "utf-8")
     return folder
 
 
@@ -106,7 +109,10 @@ def test_a_folder_loads_again_and_answers_as_the_graph_does(name: str, tmp_path:
     assert pruned.params < 0.75 * pruned.dense_params
     config = json.loads((place / "config.json").read_text("utf-8"))
     assert all(config[field] == new for field, (_, new) in pruned.changed.items())
-    assert (place / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    for along in ("tokenizer.json", "generation_config.json"):
+        assert (place / along).read_bytes() == (source / along).read_bytes()
+    before = json.loads((source / "config.json").read_text("utf-8"))
+    assert config.get("use_cache") == before.get("use_cache"), "it is off for the capture alone"
     again = loaded(place)
     other = drawn_example(again, seed=5)
     assert apart(again(**other), pruned.captured.module(**other)) < 1e-5
