@@ -72,7 +72,6 @@ def command(
     from edgeprune.errors import InputError
     from edgeprune.pruning.once import prune
 
-    place = output.absolute()  # before the task's code may change the working folder
     if Path(model).is_dir() and output.suffix != ".pt2":
         from edgeprune.cli.prune_folder import to_folder
 
@@ -81,7 +80,7 @@ def command(
                 "--branches and --heads inside are not for a folder: no config says such widths.",
                 "Leave them out (--layers drops whole layers), or give -o a name that ends in .pt2.",
             )
-        to_folder(Path(model), task_options(options, seed), ratio, criterion, layers, place, as_json=as_json)
+        to_folder(Path(model), task_options(options, seed), ratio, criterion, layers, output, as_json=as_json)
         return
     if output.suffix != ".pt2":
         raise InputError(f"{output} is not a .pt2 file.", "Give -o a name that ends in .pt2.")
@@ -89,6 +88,7 @@ def command(
         raise InputError(
             "--layers is for a FOLDER that is written as a folder.", "Leave it out, or say --branches."
         )
+    place = output.absolute()  # before the task's code may change the working folder
     with answers_alone():
         task = told_task(model, task_options(options, seed))
         pruned = prune(
@@ -105,11 +105,14 @@ def command(
 
 def _tell(pruned: Pruned, output: Path, *, as_json: bool) -> None:
     from edgeprune.cli.pruned_sizes import tell_pruned
+    from edgeprune.graph.onnx_operator import kept_names
 
     sentences = [pruned.fixed_batch] if pruned.fixed_batch else []
     if pruned.lengths:
         first, *_, last = pruned.lengths
         sentences.append(f"takes lengths from {first} to {last}; MACs are those of {last}")
+    if kept := kept_names(pruned.captured.module):
+        sentences.append(f"calls {', '.join(kept)} through edgeprune: no other program loads it")
     more = {
         "kept": {name: len(units) for name, units in pruned.kept.items()},
         "frozen": [(each.name, each.op, each.reason) for each in pruned.frozen],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from edgeprune.cli.model import told_task
 from edgeprune.cli.output import answers_alone
 from edgeprune.cli.pruned_sizes import tell_pruned
@@ -23,14 +25,15 @@ def to_folder(
     ratio: float,
     criterion: str | None,
     layers: int,
-    place: Path,
+    output: Path,
     *,
     as_json: bool,
 ) -> None:
-    """Prune a folder into a new one at `place`, and say what its config says now. Raises `InputError`."""
+    """Prune a folder into a new one, and say what its config says now. Raises `InputError`."""
     from edgeprune.pruning.folder.pruned_folder import check_place, prune_folder
     from edgeprune.tasks.pretrained.loading import go_offline
 
+    place = output.absolute()
     go_offline()
     check_place(place)
     with answers_alone():
@@ -40,7 +43,7 @@ def to_folder(
         )
         pruned.save(folder, place)
     tell_pruned(
-        *(pruned, place),
+        *(pruned, output),
         {
             "config": {name: {"dense": old, "pruned": new} for name, (old, new) in pruned.changed.items()},
             "whole": list(pruned.whole),
@@ -65,9 +68,22 @@ def _given(folder: Path, options: TaskOptions) -> tuple[Logits, Any, list[tuple[
         task = told_task(str(folder), options)
         batches = [flat_inputs(task.example, batch) for batch in walk(task.calibration, "calibration")]
         return task.model, task.example, batches, task.outputs  # type: ignore[return-value]
-    module = load_any_head(folder)
+    _refuse_unread(options, ("tokens",) if data is not None else ())
+    module = load_any_head(folder, lambda sentence: click.echo(sentence, err=True))
     if data is None:
         return module, drawn_example(module, options.seed), [], "classes"
     tokens = max(options.tokens) if isinstance(options.tokens, tuple) else options.tokens
     windows = text_windows(module, folder, data, tokens)
     return module, windows[0], [tuple(batch.values()) for batch in windows], "classes"
+
+
+def _refuse_unread(options: TaskOptions, read: tuple[str, ...]) -> None:
+    """Refuse options that say how labelled rows are read, where there are none. Raises `InputError`."""
+    from edgeprune.errors import InputError
+
+    for name in ("outputs", "columns", "metric", "tokens", "seconds"):
+        if getattr(options, name) is not None and name not in read:
+            raise InputError(
+                f"--{name} says how data is read, and none was given that it is about.",
+                f"Leave --{name} out, or give labelled rows with --data (docs/hugging_face.md).",
+            )

@@ -89,9 +89,44 @@ def test_labelled_rows_calibrate_a_classifier(classifier: Path, tmp_path: Path) 
     assert transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
 
 
+def test_a_folder_without_its_tokenizer_or_head_is_refused(writer: Path, tmp_path: Path) -> None:
+    import torch
+
+    text = tmp_path / "text.txt"
+    text.write_text("the day was bright " * 50, "utf-8")
+    bare = tmp_path / "bare"
+    transformers.AutoModelForCausalLM.from_pretrained(writer).save_pretrained(bare)
+    done = ran(bare, "--data", text, "--ratio", 0.3, "-o", tmp_path / "small")
+    assert done.exit_code == 2
+    assert "has no tokenizer" in done.stderr or "cannot load the tokenizer" in done.stderr
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "body")
+    done = ran(tmp_path / "body", "--ratio", 0.3, "-o", tmp_path / "small")
+    assert done.exit_code == 2
+    assert "a BertModel, a model without a head" in done.stderr
+    (tmp_path / "body" / "config.json").write_text('{"architectures": ["utils"]}', "utf-8")
+    done = ran(tmp_path / "body", "--ratio", 0.3, "-o", tmp_path / "small")
+    assert done.exit_code == 2
+    assert "names no architecture of transformers" in done.stderr
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_text_is_refused_by_a_model_that_continues_none(classifier: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the day was bright " * 50, "utf-8")
+    done = ran(classifier, "--data", text, "--ratio", 0.3, "-o", tmp_path / "small")
+    assert done.exit_code == 2
+    assert "holds a BertForSequenceClassification, which continues none" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (("--tokens", 8, "-o", "small"), "--tokens says how data is read, and none was given"),
+        (("--metric", "f1", "--data", "short.txt", "-o", "small"), "--metric says how data is read"),
         (("--branches", 1, "-o", "small"), "--branches and --heads inside are not for a folder"),
         (("--layers", 1, "-o", "small.pt2"), "--layers is for a FOLDER that is written as a folder"),
         (("--data", "none.txt", "-o", "small"), "none.txt is no text file"),

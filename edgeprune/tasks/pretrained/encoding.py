@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from edgeprune.errors import InputError
 from edgeprune.files import scratch
 from edgeprune.meaning.losses import IGNORED
-from edgeprune.tasks.pretrained.loading import Pretrained, answering, hushed
+from edgeprune.tasks.pretrained.loading import Pretrained, answering, first_line, hushed
 
 Inputs = dict[str, NDArray[Any]]
 ENOUGH = 99  # percentile of the lengths of texts that are not cut by default
 MOST_LENGTHS = 10_000  # texts whose length is looked at
 TOKENS_MULTIPLE = 8
 _ENDLESS = 1_000_000  # tokenizers without a limit say a number with 30 digits
+_SAVE_TOKENIZER = "Save it beside the model: tokenizer.save_pretrained(folder)."
 PROCESSOR = "processor"  # folder in the bundle
 
 
@@ -186,6 +187,29 @@ def content_of(cell: Any, what: str, files: str) -> tuple[bytes | None, str]:
     return None, name
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """Tokenizer of a pretrained folder. Raises `InputError`, also where transformers would make one up."""
+    from transformers import AutoTokenizer
+
+    try:
+        with hushed():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:
+        raise InputError(
+            f"transformers cannot load the tokenizer of {folder}: {first_line(error)}",
+            _SAVE_TOKENIZER,
+        ) from error
+    # A tokenizer of a family that has a vocabulary is made without one, and then knows no word.
+    names = set(tokenizer.vocab_files_names.values())
+    if names and not any((folder / name).is_file() for name in names):
+        raise InputError(
+            f"{folder} has no tokenizer: none of {', '.join(sorted(names))} is there.", _SAVE_TOKENIZER
+        )
+    return tokenizer
+
+
 def text_encoder(
     found: Pretrained, lengths: tuple[int, ...], train: Mapping[str, Sequence[Any]]
 ) -> TextEncoder:
@@ -194,18 +218,7 @@ def text_encoder(
     lengths: tokens of texts, ascending; () is one, the 99th percentile of the training texts, to the next
     multiple of 8, as far as the model goes. Raises `InputError`.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        with hushed():
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                found.folder, local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:
-        raise InputError(
-            f"transformers cannot load the tokenizer of {found.folder}: {str(error).strip()[:200]}",
-            "Save it beside the model: tokenizer.save_pretrained(folder).",
-        ) from error
+    tokenizer = load_tokenizer(found.folder)
     words = found.head.reads == "words"
     if tokenizer.pad_token is None:
         raise InputError(

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from edgeprune.tasks.pretrained.heads import Answers, Head, answers_of, class_na
 CONFIG = "config.json"
 LARGEST_CONFIG = 1 << 24  # bytes; those of models with thousands of labels have a few hundred kB
 MOST_LABELS = 1_000_000
+QUICKLY_BUILT = 1024  # layers that are built without weights in seconds, whatever the files hold
 MOST_TIMES = 4  # the stored weights, of which tied ones are stored once
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 HUB_LOGGERS = ("transformers", "datasets", "huggingface_hub")
@@ -83,7 +84,7 @@ def answering(what: str) -> Iterator[None]:
             yield
     except Exception as error:
         raise InputError(
-            f"{what} fails: {_first_line(error)}", "Save the one that the model was trained with, and try it."
+            f"{what} fails: {first_line(error)}", "Save the one that the model was trained with, and try it."
         ) from error
 
 
@@ -102,30 +103,47 @@ def load_pretrained(folder: Path) -> Pretrained:
     return Pretrained(folder, Logits(model).eval(), config, head, answers, names, tuple(_stored(kinds)))
 
 
-def load_any_head(folder: Path) -> Logits:
+def load_any_head(folder: Path, tell: Callable[[str], object] = lambda sentence: None) -> Logits:
     """Model of a folder with whatever head config.json names, in float32 and evaluation mode, without a
-    cache.
+    cache. tell: gets sentences about how it was read.
 
-    Raises `InputError`, also for a class that has no logits or that transformers does not have.
+    Raises `InputError`, also for a class without a head or that transformers does not have.
     """
     settings = read_settings(folder)
-    _weight_files(folder)
-    named = settings.get("architectures")
+    kinds, elements = _tensors(_weight_files(folder))
+    check_counts(settings, len(kinds), folder)
     with hushed():
-        import transformers
-
-        name = named[0] if isinstance(named, list) and len(named) == 1 else None
-        if not isinstance(name, str) or not issubclass(
-            getattr(transformers, name, object), transformers.PreTrainedModel
-        ):
-            raise InputError(
-                f"{folder / CONFIG} names no architecture of transformers.",
-                "Save the model with its head: model.save_pretrained(folder).",
-            )
+        head = _named_class(settings, folder)
         config = _config(folder)
         if hasattr(config, "use_cache"):
             config.use_cache = False
-        return Logits(_model(folder, config, Head(name, name, "", "text"))).eval()
+        _check_size(folder, config, head, elements)
+        model = _model(folder, config, head)
+    for sentence in _stored(kinds):
+        tell(sentence)
+    return Logits(model).eval()
+
+
+def _named_class(settings: Mapping[str, Any], folder: Path) -> Head:
+    """The class that config.json names, as a head that it loads by itself. Raises `InputError`."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    named = settings.get("architectures")
+    name = named[0] if isinstance(named, list) and len(named) == 1 else None
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+        raise InputError(
+            f"{folder / CONFIG} names no architecture of transformers.",
+            "Save the model with its head: model.save_pretrained(folder).",
+        )
+    bare = modeling_auto.MODEL_MAPPING_NAMES.values()
+    if any(name in ((one,) if isinstance(one, str) else one) for one in bare):
+        raise InputError(
+            f"{folder} holds a {name}, a model without a head: what it is good for is not known.",
+            "Save the model with its head: model.save_pretrained(folder).",
+        )
+    return Head(kind.__name__, kind.__name__, "", "text")
 
 
 def read_settings(folder: Path) -> Mapping[str, Any]:
@@ -178,7 +196,7 @@ def _config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise InputError(
-            f"{folder / CONFIG} is not one that this transformers knows: {_first_line(error)}",
+            f"{folder / CONFIG} is not one that this transformers knows: {first_line(error)}",
             "edgeprune runs no code of a folder: give a model of transformers itself, or write a FILE.py.",
         ) from error
 
@@ -199,7 +217,7 @@ def _model(folder: Path, config: Any, head: Head) -> nn.Module:
         )
     except Exception as error:
         raise InputError(
-            f"transformers cannot load the weights of {folder}: {_first_line(error)}",
+            f"transformers cannot load the weights of {folder}: {first_line(error)}",
             "Save it again with model.save_pretrained(folder).",
         ) from error
     missing = sorted(told["missing_keys"]) + sorted(key for key, *_ in told.get("mismatched_keys", ()))
@@ -227,7 +245,7 @@ def _tensors(files: list[Path]) -> tuple[list[str], int]:
                     elements += math.prod(tensor.get_shape())
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"{path} is no safetensors file that can be read: {_first_line(error)}",
+                f"{path} is no safetensors file that can be read: {first_line(error)}",
                 "Save it again with model.save_pretrained(folder).",
             ) from error
     return kinds, elements
@@ -236,13 +254,15 @@ def _tensors(files: list[Path]) -> tuple[list[str], int]:
 def check_counts(settings: Mapping[str, Any], tensors: int, folder: Path) -> None:
     """Refuse a config.json with more layers than there are tensors, or with labels without end.
 
-    Whoever builds such a model builds for ever. tensors: in the files of weights. Raises `InputError`.
+    Whoever builds such a model builds for ever. tensors: in the files of weights; a small model may name as
+    many layers as a large one of its family has, in fields that it does not read. Raises `InputError`.
     """
     for key, value in settings.items():
         if isinstance(value, Mapping):
             check_counts(value, tensors, folder)
             continue
-        most = tensors if "layer" in key or "depth" in key else MOST_LABELS if "label" in key else None
+        layers = "layer" in key or "depth" in key
+        most = max(tensors, QUICKLY_BUILT) if layers else MOST_LABELS if "label" in key else None
         counts = [each for each in (value if isinstance(value, list) else [value]) if type(each) is int]
         if most is not None and any(count > most for count in counts):
             raise InputError(
@@ -257,7 +277,8 @@ def _check_size(folder: Path, config: Any, head: Head, elements: int) -> None:
 
     try:
         with torch.device("meta"):
-            model = getattr(transformers, head.auto).from_config(config, trust_remote_code=False)
+            kind = getattr(transformers, head.auto)
+            model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except Exception:  # loading it says why
         _log.debug("%r: its model has no sizes without its weights", str(folder))
         return
@@ -276,6 +297,7 @@ def _stored(kinds: list[str]) -> Iterator[str]:
         yield f"The weights are stored as {' and '.join(half)} and were read as float32."
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """First line of an error of a library, as a sentence."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line if line.endswith((".", "!", "?")) else f"{line[:300]}."

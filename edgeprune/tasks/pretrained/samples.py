@@ -10,6 +10,7 @@ import torch
 
 from edgeprune.errors import InputError
 from edgeprune.tasks.arrays import MOST_CALIBRATION_ROWS
+from edgeprune.tasks.pretrained.encoding import load_tokenizer
 from edgeprune.tasks.pretrained.loading import Logits, hushed
 
 TOKENS = 128  # of a window, where nobody says it
@@ -46,30 +47,21 @@ def text_windows(
 
     tokens: of a window; None is 128, or what the model takes. Raises `InputError`.
     """
-    from transformers import AutoTokenizer
-
     config: Any = module.model.config
-    if config.is_encoder_decoder:
+    name = type(module.model).__name__
+    if name not in _writers():
         raise InputError(
-            f"{folder} takes pairs of texts, and edgeprune reads none for it yet.",
-            "Leave --data out: units are then chosen by their weights.",
+            f"{data} is a text, and {folder} holds a {name}, which continues none.",
+            "Give labelled rows (docs/hugging_face.md), or leave --data out: units then go by their weights.",
         )
     try:
         with data.open(encoding="utf-8") as stream:
             text = stream.read(_LARGEST_TEXT)
     except (OSError, ValueError) as error:
         raise InputError(f"{data} is no text file: {error}", "Give --data a file of UTF-8 text.") from error
-    try:
-        with hushed():
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
-    except Exception as error:  # whatever a family's tokenizer raises
-        raise InputError(
-            f"transformers cannot load the tokenizer of {folder}: {str(error).strip()[:200]}",
-            "Save it beside the model: tokenizer.save_pretrained(folder).",
-        ) from error
+    tokenizer = load_tokenizer(folder)
+    with hushed():
+        ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
     most = getattr(config.get_text_config(), "max_position_embeddings", None) or TOKENS
     if tokens is not None and tokens > most:
         raise InputError(f"--tokens is {tokens}, and the model takes {most}.", "Give fewer.")
@@ -83,3 +75,11 @@ def text_windows(
     windows = ids[: count * length].reshape(count, length)
     chosen = np.linspace(0, count - 1, min(count, MOST_CALIBRATION_ROWS)).round().astype(np.int64)
     return [{"input_ids": part} for part in torch.split(torch.from_numpy(windows[chosen]), _BATCH)]
+
+
+def _writers() -> frozenset[str]:
+    """Classes of transformers that continue a text."""
+    from transformers.models.auto import modeling_auto
+
+    listed = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return frozenset(name for one in listed for name in ((one,) if isinstance(one, str) else one))

@@ -308,3 +308,18 @@ def test_texts_of_several_lengths_are_in_batches_of_one(classifier: Path, tmp_pa
 
     assert task.evaluate(counted) > 0.9
     assert asked == sorted(asked), "a session compiles anew for another length"
+
+
+def test_no_tokenizer_is_made_up(classifier: Path, tmp_path: Path) -> None:
+    """Of a BERT without its vocabulary transformers makes a tokenizer that knows no word."""
+    bare = tmp_path / "bare"
+    transformers.AutoModelForSequenceClassification.from_pretrained(classifier).save_pretrained(bare)
+    texts, labels = pretrained.sentences(200)
+    data = tmp_path / "rows.csv"
+    data.write_text(
+        "text,label\n"
+        + "".join(f"{text},{pretrained.NAMES[label]}\n" for text, label in zip(texts, labels, strict=True)),
+        "utf-8",
+    )
+    with pytest.raises(InputError, match=r"has no tokenizer: none of .*vocab\.txt.* is there"):
+        load_task(str(bare), TaskOptions(data=data))
