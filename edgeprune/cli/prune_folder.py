@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -67,7 +67,7 @@ def _given(folder: Path, options: TaskOptions) -> tuple[Logits, Any, list[tuple[
     if data is not None and (data.is_dir() or data.suffix in FILE_KINDS):
         task = told_task(str(folder), options)
         batches = [flat_inputs(task.example, batch) for batch in walk(task.calibration, "calibration")]
-        return task.model, task.example, batches, task.outputs  # type: ignore[return-value]
+        return cast("Logits", task.model), task.example, batches, task.outputs
     _refuse_unread(options, ("tokens",) if data is not None else ())
     module = load_any_head(folder, lambda sentence: click.echo(sentence, err=True))
     if data is None:

@@ -199,7 +199,7 @@ def _tensor_types() -> list[str]:
 
 
 def put_back(model: onnx.ModelProto) -> None:
-    """Write, in the place of each placeholder, the operator as its file has it.
+    """Write, in the place of each placeholder, the operator as its file has it; one with weights is a layer.
 
     Raises `InputError` for an operator of ONNX's own whose meaning changed between the opset of its file and
     that of the model.
@@ -207,7 +207,7 @@ def put_back(model: onnx.ModelProto) -> None:
     graph = model.graph
     if not any(node.domain == DOMAIN and node.op_type == PLACEHOLDER for node in graph.node):
         return
-    nodes = []
+    nodes, matrices = [], onnxfile.float_matrices(model)
     for node in graph.node:
         if node.domain != DOMAIN or node.op_type != PLACEHOLDER:
             nodes.append(node)
@@ -215,6 +215,9 @@ def put_back(model: onnx.ModelProto) -> None:
         kept = read_kept(onnx.helper.get_node_attr_value(node, "operator").decode("ascii"))
         _import_domains(model, kept)
         nodes.append(_renamed(kept, node))
+        weight = next((name for name in node.input if name in matrices), None)
+        if weight is not None:
+            nodes[-1].metadata_props.add(key=onnxfile.LAYER, value=weight.rpartition(".")[0] or weight)
     del graph.node[:]
     graph.node.extend(nodes)
     left = [entry for entry in model.opset_import if entry.domain != DOMAIN]

@@ -222,9 +222,23 @@ def module_of_recurrent(layer: str) -> str:
     return layer.rpartition(".l")[0]
 
 
-def recurrent_layers(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the recurrent layers, each with all its gates: they stay float in every precision."""
-    return tuple(node.name for node in model.graph.node if node.op_type in RECURRENT)
+def layers_without_integers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the layers that stay float in every precision.
+
+    Recurrent ones, each with all its gates, and operators with weights that are kept as an ONNX file has
+    them.
+    """
+    recurrent = (node.name for node in model.graph.node if node.op_type in RECURRENT)
+    others = (node for node in model.graph.node if node.op_type not in (*WEIGHTED, *RECURRENT))
+    return (*recurrent, *dict.fromkeys(name for node in others if (name := metadata(node, LAYER))))
+
+
+def float_matrices(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the stored matrices of floating-point numbers."""
+    kind = onnx.TensorProto.FLOAT
+    return frozenset(
+        each.name for each in model.graph.initializer if each.data_type == kind and len(each.dims) > 1
+    )
 
 
 def layers(model: onnx.ModelProto) -> dict[int, str]:

@@ -110,9 +110,9 @@ class Builder:
         exported = self.exported(pruned)
         if self.lost_in is not None:
             check_types(exported, self.artefact)
-        recurrent = onnxfile.recurrent_layers(exported)
+        without = onnxfile.layers_without_integers(exported)
         if candidate.precision == "float32":
-            layers = (*onnxfile.layers(exported).values(), *recurrent)
+            layers = (*onnxfile.layers(exported).values(), *without)
             model = self._halved(pruned, exported) if self.dialect.half else exported
             with torch.no_grad():
                 exact = [[each.numpy(force=True) for each in pruned.run(*rows)] for rows in (probe, *more)]
@@ -123,7 +123,7 @@ class Builder:
         found = [proven_integers(pruned, made.model, each, rows) for each in (probe, *more)]
         proven = [np.concatenate(column) for column in zip(*found, strict=True)]
         artefact = self._write(made.model, folder, exported, convolved=candidate.convolved)
-        return Built(artefact, made.layers_int8, (*made.layers_float, *recurrent), proven, lost)
+        return Built(artefact, made.layers_int8, (*made.layers_float, *without), proven, lost)
 
     def exported(self, captured: Captured) -> onnx.ModelProto:
         """The float ONNX model; that of the dense network, which most variants share, is exported once."""

@@ -64,7 +64,7 @@ def _kept(captured: Captured) -> tuple[str, ...]:
         return ()
     return (
         f"operators without a translation are kept as the file has them ({', '.join(names)}): nothing that "
-        "they read or write is pruned, and nothing is trained through them",
+        "they read or write is pruned, nothing is trained through them, and MACs do not count their work",
     )
 
 

@@ -1,11 +1,12 @@
 """ONNX files from outside, read and checked before anything of them is run.
 
 A file may come from anybody: weights that lie beside it are taken from its own folder alone, and what no
-road leads on from (integer models, halves, sequences, control flow) is refused by name.
+road leads on from (integer models, halves, sequences, random numbers) is refused by name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +29,8 @@ INPUT_TYPES = {
     TensorProto.UINT8: "uint8",
     TensorProto.BOOL: "bool",
 }
-_INTEGER = frozenset(
-    (
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
-        *("ConvInteger", "MatMulInteger", "MatMulNBits", "QGemm", "QAttention", "QLinearAdd", "QLinearMul"),
-        *("QLinearSigmoid", "QLinearGlobalAveragePool"),
-    )
-)
+# Operators on integers, ONNX's and the runtimes' own: ConvInteger, QLinearAdd, QAttention, MatMulNBits, ...
+_INTEGER = re.compile(r"[Qq]uantiz|Integer|QLinear|NBits|Bnb4|^Q[A-Z]")
 _HALVES = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
@@ -174,7 +170,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _check_operator(node: onnx.NodeProto, path: Path) -> None:
-    if node.op_type in _INTEGER:
+    if _INTEGER.search(node.op_type):
         raise InputError(
             f"{path} is quantised already: it has the operator {onnxfile.called(node)}.",
             "Give the float32 model that it was made of: edgeprune chooses what becomes INT8 itself.",

@@ -331,6 +331,21 @@ def test_a_file_is_refused_with_the_operator(name: str, tmp_path: Path) -> None:
         load(path, numbers(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "operator", ["DequantizeLinear", "DynamicQuantizeMatMul", "QEmbedLayerNormalization", "MatMulNBits"]
+)
+def test_operators_on_integers_are_no_operators_to_keep(operator: str, tmp_path: Path) -> None:
+    """Whoever's they are: the dense model would be a quantised one."""
+    domain = "" if operator == "DequantizeLinear" else "com.microsoft"
+    path = small(tmp_path / "model.onnx", [node(operator, ["x", "s"], ["y"], "it", domain=domain)])
+    model = onnx.load(str(path))
+    model.opset_import.add(domain="com.microsoft", version=1)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1).reshape(()), "s"))
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match=rf"is quantised already: it has the operator \S*{operator}"):
+        load(path, numbers(tmp_path))
+
+
 def test_inputs_of_halves_and_texts_are_refused(tmp_path: Path) -> None:
     for kind, told in ((TensorProto.FLOAT16, "is float16"), (TensorProto.STRING, "is string")):
         path = small(tmp_path / "model.onnx", [node("Shape", ["x"], ["y"])], kind=kind)

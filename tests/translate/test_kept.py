@@ -20,6 +20,7 @@ from edgeprune.graph import onnxfile
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.coupling import analyse
 from edgeprune.graph.surgery import cut
+from edgeprune.latency.layer_profile import layer_nodes
 from edgeprune.tasks import TaskOptions, capture_pure, load_task
 
 ROWS, WIDE = 24, 16
@@ -106,6 +107,11 @@ CASES: Mapping[str, tuple[list[onnx.NodeProto], Mapping[str, Any], str]] = {
         [node("BiasGelu", ["h", "bias"], ["k"], "gelu", domain="com.microsoft")],
         {"bias": numbers.standard_normal(WIDE).astype(np.float32)},
         "com.microsoft.BiasGelu",
+    ),
+    "one with a matrix of its own": (
+        [node("FusedMatMul", ["h", "mixed.weight"], ["k"], "mixed", domain="com.microsoft", alpha=0.5)],
+        {"mixed.weight": numbers.standard_normal((WIDE, WIDE)).astype(np.float32)},
+        "com.microsoft.FusedMatMul",
     ),
     "one that leaves out an input and an output": (
         [
@@ -204,6 +210,16 @@ def test_a_fit_says_what_is_kept_and_trains_nothing(tmp_path: Path) -> None:
     assert any("are kept as the file has them (Loop): nothing" in remark for remark in result.remarks)
     with pytest.raises(InputError, match="Recovery 'distill' trains, and there is no gradient through Loop"):
         edgeprune.fit(task, speedup=1.5, recover="distill", device=device, out=tmp_path / "other")
+
+
+def test_a_kept_operator_with_weights_is_a_layer_in_float(tmp_path: Path) -> None:
+    nodes, stored, _ = CASES["one with a matrix of its own"]
+    model = to_onnx(captured_of(written(tmp_path / "model.onnx", nodes, stored)))
+    assert onnxfile.layers_without_integers(model) == ("mixed",)
+    assert set(layer_nodes(model)) == {"enter", "mixed", "inner", "leave"}
+    nodes, stored, _ = CASES["a loop"]
+    without = to_onnx(captured_of(written(tmp_path / "other.onnx", nodes, stored)))
+    assert onnxfile.layers_without_integers(without) == ()
 
 
 def test_a_kept_operator_has_no_gradient_and_says_so(tmp_path: Path) -> None:

@@ -315,11 +315,6 @@ def test_no_tokenizer_is_made_up(classifier: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     transformers.AutoModelForSequenceClassification.from_pretrained(classifier).save_pretrained(bare)
     texts, labels = pretrained.sentences(200)
-    data = tmp_path / "rows.csv"
-    data.write_text(
-        "text,label\n"
-        + "".join(f"{text},{pretrained.NAMES[label]}\n" for text, label in zip(texts, labels, strict=True)),
-        "utf-8",
-    )
+    data = pretrained.write_csv(tmp_path / "data.csv", text=texts, label=labels)
     with pytest.raises(InputError, match=r"has no tokenizer: none of .*vocab\.txt.* is there"):
         load_task(str(bare), TaskOptions(data=data))
